@@ -1,0 +1,60 @@
+package manydevice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/fanout"
+	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/store"
+)
+
+const closeTimeout = 5 * time.Second
+
+// Config tunes an [Engine]. The zero value is valid.
+type Config struct {
+	Session session.Config // logins, their policy, and connections
+	Fanout  fanout.Config  // delivery and retention
+}
+
+// Engine is everything wired together over one store. Its parts have all the methods. It is safe for concurrent use.
+type Engine struct {
+	Sessions *session.Registry // who is logged in where
+	Router   *fanout.Router    // who gets a copy
+
+	st store.Store
+}
+
+// Open starts an engine over a store, which stays the caller's and must be closed after the engine.
+func Open(st store.Store, cfg Config) (*Engine, error) {
+	if st == nil {
+		return nil, &event.InvalidError{Field: "store", Reason: "nil"}
+	}
+	reg, err := session.New(st, cfg.Session)
+	if err != nil {
+		return nil, fmt.Errorf("manydevice: open: %w", err)
+	}
+	router, err := fanout.New(reg, st, cfg.Fanout)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("manydevice: open: %w", err), reg.Close(context.Background()))
+	}
+	return &Engine{Sessions: reg, Router: router, st: st}, nil
+}
+
+// Failed is closed when the store can no longer be used, because a physical write failed. Connections have been closed
+// with advice to come back. The host closes the engine and the store, and opens them again.
+func (e *Engine) Failed() <-chan struct{} { return e.st.Failed() }
+
+// Close closes all connections with reason shutdown and advice to come back, writes what is pending, and waits for what
+// runs as long as ctx allows; a context without deadline is given 5 s. Logins do not end. It may be called again.
+func (e *Engine) Close(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+	}
+	return errors.Join(e.Sessions.Close(ctx), e.Router.Close(ctx))
+}

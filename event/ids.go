@@ -1,0 +1,218 @@
+package event
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Sizes that identifiers and names may have.
+const (
+	MaxIDBytes       = 128 // accounts, devices, conversations, client message IDs
+	MaxPlatformBytes = 32
+	MaxNameRunes     = 128 // device names, models, versions
+	loginIDBytes     = 32  // 160 bits in base32
+	messageIDBytes   = 26  // 128 bits in base32
+	resumeTokenBytes = 52  // 256 bits in base32
+)
+
+// Account is the owner of an inbox: an opaque string of the host's, 1 to 128 bytes of UTF-8 without control characters.
+// A tenant is a prefix that the host chooses.
+type Account string
+
+// DeviceID names one installed client. The client keeps it over logins. Same charset as [Account].
+type DeviceID string
+
+// Platform is the class of client that policy counts by, such as "ios". It is lowercase ASCII; see [ParsePlatform].
+type Platform string
+
+// LoginID names one login. It is an address that the account's other devices may see, never a credential:
+// 32 characters of lowercase base32 (a to z, 2 to 7) that carry 160 random bits.
+type LoginID string
+
+// MessageID names one message or operation in one store. It is opaque; see [Issuer].
+type MessageID string
+
+// ClientMessageID is the client's own name for a send, which makes a retry of it harmless. Same charset as [Account].
+type ClientMessageID string
+
+// ConversationID names a conversation. The host chooses it, the same one for all its members. Same charset as [Account].
+type ConversationID string
+
+// NodeID names one running engine among several over one store.
+type NodeID string
+
+// Incarnation numbers one registration of a device: a device that was removed and comes back has another one. It is
+// unique within the account and never used twice. Zero is no incarnation.
+type Incarnation uint64
+
+// Epoch names one life of an inbox. Sequence numbers of different epochs cannot be compared. The high 32 bits are the
+// incarnation of the store, the low 32 bits count how often the account's inbox began anew.
+type Epoch uint64
+
+// Position is a place in an inbox: everything up to and including Seq. Seq 0 is before the first entry.
+type Position struct {
+	Epoch Epoch  `json:"epoch,string"`
+	Seq   uint64 `json:"seq,string"`
+}
+
+// InvalidError reports one input that was refused. Nothing was changed.
+type InvalidError struct {
+	Field  string // which input, as the caller knows it
+	Reason string // what is wrong with it; never the value itself
+}
+
+func (e *InvalidError) Error() string { return "invalid " + e.Field + ": " + e.Reason }
+
+// Validate reports whether a may name an account.
+func (a Account) Validate() error { return CheckID("account", string(a)) }
+
+// Validate reports whether d may name a device.
+func (d DeviceID) Validate() error { return CheckID("device", string(d)) }
+
+// Validate reports whether c may name a conversation.
+func (c ConversationID) Validate() error { return CheckID("conversation", string(c)) }
+
+// Validate reports whether c may name a client's message.
+func (c ClientMessageID) Validate() error { return CheckID("client message ID", string(c)) }
+
+// Validate reports whether l has the form of a login ID.
+func (l LoginID) Validate() error {
+	if !isBase32(string(l), loginIDBytes) {
+		return &InvalidError{Field: "login ID", Reason: "want 32 characters of lowercase base32"}
+	}
+	return nil
+}
+
+// CheckID reports whether s may be an identifier: 1 to 128 bytes of valid UTF-8 without control or bidirectional
+// override characters. The error is an [*InvalidError] with the given field.
+func CheckID(field, s string) error {
+	if s == "" {
+		return &InvalidError{Field: field, Reason: "empty"}
+	}
+	if len(s) > MaxIDBytes {
+		return &InvalidError{Field: field, Reason: fmt.Sprintf("%d bytes, at most %d", len(s), MaxIDBytes)}
+	}
+	return CheckText(field, s)
+}
+
+// CheckName reports whether s may be shown to people: at most 128 runes of valid UTF-8 without control or bidirectional
+// override characters; empty is allowed. The error is an [*InvalidError] with the given field.
+func CheckName(field, s string) error {
+	if n := utf8.RuneCountInString(s); n > MaxNameRunes {
+		return &InvalidError{Field: field, Reason: fmt.Sprintf("%d characters, at most %d", n, MaxNameRunes)}
+	}
+	return CheckText(field, s)
+}
+
+// CheckText reports whether s is valid UTF-8 without control or bidirectional override characters, of any length. The
+// error is an [*InvalidError] with the given field.
+func CheckText(field, s string) error {
+	if !utf8.ValidString(s) {
+		return &InvalidError{Field: field, Reason: "not valid UTF-8"}
+	}
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return &InvalidError{Field: field, Reason: fmt.Sprintf("control character %U", r)}
+		}
+		if isBidiControl(r) {
+			return &InvalidError{Field: field, Reason: fmt.Sprintf("bidirectional control %U", r)}
+		}
+	}
+	return nil
+}
+
+// isBidiControl reports the characters that embed, override or isolate text direction. They let one name look like
+// another. Source: Unicode Standard Annex 9, section 2; the plain marks (200E, 200F, 061C) are harmless and allowed.
+func isBidiControl(r rune) bool {
+	return r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069
+}
+
+func isBase32(s string, length int) bool {
+	if len(s) != length {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
+}
+
+// ParsePlatform lowers s to ASCII lowercase and checks it: 1 to 32 characters out of a to z, 0 to 9, '.', '_' and '-'.
+// Whether the platform is known is a matter of policy.
+func ParsePlatform(s string) (Platform, error) {
+	if s == "" || len(s) > MaxPlatformBytes {
+		return "", &InvalidError{Field: "platform", Reason: fmt.Sprintf("%d bytes, want 1 to %d", len(s), MaxPlatformBytes)}
+	}
+	b := []byte(s)
+	for i, c := range b {
+		switch {
+		case c >= 'A' && c <= 'Z':
+			b[i] = c + 'a' - 'A'
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '.', c == '_', c == '-':
+		default:
+			return "", &InvalidError{Field: "platform", Reason: "want letters a-z, digits, '.', '_' or '-'"}
+		}
+	}
+	return Platform(b), nil
+}
+
+// Address names one login of one account.
+type Address struct {
+	Account Account
+	Login   LoginID
+}
+
+// String returns "account/loginID".
+func (a Address) String() string { return string(a.Account) + "/" + string(a.Login) }
+
+// ParseAddress reads "account/loginID", split at the last slash, since an account may hold slashes itself.
+func ParseAddress(s string) (Address, error) {
+	i := strings.LastIndexByte(s, '/')
+	if i < 0 {
+		return Address{}, &InvalidError{Field: "address", Reason: "no '/' between account and login ID"}
+	}
+	a := Address{Account: Account(s[:i]), Login: LoginID(s[i+1:])}
+	if err := a.Account.Validate(); err != nil {
+		return Address{}, err
+	}
+	if err := a.Login.Validate(); err != nil {
+		return Address{}, err
+	}
+	return a, nil
+}
+
+// ResumeToken is the secret with which a device comes back to its login: 256 random bits as 52 characters of lowercase
+// base32. It prints as a placeholder, also within structs, so that it does not end up in logs; convert it to a string to
+// hand it to its owner. Two ways around that are left: fmt calls no methods of unexported fields, so a struct that keeps
+// a token in one must not be printed; and encoding/json writes the token, since clients keep it in files.
+type ResumeToken string
+
+// String hides the token.
+func (ResumeToken) String() string { return "[resume token]" }
+
+// GoString hides the token.
+func (ResumeToken) GoString() string { return "[resume token]" }
+
+// Format hides the token whatever the verb.
+func (ResumeToken) Format(s fmt.State, _ rune) { io.WriteString(s, "[resume token]") }
+
+// LogValue hides the token.
+func (ResumeToken) LogValue() slog.Value { return slog.StringValue("[resume token]") }
+
+// Validate reports whether t has the form of a resume token.
+func (t ResumeToken) Validate() error {
+	if !isBase32(string(t), resumeTokenBytes) {
+		return &InvalidError{Field: "resume token", Reason: "want 52 characters of lowercase base32"}
+	}
+	return nil
+}
+
+// Millis is the resolution of every time that the engine stores or sends.
+const Millis = time.Millisecond

@@ -1,0 +1,158 @@
+package event
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Kind names what an entry or a live-only event is, such as "message" or "group.join". Names are stable.
+type Kind string
+
+// Kinds of the engine's own. Those of the catalogue of operations are in catalogue.go.
+const (
+	KindMessage            Kind = "message"
+	KindRecall             Kind = "message.recall"
+	KindEdit               Kind = "message.edit"
+	KindReaction           Kind = "message.reaction"
+	KindDeleteForMe        Kind = "message.deleteForMe"
+	KindDelivered          Kind = "receipt.delivered"
+	KindRead               Kind = "receipt.read"
+	KindConversationRead   Kind = "conversation.read"
+	KindConversationUnread Kind = "conversation.unread"
+	KindDeviceOnline       Kind = "device.online"
+	KindDeviceOffline      Kind = "device.offline"
+	KindDeviceLogin        Kind = "device.login"
+	KindDeviceEnded        Kind = "device.ended"
+	KindClaim              Kind = "claim"
+	KindTyping             Kind = "typing"
+)
+
+// MaxKindBytes bounds the name of a kind.
+const MaxKindBytes = 64
+
+// Validate reports whether k has the form of a kind: 1 to 64 characters out of letters, digits, '.', '_' and '-'.
+func (k Kind) Validate() error {
+	if k == "" || len(k) > MaxKindBytes {
+		return &InvalidError{Field: "kind", Reason: fmt.Sprintf("%d bytes, want 1 to %d", len(k), MaxKindBytes)}
+	}
+	for i := range len(k) {
+		c := k[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
+			return &InvalidError{Field: "kind", Reason: "want letters, digits, '.', '_' or '-'"}
+		}
+	}
+	return nil
+}
+
+// Family groups kinds by what they are about.
+type Family string
+
+const (
+	FamilyMessage      Family = "message"
+	FamilyReceipt      Family = "receipt"
+	FamilyContact      Family = "contact"
+	FamilyGroup        Family = "group"
+	FamilyThread       Family = "thread"
+	FamilyConversation Family = "conversation"
+	FamilyHistory      Family = "history"
+	FamilySettings     Family = "settings"
+	FamilyDevice       Family = "device"
+	FamilyClaim        Family = "claim"
+	FamilyLive         Family = "live"
+	FamilyHost         Family = "host" // registered by a host, or unknown
+)
+
+// Style says how a client SDK of the field presents a mirrored operation.
+type Style string
+
+const (
+	// StyleSame: under the ordinary event's name, told apart only by From being the own account.
+	StyleSame Style = "same"
+	// StyleMulti: as a multi-device event with an operation name.
+	StyleMulti Style = "multi"
+)
+
+// KindInfo is the registry row of a kind. It decides how entries of the kind are kept and sent.
+type KindInfo struct {
+	Kind      Kind
+	Family    Family
+	Code      int    // code that EaseMob and Agora Chat SDKs use for it; 0: none
+	Style     Style  // for operations
+	Durable   bool   // kept in the inbox; otherwise live-only
+	Mirrored  bool   // goes to the other devices of the account that did it
+	Unread    bool   // counts as unread for those who receive it
+	Droppable bool   // may be dropped under pressure; only live-only kinds are
+	Coalesce  string // name of the coalesce group: a newer entry of the group for the same subject supersedes the older
+}
+
+// CoalesceKey returns the key under which a newer entry supersedes this one, or "" if the kind does not coalesce.
+// The subject tells entries of one conversation apart that must not supersede each other, such as two marks.
+func (i KindInfo) CoalesceKey(conversation ConversationID, subject string) string {
+	if i.Coalesce == "" {
+		return ""
+	}
+	return i.Coalesce + "\n" + subject + "\n" + string(conversation)
+}
+
+// Registry knows every kind. It never changes after [NewRegistry] and is safe for concurrent use.
+type Registry struct {
+	rows map[Kind]KindInfo
+	list []Kind
+}
+
+// NewRegistry returns the built-in kinds together with the host's own. A kind that is there already, a bad name, or a
+// row that is both durable and droppable is an error; all faults are reported at once.
+func NewRegistry(own ...KindInfo) (*Registry, error) {
+	r := &Registry{rows: make(map[Kind]KindInfo, len(builtin)+len(own))}
+	var errs []error
+	for _, rows := range [][]KindInfo{builtin, own} {
+		for _, row := range rows {
+			errs = append(errs, r.add(row))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("event: registry: %w", err)
+	}
+	return r, nil
+}
+
+func (r *Registry) add(row KindInfo) error {
+	if err := row.Kind.Validate(); err != nil {
+		return fmt.Errorf("%q: %w", row.Kind, err)
+	}
+	if _, ok := r.rows[row.Kind]; ok {
+		return fmt.Errorf("%q: registered twice", row.Kind)
+	}
+	if row.Durable && row.Droppable {
+		return fmt.Errorf("%q: a durable kind is never dropped", row.Kind)
+	}
+	if row.Family == "" {
+		row.Family = FamilyHost
+	}
+	r.rows[row.Kind] = row
+	r.list = append(r.list, row.Kind)
+	return nil
+}
+
+// Info returns the row of a kind. An unknown kind is carried like a host's own that is durable, mirrored, does not count
+// as unread and never coalesces.
+func (r *Registry) Info(k Kind) KindInfo {
+	if row, ok := r.rows[k]; ok {
+		return row
+	}
+	return KindInfo{Kind: k, Family: FamilyHost, Durable: true, Mirrored: true}
+}
+
+// Known reports whether the kind is registered.
+func (r *Registry) Known(k Kind) bool {
+	_, ok := r.rows[k]
+	return ok
+}
+
+// Kinds returns the names of all kinds in order of registration.
+func (r *Registry) Kinds() []Kind { return slices.Clone(r.list) }
+
+// DeviceKey is the coalesce key of the entries about a device's logins: of several, the last one is what counts.
+func DeviceKey(d DeviceID) string { return "device\n" + string(d) }

@@ -1,0 +1,129 @@
+package fanout
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// Bounds of one call.
+const (
+	MaxPayloadBytes  = 64 << 10
+	MaxRecipients    = 10_000
+	MaxTargets       = 16
+	MaxReceiptPeers  = 200 // recipients of a message that may have receipts
+	idempotencyMax   = 16_384
+	tailEntries      = 64
+	coverEntries     = 64
+	coverAge         = 5 * time.Second
+	receiptInterval  = time.Second
+	pendingReads     = 16
+	pendingReadAge   = time.Hour
+	pendingAccounts  = 4_096
+	maxControl       = 8 // control frames that may wait for one connection
+	maxSubjectBytes  = event.MaxIDBytes
+	trimSlice        = 500
+	trimPage         = 256
+	sweepInterval    = time.Second
+	idempotencyHours = 24 * time.Hour
+)
+
+// Config tunes a [Router]. The zero value is valid.
+type Config struct {
+	// Kinds knows the kinds of events. Nil means the built-in ones; unknown kinds pass through.
+	Kinds *event.Registry
+	// Window is how many entries a connection may have unacknowledged. Zero means 64.
+	Window int
+	// WindowBytes bounds their sizes together; a single larger entry is sent alone. Zero means 1 MiB.
+	WindowBytes int
+	// LiveRing is how many live-only events wait for a connection; the oldest is dropped. Zero means 64.
+	LiveRing int
+	// LiveLife is how long a live-only event may wait. Zero means 10 s.
+	LiveLife time.Duration
+	// AckWait closes a connection that has unacknowledged entries and made no progress for this long. Zero means 30 s.
+	AckWait time.Duration
+	// FrameWrite bounds each Send of a connection. Zero means 10 s.
+	FrameWrite time.Duration
+	// CursorFlush bounds how far a cursor on disk is behind the last ack. Zero means 10 s.
+	CursorFlush time.Duration
+	// PageEntries and PageBytes bound one read of an inbox. Zero means 256 and 1 MiB.
+	PageEntries, PageBytes int
+	// TailCache bounds the bytes of recent entries that are kept for readers. Zero means 64 MiB; negative means none.
+	TailCache int64
+	// MaxAge, MaxEntries and MaxBytes bound each inbox, whatever its devices have acknowledged. Zero means 30 days,
+	// 10,000 and 16 MiB; negative means no bound. Entries with a coalesce key do not count as entries.
+	MaxAge     time.Duration
+	MaxEntries int
+	MaxBytes   int64
+	// KeepMinimum is the age up to which entries are kept although all devices have acknowledged them. Zero means 24 h;
+	// negative means that acknowledged entries go at once.
+	KeepMinimum time.Duration
+	// TrimInterval is how often inboxes that have grown are trimmed. All others are looked at every hundredth time.
+	// Zero means 1 min; negative means never.
+	TrimInterval time.Duration
+	// OnNack, if set, is called for each entry that a device says it cannot process. It must return quickly.
+	OnNack func(Nacked)
+	// Logger receives the router's log lines. Nil discards them.
+	Logger *slog.Logger
+}
+
+// Nacked says that a device could not process an entry. The entry counts as acknowledged.
+type Nacked struct {
+	Account  event.Account
+	Login    event.LoginID
+	Device   event.DeviceID
+	Position event.Position
+	Code     string // the client's word for why
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Kinds == nil {
+		kinds, err := event.NewRegistry()
+		if err != nil {
+			return c, err
+		}
+		c.Kinds = kinds
+	}
+	c.Window = cmp.Or(c.Window, 64)
+	c.WindowBytes = cmp.Or(c.WindowBytes, 1<<20)
+	c.LiveRing = cmp.Or(c.LiveRing, 64)
+	c.LiveLife = cmp.Or(c.LiveLife, 10*time.Second)
+	c.AckWait = cmp.Or(c.AckWait, 30*time.Second)
+	c.FrameWrite = cmp.Or(c.FrameWrite, 10*time.Second)
+	c.CursorFlush = cmp.Or(c.CursorFlush, 10*time.Second)
+	c.PageEntries = cmp.Or(c.PageEntries, 256)
+	c.PageBytes = cmp.Or(c.PageBytes, 1<<20)
+	c.TailCache = cmp.Or(c.TailCache, 64<<20)
+	c.MaxAge = cmp.Or(c.MaxAge, 30*24*time.Hour)
+	c.MaxEntries = cmp.Or(c.MaxEntries, 10_000)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 16<<20)
+	c.KeepMinimum = cmp.Or(c.KeepMinimum, 24*time.Hour)
+	c.TrimInterval = cmp.Or(c.TrimInterval, time.Minute)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, c.validate()
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	positive := func(field string, n int64) {
+		if n < 1 {
+			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%d, want at least 1", n)})
+		}
+	}
+	positive("Window", int64(c.Window))
+	positive("WindowBytes", int64(c.WindowBytes))
+	positive("LiveRing", int64(c.LiveRing))
+	positive("LiveLife", int64(c.LiveLife))
+	positive("AckWait", int64(c.AckWait))
+	positive("FrameWrite", int64(c.FrameWrite))
+	positive("CursorFlush", int64(c.CursorFlush))
+	positive("PageEntries", int64(c.PageEntries))
+	positive("PageBytes", int64(c.PageBytes))
+	return errors.Join(errs...)
+}

@@ -1,0 +1,33 @@
+// Package fanout decides who gets a copy and brings it there: messages, operations, receipts and read state to every
+// device of every account that they concern, live or after days.
+//
+// # One path
+//
+// A send is one commit: an entry in each recipient's inbox and one in the sender's. Nothing waits for a device. The commit
+// rings a doorbell for the attached logins of these accounts; a reader, which exists only while there is something to do,
+// takes the entries after its device's position out of the inbox and sends them. A device that was away for a week and
+// one that is attached now are served by the same code.
+//
+// # Order and gaps
+//
+// On one connection every Data frame continues where the one before ended. Entries that are not for the device (its own
+// sends, entries for other devices, entries that are gone) are covered by the range of a frame. A position that is of no
+// use is answered with Reset, and nothing follows until the device has acknowledged it.
+//
+// # Acks and slow devices
+//
+// A device's place in the inbox, its cursor, moves only by its acks. At most a window of entries is unacknowledged; a
+// device that makes no progress is closed with advice to reconnect, and gets the same entries again, flagged. Cursors are
+// written behind: after a crash they are at most Config.CursorFlush older than the last ack.
+//
+// # Live-only events
+//
+// [Router.Publish] reaches devices that are attached now. Such events are in no inbox; when a connection cannot take them
+// they are dropped, oldest first.
+//
+// # Concurrency and errors
+//
+// A [Router] and its [Attachment]s are safe for concurrent use. Input is checked first: a bad field is an
+// [*event.InvalidError] and nothing is written. A frame that a correct client cannot send ends its connection with
+// protocol_error and nothing else.
+package fanout

@@ -1,0 +1,143 @@
+package fanout
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
+)
+
+// PublishRequest is one live-only event. The host has authorised it.
+type PublishRequest struct {
+	From         event.Account // who does it. Required
+	Origin       event.LoginID // the login that does it: it gets no copy
+	Kind         event.Kind    // any but the engine's own; durable kinds are not kept when sent this way. Required
+	Conversation event.ConversationID
+	To           []event.Account // at most 10,000
+	Mirror       bool            // the sender's other devices get it too
+	// Subject: a waiting event with the same kind, sender, conversation and subject is replaced by this one.
+	Subject string
+	Payload []byte // at most 64 KiB
+}
+
+// Publish sends a live-only event to the devices that are attached to this engine now. It stores nothing, and a device
+// that cannot take it loses it. The result is the number of connections that it was handed to.
+func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
+	if err := checkCommon(q.From, q.Kind, q.Conversation, q.Payload); err != nil {
+		return 0, err
+	}
+	if issuedByEngine(r.cfg.Kinds.Info(q.Kind)) {
+		return 0, &event.InvalidError{Field: "kind", Reason: "issued by the engine itself"}
+	}
+	if len(q.To) > MaxRecipients {
+		return 0, &event.InvalidError{Field: "to", Reason: fmt.Sprintf("%d recipients, at most %d", len(q.To), MaxRecipients)}
+	}
+	if len(q.Subject) > maxSubjectBytes {
+		return 0, &event.InvalidError{Field: "subject", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Subject), maxSubjectBytes)}
+	}
+	for _, a := range q.To {
+		if err := a.Validate(); err != nil {
+			return 0, err
+		}
+	}
+	if q.Origin != "" {
+		if _, err := r.reg.Resolve(ctx, q.From, q.Origin); err != nil {
+			return 0, notFound(err, ErrUnknownOrigin)
+		}
+	}
+	to := slices.DeleteFunc(slices.Clone(q.To), func(a event.Account) bool { return a == q.From && !q.Mirror })
+	if q.Mirror {
+		to = append(to, q.From)
+	}
+	slices.Sort(to)
+	e := event.Entry{
+		Kind: q.Kind, Conversation: q.Conversation, ID: r.issuer.Issue(), From: q.From, Time: time.Now().Truncate(event.Millis),
+		Key: string(q.Kind) + "\n" + string(q.From) + "\n" + q.Subject + "\n" + string(q.Conversation), Payload: slices.Clone(q.Payload),
+	}
+	theirs := event.Seal(e)
+	e.Origin = q.Origin // only its own account learns which login did it
+	own := event.Seal(e)
+	n := 0
+	for _, a := range slices.Compact(to) {
+		if a == q.From {
+			n += r.live(a, own)
+		} else {
+			n += r.live(a, theirs)
+		}
+	}
+	return n, nil
+}
+
+// live hands an event to an account's connections.
+func (r *Router) live(account event.Account, e *event.Sealed) int {
+	h := r.find(account)
+	if h == nil {
+		return 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, a := range h.atts {
+		if e.For(a.conn.Incarnation(), a.conn.Login()) && a.offerLocked(e) {
+			n++
+		}
+	}
+	return n
+}
+
+// offerLocked puts an event into the connection's ring, in place of one with the same key, or of the oldest.
+func (a *Attachment) offerLocked(e *event.Sealed) bool {
+	if a.conn.Background() {
+		a.r.stats.liveDropped.Add(1)
+		return false
+	}
+	if i := slices.IndexFunc(a.live, func(l liveEvent) bool { return l.e.Key == e.Key }); i >= 0 {
+		a.live = slices.Delete(a.live, i, i+1)
+		a.r.stats.liveDropped.Add(1)
+	}
+	if len(a.live) >= a.r.cfg.LiveRing {
+		a.live = slices.Delete(a.live, 0, 1)
+		a.r.stats.liveDropped.Add(1)
+	}
+	a.live = append(a.live, liveEvent{e: e, till: time.Now().Add(a.r.cfg.LiveLife)})
+	a.wakeLocked()
+	return true
+}
+
+// takeLiveLocked moves what waits in the ring into frames, but for what is too old.
+func (a *Attachment) takeLiveLocked(frames []event.Frame) []event.Frame {
+	if len(a.live) == 0 {
+		return frames
+	}
+	now := time.Now()
+	for _, l := range a.live {
+		if !now.Before(l.till) {
+			a.r.stats.liveDropped.Add(1)
+			continue
+		}
+		frames = append(frames, &event.Live{Event: l.e})
+		a.r.stats.liveSent.Add(1)
+	}
+	a.live = nil
+	return frames
+}
+
+// announce tells the account's other devices that one of them has come or gone.
+func (r *Router) announce(c session.Change, kind event.Kind) {
+	s := c.Session
+	now := time.Now().Truncate(event.Millis)
+	payload, err := json.Marshal(event.DeviceChange{
+		Login: s.Login, Device: s.Device, Platform: s.Platform, Name: s.Description.Name, Reason: c.Reason, Time: now.UTC(),
+	})
+	if err != nil {
+		r.log.Error("fanout: encode device change", "err", err)
+		return
+	}
+	r.live(s.Account, event.Seal(event.Entry{
+		Kind: kind, ID: r.issuer.Issue(), From: s.Account, Origin: s.Login, Time: now, Key: "presence\n" + string(s.Device), Payload: payload,
+	}))
+}

@@ -1,0 +1,257 @@
+package fanout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+)
+
+// MarkReadRequest says how far a conversation was read.
+type MarkReadRequest struct {
+	Account event.Account
+	Origin  event.LoginID // the login that read it: it gets no entry. Empty: the host
+	// Conversation that was read. Required with Seq; taken from the message otherwise.
+	Conversation event.ConversationID
+	// Seq is the furthest entry of the account's own inbox that was read. It must not be beyond the inbox's end. Exactly
+	// one of Seq and Message is set.
+	Seq uint64
+	// Message is the furthest message that was read. One that has not arrived yet is remembered for an hour.
+	Message event.MessageID
+	// Private: the account's own devices learn it, the senders of the messages do not.
+	Private bool
+}
+
+// MarkReadResult is the marker as it is now.
+type MarkReadResult struct {
+	Seq      uint64         // of the marker: never lower than before
+	Advanced bool           // this call has moved it
+	Pending  bool           // the message has not arrived yet: the marker moves when it does
+	Position event.Position // of the entry that tells the account's devices; Seq 0 if the marker did not move
+}
+
+// MarkRead moves the account's read marker of a conversation forward and tells its other devices; unless it is private,
+// the senders of what was read get a receipt. A marker never goes back: a lower report changes nothing and is answered
+// with the marker as it is.
+//
+// Errors: [*event.InvalidError], [ErrUnknownMessage], [ErrUnknownOrigin], or the store's.
+func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
+	if err := q.validate(); err != nil {
+		return MarkReadResult{}, err
+	}
+	if q.Origin != "" {
+		if _, err := r.reg.Resolve(ctx, q.Account, q.Origin); err != nil {
+			return MarkReadResult{}, notFound(err, ErrUnknownOrigin)
+		}
+	}
+	if q.Message != "" {
+		pending, err := r.locate(ctx, &q)
+		if err != nil || pending {
+			return MarkReadResult{Pending: pending}, err
+		}
+	}
+	page, err := r.st.Read(ctx, q.Account, store.ReadOptions{})
+	if err != nil {
+		return MarkReadResult{}, fmt.Errorf("fanout: mark read: %w", err)
+	}
+	if q.Seq > page.Head.Seq {
+		return MarkReadResult{}, &event.InvalidError{Field: "seq", Reason: fmt.Sprintf("%d is beyond the end, %d", q.Seq, page.Head.Seq)}
+	}
+	return r.markRead(ctx, q)
+}
+
+func (q *MarkReadRequest) validate() error {
+	if err := q.Account.Validate(); err != nil {
+		return err
+	}
+	if (q.Seq == 0) == (q.Message == "") {
+		return &event.InvalidError{Field: "seq", Reason: "want exactly one of a sequence number and a message"}
+	}
+	if q.Message != "" && q.Conversation == "" {
+		return nil
+	}
+	return q.Conversation.Validate()
+}
+
+// locate turns a message ID into its place in the account's inbox. An ID of this store that is not there is remembered,
+// whether it is on its way or was never meant for the account: the answer tells nothing about other accounts.
+func (r *Router) locate(ctx context.Context, q *MarkReadRequest) (pending bool, err error) {
+	if !r.issuer.Issued(q.Message) {
+		return false, ErrUnknownMessage
+	}
+	info, err := r.st.Message(ctx, q.Message)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, fmt.Errorf("fanout: mark read: %w", err)
+	}
+	for _, p := range info.To {
+		if p.Account != q.Account {
+			continue
+		}
+		if q.Conversation != "" && q.Conversation != info.Conversation {
+			return false, &event.InvalidError{Field: "conversation", Reason: "not that of the message"}
+		}
+		q.Seq, q.Conversation = p.Seq, info.Conversation
+		return false, nil
+	}
+	r.early.put(q.Account, *q)
+	return true, nil
+}
+
+// markRead commits marker, entry and receipts together.
+func (r *Router) markRead(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
+	name := event.StateRead
+	if q.Private {
+		name = event.StateReadPrivate
+	}
+	old, err := r.register(ctx, q.Account, q.Conversation, name)
+	if err != nil {
+		return MarkReadResult{}, err
+	}
+	if q.Seq <= old {
+		return MarkReadResult{Seq: old}, nil
+	}
+	payload, err := json.Marshal(event.ReadMark{Seq: q.Seq, Message: q.Message, Private: q.Private})
+	if err != nil {
+		return MarkReadResult{}, fmt.Errorf("fanout: encode read mark: %w", err)
+	}
+	kind, subject := event.KindConversationRead, ""
+	if q.Private {
+		subject = "private"
+	}
+	list := []store.Message{{
+		ID: r.issuer.Issue(), Kind: kind, Conversation: q.Conversation, From: q.Account, Origin: q.Origin, Payload: payload,
+		Key: r.cfg.Kinds.Info(kind).CoalesceKey(q.Conversation, subject), To: []store.Inbox{{Account: q.Account}},
+	}}
+	if !q.Private {
+		receipts, err := r.readReceipts(ctx, q, old)
+		if err != nil {
+			return MarkReadResult{}, err
+		}
+		list = append(list, receipts...)
+	}
+	res, err := r.commit(ctx, store.Batch{
+		Account: q.Account, OnlyIfChanged: true, Reserve: true, Messages: list,
+		States: []store.StateUpdate{{Conversation: q.Conversation, Name: name, Merge: store.MergeMax, Number: q.Seq}},
+	})
+	if err != nil {
+		return MarkReadResult{}, err
+	}
+	if res.Unchanged { // another device was faster
+		now, err := r.register(ctx, q.Account, q.Conversation, name)
+		return MarkReadResult{Seq: now}, err
+	}
+	p := res.Messages[0].To[0]
+	return MarkReadResult{Seq: q.Seq, Advanced: true, Position: event.Position{Epoch: p.Epoch, Seq: p.Seq}}, nil
+}
+
+// register returns the number of one register, 0 if it was never set.
+func (r *Router) register(ctx context.Context, account event.Account, conv event.ConversationID, name string) (uint64, error) {
+	o := store.StateOptions{Conversation: conv, Limit: 64}
+	for {
+		page, err := r.st.States(ctx, account, o)
+		if err != nil {
+			return 0, fmt.Errorf("fanout: read state: %w", err)
+		}
+		for _, s := range page.States {
+			if s.Name == name {
+				return s.Number, nil
+			}
+		}
+		if o.Cursor = page.Next; o.Cursor == "" {
+			return 0, nil
+		}
+	}
+}
+
+// readReceipts finds, among the entries that the marker passes, the last message of each sender who wants to know. Each
+// entry is looked at once in its life, since the marker never goes back.
+func (r *Router) readReceipts(ctx context.Context, q MarkReadRequest, old uint64) ([]store.Message, error) {
+	last := make(map[event.Account]event.MessageID)
+	for after := old; after < q.Seq; {
+		page, err := r.st.Read(ctx, q.Account, store.ReadOptions{After: after, Limit: r.cfg.PageEntries, NoBodies: true})
+		if err != nil {
+			return nil, fmt.Errorf("fanout: mark read: %w", err)
+		}
+		for _, e := range page.Entries {
+			wanted := e.Flags&event.FlagReceipts != 0 && e.From != q.Account && len(e.Targets) == 0
+			if e.Seq <= q.Seq && wanted && e.Conversation == q.Conversation {
+				last[e.From] = e.ID
+			}
+		}
+		if page.Through <= after {
+			break
+		}
+		after = page.Through
+	}
+	list := make([]store.Message, 0, len(last))
+	for from, id := range last {
+		m, err := r.receipt(event.KindRead, q.Account, from, q.Conversation, id)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// earlyReads are read marks for messages that have not arrived: 16 an account, for an hour.
+type earlyReads struct {
+	any     atomic.Bool // there may be some: keeps the common path from asking
+	mu      sync.Mutex
+	waiting *lru.Cache[event.Account, []earlyRead]
+}
+
+type earlyRead struct {
+	q    MarkReadRequest
+	till time.Time
+}
+
+func (b *earlyReads) put(account event.Account, q MarkReadRequest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.any.Store(true)
+	list, _ := b.waiting.Get(account)
+	list = append(list, earlyRead{q: q, till: time.Now().Add(pendingReadAge)})
+	if n := len(list) - pendingReads; n > 0 {
+		list = list[n:]
+	}
+	b.waiting.Add(account, list)
+}
+
+// take returns the mark that waited for a message, if there was one.
+func (b *earlyReads) take(account event.Account, id event.MessageID) (MarkReadRequest, bool) {
+	if !b.any.Load() {
+		return MarkReadRequest{}, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list, _ := b.waiting.Get(account)
+	for i, w := range list {
+		if w.q.Message == id {
+			b.waiting.Add(account, append(list[:i:i], list[i+1:]...))
+			return w.q, time.Now().Before(w.till)
+		}
+	}
+	return MarkReadRequest{}, false
+}
+
+// arrived makes good on an early read mark.
+func (r *Router) arrived(account event.Account, id event.MessageID) {
+	q, ok := r.early.take(account, id)
+	if !ok {
+		return
+	}
+	r.owned.start(func() {
+		if _, err := r.MarkRead(r.ctx, q); err != nil && r.ctx.Err() == nil {
+			r.log.Warn("fanout: early read mark", "err", err)
+		}
+	})
+}

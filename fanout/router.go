@@ -1,0 +1,336 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/store"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrClosed: the router was closed.
+	ErrClosed = errors.New("fanout: closed")
+	// ErrDetached: the attachment has ended, so its frames have no effect.
+	ErrDetached = errors.New("fanout: attachment has ended")
+	// ErrUnknownMessage: this store has issued no such message ID.
+	ErrUnknownMessage = errors.New("fanout: unknown message ID")
+	// ErrUnknownTarget: a target is no login of the account. Nothing was appended.
+	ErrUnknownTarget = errors.New("fanout: unknown target login")
+	// ErrUnknownOrigin: the sending login is not there, or has ended. Nothing was appended.
+	ErrUnknownOrigin = errors.New("fanout: unknown origin login")
+)
+
+const shardCount = 64 // a power of two, so that the shard is a mask
+
+// Router brings entries to devices. It is safe for concurrent use.
+type Router struct {
+	reg    *session.Registry
+	st     store.Store
+	cfg    Config
+	issuer *event.Issuer
+	log    *slog.Logger
+
+	seed      maphash.Seed
+	shards    [shardCount]shard
+	cursors   cursorBook
+	early     earlyReads
+	grown     grownSet
+	tailBytes atomic.Int64
+	stats     counters
+
+	ctx    context.Context // ends with cause ErrClosed
+	cancel context.CancelCauseFunc
+	owned  owner
+}
+
+type shard struct {
+	mu   sync.Mutex
+	hubs map[event.Account]*hub
+	// restless are hubs that the sweep has to look at: something is unacknowledged, uncovered or not yet told.
+	restless map[*hub]struct{}
+}
+
+// hub is what is known of an account that has attachments here.
+type hub struct {
+	account event.Account
+	shard   *shard
+	refs    int // attachments, tasks and the list of restless ones; guarded by shard.mu
+
+	mu       sync.Mutex
+	atts     []*Attachment
+	head     uint64          // newest entry that this node knows of
+	tail     []*event.Sealed // the newest entries without a gap, for readers that are nearly there
+	receipts deliveredBook
+}
+
+// New returns a router over a registry and the store that the registry uses. Both stay the caller's, and are to be closed
+// in the order registry, router, store. It starts goroutines that Close ends.
+func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("fanout: config: %w", err)
+	}
+	if reg == nil || st == nil {
+		return nil, &event.InvalidError{Field: "registry or store", Reason: "nil"}
+	}
+	waiting, err := lru.New[event.Account, []earlyRead](pendingAccounts)
+	if err != nil {
+		return nil, fmt.Errorf("fanout: %w", err)
+	}
+	r := &Router{
+		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger, seed: maphash.MakeSeed(),
+	}
+	r.early.waiting = waiting
+	r.cursors.init()
+	r.grown.init()
+	for i := range r.shards {
+		r.shards[i].hubs = make(map[event.Account]*hub)
+		r.shards[i].restless = make(map[*hub]struct{})
+	}
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	reg.Watch(r.loginChanged)
+	r.owned.start(r.sweepLoop)
+	r.owned.start(r.flushLoop)
+	r.owned.start(r.trimLoop)
+	return r, nil
+}
+
+// Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
+// allows. Close the registry first, so that connections are told. It may be called again.
+func (r *Router) Close(ctx context.Context) error {
+	if errors.Is(context.Cause(r.ctx), ErrClosed) {
+		return nil
+	}
+	err := r.Flush(ctx)
+	r.cancel(ErrClosed)
+	done := make(chan struct{})
+	go func() {
+		r.owned.wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return errors.Join(err, r.flushCursors(ctx))
+	case <-ctx.Done():
+		return fmt.Errorf("fanout: close: %w", ctx.Err())
+	}
+}
+
+// Flush writes cursors and delivered receipts that are pending, and returns when they are durable.
+func (r *Router) Flush(ctx context.Context) error { return r.flushCursors(ctx) }
+
+func (r *Router) shardOf(id event.Account) *shard {
+	return &r.shards[maphash.String(r.seed, string(id))&(shardCount-1)]
+}
+
+// find returns the account's hub, or nil if nobody of it is attached here.
+func (r *Router) find(id event.Account) *hub {
+	sh := r.shardOf(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.hubs[id]
+}
+
+// hold returns the account's hub, made if need be. It must be followed by release.
+func (r *Router) hold(id event.Account) *hub {
+	sh := r.shardOf(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	h := sh.hubs[id]
+	if h == nil {
+		h = &hub{account: id, shard: sh}
+		sh.hubs[id] = h
+	}
+	h.refs++
+	return h
+}
+
+func (h *hub) release() {
+	h.shard.mu.Lock()
+	defer h.shard.mu.Unlock()
+	h.refs--
+	if h.refs == 0 {
+		delete(h.shard.hubs, h.account)
+	}
+}
+
+// watchLocked has the sweep look at the hub until it is at rest. The hub's mutex is held; the shard's comes after it.
+func (h *hub) watchLocked() {
+	h.shard.mu.Lock()
+	defer h.shard.mu.Unlock()
+	if _, ok := h.shard.restless[h]; !ok {
+		h.shard.restless[h] = struct{}{}
+		h.refs++
+	}
+}
+
+// unwatchLocked is the opposite. Whoever calls it holds the hub besides.
+func (h *hub) unwatchLocked() {
+	h.shard.mu.Lock()
+	defer h.shard.mu.Unlock()
+	if _, ok := h.shard.restless[h]; ok {
+		delete(h.shard.restless, h)
+		h.refs--
+	}
+}
+
+// appended rings the doorbell: the account's inbox has grown to the given place. e may be nil.
+func (r *Router) appended(account event.Account, seq uint64, e *event.Sealed) {
+	r.grown.add(account)
+	h := r.find(account)
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.atts) == 0 {
+		return
+	}
+	h.head = max(h.head, seq)
+	if e != nil {
+		r.keepLocked(h, e)
+	}
+	for _, a := range h.atts {
+		a.wakeLocked()
+	}
+}
+
+// keepLocked adds an entry to the tail. The tail has no gaps, so an entry that does not follow the last one starts it
+// anew; readers find what is not in it in the store.
+func (r *Router) keepLocked(h *hub, e *event.Sealed) {
+	if n := len(h.tail); n > 0 {
+		last := h.tail[n-1].Seq
+		if e.Seq <= last {
+			return
+		}
+		if e.Seq != last+1 {
+			r.dropTailLocked(h)
+		}
+	}
+	if r.tailBytes.Load() >= r.cfg.TailCache {
+		r.dropTailLocked(h)
+		return
+	}
+	if len(h.tail) == tailEntries {
+		r.tailBytes.Add(-int64(h.tail[0].Size()))
+		h.tail[0] = nil
+		h.tail = h.tail[1:]
+	}
+	h.tail = append(h.tail, e)
+	r.tailBytes.Add(int64(e.Size()))
+}
+
+func (r *Router) dropTailLocked(h *hub) {
+	for _, e := range h.tail {
+		r.tailBytes.Add(-int64(e.Size()))
+	}
+	h.tail = nil
+}
+
+// loginChanged hears of every committed change of a login.
+func (r *Router) loginChanged(c session.Change) {
+	if c.Position.Seq > 0 {
+		r.appended(c.Session.Account, c.Position.Seq, nil)
+	}
+	switch c.Kind {
+	case session.ChangeOnline:
+		r.announce(c, event.KindDeviceOnline)
+	case session.ChangeOffline:
+		r.announce(c, event.KindDeviceOffline)
+	}
+}
+
+// owner waits for the goroutines that it started.
+type owner struct {
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// start runs fn on a goroutine of its own and reports whether it did: not any more once the owner waits for the end.
+func (o *owner) start(fn func()) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
+	o.wg.Go(fn)
+	return true
+}
+
+func (o *owner) wait() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+	o.wg.Wait()
+}
+
+// sweepLoop looks at restless hubs once a second.
+func (r *Router) sweepLoop() {
+	t := time.NewTicker(sweepInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case now := <-t.C:
+			for i := range r.shards {
+				r.sweepShard(&r.shards[i], now)
+			}
+		}
+	}
+}
+
+// sweepShard looks at the shard's restless hubs and takes those off the list that have come to rest.
+func (r *Router) sweepShard(sh *shard, now time.Time) {
+	sh.mu.Lock()
+	list := make([]*hub, 0, len(sh.restless))
+	for h := range sh.restless {
+		h.refs++
+		list = append(list, h)
+	}
+	sh.mu.Unlock()
+	for _, h := range list {
+		for _, a := range h.sweep(now) {
+			r.stats.slow.Add(1)
+			a.conn.Close(event.Slow.Closed(0))
+		}
+		if h.receiptsDue(now) {
+			if err := r.flushReceipts(r.ctx, h); err != nil && r.ctx.Err() == nil {
+				r.log.Warn("fanout: delivered receipts", "err", err)
+			}
+		}
+		h.release()
+	}
+}
+
+// sweep wakes readers that owe a cover, and returns connections without progress.
+func (h *hub) sweep(now time.Time) (slow []*Attachment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rest := h.receipts.len() == 0
+	for _, a := range h.atts {
+		if a.stuckLocked(now) {
+			slow = append(slow, a)
+		}
+		if a.coverDueLocked(now) {
+			a.wakeLocked()
+		}
+		rest = rest && a.atRestLocked()
+	}
+	if rest {
+		h.unwatchLocked()
+	}
+	return slow
+}

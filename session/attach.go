@@ -1,0 +1,196 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
+	"github.com/manydevice/manydevice/transport"
+)
+
+// AttachRequest binds a connection to a login. The host has authenticated the connection as the account.
+type AttachRequest struct {
+	Account event.Account
+	Login   event.LoginID
+	Token   event.ResumeToken
+}
+
+func (q *AttachRequest) validate() error {
+	if err := q.Account.Validate(); err != nil {
+		return err
+	}
+	if err := q.Login.Validate(); err != nil {
+		return err
+	}
+	return q.Token.Validate()
+}
+
+// Attach binds a connection to a login that has not ended. An older connection of the login is closed with reason moved.
+//
+// A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written. One that
+// has lost its slot is admitted again: policy may evict others, or refuse with a [*RefusedError]. If the login has ended,
+// the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
+//
+// ended is called once, when the connection has ended for any reason, before conn.Close; nil is allowed. It must return
+// quickly. conn.Close is called exactly once if Attach succeeds. If it fails, the connection stays the
+// caller's to close, except when the registry is closed meanwhile.
+func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (*Connection, error) {
+	if err := q.validate(); err != nil {
+		return nil, err
+	}
+	if conn == nil {
+		return nil, &event.InvalidError{Field: "conn", Reason: "nil"}
+	}
+	c := &Connection{
+		r: r, conn: conn, ends: ended, account: q.Account, login: q.Login, generation: r.generation.Add(1),
+	}
+	c.Touch()
+	var older *Connection
+	var refusal error
+	_, err := r.run(ctx, q.Account, func(s *step) error {
+		c.token, refusal = "", nil
+		l := s.rec.login(q.Login)
+		if l == nil {
+			return s.refuseUnknown(q)
+		}
+		if refusal = s.authenticate(l, digestOf(q.Token)); refusal != nil {
+			return onlyIfUnchanged(s, refusal)
+		}
+		return s.attach(l, c)
+	}, func(s *step) {
+		if refusal == nil {
+			older = s.bind(c)
+		}
+	})
+	if err == nil {
+		err = refusal
+	}
+	if err != nil {
+		return nil, err
+	}
+	if older != nil {
+		older.shut(event.Moved.Closed(0))
+	}
+	if r.ctx.Err() != nil { // Close may have looked for connections before this one was there
+		c.end(event.Shutdown.Closed(time.Second))
+		return nil, ErrClosed
+	}
+	return c, nil
+}
+
+// onlyIfUnchanged returns the refusal as the step's failure, unless the step has to be committed all the same, because
+// the refusal itself ended the login.
+func onlyIfUnchanged(s *step, refusal error) error {
+	if len(s.ended) > 0 {
+		return nil
+	}
+	return refusal
+}
+
+// refuseUnknown finds the words for a login that is not there.
+func (s *step) refuseUnknown(q AttachRequest) error {
+	t := s.rec.tombstone(q.Login)
+	if t == nil || !t.matches(digestOf(q.Token)) {
+		return ErrUnknownLogin
+	}
+	return &EndedError{Closed: t.Closed.closed()}
+}
+
+// authenticate compares the token's digest with those of the login. The first use of an issued token confirms it. The
+// use of one that was replaced after its confirmation means that it was copied: the login ends.
+func (s *step) authenticate(l *login, d digest) error {
+	issued, confirmed, replaced := l.Issued.equal(d), l.Token.equal(d), l.Replaced.equal(d)
+	switch {
+	case issued:
+		l.confirm()
+		s.dirty = true
+		return nil
+	case confirmed:
+		return nil
+	case replaced:
+		why := event.TokenReuse.Closed(0)
+		s.end(l.ID, why, "")
+		return &EndedError{Closed: why}
+	}
+	return ErrUnknownLogin
+}
+
+// confirm makes the issued token the confirmed one.
+func (l *login) confirm() {
+	old := l.Token
+	l.Replaced, l.Token, l.TokenAt, l.Issued, l.IssuedAt = &old, *l.Issued, l.IssuedAt, nil, 0
+}
+
+// attach gives the login its slot back if it has lost it, and a new token if the old one is due.
+func (s *step) attach(l *login, c *Connection) error {
+	s.a.mu.Lock()
+	k, holds := s.a.linkLocked(l.ID), s.r.holdsLocked(s.a, l, s.now)
+	s.a.mu.Unlock()
+	if !holds {
+		d, err := s.decide(policy.Newcomer{Device: l.Device, Platform: l.Platform, Login: l.ID}, l.ID)
+		if err != nil {
+			return err
+		}
+		id := l.ID
+		s.evict(d.Victims, l, id)
+		l = s.rec.login(id) // evictions have moved it
+		s.rec.Admissions++
+		l.Admission, l.Slot, l.Seen, s.dirty = s.rec.Admissions, true, s.now.UnixMilli(), true
+	}
+	attached := k != nil && k.conn != nil
+	if every := s.r.cfg.TokenRotation; every > 0 && !attached && s.now.Sub(time.UnixMilli(l.TokenAt)) > every {
+		c.token = event.NewResumeToken()
+		d := digestOf(c.token)
+		l.Issued, l.IssuedAt, s.dirty = &d, s.now.UnixMilli(), true
+	}
+	c.device, c.incarnation, c.platform = l.Device, l.Incarnation, l.Platform
+	c.restored = k == nil && time.UnixMilli(l.At).Before(s.r.opened) && holds
+	c.view = s.r.view(s.a, l, s.now, "")
+	return nil
+}
+
+// bind makes c its login's current connection and returns the one before, fenced, for the caller to shut.
+func (s *step) bind(c *Connection) (older *Connection) {
+	a := s.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k := a.linkLocked(c.login)
+	if k == nil {
+		k = &link{login: c.login}
+		a.links = append(a.links, k)
+	}
+	if k.conn != nil && k.conn.fence() {
+		older = k.conn
+	}
+	k.conn = c
+	if !k.announced {
+		k.announced = true
+		v := c.view
+		v.State, v.Node = Online, s.r.cfg.Node
+		s.changes = append(s.changes, Change{Kind: ChangeOnline, Session: v})
+	}
+	c.view = Session{}
+	return older
+}
+
+// ConfirmToken says that the device has stored the token of [Connection.Token]. The one before is void from now on.
+// Without a new token it does nothing.
+func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
+	if c.token == "" {
+		return nil
+	}
+	_, err := r.run(ctx, c.account, func(s *step) error {
+		l := s.rec.login(c.login)
+		if l == nil {
+			return fmt.Errorf("confirm token: %w", ErrNotFound)
+		}
+		if l.Issued.equal(digestOf(c.token)) {
+			l.confirm()
+			s.dirty = true
+		}
+		return nil
+	}, nil)
+	return err
+}

@@ -1,0 +1,127 @@
+package session
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
+)
+
+var digestEncoding = base64.RawStdEncoding
+
+const (
+	maxTombstones      = 64    // of an account; the oldest is dropped
+	maxDescription     = 1_024 // bytes of a description in all
+	maxNote            = 512   // bytes of a host's note to a device that is put off
+	fenceWait          = time.Second
+	maxConflicts       = 16 // tries of a step that others get in the way of
+	recordsCached      = 16_384
+	janitorPage        = 256
+	refreshSeenPerIdle = 10 // how often the time of last contact is written within the idle bound
+)
+
+// Config tunes a [Registry]. The zero value is valid.
+type Config struct {
+	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform.
+	Policy *policy.Policy
+	// ResumeWindow is how long a login without a connection keeps its slot and is not announced as offline. Zero means
+	// 2 min; negative means that it goes offline at the next sweep.
+	ResumeWindow time.Duration
+	// IdleTimeout detaches a connection that nothing was heard of for this long. Zero means 90 s; negative means never.
+	IdleTimeout time.Duration
+	// IdleDevice ends a login that had no contact for this long. Zero means 30 days; negative means never.
+	IdleDevice time.Duration
+	// TombstoneTTL is how long an ended login's device can learn why. Zero means 30 days.
+	TombstoneTTL time.Duration
+	// TokenRotation is the age from which a resume token is replaced when its login attaches. Zero means 24 h; negative
+	// means never.
+	TokenRotation time.Duration
+	// MaxDevices bounds the devices that an account remembers; those seen longest ago are forgotten, but never one that is
+	// logged in. Zero means 32.
+	MaxDevices int
+	// SweepInterval is how often connections and resume windows are looked at. Zero means 5 s.
+	SweepInterval time.Duration
+	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
+	// negative means never.
+	JanitorInterval time.Duration
+	// HookTimeout bounds each call of Revoke. Zero means 2 s.
+	HookTimeout time.Duration
+	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
+	CloseTimeout time.Duration
+	// Node is the name of this engine among several. Empty means "local".
+	Node event.NodeID
+	// Revoke, if set, is called once for each login that ended, after the commit and before its connection is closed, so
+	// that the host can make its credential void. An error or a time-out is logged and does not stop the end.
+	Revoke func(ctx context.Context, ended Ended) error
+	// Logger receives the registry's log lines. Nil discards them.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.ResumeWindow = cmp.Or(c.ResumeWindow, 2*time.Minute)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, 90*time.Second)
+	c.IdleDevice = cmp.Or(c.IdleDevice, 30*24*time.Hour)
+	c.TombstoneTTL = cmp.Or(c.TombstoneTTL, 30*24*time.Hour)
+	c.TokenRotation = cmp.Or(c.TokenRotation, 24*time.Hour)
+	c.MaxDevices = cmp.Or(c.MaxDevices, 32)
+	c.SweepInterval = cmp.Or(c.SweepInterval, 5*time.Second)
+	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
+	c.HookTimeout = cmp.Or(c.HookTimeout, 2*time.Second)
+	c.CloseTimeout = cmp.Or(c.CloseTimeout, time.Second)
+	c.Node = cmp.Or(c.Node, "local")
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	positive := func(field string, d time.Duration) {
+		if d <= 0 {
+			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%v, want more than 0", d)})
+		}
+	}
+	positive("TombstoneTTL", c.TombstoneTTL)
+	positive("SweepInterval", c.SweepInterval)
+	positive("HookTimeout", c.HookTimeout)
+	positive("CloseTimeout", c.CloseTimeout)
+	if c.MaxDevices < 1 || c.MaxDevices > 64 {
+		errs = append(errs, &event.InvalidError{Field: "MaxDevices", Reason: fmt.Sprintf("%d, want 1 to 64", c.MaxDevices)})
+	}
+	errs = append(errs, event.CheckID("Node", string(c.Node)))
+	return errors.Join(errs...)
+}
+
+// Description says what a device is, in its own words. All of it may be shown to the account's other devices. The texts
+// are at most 128 characters each, and everything together at most 1,024 bytes.
+type Description struct {
+	Name       string `json:"name,omitempty"`
+	Model      string `json:"model,omitempty"`
+	OS         string `json:"os,omitempty"`
+	AppVersion string `json:"app,omitempty"`
+	IP         string `json:"ip,omitempty"`
+	Extension  []byte `json:"ext,omitempty"` // anything of the host's
+}
+
+func (d *Description) validate() error {
+	size := len(d.Extension)
+	for _, f := range []struct{ name, text string }{
+		{"name", d.Name}, {"model", d.Model}, {"OS", d.OS}, {"app version", d.AppVersion}, {"IP", d.IP},
+	} {
+		if err := event.CheckName("description: "+f.name, f.text); err != nil {
+			return err
+		}
+		size += len(f.text)
+	}
+	if size > maxDescription {
+		return &event.InvalidError{Field: "description", Reason: fmt.Sprintf("%d bytes, at most %d", size, maxDescription)}
+	}
+	return nil
+}

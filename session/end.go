@@ -1,0 +1,211 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// KickRequest ends logins of one account. Exactly one of Logins, All and Others says which.
+type KickRequest struct {
+	Account event.Account
+	Logins  []event.LoginID // these
+	All     bool            // every one
+	Others  event.LoginID   // every one but this, which must be there
+	// Reason must be one that ends logins. Empty means kicked_host, or kicked_self if By is set.
+	Reason event.Reason
+	// Note is shown to whoever uses the device: at most 512 bytes.
+	Note string
+	// By is the account's own login that asked for it. It is named as the cause. Empty: the host.
+	By event.LoginID
+}
+
+// KickResult is what became of one login.
+type KickResult struct {
+	Login event.LoginID
+	Ended bool // false: the account has no such login
+}
+
+func (q *KickRequest) validate() error {
+	if err := q.Account.Validate(); err != nil {
+		return err
+	}
+	ways := 0
+	for _, on := range []bool{len(q.Logins) > 0, q.All, q.Others != ""} {
+		if on {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return &event.InvalidError{Field: "logins", Reason: "want exactly one of a list, all, or all others"}
+	}
+	for _, id := range append(slices.Clone(q.Logins), q.Others, q.By) {
+		if id == "" && !slices.Contains(q.Logins, id) {
+			continue
+		}
+		if err := id.Validate(); err != nil {
+			return err
+		}
+	}
+	if len(q.Note) > maxNote {
+		return &event.InvalidError{Field: "note", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Note), maxNote)}
+	}
+	if q.Note != "" {
+		if err := event.CheckText("note", q.Note); err != nil {
+			return err
+		}
+	}
+	if q.Reason == "" {
+		q.Reason = event.KickedHost
+		if q.By != "" {
+			q.Reason = event.KickedSelf
+		}
+	}
+	if i, ok := q.Reason.Info(); !ok || !i.EndsLogin {
+		return &event.InvalidError{Field: "reason", Reason: "not one that ends a login"}
+	}
+	return nil
+}
+
+// Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, the revoke hook has
+// run and the connections were told. Their devices keep their place in the inbox. The results are in order of the list,
+// or of admission. A login that is not there is no error, so that a kick may be repeated; [ErrNotFound] is returned if By
+// or Others is not a login of the account.
+func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
+	if err := q.validate(); err != nil {
+		return nil, err
+	}
+	var results []KickResult
+	_, err := r.run(ctx, q.Account, func(s *step) error {
+		results = results[:0]
+		why := q.Reason.Closed(0)
+		why.Note = q.Note
+		if q.By != "" {
+			by := s.rec.login(q.By)
+			if by == nil {
+				return fmt.Errorf("kick: asked for by: %w", ErrNotFound)
+			}
+			why.Cause = by.cause()
+		}
+		if q.Others != "" && s.rec.login(q.Others) == nil {
+			return fmt.Errorf("kick: all but: %w", ErrNotFound)
+		}
+		for _, id := range s.chosen(q) {
+			there := s.rec.login(id) != nil
+			s.end(id, why, q.By)
+			results = append(results, KickResult{Login: id, Ended: there})
+		}
+		return nil
+	}, nil)
+	return results, err
+}
+
+func (s *step) chosen(q KickRequest) []event.LoginID {
+	if len(q.Logins) > 0 {
+		return q.Logins
+	}
+	var ids []event.LoginID
+	all := slices.Clone(s.rec.Logins)
+	slices.SortFunc(all, func(a, b login) int { return int(a.Admission) - int(b.Admission) })
+	for _, l := range all {
+		if l.ID != q.Others {
+			ids = append(ids, l.ID)
+		}
+	}
+	return ids
+}
+
+// Logout ends a login at its own wish. [ErrNotFound] if it is not there.
+func (r *Registry) Logout(ctx context.Context, account event.Account, id event.LoginID) error {
+	res, err := r.Kick(ctx, KickRequest{Account: account, Logins: []event.LoginID{id}, Reason: event.Logout})
+	if err != nil {
+		return err
+	}
+	if !res[0].Ended {
+		return ErrNotFound
+	}
+	return nil
+}
+
+// RemoveDevice ends the device's logins with reason device_removed and forgets the device with its place in the inbox.
+// If it logs in again, it is a new device. [ErrNotFound] if the account has no such device.
+func (r *Registry) RemoveDevice(ctx context.Context, account event.Account, id event.DeviceID) error {
+	if err := account.Validate(); err != nil {
+		return err
+	}
+	if err := id.Validate(); err != nil {
+		return err
+	}
+	_, err := r.run(ctx, account, func(s *step) error {
+		d := s.rec.device(id)
+		if d == nil {
+			return fmt.Errorf("remove device: %w", ErrNotFound)
+		}
+		s.forget = append(s.forget, d.Incarnation)
+		for _, l := range slices.Clone(s.rec.Logins) {
+			if l.Device == id {
+				s.end(l.ID, event.DeviceRemoved.Closed(0), "")
+			}
+		}
+		s.rec.Devices = slices.DeleteFunc(s.rec.Devices, func(d device) bool { return d.ID == id })
+		s.dirty = true
+		return nil
+	}, nil)
+	return err
+}
+
+// finish tells the host and the connections of logins that have ended. The connections are fenced already.
+func (r *Registry) finish(ended []Ended, fenced map[event.LoginID]*Connection) {
+	var wg sync.WaitGroup
+	for _, e := range ended {
+		c := fenced[e.Session.Login]
+		if len(ended) == 1 {
+			r.finishOne(e, c)
+			continue
+		}
+		wg.Go(func() { r.finishOne(e, c) })
+	}
+	wg.Wait()
+}
+
+func (r *Registry) finishOne(e Ended, c *Connection) {
+	if c != nil {
+		if c.ends != nil {
+			c.ends(e.Closed)
+		}
+		c.settled()
+	}
+	r.revoke(e)
+	if c != nil {
+		r.closeConn(c.conn, e.Closed)
+	}
+}
+
+// revoke calls the host's hook, waits for it a bounded time, and survives its panics.
+func (r *Registry) revoke(e Ended) {
+	if r.cfg.Revoke == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.cfg.HookTimeout)
+	done := make(chan error, 1)
+	go func() { // not owned: a hook that ignores its context must not hold up the engine
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v", p)
+			}
+		}()
+		done <- r.cfg.Revoke(ctx, e)
+	}()
+	defer cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			r.log.Warn("session: revoke hook", "login", string(e.Session.Login), "err", err)
+		}
+	case <-ctx.Done():
+		r.log.Warn("session: revoke hook timed out", "login", string(e.Session.Login))
+	}
+}

@@ -1,0 +1,52 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrNotFound: the account has no such login or device.
+	ErrNotFound = errors.New("session: not found")
+	// ErrUnknownLogin: a resume was refused. It is the same for a login ID that never was, one of another account, one
+	// whose tombstone has expired and a wrong token, so that it tells nothing.
+	ErrUnknownLogin = errors.New("session: no such login for this account and token")
+	// ErrEnded is matched by every [*EndedError].
+	ErrEnded = errors.New("session: login has ended")
+	// ErrRefused is matched by every [*RefusedError].
+	ErrRefused = errors.New("session: login refused")
+	// ErrFenced: the connection is not its login's current one any more, or the login has ended.
+	ErrFenced = errors.New("session: connection is fenced")
+	// ErrClosed: the registry was closed.
+	ErrClosed = errors.New("session: closed")
+)
+
+// RefusedError reports a login or a reconnect that policy turned down. Nothing was changed.
+type RefusedError struct {
+	Rule       string        // name of the rule that refused
+	Limit      int           // logins that the rule allows at once
+	Logins     []Session     // who holds the slots, earliest first
+	RetryAfter time.Duration // zero: not before a slot is free
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("session: login refused by rule %q: limit %d, %d present", e.Rule, e.Limit, len(e.Logins))
+}
+
+// Is makes errors.Is(err, ErrRefused) true.
+func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
+
+// EndedError reports that the login which a device wanted to resume has ended, and why. Only the holder of its resume
+// token learns this.
+type EndedError struct {
+	Closed event.Closed // reason, note, cause and advice, as the connection was or would have been told
+}
+
+func (e *EndedError) Error() string { return "session: login has ended: " + string(e.Closed.Reason) }
+
+// Is makes errors.Is(err, ErrEnded) true.
+func (e *EndedError) Is(target error) bool { return target == ErrEnded }

@@ -1,0 +1,121 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// List returns the account's logins, online and offline, earliest first. self marks the one that asks; "" marks none.
+func (r *Registry) List(ctx context.Context, account event.Account, self event.LoginID) ([]Session, error) {
+	if err := account.Validate(); err != nil {
+		return nil, err
+	}
+	rec, _, err := r.load(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	a, now := r.peek(account), time.Now()
+	all := make([]Session, 0, len(rec.Logins))
+	for i := range rec.Logins {
+		all = append(all, r.view(a, &rec.Logins[i], now, self))
+	}
+	sortSessions(all)
+	return all, nil
+}
+
+// Get returns one login. [ErrNotFound] if the account has none of that ID.
+func (r *Registry) Get(ctx context.Context, account event.Account, id event.LoginID) (Session, error) {
+	if err := account.Validate(); err != nil {
+		return Session{}, err
+	}
+	rec, _, err := r.load(ctx, account)
+	if err != nil {
+		return Session{}, err
+	}
+	l := rec.login(id)
+	if l == nil {
+		return Session{}, fmt.Errorf("login: %w", ErrNotFound)
+	}
+	return r.view(r.peek(account), l, time.Now(), ""), nil
+}
+
+// Peers returns the addresses of the account's other logins, earliest first, with their state.
+func (r *Registry) Peers(ctx context.Context, account event.Account, self event.LoginID) ([]Peer, error) {
+	all, err := r.List(ctx, account, self)
+	if err != nil {
+		return nil, err
+	}
+	peers := make([]Peer, 0, len(all))
+	for _, s := range all {
+		if !s.Self {
+			peers = append(peers, Peer{
+				Address: event.Address{Account: account, Login: s.Login}, Device: s.Device, Platform: s.Platform,
+				Name: s.Description.Name, State: s.State,
+			})
+		}
+	}
+	return peers, nil
+}
+
+// Presence returns how reachable an account is. An error means unknown, not offline.
+func (r *Registry) Presence(ctx context.Context, account event.Account) (Presence, error) {
+	all, err := r.List(ctx, account, "")
+	if err != nil {
+		return Presence{}, err
+	}
+	p := Presence{State: Offline, Devices: all}
+	rank := map[State]int{Offline: 0, Lingering: 1, Away: 2, Online: 3}
+	for _, s := range all {
+		if rank[s.State] > rank[p.State] {
+			p.State = s.State
+		}
+	}
+	return p, nil
+}
+
+// Devices returns the registrations that the account remembers, whether logged in or not.
+func (r *Registry) Devices(ctx context.Context, account event.Account) (map[event.DeviceID]event.Incarnation, error) {
+	if err := account.Validate(); err != nil {
+		return nil, err
+	}
+	rec, _, err := r.load(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[event.DeviceID]event.Incarnation, len(rec.Devices))
+	for _, d := range rec.Devices {
+		all[d.ID] = d.Incarnation
+	}
+	return all, nil
+}
+
+// Bound is what a login stands for: its device and the device's registration.
+type Bound struct {
+	Device      event.DeviceID
+	Incarnation event.Incarnation
+}
+
+// Resolve returns the device of a login that has not ended. [ErrNotFound] otherwise. It needs no I/O for a login that is
+// attached here.
+func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.LoginID) (Bound, error) {
+	a := r.peek(account)
+	a.mu.Lock()
+	k := a.linkLocked(id)
+	if k != nil && k.conn != nil {
+		defer a.mu.Unlock()
+		return Bound{Device: k.conn.device, Incarnation: k.conn.incarnation}, nil
+	}
+	a.mu.Unlock()
+	rec, _, err := r.load(ctx, account)
+	if err != nil {
+		return Bound{}, err
+	}
+	l := rec.login(id)
+	if l == nil {
+		return Bound{}, fmt.Errorf("login: %w", ErrNotFound)
+	}
+	return Bound{Device: l.Device, Incarnation: l.Incarnation}, nil
+}

@@ -1,0 +1,204 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
+	"github.com/manydevice/manydevice/store"
+)
+
+// LoginRequest asks for the admission of a device. The host has authenticated the account.
+type LoginRequest struct {
+	Account event.Account
+	// Device is the ID that the client keeps over logins. Empty: the login is a device of its own, which is forgotten
+	// when the login ends.
+	Device event.DeviceID
+	// Platform is the client's class, in any letter case.
+	Platform event.Platform
+	// Description is shown to the account's other devices.
+	Description Description
+	// BackFill lets a device that the account has not had before start so many sequence numbers before the head of the
+	// inbox. Zero means at the head, except for the account's first device, which always starts at the oldest entry.
+	BackFill uint64
+}
+
+// LoginResult is an admitted login.
+type LoginResult struct {
+	Session  Session
+	Token    event.ResumeToken // hand it to the device and nobody else; it is not kept
+	Position event.Position    // head of the account's inbox right after the admission
+	Decision policy.Decision   // rule, limit and count that the admission met
+	Victims  []Ended           // logins that had to end, earliest first
+}
+
+func (q *LoginRequest) validate() error {
+	if err := q.Account.Validate(); err != nil {
+		return err
+	}
+	if q.Device != "" {
+		if err := q.Device.Validate(); err != nil {
+			return err
+		}
+	}
+	p, err := event.ParsePlatform(string(q.Platform))
+	if err != nil {
+		return err
+	}
+	q.Platform = p
+	return q.Description.validate()
+}
+
+// Login admits a device. In one step the newcomer is recorded and every login that policy names is ended; their
+// connections are closed before Login returns. A [*RefusedError] means that nothing was changed. The new login holds a
+// slot from now on and has a resume window to attach in. ctx bounds the wait for the account's turn; a commit that has
+// begun is seen through.
+func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
+	if err := q.validate(); err != nil {
+		return nil, err
+	}
+	q.Description.Extension = slices.Clone(q.Description.Extension)
+	res := &LoginResult{Token: event.NewResumeToken()}
+	id := event.NewLoginID()
+	s, err := r.run(ctx, q.Account, func(s *step) error {
+		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
+			res.Session = r.view(s.a, l, s.now, id)
+			return nil
+		}
+		return s.admit(q, id, res)
+	}, func(s *step) {
+		s.a.mu.Lock()
+		s.a.links = append(s.a.links, &link{login: id, since: s.now, reason: event.Lost})
+		s.a.mu.Unlock()
+	})
+	if err != nil {
+		return nil, err
+	}
+	res.Position, res.Victims = s.head, s.ended
+	res.Session.State = Lingering
+	if res.Position.Seq == 0 {
+		page, err := r.st.Read(ctx, q.Account, store.ReadOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("session: login %s was admitted, but its position cannot be read: %w", id, err)
+		}
+		res.Position = event.Position{Epoch: page.Head.Epoch, Seq: page.Head.Seq}
+	}
+	return res, nil
+}
+
+// admit puts a new login into the step's record, in place of those that policy says must end.
+func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
+	device := q.Device
+	if device == "" {
+		device = event.DeviceID(id)
+	}
+	d, err := s.decide(policy.Newcomer{Device: device, Platform: q.Platform}, id)
+	if err != nil {
+		return err
+	}
+	res.Decision = d
+	s.rec.Admissions++
+	now := s.now.UnixMilli()
+	l := login{
+		ID: id, Device: device, Platform: q.Platform, Admission: s.rec.Admissions, At: now, Seen: now, Slot: true,
+		Description: q.Description, Token: digestOf(res.Token), TokenAt: now,
+	}
+	s.evict(d.Victims, &l, id)
+	if dev := s.rec.device(device); dev != nil {
+		dev.Seen, l.Incarnation = now, dev.Incarnation
+	} else {
+		l.Incarnation = event.Incarnation(s.rec.Admissions)
+		s.rec.Devices = append(s.rec.Devices, deviceOf(&l))
+		if s.rec.Admissions > 1 {
+			s.begin = append(s.begin, store.Begin{Incarnation: l.Incarnation, Back: q.BackFill})
+		}
+	}
+	s.rec.Logins = append(s.rec.Logins, l)
+	s.forget = append(s.forget, s.rec.forgetDevices(s.r.cfg.MaxDevices)...)
+	s.dirty, s.grows = true, true
+	res.Session = s.r.view(s.a, &l, s.now, id)
+	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
+	s.record(event.KindDeviceLogin, res.Session, "", id)
+	return nil
+}
+
+func deviceOf(l *login) device {
+	return device{ID: l.Device, Incarnation: l.Incarnation, Seen: l.Seen}
+}
+
+// decide asks policy. A refusal becomes a [*RefusedError].
+func (s *step) decide(in policy.Newcomer, by event.LoginID) (policy.Decision, error) {
+	logins := s.policyLogins()
+	d := s.r.policy.Decide(logins, in, s.now, nil)
+	if d.Verdict == policy.Admit {
+		return d, nil
+	}
+	return d, s.refused(d)
+}
+
+func (s *step) policyLogins() []policy.Login {
+	logins := make([]policy.Login, 0, 16)
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	for i := range s.rec.Logins {
+		l := &s.rec.Logins[i]
+		logins = append(logins, policy.Login{
+			ID: l.ID, Device: l.Device, Platform: l.Platform, Admission: l.Admission, Holds: s.r.holdsLocked(s.a, l, s.now),
+		})
+	}
+	return logins
+}
+
+func (s *step) refused(d policy.Decision) error {
+	e := &RefusedError{Rule: d.Rule, Limit: d.Limit}
+	for i := range s.rec.Logins {
+		if v := s.r.view(s.a, &s.rec.Logins[i], s.now, ""); v.State != Offline {
+			e.Logins = append(e.Logins, v)
+		}
+	}
+	sortSessions(e.Logins)
+	return e
+}
+
+// evict ends the victims that policy named, with the newcomer as the cause.
+func (s *step) evict(victims []policy.Victim, newcomer *login, by event.LoginID) {
+	for _, v := range victims {
+		why := v.Reason.Closed(0)
+		why.Cause = newcomer.cause()
+		s.end(v.Login, why, by)
+	}
+}
+
+// DryRun says what Login would do, and why, without doing it.
+func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanation, error) {
+	if err := q.validate(); err != nil {
+		return policy.Explanation{}, err
+	}
+	rec, _, err := r.load(ctx, q.Account)
+	if err != nil {
+		return policy.Explanation{}, err
+	}
+	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec.clone()}
+	in := policy.Newcomer{Device: q.Device, Platform: q.Platform}
+	return r.policy.Explain(s.policyLogins(), in, s.now), nil
+}
+
+func sortSessions(all []Session) {
+	slices.SortFunc(all, func(a, b Session) int {
+		switch {
+		case a.Admission < b.Admission:
+			return -1
+		case a.Admission > b.Admission:
+			return 1
+		}
+		return 0
+	})
+}
+
+// String names the result without its token.
+func (l *LoginResult) String() string {
+	return fmt.Sprintf("login %s of %s, %d evicted", l.Session.Login, l.Session.Account, len(l.Victims))
+}

@@ -1,0 +1,98 @@
+package session
+
+import (
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// State is how reachable a login is.
+type State string
+
+const (
+	Online    State = "online"    // a connection is attached
+	Away      State = "away"      // a connection is attached, and its app is in background
+	Lingering State = "lingering" // the connection is gone, but the resume window is not over
+	Offline   State = "offline"   // gone for longer; the login holds no slot
+)
+
+// Session is one login, as of the moment it was asked for.
+type Session struct {
+	Account     event.Account
+	Login       event.LoginID
+	Device      event.DeviceID
+	Incarnation event.Incarnation
+	Platform    event.Platform
+	Description Description
+	Admission   uint64 // orders the account's logins: the lower, the earlier
+	LoggedInAt  time.Time
+	LastSeen    time.Time
+	State       State
+	Node        event.NodeID // where it is attached; empty: nowhere
+	Self        bool         // it is the login that asked
+}
+
+// Peer is the address of another login of the account, for messages to it.
+type Peer struct {
+	Address  event.Address
+	Device   event.DeviceID
+	Platform event.Platform
+	Name     string
+	State    State
+}
+
+// Presence is how reachable an account is.
+type Presence struct {
+	State   State // the best of its logins; Offline if it has none
+	Devices []Session
+}
+
+// Ended is a login that has ended, and why.
+type Ended struct {
+	Session Session
+	Closed  event.Closed
+}
+
+// ChangeKind says what happened to a login.
+type ChangeKind string
+
+const (
+	ChangeLogin   ChangeKind = "login"   // it was admitted
+	ChangeOnline  ChangeKind = "online"  // it was offline or new and is attached now
+	ChangeOffline ChangeKind = "offline" // it was detached and the resume window is over
+	ChangeEnded   ChangeKind = "ended"   // it is over
+)
+
+// Change is one change of one login. Watchers get it after it was committed.
+type Change struct {
+	Kind     ChangeKind
+	Session  Session
+	Reason   event.Reason   // ChangeEnded: why; ChangeOffline: why the connection ended
+	Position event.Position // of the entry about it in the account's inbox; Seq 0: there is none
+}
+
+// view describes a login as it is in the given state of the account's connections.
+func (r *Registry) view(a *account, l *login, now time.Time, self event.LoginID) Session {
+	s := Session{
+		Account: a.id, Login: l.ID, Device: l.Device, Incarnation: l.Incarnation, Platform: l.Platform,
+		Description: l.Description, Admission: l.Admission, LoggedInAt: time.UnixMilli(l.At), LastSeen: time.UnixMilli(l.Seen),
+		State: Offline, Self: self != "" && l.ID == self,
+	}
+	s.Description.Extension = append([]byte(nil), l.Description.Extension...)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k := a.linkLocked(l.ID)
+	switch {
+	case k != nil && k.conn != nil:
+		s.State, s.Node, s.LastSeen = Online, r.cfg.Node, k.conn.seenAt()
+		if k.conn.background.Load() {
+			s.State = Away
+		}
+	case r.holdsLocked(a, l, now):
+		s.State = Lingering
+	}
+	if k != nil && k.conn == nil && k.since.After(s.LastSeen) {
+		s.LastSeen = k.since
+	}
+	return s
+}

@@ -1,0 +1,255 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+)
+
+// step is one change of one account: decided on a clone of its record, committed, then made visible in memory.
+type step struct {
+	r     *Registry
+	a     *account
+	now   time.Time
+	rec   *record // a clone, free to change
+	dirty bool    // rec differs from what is stored
+	grows bool    // a login is added: not to be done on the room that is kept back for ends
+
+	ended    []Ended         // logins that this step ends
+	unlink   []event.LoginID // logins that have lost their slot
+	changes  []Change        // what watchers are told
+	messages []store.Message
+	begin    []store.Begin
+	forget   []event.Incarnation
+
+	head event.Position // after the commit: of the last own entry; Seq 0 if the step appended none
+}
+
+// run lets decide change the account, commits what it did, has apply make it visible in memory while it is still the
+// account's turn, and then tells connections, hooks and watchers. decide may run several times, each time on a fresh
+// step; apply once, and also if there was nothing to commit.
+func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
+	a, err := r.enter(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.decideAndCommit(ctx, a, decide)
+	if err != nil {
+		r.leave(a)
+		return nil, err
+	}
+	fenced := s.detachEnded()
+	if apply != nil {
+		apply(s)
+	}
+	r.leave(a)
+	r.finish(s.ended, fenced)
+	r.tell(s.changes)
+	return s, nil
+}
+
+// decideAndCommit sees a commit through even if the caller goes away: otherwise the record could say that a login has
+// ended while its connection lives on.
+func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(*step) error) (*step, error) {
+	ctx = context.WithoutCancel(ctx)
+	for try := range maxConflicts {
+		rec, rev, err := r.load(ctx, a.id)
+		if err != nil {
+			return nil, err
+		}
+		s := &step{r: r, a: a, now: time.Now(), rec: rec.clone()}
+		s.settle()
+		if err := decide(s); err != nil {
+			return nil, err
+		}
+		if !s.dirty {
+			return s, nil
+		}
+		err = s.commit(ctx, rev)
+		if err == nil {
+			return s, nil
+		}
+		r.records.Remove(a.id)
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknownOutcome) || errors.Is(err, store.ErrFailed) {
+			return nil, fmt.Errorf("session: commit: %w", err)
+		}
+		if errors.Is(err, store.ErrUnknownOutcome) {
+			done, again := s.landed(ctx)
+			if again != nil {
+				return nil, fmt.Errorf("session: commit: %w", errors.Join(err, again))
+			}
+			if done {
+				return s, nil
+			}
+		}
+		time.Sleep(rand.N(time.Duration(try+1) * time.Millisecond))
+	}
+	return nil, fmt.Errorf("session: %d attempts: %w", maxConflicts, store.ErrConflict)
+}
+
+// landed finds out whether a commit of unknown outcome has taken effect. It has if the record is the one it wrote.
+func (s *step) landed(ctx context.Context) (bool, error) {
+	got, err := s.r.st.Load(ctx, s.a.id)
+	if err != nil {
+		return false, err
+	}
+	want, err := s.rec.encode()
+	if err != nil {
+		return false, err
+	}
+	if !bytes.Equal(got.Data, want) {
+		return false, nil
+	}
+	s.r.records.Add(s.a.id, cached{rec: s.rec, rev: got.Revision})
+	page, err := s.r.st.Read(ctx, s.a.id, store.ReadOptions{})
+	if err != nil {
+		return false, err
+	}
+	s.place(event.Position{Epoch: page.Head.Epoch, Seq: page.Head.Seq})
+	return true, nil
+}
+
+func (s *step) commit(ctx context.Context, expect store.Revision) error {
+	data, err := s.rec.encode()
+	if err != nil {
+		return err
+	}
+	res, err := s.r.st.Commit(ctx, store.Batch{
+		Account: s.a.id, Now: s.now, Record: &store.RecordUpdate{Expect: expect, Data: data},
+		Begin: s.begin, Forget: s.forget, Messages: s.messages, Reserve: !s.grows,
+	})
+	if err != nil {
+		return err
+	}
+	s.r.records.Add(s.a.id, cached{rec: s.rec, rev: res.Revision})
+	if n := len(res.Messages); n > 0 {
+		at := res.Messages[n-1].To[0]
+		s.place(event.Position{Epoch: at.Epoch, Seq: at.Seq})
+	}
+	return nil
+}
+
+// place notes where the step's last entry stands.
+func (s *step) place(at event.Position) {
+	if len(s.messages) == 0 {
+		return
+	}
+	s.head = at
+	for i := range s.changes {
+		if s.changes[i].Kind == ChangeLogin || s.changes[i].Kind == ChangeEnded {
+			s.changes[i].Position = at
+		}
+	}
+}
+
+// settle brings the record up to date with what time alone has done: logins that lost their slot, those without contact
+// for too long, tombstones that are no longer owed.
+func (s *step) settle() {
+	r := s.r
+	if s.rec.prune(s.now) {
+		s.dirty = true
+	}
+	var idle []event.LoginID
+	for i := range s.rec.Logins {
+		l := &s.rec.Logins[i]
+		s.a.mu.Lock()
+		k, holds := s.a.linkLocked(l.ID), r.holdsLocked(s.a, l, s.now)
+		s.a.mu.Unlock()
+		attached := k != nil && k.conn != nil
+		if l.Slot && !holds {
+			l.Slot, s.dirty = false, true
+			s.wentOffline(l, k)
+		}
+		if !attached && r.cfg.IdleDevice > 0 && s.now.Sub(time.UnixMilli(l.Seen)) > r.cfg.IdleDevice && !l.Slot {
+			idle = append(idle, l.ID)
+		}
+		if every := r.cfg.IdleDevice / refreshSeenPerIdle; attached && every > 0 && s.now.Sub(time.UnixMilli(l.Seen)) > every {
+			l.Seen, s.dirty = s.now.UnixMilli(), true
+		}
+	}
+	for _, id := range idle {
+		s.end(id, event.ExpiredIdle.Closed(0), "")
+	}
+}
+
+// wentOffline notes that a login's resume window is over. One that never had a connection was never announced.
+func (s *step) wentOffline(l *login, k *link) {
+	reason := event.Lost
+	if k != nil {
+		l.Seen = max(l.Seen, k.since.UnixMilli())
+		reason = k.reason
+		s.unlink = append(s.unlink, l.ID)
+		if !k.announced {
+			return
+		}
+	}
+	s.changes = append(s.changes, Change{Kind: ChangeOffline, Session: s.r.view(s.a, l, s.now, ""), Reason: reason})
+}
+
+// end ends a login within the step. by is the login of the account that asked for it, if one did: it gets no entry.
+func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
+	l := s.rec.login(id)
+	if l == nil {
+		return
+	}
+	v := s.r.view(s.a, l, s.now, "")
+	if own := s.rec.remove(id, why, s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli()); own != 0 {
+		s.forget = append(s.forget, own)
+	}
+	s.dirty = true
+	s.ended = append(s.ended, Ended{Session: v, Closed: why})
+	s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: why.Reason})
+	s.record(event.KindDeviceEnded, v, why.Reason, by)
+}
+
+// record appends an entry about a login to the account's own inbox.
+func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.LoginID) {
+	payload, err := json.Marshal(event.DeviceChange{
+		Login: v.Login, Device: v.Device, Platform: v.Platform, Name: v.Description.Name, Reason: reason, Time: s.now.UTC().Truncate(event.Millis),
+	})
+	if err != nil {
+		s.r.log.Error("session: encode device change", "err", err)
+		return
+	}
+	s.messages = append(s.messages, store.Message{
+		ID: s.r.issuer.Issue(), Kind: kind, From: s.a.id, Origin: by, Payload: payload,
+		Key: event.DeviceKey(v.Device), To: []store.Inbox{{Account: s.a.id}},
+	})
+}
+
+// detachEnded takes the ended logins out of memory and fences their connections. From here on no Send begins on them.
+func (s *step) detachEnded() map[event.LoginID]*Connection {
+	var fenced map[event.LoginID]*Connection
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	for _, e := range s.ended {
+		if c := s.a.unlinkLocked(e.Session.Login); c != nil && c.fence() {
+			if fenced == nil {
+				fenced = make(map[event.LoginID]*Connection)
+			}
+			fenced[e.Session.Login] = c
+		}
+	}
+	for _, id := range s.unlink {
+		s.a.unlinkLocked(id)
+	}
+	return fenced
+}
+
+// unlinkLocked forgets a login's live side and returns the connection that it had.
+func (a *account) unlinkLocked(id event.LoginID) *Connection {
+	for i, k := range a.links {
+		if k.login == id {
+			a.links = append(a.links[:i:i], a.links[i+1:]...)
+			return k.conn
+		}
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+package boltstore
+
+import (
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/store"
+)
+
+// statAge is how long an answer of the file system is good for.
+const statAge = time.Second
+
+// diskSpace remembers how much room the file system has. Only the goroutine that commits uses it.
+type diskSpace struct {
+	path   string
+	stat   func(path string) (free int64, ok bool)
+	asked  time.Time
+	free   int64
+	known  bool
+	always bool // ask each time; for tests
+}
+
+// below reports whether the file system is known to have less than need.
+func (d *diskSpace) below(need int64) bool {
+	if now := time.Now(); d.always || d.asked.IsZero() || now.Sub(d.asked) >= statAge {
+		d.free, d.known = d.stat(d.path)
+		d.asked = now
+	}
+	return d.known && d.free < need
+}
+
+// room tells whether an operation of a group still fits. It reckons with pages: a group writes each page that it changes
+// anew, and pages that it frees can be used only by later groups.
+type room struct {
+	disk    *diskSpace
+	limit   int64 // of the file; negative: none
+	reserve int64
+	page    int64
+	high    int64 // end of the used part of the file
+	free    int64 // bytes in free pages below it
+	planned int64 // what the group's operations need
+}
+
+func newRoom(s *Store, tx *bolt.Tx) room {
+	stats := s.db.Stats()
+	page := int64(s.db.Info().PageSize)
+	limit := s.cfg.MaxSize
+	if limit > 0 {
+		limit -= int64(s.db.AllocSize) // the file grows in such steps
+	}
+	return room{
+		disk: &s.disk, limit: limit, reserve: s.cfg.reserve(), page: page, high: tx.Size(),
+		free: int64(stats.FreePageN+stats.PendingPageN) * page,
+	}
+}
+
+// take returns ErrFull if there is no room for need bytes, and reckons them otherwise. With spare, the reserve may be
+// used.
+func (r *room) take(need int64, spare bool) error {
+	keep := r.reserve
+	if spare {
+		keep = 0
+	}
+	total := r.planned + need
+	if r.limit >= 0 && !r.grows(total+keep) && !r.reuses(total, keep) {
+		return store.ErrFull
+	}
+	if !spare && r.disk.below(total+keep) {
+		return store.ErrFull
+	}
+	r.planned = total
+	return nil
+}
+
+// grows reports whether the file may become so much longer.
+func (r *room) grows(n int64) bool { return r.high+n <= r.limit }
+
+// reuses reports whether free pages are enough. What does not find free pages side by side makes the file longer all
+// the same. Should that ever bring it to its bound, half of it must be free before anything is appended again.
+func (r *room) reuses(n, keep int64) bool {
+	return r.free >= n+keep && (keep == 0 || r.high <= r.limit || r.free >= r.high/2)
+}
+
+// cost is what a batch needs: its bytes, and for each row's page that it may touch a new page. Rows of an account are
+// close together, those of the message come in order.
+func cost(b *store.Batch, page int64) int64 {
+	n := 4 * page
+	if b.Record != nil {
+		n += int64(len(b.Record.Data))
+	}
+	for i := range b.States {
+		n += int64(len(b.States[i].Value)) + page
+	}
+	for i := range b.Messages {
+		m := &b.Messages[i]
+		n += int64(len(m.Payload)) + 2*page + int64(len(m.To))*2*page
+	}
+	return n
+}

@@ -1,0 +1,230 @@
+package boltstore
+
+import (
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+)
+
+// buckets are the buckets of one transaction.
+type buckets struct {
+	names, accounts, ids, messages, payloads, places, refs, purge *bolt.Bucket
+}
+
+func openBuckets(tx *bolt.Tx) (buckets, error) {
+	var b buckets
+	for _, f := range [...]struct {
+		name string
+		to   **bolt.Bucket
+	}{
+		{bucketNames, &b.names}, {bucketAccounts, &b.accounts}, {bucketIDs, &b.ids}, {bucketMessages, &b.messages},
+		{bucketPayloads, &b.payloads}, {bucketPlaces, &b.places}, {bucketRefs, &b.refs}, {bucketPurge, &b.purge},
+	} {
+		if *f.to = tx.Bucket([]byte(f.name)); *f.to == nil {
+			return buckets{}, corrupt("bucket " + f.name)
+		}
+	}
+	for _, s := range [...]*bolt.Bucket{b.messages, b.payloads, b.places, b.refs} {
+		s.FillPercent = sequentialFill
+	}
+	return b, nil
+}
+
+// account is one account as a transaction sees it.
+type account struct {
+	name  event.Account
+	aid   uint64 // 0: the account has no rows yet
+	head  head
+	dirty bool // the head must be written
+}
+
+// find returns the account's number and head; number 0 if it was never written.
+func (b *buckets) find(name event.Account) (account, error) {
+	a := account{name: name, head: head{epoch: 1}}
+	v := b.names.Get([]byte(name))
+	if v == nil {
+		return a, nil
+	}
+	var err error
+	if a.aid, err = number(v, "account number"); err != nil {
+		return a, err
+	}
+	row := b.accounts.Get(headKey(a.aid))
+	if row == nil {
+		return a, corrupt("head")
+	}
+	a.head, err = decodeHead(string(row))
+	return a, err
+}
+
+// writer is the transaction of one group of operations. Each operation makes all its checks, returns an error if one
+// fails, and only then writes: an operation that was refused leaves nothing behind that the others would commit.
+type writer struct {
+	buckets
+	room room
+
+	accts []*account // in order of first use
+	byAcc map[event.Account]*account
+	dirty bool  // something was written
+	err   error // first error of a write
+}
+
+func (w *writer) put(b *bolt.Bucket, key, value []byte) {
+	w.dirty = true
+	if w.err == nil {
+		w.err = b.Put(key, value)
+	}
+}
+
+func (w *writer) del(b *bolt.Bucket, key []byte) {
+	w.dirty = true
+	if w.err == nil {
+		w.err = b.Delete(key)
+	}
+}
+
+// next returns a number that the bucket never gave before.
+func (w *writer) next(b *bolt.Bucket) uint64 {
+	w.dirty = true
+	if w.err != nil {
+		return 0
+	}
+	var n uint64
+	n, w.err = b.NextSequence()
+	return n
+}
+
+// account returns the account. All operations of the group share it.
+func (w *writer) account(name event.Account) (*account, error) {
+	if a := w.byAcc[name]; a != nil {
+		return a, nil
+	}
+	a, err := w.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if w.byAcc == nil {
+		w.byAcc = make(map[event.Account]*account)
+	}
+	w.byAcc[name] = &a
+	w.accts = append(w.accts, &a)
+	return &a, nil
+}
+
+// touch marks the head to be written, and gives the account a number if it has none.
+func (w *writer) touch(a *account) {
+	a.dirty, w.dirty = true, true
+	if a.aid == 0 {
+		a.aid = w.next(w.names)
+		w.put(w.names, []byte(a.name), numberKey(a.aid))
+	}
+}
+
+// flush writes the heads.
+func (w *writer) flush() error {
+	for _, a := range w.accts {
+		if a.dirty {
+			w.put(w.accounts, headKey(a.aid), a.head.encode())
+			a.dirty = false
+		}
+	}
+	return w.err
+}
+
+// scan calls f with the rows whose keys begin with prefix, from the first one that is not below start, until f returns
+// false. Keys come without the prefix. f must keep neither slice and must not write.
+func scan(b *bolt.Bucket, prefix, start []byte, f func(rest, value []byte) (bool, error)) error {
+	c := b.Cursor()
+	n := len(prefix)
+	for k, v := c.Seek(start); len(k) >= n && string(k[:n]) == string(prefix); k, v = c.Next() {
+		if more, err := f(k[n:], v); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// addMessage stores what the copies of a message share, and returns its number.
+func (w *writer) addMessage(in *store.Message, now uint64) uint64 {
+	mid := w.next(w.messages)
+	m := newMessage(in, now)
+	w.put(w.messages, numberKey(mid), m.encode(in.Payload))
+	w.put(w.ids, []byte(in.ID), numberKey(mid))
+	w.put(w.refs, numberKey(mid), numberKey(uint64(len(in.To))))
+	if len(in.Payload) > inlineBytes {
+		var n uint32
+		for part := range slices.Chunk(in.Payload, chunkBytes) {
+			w.put(w.payloads, chunkKey(mid, n), part)
+			n++
+		}
+	}
+	return mid
+}
+
+// payload returns a copy of a message's payload; nil if it is empty.
+func (b *buckets) payload(mid uint64, m *message) ([]byte, error) {
+	if m.size == 0 {
+		return nil, nil
+	}
+	if m.size <= inlineBytes {
+		return []byte(m.inline), nil
+	}
+	body := make([]byte, 0, m.size)
+	prefix := numberKey(mid)
+	err := scan(b.payloads, prefix, prefix, func(_, part []byte) (bool, error) {
+		body = append(body, part...)
+		return true, nil
+	})
+	if err == nil && uint64(len(body)) != m.size {
+		err = corrupt("payload")
+	}
+	return body, err
+}
+
+// message returns what the copies of a message share.
+func (b *buckets) message(mid uint64) (message, error) {
+	row := b.messages.Get(numberKey(mid))
+	if row == nil {
+		return message{}, corrupt("message number")
+	}
+	return decodeMessage(string(row))
+}
+
+// release takes one inbox off a message, which goes with the last one.
+func (w *writer) release(mid uint64) error {
+	key := numberKey(mid)
+	refs, err := number(w.refs.Get(key), "reference count")
+	if err != nil {
+		return err
+	}
+	if refs > 1 {
+		w.put(w.refs, key, numberKey(refs-1))
+		return w.err
+	}
+	m, err := w.message(mid)
+	if err != nil {
+		return err
+	}
+	if v := w.ids.Get([]byte(m.id)); string(v) == string(key) {
+		w.del(w.ids, []byte(m.id))
+	}
+	for _, b := range [...]*bolt.Bucket{w.payloads, w.places} {
+		var keys [][]byte
+		err := scan(b, key, key, func(rest, _ []byte) (bool, error) {
+			keys = append(keys, slices.Concat(key, rest))
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			w.del(b, k)
+		}
+	}
+	w.del(w.refs, key)
+	w.del(w.messages, key)
+	return w.err
+}

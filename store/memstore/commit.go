@@ -1,0 +1,181 @@
+package memstore
+
+import (
+	"context"
+	"slices"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+)
+
+// Commit implements [store.Store]. A message ID that an inbox still holds is refused with an [*event.InvalidError].
+func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error) {
+	if err := b.Validate(); err != nil {
+		return store.Result{}, err
+	}
+	if err := s.lock(ctx); err != nil {
+		return store.Result{}, err
+	}
+	defer s.mu.Unlock()
+	if r, done, err := s.checkLocked(&b); done || err != nil {
+		return r, err
+	}
+	return s.applyLocked(&b), nil
+}
+
+// checkLocked makes all checks of a batch in their order. It reports whether the result is known without doing anything.
+func (s *Store) checkLocked(b *store.Batch) (store.Result, bool, error) {
+	a := s.accounts[b.Account]
+	if a == nil {
+		a = &account{} // not made before it is known that the batch is applied
+	}
+	if i := b.Idempotency; i != nil {
+		first, err := a.window.check(i, b.Now.UnixMilli())
+		if err != nil {
+			return store.Result{}, false, err
+		}
+		if first != nil {
+			return first.result(), true, nil
+		}
+	}
+	if b.Record != nil && b.Record.Expect != a.revision {
+		return store.Result{}, false, store.ErrConflict
+	}
+	if b.OnlyIfChanged && !changes(a, b.States) {
+		r := store.Result{Unchanged: true, States: current(a, b.States)}
+		if b.Record != nil {
+			r.Revision = a.revision
+		}
+		return r, true, nil
+	}
+	return store.Result{}, false, s.roomLocked(b)
+}
+
+func changes(a *account, updates []store.StateUpdate) bool {
+	for i := range updates {
+		if _, changed := a.merged(&updates[i]); changed {
+			return true
+		}
+	}
+	return false
+}
+
+// current returns copies of registers that are all there.
+func current(a *account, updates []store.StateUpdate) []event.State {
+	var states []event.State
+	for i := range updates {
+		state, _ := a.merged(&updates[i])
+		state.Value = slices.Clone(state.Value)
+		states = append(states, state)
+	}
+	return states
+}
+
+func (s *Store) roomLocked(b *store.Batch) error {
+	var need int64
+	for i := range b.Messages {
+		m := &b.Messages[i]
+		if _, ok := s.messages[m.ID]; ok {
+			return &event.InvalidError{Field: "message ID", Reason: "used before"}
+		}
+		need += int64(len(m.Payload)) + int64(len(m.To))*entryBytes
+	}
+	if s.maximum == 0 || need == 0 {
+		return nil
+	}
+	limit := s.maximum
+	if b.Reserve {
+		limit += s.reserve
+	}
+	if s.bytes+need > limit {
+		return store.ErrFull
+	}
+	return nil
+}
+
+// applyLocked does what the batch says. Nothing in it can fail.
+func (s *Store) applyLocked(b *store.Batch) store.Result {
+	a := s.accountLocked(b.Account)
+	var r store.Result
+	if b.Record != nil {
+		s.revision++
+		a.revision, a.record = s.revision, slices.Clone(b.Record.Data)
+		r.Revision = a.revision
+	}
+	if len(b.Forget) != 0 {
+		a.cursors = slices.DeleteFunc(a.cursors, func(c store.Cursor) bool {
+			return slices.Contains(b.Forget, c.Incarnation)
+		})
+	}
+	if len(b.Messages) != 0 {
+		r.Messages = make([]store.Placed, len(b.Messages))
+		for i := range b.Messages {
+			r.Messages[i] = s.appendLocked(&b.Messages[i], b.Now.UnixMilli())
+		}
+	}
+	for i := range b.States {
+		r.States = append(r.States, a.update(&b.States[i], a.inbox.seq))
+	}
+	if b.Idempotency != nil {
+		a.window.add(b, r.Messages)
+	}
+	return r
+}
+
+// appendLocked puts a message into its inboxes.
+func (s *Store) appendLocked(in *store.Message, now int64) store.Placed {
+	m := &message{
+		id: in.ID, kind: in.Kind, flags: in.Flags, conversation: in.Conversation, clientID: in.ClientID, from: in.From,
+		origin: in.Origin, key: in.Key, time: now, payload: in.Payload,
+		to: make([]store.Place, len(in.To)), refs: len(in.To),
+	}
+	if !in.Expires.IsZero() {
+		m.mayExpire, m.expires = true, in.Expires.UnixMilli()
+	}
+	s.messages[m.id] = m
+	s.bytes += int64(len(m.payload)) + int64(len(in.To))*entryBytes
+	for i := range in.To {
+		m.to[i] = s.deliverLocked(m, &in.To[i])
+	}
+	return store.Placed{ID: m.id, To: slices.Clone(m.to)}
+}
+
+// deliverLocked appends one copy, and removes the one that it supersedes.
+func (s *Store) deliverLocked(m *message, to *store.Inbox) store.Place {
+	a := s.accountLocked(to.Account)
+	box := &a.inbox
+	if m.key != "" {
+		if old, ok := box.keys[m.key]; ok {
+			s.removedLocked(box.punch(old))
+			box.tidy()
+		}
+	}
+	box.seq++
+	e := entry{seq: box.seq, message: m, flags: m.flags | to.Flags, targets: slices.Clone(to.Targets)}
+	if e.flags&event.FlagUnread != 0 {
+		if a.ordinals == nil {
+			a.ordinals = make(map[event.ConversationID]uint64)
+		}
+		e.ordinal = a.ordinals[m.conversation] + 1
+		a.ordinals[m.conversation] = e.ordinal
+	}
+	box.push(e)
+	return store.Place{Account: a.name, Epoch: s.epoch(a.epoch), Seq: e.seq, Ordinal: e.ordinal}
+}
+
+// removedLocked accounts for an entry that left its inbox; nil stands for none.
+func (s *Store) removedLocked(m *message) {
+	if m != nil {
+		s.releaseLocked(m)
+	}
+}
+
+// releaseLocked takes one inbox off a message, which goes with the last one.
+func (s *Store) releaseLocked(m *message) {
+	s.bytes -= entryBytes
+	m.refs--
+	if m.refs == 0 {
+		s.bytes -= int64(len(m.payload))
+		delete(s.messages, m.id)
+	}
+}

@@ -1,0 +1,310 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// Store keeps the engine's state. See the package comment for what all methods have in common.
+type Store interface {
+	// Info returns what the store is. It never changes while the store is open, and needs no I/O.
+	Info() Info
+
+	// Load returns the account's record from the authoritative copy. An absent record has Revision 0 and no data.
+	Load(ctx context.Context, account event.Account) (Record, error)
+
+	// Commit applies a batch. See [Batch] for what it checks and does, and the package comment for its outcomes.
+	Commit(ctx context.Context, b Batch) (Result, error)
+
+	// Message returns what is known of a message, without the payload: who has it and where. ErrNotFound if there is
+	// none, or no inbox holds it any more.
+	Message(ctx context.Context, id event.MessageID) (MessageInfo, error)
+
+	// Read returns a page of the account's inbox. An account that was never written has an empty inbox.
+	Read(ctx context.Context, account event.Account, o ReadOptions) (Page, error)
+
+	// States returns registers of the account's conversation state, in a fixed order.
+	States(ctx context.Context, account event.Account, o StateOptions) (StatePage, error)
+
+	// Cursors returns the cursors of all of the account's devices.
+	Cursors(ctx context.Context, account event.Account) ([]Cursor, error)
+
+	// SaveCursors merges cursors of any accounts by maximum. They are durable when it returns.
+	SaveCursors(ctx context.Context, cursors []Cursor) error
+
+	// Trim removes the account's entries with a sequence number up to and including through, oldest first, at most limit
+	// of them, and returns the new head. Trim of the head never goes beyond its Seq. A limit below 1 is an error.
+	Trim(ctx context.Context, account event.Account, through uint64, limit int) (Head, error)
+
+	// Void removes single entries before their time. Numbers without an entry are skipped.
+	Void(ctx context.Context, account event.Account, seqs []uint64) (Head, error)
+
+	// Delete removes all that the account has, if its record still has the expected revision (0: none). What stays is the
+	// epoch, raised by one, so that positions of before mean nothing any more.
+	Delete(ctx context.Context, account event.Account, expect Revision) error
+
+	// Accounts returns up to limit accounts that have a record or an inbox, in a fixed order, after the given one ("" to
+	// begin). Fewer than limit means that there are no more.
+	Accounts(ctx context.Context, after event.Account, limit int) ([]event.Account, error)
+
+	// Failed is closed when the store can no longer be used, because a physical write failed. Every method then returns
+	// ErrFailed.
+	Failed() <-chan struct{}
+
+	// Close waits for what runs, as long as ctx allows, and frees the store. Every method then returns ErrClosed.
+	Close(ctx context.Context) error
+}
+
+// Info says what a store is.
+type Info struct {
+	Incarnation  uint32   // high half of every epoch; changes when the store is restored from a backup
+	Secret       [32]byte // random, made with the store, same for all nodes; message IDs are sealed with it
+	Capabilities Capabilities
+}
+
+// Capabilities are promises beyond the contract.
+type Capabilities struct {
+	Durable      bool // what was answered survives the end of the process
+	AtomicSend   bool // a batch takes effect in all inboxes at once
+	UniformOrder bool // two inboxes order the messages that they share alike
+	Dense        bool // sequence numbers have no gaps
+	Shared       bool // several engines may use the store at once
+}
+
+// Revision is the version of an account record. It is opaque but for 0, which means absent.
+type Revision uint64
+
+// Record is an account's record. The store does not look into Data, a few KiB at most.
+type Record struct {
+	Data     []byte
+	Revision Revision
+}
+
+// Batch is the one way to change what an account has. Its parts are checked in this order, and the first that fails
+// leaves everything unchanged: Idempotency, Record, States with OnlyIfChanged, room in the store.
+type Batch struct {
+	// Account is the acting account: Record, States, Forget and Idempotency are its own. Required.
+	Account event.Account
+	// Now is the time of the batch, in milliseconds. Required.
+	Now time.Time
+	// Idempotency, if set, makes a repetition of the batch return the first one's result.
+	Idempotency *Idempotency
+	// Record, if set, replaces the account's record; ErrConflict unless it has the expected revision.
+	Record *RecordUpdate
+	// States are merged into the account's conversation state; see [Merge]. They carry the sequence number of the last
+	// entry that the batch appends to the account's own inbox, or of its head if there is none.
+	States []StateUpdate
+	// OnlyIfChanged: if no state changes, nothing at all is done, and Result.Unchanged is set.
+	OnlyIfChanged bool
+	// Begin creates the cursors of new devices. A device without a cursor begins at the oldest entry that is left.
+	Begin []Begin
+	// Forget drops the cursors of removed devices.
+	Forget []event.Incarnation
+	// Messages are appended in order.
+	Messages []Message
+	// Reserve allows the batch to use the room that is kept back for ends of logins, markers and the like.
+	Reserve bool
+}
+
+// Begin creates a cursor at the head as the batch leaves it, less Back entries, but not before the trim position. A
+// cursor that is there already stays as it is.
+type Begin struct {
+	Incarnation event.Incarnation
+	Back        uint64
+}
+
+// RecordUpdate is a compare-and-set of an account record.
+type RecordUpdate struct {
+	Expect Revision // 0: there must be none
+	Data   []byte
+}
+
+// StateUpdate sets one register.
+type StateUpdate struct {
+	Conversation event.ConversationID
+	Name         string
+	Merge        MergeRule
+	Number       uint64
+	Value        []byte
+}
+
+// MergeRule says which of two values of a register stays.
+type MergeRule uint8
+
+const (
+	// MergeMax keeps the higher Number. Nothing changes unless the new one is higher.
+	MergeMax MergeRule = iota
+	// MergeLast keeps the newer. Nothing changes if Number and Value are the same as before.
+	MergeLast
+)
+
+// Idempotency names a batch, so that its repetition has no second effect. It is known by (Batch.Account, Device,
+// ClientID) for Window; within it the same Digest returns the first result with Result.Duplicate, another one
+// ErrMismatch. An account keeps at most Max of them: beyond that ErrWindowFull.
+type Idempotency struct {
+	Device   event.DeviceID
+	ClientID event.ClientMessageID
+	Digest   [32]byte
+	Window   time.Duration
+	Max      int
+}
+
+// Message is something to append to inboxes. Its payload is stored once however many there are.
+type Message struct {
+	ID           event.MessageID // required, never used before
+	Kind         event.Kind
+	Flags        event.Flags // in every inbox
+	Conversation event.ConversationID
+	ClientID     event.ClientMessageID // kept in the inbox of From only
+	From         event.Account
+	Origin       event.LoginID // kept in the inbox of From only
+	Key          string        // at most 512 bytes; in each inbox the entry that has the same key is removed
+	Expires      time.Time
+	Payload      []byte
+	To           []Inbox // at least one, no account twice
+}
+
+// Inbox is one addressee of a message.
+type Inbox struct {
+	Account event.Account
+	Targets []event.Incarnation // devices; none: all
+	Flags   event.Flags         // in this inbox, beside those of the message
+}
+
+// Result is what a batch did.
+type Result struct {
+	Duplicate bool          // a batch with the same Idempotency was here before: Messages holds what is known of it
+	Unchanged bool          // OnlyIfChanged, and no state changed: nothing was done
+	Revision  Revision      // of the record, if the batch had one
+	States    []event.State // the registers named by States as they are now, in that order
+	Messages  []Placed      // one for each message; for a duplicate the first alone
+}
+
+// Placed says where a message went.
+type Placed struct {
+	ID event.MessageID
+	To []Place // one for each of Message.To, in that order; for a duplicate only that of Batch.Account, if there was one
+}
+
+// Place is one entry's place.
+type Place struct {
+	Account event.Account
+	Epoch   event.Epoch
+	Seq     uint64
+	Ordinal uint64 // see event.Entry
+}
+
+// MessageInfo is what is known of a message.
+type MessageInfo struct {
+	ID           event.MessageID
+	Kind         event.Kind
+	Flags        event.Flags
+	Conversation event.ConversationID
+	From         event.Account
+	Time         time.Time
+	To           []Place // inboxes that got it, whether or not they still hold it; Ordinal may be missing
+}
+
+// Head tells the bounds of an inbox. It is kept explicitly, never derived from entries that are left.
+type Head struct {
+	Epoch   event.Epoch
+	Seq     uint64 // of the newest entry ever appended; 0: none yet
+	Trim    uint64 // entries up to here are gone for good; at most Seq
+	Entries int    // how many entries without a coalesce key are left
+	Bytes   int64  // sum of event.Entry.Size over all entries that are left
+}
+
+// ReadOptions choose a page of an inbox.
+type ReadOptions struct {
+	After    uint64 // entries with a higher sequence number
+	Limit    int    // at most so many entries; 0: only the head
+	MaxBytes int    // stop after the entry that brings the sum of sizes to this; 0: no bound. There is always one entry
+	Known    uint64 // the caller knows that the head is at least here: an answer from an older copy is not good enough
+	NoBodies bool   // leave the payloads out
+}
+
+// Page is a part of an inbox, in order of sequence numbers.
+type Page struct {
+	Head    Head
+	Entries []event.Entry
+	// Through is how far the page covers: there is no entry in (After, Through] but those of the page. It is the last
+	// entry's number if the page was cut short, and at least Head.Seq otherwise.
+	Through uint64
+}
+
+// StateOptions choose registers.
+type StateOptions struct {
+	Conversation event.ConversationID // only this one's; empty: all
+	Newer        uint64               // only registers whose Seq is higher; 0: all
+	Cursor       string               // where the last page ended; empty: begin
+	Limit        int                  // at most so many registers are returned; at least 1
+}
+
+// StatePage is a part of an account's conversation state.
+type StatePage struct {
+	States []event.State
+	Next   string // cursor of the next page; empty: this was the last
+}
+
+// Cursor is a device's place in its account's inbox.
+type Cursor struct {
+	Account     event.Account
+	Incarnation event.Incarnation
+	Seq         uint64 // acknowledged up to here
+	Sent        uint64 // sent up to here, at least once
+}
+
+// Errors that callers branch on.
+var (
+	// ErrNotFound: there is no such message.
+	ErrNotFound = errors.New("store: not found")
+	// ErrConflict: the record has another revision than expected. Nothing was changed: load it and try again.
+	ErrConflict = errors.New("store: conflict")
+	// ErrUnknownOutcome: the batch may or may not take effect.
+	ErrUnknownOutcome = errors.New("store: unknown outcome")
+	// ErrMismatch: another batch was committed under the same idempotency name. Nothing was changed.
+	ErrMismatch = errors.New("store: client message ID was used for something else")
+	// ErrWindowFull: the account has too many idempotency records. Nothing was changed.
+	ErrWindowFull = errors.New("store: too many recent client message IDs")
+	// ErrFull: no room is left. Nothing was changed. Ends of logins and cursors may still be written.
+	ErrFull = errors.New("store: full")
+	// ErrClosed: the store was closed.
+	ErrClosed = errors.New("store: closed")
+	// ErrFailed: a physical write failed earlier. The store must be closed and opened again.
+	ErrFailed = errors.New("store: failed")
+	// ErrSchema: the store was written by a newer release.
+	ErrSchema = errors.New("store: written by a newer release")
+)
+
+// Bounds that every store accepts.
+const (
+	MaxRecordBytes  = 64 << 10
+	MaxKeyBytes     = 512
+	MaxPayloadBytes = 1 << 20
+	MaxTargets      = 64
+	MaxInboxes      = 16_384
+)
+
+// Merge applies an update to a register (nil: it does not exist) and reports whether it changes. Stores use it, so that
+// all of them merge alike. Seq of the result is the old one's: the store sets the new one.
+func Merge(old *event.State, u StateUpdate) (event.State, bool) {
+	next := event.State{Conversation: u.Conversation, Name: u.Name, Number: u.Number, Value: u.Value}
+	if old == nil {
+		return next, true
+	}
+	next.Seq = old.Seq
+	switch u.Merge {
+	case MergeMax:
+		if u.Number <= old.Number {
+			return *old, false
+		}
+	case MergeLast:
+		if u.Number == old.Number && string(u.Value) == string(old.Value) {
+			return *old, false
+		}
+	}
+	return next, true
+}

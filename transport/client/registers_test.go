@@ -1,0 +1,158 @@
+package client_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/transport/client"
+)
+
+func TestI16_MarkersNeverGoBack(t *testing.T) {
+	m := attached(t, 5)
+	page := &event.StatePage{Epoch: epoch, States: []event.State{
+		{Conversation: "c", Name: event.StateRead, Number: 4, Seq: 5},
+		{Conversation: "c", Name: event.StateReadPrivate, Number: 3, Seq: 5},
+		{Conversation: "c", Name: "pinned", Number: 1, Seq: 5},
+	}}
+	step := receive(t, m, page)
+	require.Equal(t, page.States, step.States)
+	require.True(t, step.Save)
+	require.Empty(t, receive(t, m, page).States, "nothing new")
+	step = receive(t, m, &event.StatePage{Epoch: epoch, States: []event.State{
+		{Conversation: "c", Name: event.StateRead, Number: 2, Seq: 9}, // newer, but lower
+		{Conversation: "c", Name: "pinned", Number: 0, Seq: 4},        // older
+	}})
+	require.Empty(t, step.States)
+	step = receive(t, m, data(5, 9, mark(6, 3, false), mark(7, 5, false), mark(8, 6, false), mark(9, 2, true)))
+	require.Equal(t, []event.State{{Conversation: "c", Name: event.StateRead, Number: 6, Seq: 8}}, step.States, "once, as it ends")
+	require.Len(t, step.Apply, 4, "the entries reach the app all the same")
+	got, ok := m.Register("c", event.StateReadPrivate)
+	require.True(t, ok)
+	require.Equal(t, uint64(3), got.Number)
+	_, ok = m.Register("c", "muted")
+	require.False(t, ok)
+}
+
+func TestRegistersOfOtherKinds(t *testing.T) {
+	cfg := client.Config{Registers: func(e *event.Entry) []event.State {
+		switch e.Kind {
+		case event.KindConversationPin:
+			return []event.State{{Name: "pinned", Number: 1}}
+		case event.KindConversationUnpin:
+			return []event.State{{Name: "pinned"}, {Conversation: "all", Name: "pins", Value: e.Payload, Seq: 3}}
+		}
+		return nil
+	}}
+	m := client.New(client.State{Position: atPtr(0)}, cfg)
+	m.Attach()
+	receive(t, m, welcome(0))
+	pin := event.Seal(event.Entry{Seq: 1, Kind: event.KindConversationPin, Conversation: "c"})
+	unpin := event.Seal(event.Entry{Seq: 2, Kind: event.KindConversationUnpin, Conversation: "c", Payload: []byte("x")})
+	receive(t, m, data(0, 2, pin, unpin))
+	want := []event.State{
+		{Conversation: "all", Name: "pins", Value: []byte("x"), Seq: 3},
+		{Conversation: "c", Name: "pinned", Seq: 2},
+	}
+	require.Equal(t, want, m.Registers())
+	t.Run("copies", func(t *testing.T) {
+		m.Registers()[0].Value[0] = 'y'
+		m.Snapshot().Registers[0].Value[0] = 'y'
+		r, _ := m.Register("all", "pins")
+		r.Value[0] = 'y'
+		require.Equal(t, want, m.Registers())
+	})
+	t.Run("a damaged read mark sets none", func(t *testing.T) {
+		bad := event.Seal(event.Entry{Seq: 3, Kind: event.KindConversationRead, Conversation: "c", Payload: []byte("{")})
+		step := receive(t, m, data(2, 3, bad))
+		require.Equal(t, []*event.Sealed{bad}, step.Apply)
+		require.Empty(t, step.States)
+	})
+}
+
+func TestDigest(t *testing.T) {
+	a := event.State{Conversation: "c", Name: "read", Number: 4, Seq: 5}
+	b := event.State{Conversation: "d", Name: "topic", Value: []byte("v"), Seq: 6}
+	base := client.Digest([]event.State{a, b})
+	same := [][]event.State{
+		{b, a},
+		{a, b, {Conversation: "c", Name: event.StateDelivered, Number: 7}},
+		{{Conversation: "c", Name: "read", Number: 4, Seq: 99}, b},
+	}
+	for i, s := range same {
+		require.Equal(t, base, client.Digest(s), "same %d", i)
+	}
+	other := [][]event.State{
+		nil, {a}, {a, a, b},
+		{{Conversation: "c", Name: "read", Number: 5}, b},
+		{a, {Conversation: "d", Name: "topic", Value: []byte("w")}},
+		{a, {Conversation: "dt", Name: "opic", Value: []byte("v")}},
+		{a, {Conversation: "d", Name: "topicv"}},
+	}
+	seen := map[[32]byte]int{base: -1}
+	for i, s := range other {
+		d := client.Digest(s)
+		require.NotContains(t, seen, d, "other %d", i)
+		seen[d] = i
+	}
+	m := client.New(client.State{Registers: []event.State{b, a}}, client.Config{})
+	require.Equal(t, base, m.Digest())
+}
+
+func TestHeld(t *testing.T) {
+	ids := func(from, to int) (out []event.MessageID) {
+		for i := from; i <= to; i++ {
+			out = append(out, event.MessageID(fmt.Sprint("m", i)))
+		}
+		return out
+	}
+	run := func(t *testing.T, cfg client.Config, held []event.MessageID) *client.Machine {
+		m := client.New(client.State{Position: atPtr(0), Held: held}, cfg)
+		m.Attach()
+		receive(t, m, welcome(0))
+		for i := range uint64(10) {
+			receive(t, m, data(i, i+1, entry(i+1)))
+		}
+		return m
+	}
+	t.Run("by default", func(t *testing.T) {
+		require.Equal(t, ids(1, 10), run(t, client.Config{}, nil).Snapshot().Held)
+	})
+	t.Run("the last ones", func(t *testing.T) {
+		require.Equal(t, ids(8, 10), run(t, client.Config{Keep: 3}, ids(100, 200)).Snapshot().Held)
+	})
+	t.Run("none", func(t *testing.T) {
+		require.Empty(t, run(t, client.Config{Keep: -1}, nil).Snapshot().Held)
+	})
+	t.Run("asked of the app", func(t *testing.T) {
+		m := run(t, client.Config{Holds: func(id event.MessageID) bool { return id == "m12" }}, nil)
+		require.Empty(t, m.Snapshot().Held)
+		again := event.Seal(event.Entry{Seq: 14, ID: "m11"}) // the app cannot know yet
+		step := receive(t, m, data(10, 15, entry(11), entry(12), entry(13), again, event.Seal(event.Entry{Seq: 15})))
+		require.Equal(t, []uint64{11, 13, 15}, seqs(step.Apply), "an entry without an ID is always new")
+	})
+	t.Run("the ring turns", func(t *testing.T) {
+		m := client.New(client.State{Held: ids(1, 7)}, client.Config{Keep: 4})
+		require.Equal(t, ids(4, 7), m.Snapshot().Held)
+	})
+}
+
+func TestSnapshotJSON(t *testing.T) {
+	m := client.New(client.State{}, client.Config{})
+	m.Attach()
+	receive(t, m, &event.Welcome{Login: "l1", Position: at(1<<63 + 1), Token: event.NewResumeToken()})
+	receive(t, m, &event.StatePage{Epoch: epoch, States: []event.State{{Conversation: "c", Name: "x", Number: 1<<63 + 1, Value: []byte{0, 1}, Seq: 1<<63 + 1}}})
+	receive(t, m, data(1<<63+1, 1<<63+2, entry(1<<63+2)))
+	want := m.Snapshot()
+	encoded, err := json.Marshal(want)
+	require.NoError(t, err)
+	var got client.State
+	require.NoError(t, json.Unmarshal(encoded, &got))
+	require.Equal(t, want, got)
+	require.Equal(t, want, client.New(got, client.Config{}).Snapshot())
+	require.True(t, slices.Equal(want.Held, got.Held))
+}

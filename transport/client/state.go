@@ -1,0 +1,80 @@
+package client
+
+import (
+	"cmp"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// State is what a client saves together with the data it applied. The zero value is that of a client that was never
+// attached. It can be encoded with encoding/json; it holds a secret, so keep it where the platform keeps such things.
+type State struct {
+	Login event.LoginID     `json:"login,omitempty"`
+	Token event.ResumeToken `json:"token,omitempty"` // the latest; secret
+	// Position is the place up to which everything was applied. Nil: not known, the engine says where to start.
+	Position *event.Position `json:"position,omitempty"`
+	// Held are the IDs of the messages applied last, oldest first, at most Config.Keep of them.
+	Held []event.MessageID `json:"held,omitempty"`
+	// Registers are the conversation state, in order of conversation and name.
+	Registers []event.State `json:"registers,omitempty"`
+}
+
+// DefaultKeep is how many message IDs a machine keeps by itself: as many as an inbox keeps entries by default, so that
+// even a whole inbox that comes again under a new epoch is recognised.
+const DefaultKeep = 10_000
+
+// Config tunes a Machine. The zero value is valid.
+type Config struct {
+	// Keep is how many message IDs the machine keeps, to recognise a message that comes again after a Reset. Zero means
+	// DefaultKeep; negative means none. It counts for nothing if Holds is set.
+	Keep int
+	// Holds replaces that list for an app that has its messages in a database: it reports whether a message was applied
+	// before. It must know of those in steps that are not saved yet. Nil: the machine keeps a list.
+	Holds func(id event.MessageID) bool
+	// Registers says which registers an entry sets, for kinds other than conversation.read, which the machine knows.
+	// Conversation and Seq may be left empty: they are then the entry's. It must depend on the entry alone. Nil: none.
+	Registers func(e *event.Entry) []event.State
+}
+
+// held is the list of message IDs applied last.
+type held struct {
+	limit int
+	known map[event.MessageID]struct{}
+	order []event.MessageID // a ring once it is full
+	next  int               // oldest place of the ring
+}
+
+func newHeld(limit int, ids []event.MessageID) *held {
+	h := &held{limit: max(0, cmp.Or(limit, DefaultKeep)), known: map[event.MessageID]struct{}{}}
+	for _, id := range ids {
+		h.add(id)
+	}
+	return h
+}
+
+func (h *held) has(id event.MessageID) bool {
+	_, ok := h.known[id]
+	return ok
+}
+
+func (h *held) add(id event.MessageID) {
+	if id == "" || h.limit == 0 || h.has(id) {
+		return
+	}
+	h.known[id] = struct{}{}
+	if len(h.order) < h.limit {
+		h.order = append(h.order, id)
+		return
+	}
+	delete(h.known, h.order[h.next])
+	h.order[h.next] = id
+	h.next = (h.next + 1) % h.limit
+}
+
+// list returns the IDs, oldest first.
+func (h *held) list() []event.MessageID {
+	if len(h.order) == 0 {
+		return nil
+	}
+	return append(append(make([]event.MessageID, 0, len(h.order)), h.order[h.next:]...), h.order[:h.next]...)
+}
