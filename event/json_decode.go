@@ -55,7 +55,7 @@ func decodeFrame(d *decoder, o *object) Frame {
 	case "closed":
 		return decodeClosed(o)
 	}
-	d.fail(FaultType, "no such frame")
+	d.fail(FaultType, "no frame from the engine to a device")
 	return nil
 }
 
@@ -90,11 +90,11 @@ func decodeClientFrame(d *decoder, o *object) ClientFrame {
 	case "ping":
 		return Ping{Nonce: o.name("nonce")}
 	}
-	d.fail(FaultType, "no such frame")
+	d.fail(FaultType, "no frame from a device to the engine")
 	return nil
 }
 
-// frameType returns the value of "t", and notes it for errors if it is one of ours.
+// frameType returns the value of "t", and notes it for errors if it names any frame at all.
 func (o *object) frameType() string {
 	raw := o.take("t")
 	if len(raw) < 2 || raw[0] != '"' {
@@ -102,19 +102,12 @@ func (o *object) frameType() string {
 	}
 	name, _ := unquote(raw)
 	switch name {
-	case "welcome", "data", "state", "caughtUp", "reset", "live", "pong", "closed":
-		if o.d.strict {
-			return ""
-		}
-	case "ack", "nack", "resetAck", "tokenStored", "background", "ping":
-		if !o.d.strict {
-			return ""
-		}
-	default:
-		return ""
+	case "welcome", "data", "state", "caughtUp", "reset", "live", "pong", "closed",
+		"ack", "nack", "resetAck", "tokenStored", "background", "ping":
+		o.d.frame = name
+		return name
 	}
-	o.d.frame = name
-	return name
+	return ""
 }
 
 // sub returns the object that a field holds, or nil if it is missing or something else.

@@ -102,8 +102,8 @@ type Registry struct {
 	list []Kind
 }
 
-// NewRegistry returns the built-in kinds together with the host's own. A kind that is there already, a bad name, or a
-// row that is both durable and droppable is an error; all faults are reported at once.
+// NewRegistry returns the built-in kinds together with the host's own. A kind that is there already, a bad name of a kind
+// or coalesce group, or a row that is both durable and droppable is an error; all faults are reported at once.
 func NewRegistry(own ...KindInfo) (*Registry, error) {
 	r := &Registry{rows: make(map[Kind]KindInfo, len(builtin)+len(own))}
 	var errs []error
@@ -127,6 +127,11 @@ func (r *Registry) add(row KindInfo) error {
 	}
 	if row.Durable && row.Droppable {
 		return fmt.Errorf("%q: a durable kind is never dropped", row.Kind)
+	}
+	if row.Coalesce != "" {
+		if err := CheckID("coalesce group", row.Coalesce); err != nil {
+			return fmt.Errorf("%q: %w", row.Kind, err)
+		}
 	}
 	if row.Family == "" {
 		row.Family = FamilyHost

@@ -1,9 +1,12 @@
 package boltstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -314,4 +317,20 @@ func decodeCursor(row string) (store.Cursor, error) {
 	d := decoder{rest: row}
 	c := store.Cursor{Seq: d.uvarint(), Sent: d.uvarint()}
 	return c, d.done("cursor")
+}
+
+// Cursors of StatePage name the last register of the page: its conversation, a line feed, which no identifier has, and
+// its name.
+
+func encodeStateCursor(key []byte) string {
+	return string(bytes.Replace(key, []byte{0}, []byte{'\n'}, 1))
+}
+
+// decodeStateCursor returns what follows the tag in the register's key, nil for the beginning.
+func decodeStateCursor(s string) ([]byte, bool) {
+	if s == "" {
+		return nil, true
+	}
+	conversation, name, ok := strings.Cut(s, "\n")
+	return slices.Concat([]byte(conversation), []byte{0}, []byte(name)), ok
 }

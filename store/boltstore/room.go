@@ -8,6 +8,9 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
+// rowBytes is what a row takes beside what callers put into it, about.
+const rowBytes = 128
+
 // statAge is how long an answer of the file system is good for.
 const statAge = time.Second
 
@@ -36,7 +39,6 @@ type room struct {
 	disk    *diskSpace
 	limit   int64 // of the file; negative: none
 	reserve int64
-	page    int64
 	high    int64 // end of the used part of the file
 	free    int64 // bytes in free pages below it
 	planned int64 // what the group's operations need
@@ -44,14 +46,13 @@ type room struct {
 
 func newRoom(s *Store, tx *bolt.Tx) room {
 	stats := s.db.Stats()
-	page := int64(s.db.Info().PageSize)
 	limit := s.cfg.MaxSize
 	if limit > 0 {
 		limit -= int64(s.db.AllocSize) // the file grows in such steps
 	}
 	return room{
-		disk: &s.disk, limit: limit, reserve: s.cfg.reserve(), page: page, high: tx.Size(),
-		free: int64(stats.FreePageN+stats.PendingPageN) * page,
+		disk: &s.disk, limit: limit, reserve: s.cfg.reserve(), high: tx.Size(),
+		free: int64(stats.FreePageN+stats.PendingPageN) * s.page,
 	}
 }
 
@@ -82,19 +83,28 @@ func (r *room) reuses(n, keep int64) bool {
 	return r.free >= n+keep && (keep == 0 || r.high <= r.limit || r.free >= r.high/2)
 }
 
-// cost is what a batch needs: its bytes, and for each row's page that it may touch a new page. Rows of an account are
-// close together, those of the message come in order.
-func cost(b *store.Batch, page int64) int64 {
-	n := 4 * page
+// size is how many bytes a batch stores, about.
+func size(b *store.Batch) int64 {
+	n := int64(0)
 	if b.Record != nil {
 		n += int64(len(b.Record.Data))
 	}
 	for i := range b.States {
-		n += int64(len(b.States[i].Value)) + page
+		n += int64(len(b.States[i].Value)) + rowBytes
 	}
 	for i := range b.Messages {
 		m := &b.Messages[i]
-		n += int64(len(m.Payload)) + 2*page + int64(len(m.To))*2*page
+		n += int64(len(m.Payload)) + int64(len(m.To)+1)*rowBytes
 	}
 	return n
+}
+
+// pages is how many pages a batch may write for rows that are in the way of others: rows of one account are close
+// together, those of messages come in order.
+func pages(b *store.Batch) int64 {
+	n := 4 + len(b.States)
+	for i := range b.Messages {
+		n += 2 + 2*len(b.Messages[i].To)
+	}
+	return int64(n)
 }

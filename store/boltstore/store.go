@@ -18,6 +18,7 @@ type Store struct {
 	info   store.Info
 	cfg    Config
 	db     *bolt.DB
+	page   int64 // bytes
 	disk   diskSpace
 	commit func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
 

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"bytes"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -138,13 +139,22 @@ func (w *writer) flush() error {
 // false. Keys come without the prefix. f must keep neither slice and must not write.
 func scan(b *bolt.Bucket, prefix, start []byte, f func(rest, value []byte) (bool, error)) error {
 	c := b.Cursor()
-	n := len(prefix)
-	for k, v := c.Seek(start); len(k) >= n && string(k[:n]) == string(prefix); k, v = c.Next() {
-		if more, err := f(k[n:], v); err != nil || !more {
+	for k, v := c.Seek(start); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		if more, err := f(k[len(prefix):], v); err != nil || !more {
 			return err
 		}
 	}
 	return nil
+}
+
+// keysWith returns copies of the keys that begin with prefix.
+func keysWith(b *bolt.Bucket, prefix []byte) [][]byte {
+	var keys [][]byte
+	c := b.Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+	}
+	return keys
 }
 
 // addMessage stores what the copies of a message share, and returns its number.
@@ -193,12 +203,13 @@ func (b *buckets) message(mid uint64) (message, error) {
 	return decodeMessage(string(row))
 }
 
-// release takes one inbox off a message, which goes with the last one.
+// release takes one inbox off a message, which goes with the last one. If a row of it cannot be read, they all stay:
+// that costs some room, but holds up nothing else.
 func (w *writer) release(mid uint64) error {
 	key := numberKey(mid)
 	refs, err := number(w.refs.Get(key), "reference count")
 	if err != nil {
-		return err
+		return w.err
 	}
 	if refs > 1 {
 		w.put(w.refs, key, numberKey(refs-1))
@@ -206,21 +217,13 @@ func (w *writer) release(mid uint64) error {
 	}
 	m, err := w.message(mid)
 	if err != nil {
-		return err
+		return w.err
 	}
 	if v := w.ids.Get([]byte(m.id)); string(v) == string(key) {
 		w.del(w.ids, []byte(m.id))
 	}
 	for _, b := range [...]*bolt.Bucket{w.payloads, w.places} {
-		var keys [][]byte
-		err := scan(b, key, key, func(rest, _ []byte) (bool, error) {
-			keys = append(keys, slices.Concat(key, rest))
-			return true, nil
-		})
-		if err != nil {
-			return err
-		}
-		for _, k := range keys {
+		for _, k := range keysWith(b, key) {
 			w.del(b, k)
 		}
 	}

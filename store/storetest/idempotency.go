@@ -117,6 +117,15 @@ var idempotencyRules = []rule{
 		require.NotEqual(f.t, first.Messages[0].To, second.Messages[0].To)
 		f.duplicate(again, second)
 	}},
+	{name: "idempotency: each has the window that it came with", check: func(f *fixture) {
+		short := idempotency("phone", "short")
+		short.Window = time.Minute
+		first := f.commit(f.named(idempotency("phone", "long")))
+		f.commit(f.named(short))
+		f.now = f.now.Add(2 * time.Minute)
+		f.duplicate(f.named(idempotency("phone", "long")), first)
+		require.False(f.t, f.commit(f.named(short)).Duplicate)
+	}},
 	{name: "idempotency: a full window refuses until one expires", check: checkWindow},
 	{name: "idempotency: I11 S49 of many at once one has an effect", check: checkSameName},
 }

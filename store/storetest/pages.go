@@ -95,7 +95,7 @@ var pageRules = []rule{
 func (f *fixture) covers(account event.Account, o store.ReadOptions, want []uint64) {
 	f.t.Helper()
 	p := f.page(account, o)
-	require.Equal(f.t, want, seqs(p.Entries), "%+v", o)
+	require.Equal(f.t, append([]uint64{}, want...), append([]uint64{}, seqs(p.Entries)...), "%+v", o)
 	last := o.After
 	if len(want) != 0 {
 		last = want[len(want)-1]

@@ -35,7 +35,7 @@
 // [Machine.Replies] hands out acknowledgements, so it must not be called before the state of [Machine.Snapshot] and the
 // entries of all steps since the last call are saved together. Saving several steps at once is fine: one Ack covers them
 // all. A crash between saving and replying costs nothing: the next attach request carries the saved position, which the
-// engine takes as an acknowledgement. The same holds for a token and for the answer to a Reset.
+// engine takes as an acknowledgement. A token is confirmed by its first use.
 //
 // # Reset
 //
@@ -43,7 +43,10 @@
 // loads from the host what it needs, such as a history snapshot, and drops what it had derived from the log, such as
 // unread counts. Messages that it holds stay, so that the same message under a new number is applied only once. After
 // [event.ResetTrimmed] the registers stay too, and the engine sends those that are newer than Reset.From. After any other
-// Reset they are dropped, and the engine sends all there are.
+// Reset they are dropped, and the engine sends all there are, as it does for a client without a position.
+//
+// A new position is saved only when the State frames that go with it have come, that is with the first Data or CaughtUp
+// after it. A client that dies before attaches as it did the time before, and gets the Reset again.
 //
 // # Conversation state
 //

@@ -65,6 +65,10 @@ type Machine struct {
 	pos       event.Position
 	held      *held
 	registers registers
+	// partial: the position is new, by the first Welcome or by a Reset, and the State frames that go with it have not all
+	// come. What is saved and attached with is still claim, since registers would be missing for ever otherwise.
+	partial bool
+	claim   *event.Position
 
 	// Of the connection, never saved.
 	phase    phase
@@ -103,13 +107,20 @@ func (m *Machine) Login() event.LoginID { return m.login }
 // Token returns the latest token, or "" if there is none.
 func (m *Machine) Token() event.ResumeToken { return m.token }
 
-// Position returns the place up to which everything was applied, or false if it is not known yet.
+// Position returns the place that the connection has come to, or false if it is not known yet.
 func (m *Machine) Position() (event.Position, bool) { return m.pos, m.known }
 
 // Attach begins a new connection, whatever became of the one before, and returns the position for the attach request; nil
 // means that the request goes without one. Call it after the state is saved: the engine takes the position as an
 // acknowledgement.
 func (m *Machine) Attach() *event.Position {
+	if m.partial {
+		m.known = m.claim != nil
+		if m.known {
+			m.pos = *m.claim
+		}
+		m.partial, m.claim = false, nil
+	}
 	m.phase, m.fault, m.acked = attaching, nil, m.pos
 	m.reset, m.confirm, m.pages, m.caughtUp, m.nacks = false, false, false, false, nil
 	if !m.known {
@@ -179,11 +190,25 @@ func (m *Machine) Snapshot() State {
 	if m.held != nil {
 		st.Held = m.held.list()
 	}
-	if m.known {
+	switch {
+	case m.partial && m.claim != nil:
+		p := *m.claim
+		st.Position = &p
+	case m.known && !m.partial:
 		p := m.pos
 		st.Position = &p
 	}
 	return st
+}
+
+// Record merges registers that the app learned of in another way than by frames, and returns those whose content changed.
+// An app calls it with the result of an operation of its own, such as a read mark, because the engine does not send an
+// operation back to the login that did it. Save the operation before it is asked for, and repeat it until its result is
+// recorded and saved: what gets lost in between does not come again.
+func (m *Machine) Record(states ...event.State) []event.State {
+	var step Step
+	m.setStates(&step, states)
+	return step.States
 }
 
 // holds reports whether the message was applied, before or in the step at hand.

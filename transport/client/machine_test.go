@@ -79,6 +79,7 @@ func TestFirstAttach(t *testing.T) {
 	require.Nil(t, m.Attach(), "a client without a position claims none")
 	step := receive(t, m, &event.Welcome{Login: "l1", Position: at(7), Head: 9, Token: "secret"})
 	require.True(t, step.Save)
+	require.True(t, receive(t, m, &event.CaughtUp{Position: at(7)}).Save)
 	require.Equal(t, at(7), position(t, m), "it takes the position of the Welcome")
 	require.Equal(t, event.LoginID("l1"), m.Login())
 	require.Equal(t, event.ResumeToken("secret"), m.Token())
@@ -242,12 +243,54 @@ func TestReset(t *testing.T) {
 			require.Equal(t, []event.ClientFrame{event.Ack{Position: event.Position{Epoch: tt.to.Epoch, Seq: 12}}}, m.Replies())
 		})
 	}
-	t.Run("the position counts as saved when the next attach says so", func(t *testing.T) {
-		m := attached(t, 5)
-		receive(t, m, &event.Reset{Reason: event.ResetTrimmed, From: at(5), To: at(8)})
-		m = client.New(m.Snapshot(), client.Config{}) // crashed between saving and answering
-		require.Equal(t, atPtr(8), m.Attach())
+}
+
+// A crash before the State frames of a new position must not leave registers behind that never come again.
+func TestI17_CrashBeforeStates(t *testing.T) {
+	later := &event.StatePage{Epoch: epoch + 1, More: true}
+	for _, tt := range []struct {
+		name  string
+		start *event.Position
+		frame []event.Frame
+		claim *event.Position
+	}{
+		{"first attach", nil, nil, nil},
+		{"trimmed", atPtr(5), []event.Frame{&event.Reset{Reason: event.ResetTrimmed, From: at(5), To: at(8)}}, atPtr(5)},
+		{"trimmed twice", atPtr(5), []event.Frame{&event.Reset{Reason: event.ResetTrimmed, From: at(5), To: at(8)}, &event.Reset{Reason: event.ResetTrimmed, From: at(8), To: at(9)}}, atPtr(5)},
+		{"epoch", atPtr(5), []event.Frame{&event.Reset{Reason: event.ResetEpoch, From: at(5), To: event.Position{Epoch: epoch + 1, Seq: 2}}, later}, atPtr(5)},
+		{"ahead", atPtr(5), []event.Frame{&event.Reset{Reason: event.ResetAhead, From: at(5), To: at(3)}}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := client.New(client.State{Login: "l1", Position: tt.start}, client.Config{})
+			m.Attach()
+			receive(t, m, welcome(5))
+			for _, f := range tt.frame {
+				require.Equal(t, tt.claim != nil || tt.name == "ahead", receive(t, m, f).Save || f == later)
+				m.Replies()
+			}
+			require.Equal(t, tt.claim, m.Snapshot().Position)
+			require.Equal(t, tt.claim, client.New(m.Snapshot(), client.Config{}).Attach(), "after a crash")
+			require.Equal(t, tt.claim, m.Attach(), "after a lost connection")
+		})
+	}
+	t.Run("saved with what follows the states", func(t *testing.T) {
+		for _, f := range []event.Frame{data(8, 9, entry(9)), data(7, 8), &event.CaughtUp{Position: at(8)}} {
+			m := attached(t, 5)
+			receive(t, m, &event.Reset{Reason: event.ResetTrimmed, From: at(5), To: at(8)})
+			m.Replies()
+			require.True(t, receive(t, m, f).Save)
+			pos := position(t, m)
+			require.Equal(t, &pos, m.Snapshot().Position)
+		}
 	})
+}
+
+func TestRecord(t *testing.T) {
+	m := attached(t, 5)
+	own := event.State{Conversation: "c", Name: event.StateRead, Number: 4, Seq: 6}
+	require.Equal(t, []event.State{own}, m.Record(own))
+	require.Empty(t, m.Record(own, event.State{Conversation: "c", Name: event.StateRead, Number: 3, Seq: 7}))
+	require.Equal(t, []event.State{own}, m.Snapshot().Registers)
 }
 
 func TestNack(t *testing.T) {

@@ -101,13 +101,14 @@ func (m *Machine) closed(f *event.Closed) Step {
 
 func (m *Machine) welcome(f *event.Welcome) Step {
 	m.phase = stating
-	step := Step{Save: f.Token != "" || f.Login != m.login || !m.known}
+	step := Step{Save: f.Token != "" || f.Login != m.login}
 	m.login = f.Login
 	if f.Token != "" {
 		m.token, m.confirm = f.Token, true
 	}
 	if !m.known {
 		m.pos, m.known, m.acked = f.Position, true, f.Position
+		m.partial = true
 	}
 	return step
 }
@@ -127,9 +128,9 @@ func (m *Machine) data(f *event.Data) (Step, *ViolationError) {
 		m.phase = broken
 		return Step{}, nil
 	}
-	m.phase = flowing
+	whole := m.flow()
 	if f.Seq <= m.pos.Seq {
-		return Step{}, nil // came before
+		return Step{Save: whole}, nil // came before
 	}
 	step := Step{Redelivered: f.Redelivered, Save: true}
 	for _, e := range f.Entries {
@@ -172,8 +173,15 @@ func (m *Machine) caught(f *event.CaughtUp) (Step, *ViolationError) {
 	if f.Position.Seq < m.pos.Seq {
 		return Step{}, violation(f, "position goes back from %d to %d", m.pos.Seq, f.Position.Seq)
 	}
-	m.caughtUp, m.phase = true, flowing
-	return Step{CaughtUp: true}, nil
+	m.caughtUp = true
+	return Step{CaughtUp: true, Save: m.flow()}, nil
+}
+
+// flow notes that all State frames have come, and reports whether the position is to be saved for that.
+func (m *Machine) flow() bool {
+	whole := m.partial
+	m.phase, m.partial, m.claim = flowing, false, nil
+	return whole
 }
 
 // restart handles a Reset.
@@ -186,6 +194,13 @@ func (m *Machine) restart(f *event.Reset) (Step, *ViolationError) {
 	} else {
 		clear(m.registers)
 		step.StatesDropped = true
+	}
+	if !m.partial {
+		p := m.pos
+		m.partial, m.claim = true, &p
+	}
+	if f.Reason == event.ResetAhead {
+		m.claim = nil // the inbox may have reached that number, with other entries, when the client claims it again
 	}
 	r := *f
 	step.Reset = &r

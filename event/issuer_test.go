@@ -1,0 +1,78 @@
+package event_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+func TestIssuer_KnowsItsOwn(t *testing.T) {
+	mine := event.NewIssuer([32]byte{1})
+	same := event.NewIssuer([32]byte{1})
+	other := event.NewIssuer([32]byte{2})
+	for range 200 {
+		id := mine.Issue()
+		require.Len(t, string(id), 26)
+		require.True(t, mine.Issued(id))
+		require.True(t, same.Issued(id), "the secret is the store's, not the issuer's")
+		require.False(t, other.Issued(id))
+	}
+}
+
+// TestI23_MadeUpMessageIDs: an ID that the store did not issue is known as such.
+func TestI23_MadeUpMessageIDs(t *testing.T) {
+	issuer := event.NewIssuer([32]byte{7})
+	id := string(issuer.Issue())
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+	for i := range len(id) {
+		for _, c := range alphabet {
+			if byte(c) != id[i] {
+				require.False(t, issuer.Issued(event.MessageID(id[:i]+string(c)+id[i+1:])), "place %d, %c", i, c)
+			}
+		}
+	}
+	tests := []struct{ name, id string }{
+		{"empty", ""},
+		{"short", id[1:]},
+		{"long", id + "a"},
+		{"capitals", strings.ToUpper(id)},
+		{"padding", id[:25] + "="},
+		{"space", " " + id[1:]},
+		{"not UTF-8", "\xff" + id[1:]},
+		{"all the same", strings.Repeat("a", 26)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { require.False(t, issuer.Issued(event.MessageID(tt.id))) })
+	}
+}
+
+func TestIssuer_UniqueWhenConcurrent(t *testing.T) {
+	const issuers, goroutines, each = 4, 4, 2_000
+	var (
+		wg  sync.WaitGroup
+		mu  sync.Mutex
+		all = map[event.MessageID]bool{}
+	)
+	for range issuers { // of one store: several nodes, or one that was opened again
+		issuer := event.NewIssuer([32]byte{9})
+		for range goroutines {
+			wg.Go(func() {
+				ids := make([]event.MessageID, each)
+				for i := range ids {
+					ids[i] = issuer.Issue()
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for _, id := range ids {
+					all[id] = true
+				}
+			})
+		}
+	}
+	wg.Wait()
+	require.Len(t, all, issuers*goroutines*each)
+}

@@ -1,0 +1,277 @@
+package boltstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore"
+)
+
+var errDisk = errors.New("disk on fire")
+
+// gate holds commits up until it is opened.
+type gate struct {
+	entered chan struct{} // gets a value when a commit begins
+	open    chan struct{}
+	commits int
+}
+
+func newGate(s *boltstore.Store) *gate {
+	g := &gate{entered: make(chan struct{}, 100), open: make(chan struct{})}
+	s.SetCommit(func(tx *bolt.Tx) error {
+		g.commits++
+		g.entered <- struct{}{}
+		<-g.open
+		return tx.Commit()
+	})
+	return g
+}
+
+// waitFor waits until ok. There is real I/O here, so that no synctest bubble can tell when all is quiet.
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	require.Eventually(t, ok, 20*time.Second, time.Millisecond)
+}
+
+func TestI5_CommitErrorFailsStore(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		visible bool // the new value is in the file all the same
+	}{{"not written", false}, {"written", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := newPath(t)
+			s := open(t, path, boltstore.Config{})
+			_, err := s.Commit(t.Context(), message("first", nil, "ann"))
+			require.NoError(t, err)
+			s.SetCommit(func(tx *bolt.Tx) error {
+				if tt.visible {
+					require.NoError(t, tx.Commit())
+				}
+				return errDisk
+			})
+			_, err = s.Commit(t.Context(), message("second", nil, "ann"))
+			require.ErrorIs(t, err, store.ErrUnknownOutcome)
+			require.ErrorIs(t, err, store.ErrFailed)
+			require.ErrorIs(t, err, errDisk)
+			<-s.Failed()
+
+			s.SetCommit((*bolt.Tx).Commit) // too late
+			for name, err := range calls(t.Context(), s) {
+				require.ErrorIs(t, err, store.ErrFailed, name)
+				require.NotErrorIs(t, err, store.ErrUnknownOutcome, name)
+			}
+			closeStore(t, s)
+			for name, err := range calls(t.Context(), s) {
+				require.ErrorIs(t, err, store.ErrClosed, name)
+			}
+
+			s = open(t, path, boltstore.Config{LockTimeout: -1})
+			all, _, err := readAll(t.Context(), s, "ann")
+			require.NoError(t, err)
+			require.Len(t, all, map[bool]int{false: 1, true: 2}[tt.visible])
+		})
+	}
+}
+
+// calls calls each method once and returns the errors.
+func calls(ctx context.Context, s store.Store) map[string]error {
+	errs := map[string]error{}
+	_, errs["Load"] = s.Load(ctx, "ann")
+	_, errs["Commit"] = s.Commit(ctx, message("third", nil, "ann"))
+	_, errs["Message"] = s.Message(ctx, "first")
+	_, errs["Read"] = s.Read(ctx, "ann", store.ReadOptions{Limit: 1})
+	_, errs["States"] = s.States(ctx, "ann", store.StateOptions{Limit: 1})
+	_, errs["Cursors"] = s.Cursors(ctx, "ann")
+	errs["SaveCursors"] = s.SaveCursors(ctx, []store.Cursor{{Account: "ann", Incarnation: 1, Seq: 1}})
+	errs["SaveCursors of none"] = s.SaveCursors(ctx, nil)
+	_, errs["Trim"] = s.Trim(ctx, "ann", 1, 1)
+	_, errs["Void"] = s.Void(ctx, "ann", []uint64{1})
+	errs["Delete"] = s.Delete(ctx, "ann", 0)
+	_, errs["Accounts"] = s.Accounts(ctx, "", 1)
+	return errs
+}
+
+func TestI5_CommitErrorFailsAllThatWait(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{})
+	entered, fail := make(chan struct{}, 9), make(chan struct{})
+	s.SetCommit(func(*bolt.Tx) error {
+		entered <- struct{}{}
+		<-fail
+		return errDisk
+	})
+	errs := make([]error, 30)
+	var wg sync.WaitGroup
+	send := func(i int) {
+		wg.Go(func() { _, errs[i] = s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, "ann")) })
+	}
+	send(0)
+	<-entered
+	for i := 1; i < len(errs); i++ {
+		send(i)
+	}
+	waitFor(t, func() bool { return s.Waiting() == len(errs)-1 })
+	close(fail)
+	wg.Wait()
+	require.ErrorIs(t, errs[0], store.ErrUnknownOutcome)
+	for i, err := range errs {
+		require.ErrorIs(t, err, store.ErrFailed, "%d", i)
+		require.Equal(t, i == 0, errors.Is(err, store.ErrUnknownOutcome), "%d: those that were not taken did not happen", i)
+	}
+	require.Empty(t, entered, "one commit was tried")
+}
+
+func TestS71_WaitingCallersShareACommit(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{})
+	g := newGate(s)
+	var wg sync.WaitGroup
+	const senders = 200
+	for i := range senders {
+		wg.Go(func() {
+			_, err := s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, event.Account(fmt.Sprint("a", i)), "bob"))
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-g.entered
+	waitFor(t, func() bool { return s.Waiting() > 0 })
+	close(g.open)
+	wg.Wait()
+	require.Less(t, g.commits, senders/2)
+	all, head, err := readAll(t.Context(), s, "bob")
+	require.NoError(t, err)
+	require.Len(t, all, senders)
+	require.EqualValues(t, senders, head.Seq)
+}
+
+func TestRefusedOperationLeavesNothingInASharedCommit(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{})
+	g := newGate(s)
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = s.Commit(t.Context(), message("hold", nil, "ann")) })
+	<-g.entered
+	var errs [3]error
+	for i, b := range []store.Batch{message("good", nil, "bob"), message("bad", nil, "bob"), message("good2", nil, "bob")} {
+		if i == 1 {
+			b.Record = &store.RecordUpdate{Expect: 99}
+			b.Idempotency = &store.Idempotency{ClientID: "x", Window: time.Hour, Max: 1}
+			b.States = []store.StateUpdate{{Name: "s", Number: 1}}
+		}
+		wg.Go(func() { _, errs[i] = s.Commit(t.Context(), b) })
+	}
+	waitFor(t, func() bool { return s.Waiting() == 3 })
+	close(g.open)
+	wg.Wait()
+	require.NoError(t, errs[0])
+	require.ErrorIs(t, errs[1], store.ErrConflict)
+	require.NoError(t, errs[2])
+	require.Equal(t, 2, g.commits)
+	all, head, err := readAll(t.Context(), s, "bob")
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	require.EqualValues(t, 2, head.Seq)
+	states, err := s.States(t.Context(), "bob", store.StateOptions{Limit: 9})
+	require.NoError(t, err)
+	require.Empty(t, states)
+	_, err = s.Message(t.Context(), "bad")
+	require.ErrorIs(t, err, store.ErrNotFound)
+}
+
+func TestContextEndsWhileQueued(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{})
+	g := newGate(s)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { _, _ = s.Commit(t.Context(), message("hold", nil, "ann")) })
+	<-g.entered
+	var errs [8]error
+	var done sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	for i := range errs {
+		done.Go(func() { _, errs[i] = s.Commit(ctx, message(fmt.Sprint("gone", i), nil, "ann")) })
+	}
+	waitFor(t, func() bool { return s.Waiting() == len(errs) })
+	cancel()
+	done.Wait() // although the commit that runs does not end
+	for _, err := range errs {
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, store.ErrUnknownOutcome)
+	}
+	require.Zero(t, s.Waiting())
+	close(g.open)
+	wg.Wait()
+	_, err := s.Commit(t.Context(), message("later", nil, "ann"))
+	require.NoError(t, err, "somebody leads again")
+	all, _, err := readAll(t.Context(), s, "ann")
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+}
+
+func TestContextEndsInTheCommit(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{})
+	g := newGate(s)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { _, _ = s.Commit(t.Context(), message("hold", nil, "ann")) })
+	<-g.entered
+	ctx, cancel := context.WithCancel(t.Context())
+	var first, second error
+	var gone sync.WaitGroup
+	wg.Go(func() { _, first = s.Commit(t.Context(), message("first", nil, "ann")) }) // it leads the next group
+	waitFor(t, func() bool { return s.Waiting() == 1 })
+	gone.Go(func() { _, second = s.Commit(ctx, message("second", nil, "ann")) })
+	waitFor(t, func() bool { return s.Waiting() == 2 })
+	g.open <- struct{}{}
+	<-g.entered
+	cancel()
+	gone.Wait()
+	require.ErrorIs(t, second, context.Canceled)
+	require.ErrorIs(t, second, store.ErrUnknownOutcome)
+	require.NotErrorIs(t, second, store.ErrFailed)
+	close(g.open)
+	wg.Wait()
+	require.NoError(t, first)
+	_, err := s.Message(t.Context(), "second")
+	require.NoError(t, err, "this time it happened")
+}
+
+func TestI29_CloseFinishesWhatWaits(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, boltstore.Config{})
+	g := newGate(s)
+	var wg sync.WaitGroup
+	errs := make([]error, 20)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, "ann")) })
+	}
+	<-g.entered
+	waitFor(t, func() bool { return s.Waiting() > 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, s.Close(ctx), context.Canceled, "it does not wait longer than ctx")
+	_, err := s.Load(t.Context(), "ann")
+	require.ErrorIs(t, err, store.ErrClosed)
+	close(g.open)
+	wg.Wait()
+	closeStore(t, s)
+	closeStore(t, s)
+
+	s = open(t, path, boltstore.Config{LockTimeout: -1})
+	for i, err := range errs {
+		if err != nil {
+			require.ErrorIs(t, err, store.ErrClosed, "it came too late")
+			continue
+		}
+		_, err := s.Message(t.Context(), event.MessageID(fmt.Sprint("m", i)))
+		require.NoError(t, err)
+	}
+}

@@ -1,0 +1,40 @@
+package boltstore_test
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore"
+	"github.com/manydevice/manydevice/store/storetest"
+)
+
+// TestS74_Suite runs the rules that all stores obey.
+func TestS74_Suite(t *testing.T) {
+	var paths sync.Map // store → path
+	at := func(t *testing.T, path string, cfg boltstore.Config) store.Store {
+		s := open(t, path, cfg)
+		paths.Store(s, path)
+		return s
+	}
+	again := func(t *testing.T, s store.Store) store.Store {
+		path, ok := paths.LoadAndDelete(s)
+		require.True(t, ok)
+		return at(t, path.(string), boltstore.Config{})
+	}
+	storetest.TestStore(t, storetest.Harness{
+		Open: func(t *testing.T) store.Store { return at(t, newPath(t), boltstore.Config{}) },
+		Reopen: func(t *testing.T, s store.Store) store.Store {
+			closeStore(t, s.(*boltstore.Store))
+			return again(t, s)
+		},
+		Crash: func(t *testing.T, s store.Store) store.Store {
+			s.(*boltstore.Store).Crash()
+			return again(t, s)
+		},
+		Small:        func(t *testing.T) store.Store { return at(t, newPath(t), boltstore.Config{MaxSize: 8 << 20}) },
+		Capabilities: store.Capabilities{Durable: true, AtomicSend: true, UniformOrder: true, Dense: true},
+	})
+}
