@@ -23,7 +23,8 @@ type AttachRequest struct {
 }
 
 // Attach binds a connection to a login and begins to deliver what its device has not acknowledged, then what comes.
-// Errors are those of [session.Registry.Attach]; the connection is then still the caller's.
+// Errors are those of [session.Registry.Attach], with which the connection is still the caller's. If it is the store that
+// fails afterwards, the connection has been closed with advice to come back.
 //
 // A Position above the cursor counts as an ack; one below it has entries sent again. One that is of no use (trimmed,
 // ahead of the inbox, of another epoch) is answered with a Reset frame.
@@ -32,7 +33,12 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	a := &Attachment{r: r, hub: h}
 	c, err := r.reg.Attach(ctx, session.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token}, conn, a.ended)
 	if err != nil {
-		h.release()
+		h.mu.Lock()
+		told := a.closed // the registry was closed when the connection was bound already
+		h.mu.Unlock()
+		if !told {
+			h.release()
+		}
 		return nil, err
 	}
 	h.mu.Lock()
@@ -65,12 +71,21 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 		cur = store.Cursor{Seq: head.Trim, Sent: head.Trim}
 	}
 	cur.Seq = min(cur.Seq, head.Seq)
+	owed, err := r.claimed(ctx, a, cur.Seq, claimed, head)
+	if err != nil {
+		return err
+	}
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.head = max(h.head, head.Seq)
 	a.epoch, a.acked = head.Epoch, cur.Seq
 	a.resend = max(cur.Sent, cur.Seq)
+	for _, o := range h.atts { // one that is fenced, but has not yet noted what it sent
+		if o != a && o.conn.Incarnation() == a.conn.Incarnation() {
+			a.resend = max(a.resend, o.pos)
+		}
+	}
 	if a.conn.Restored() {
 		a.resend = max(a.resend, head.Seq)
 	}
@@ -79,7 +94,9 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 		start = *claimed
 	}
 	a.progress = time.Now()
-	a.statesAfter = start.Seq
+	if claimed != nil { // a device that names no position may know no state either, such as one that is new
+		a.statesAfter = start.Seq
+	}
 	a.pos, a.scan = start.Seq, start.Seq
 	switch {
 	case start.Epoch != head.Epoch:
@@ -90,6 +107,12 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 		a.resetLocked(event.ResetTrimmed, start, head.Trim)
 	case start.Seq > a.acked:
 		a.acked = start.Seq
+		for _, e := range owed {
+			h.receipts.add(e)
+		}
+		if len(owed) > 0 {
+			h.watchLocked()
+		}
 		a.noteLocked()
 	}
 	welcome := &event.Welcome{Login: a.conn.Login(), Position: start, Head: head.Seq, Token: a.conn.Token()}
@@ -99,19 +122,43 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 	return nil
 }
 
-// cursor returns a device's cursor: what this node has not yet written, or what the store has.
-func (r *Router) cursor(ctx context.Context, account event.Account, inc event.Incarnation) (store.Cursor, bool, error) {
-	if c, ok := r.cursors.get(account, inc); ok {
-		return c, true, nil
+// claimed returns the entries that a device acknowledges by its position alone and whose senders want to know. Its ack
+// may have got lost with the connection.
+func (r *Router) claimed(ctx context.Context, a *Attachment, after uint64, p *event.Position, head store.Head) ([]*event.Sealed, error) {
+	if p == nil || p.Epoch != head.Epoch || p.Seq > head.Seq || p.Seq < head.Trim {
+		return nil, nil
 	}
+	var owed []*event.Sealed
+	for after < p.Seq {
+		page, err := r.st.Read(ctx, a.hub.account, store.ReadOptions{After: after, Limit: r.cfg.PageEntries, NoBodies: true})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page.Entries {
+			if e.Seq <= p.Seq && e.For(a.conn.Incarnation(), a.conn.Login()) && wantsDelivered(&e, a.hub.account) {
+				owed = append(owed, event.Seal(e))
+			}
+		}
+		if page.Through <= after {
+			break
+		}
+		after = page.Through
+	}
+	return owed, nil
+}
+
+// cursor returns a device's cursor: the higher of what this node has not yet written and what the store has.
+func (r *Router) cursor(ctx context.Context, account event.Account, inc event.Incarnation) (store.Cursor, bool, error) {
+	pending, known := r.cursors.get(account, inc)
 	all, err := r.st.Cursors(ctx, account)
 	if err != nil {
 		return store.Cursor{}, false, err
 	}
 	for _, c := range all {
 		if c.Incarnation == inc {
+			c.Seq, c.Sent = max(c.Seq, pending.Seq), max(c.Sent, pending.Sent)
 			return c, true, nil
 		}
 	}
-	return store.Cursor{}, false, nil
+	return pending, known, nil
 }

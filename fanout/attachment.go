@@ -89,10 +89,14 @@ func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 // Handle takes in one frame of the client. It returns [ErrDetached] after the connection has ended, a [*ProtocolError]
 // for a frame that ended it, or the store's error if a confirmed token could not be written.
 func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
+	if a.gone() {
+		return ErrDetached
+	}
 	a.conn.Touch()
 	switch f := f.(type) {
 	case event.Ack:
-		return a.ack(f.Position)
+		_, err := a.ack(f.Position)
+		return err
 	case event.Nack:
 		return a.nack(f)
 	case event.ResetAck:
@@ -106,6 +110,12 @@ func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
 		return a.enqueue(&event.Pong{Nonce: f.Nonce})
 	}
 	return a.violation("unknown frame")
+}
+
+func (a *Attachment) gone() bool {
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	return a.closed
 }
 
 func (a *Attachment) violation(reason string) error {
@@ -127,27 +137,29 @@ func (a *Attachment) enqueue(f event.Frame) error {
 	return nil
 }
 
-// ack moves the cursor. A position that was never sent, or of another epoch, cannot come from a correct client.
-func (a *Attachment) ack(p event.Position) error {
+// ack moves the cursor, and reports whether the entry at p was waiting for it. A position that was never sent, or of
+// another epoch, cannot come from a correct client.
+func (a *Attachment) ack(p event.Position) (waited bool, err error) {
 	a.hub.mu.Lock()
 	if a.closed {
 		a.hub.mu.Unlock()
-		return ErrDetached
+		return false, ErrDetached
 	}
 	if a.phase == awaitResetAck {
 		a.hub.mu.Unlock()
-		return nil // sent before the client saw the Reset
+		return false, nil // sent before the client saw the Reset
 	}
 	if p.Epoch != a.epoch || p.Seq > max(a.pos, a.acked) {
 		a.hub.mu.Unlock()
-		return a.violation("ack of a position that was not sent")
+		return false, a.violation("ack of a position that was not sent")
 	}
+	waited = slices.ContainsFunc(a.window, func(e *event.Sealed) bool { return e.Seq == p.Seq })
 	due := a.ackedLocked(p.Seq)
 	a.hub.mu.Unlock()
 	if due {
 		a.hub.receiptsSoon(a.r)
 	}
-	return nil
+	return waited, nil
 }
 
 // ackedLocked takes entries off the window and reports whether delivered receipts are due at once.
@@ -157,7 +169,7 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 	for n < len(a.window) && a.window[n].Seq <= seq {
 		e := a.window[n]
 		a.bytes -= e.Size()
-		if e.Flags&event.FlagReceipts != 0 && e.From != a.hub.account && len(e.Targets) == 0 {
+		if wantsDelivered(&e.Entry, a.hub.account) {
 			a.hub.receipts.add(e)
 		}
 		n++
@@ -170,10 +182,10 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 		a.window = nil // an idle attachment keeps no buffer
 	}
 	a.acked, a.progress, a.blocked = max(a.acked, seq), now, false
-	a.noteLocked()
 	if a.hub.receipts.len() > 0 {
-		a.hub.watchLocked()
+		a.hub.watchLocked() // before the cursor is noted: a flush of cursors looks there for receipts
 	}
+	a.noteLocked()
 	a.wakeLocked()
 	return a.hub.receipts.due(now)
 }
@@ -185,9 +197,11 @@ func (a *Attachment) noteLocked() {
 	})
 }
 
-// nack acknowledges and tells the host that the last entry could not be processed.
+// nack acknowledges and tells the host that the last entry could not be processed: once, and only of an entry that was
+// sent.
 func (a *Attachment) nack(f event.Nack) error {
-	if err := a.ack(f.Position); err != nil {
+	waited, err := a.ack(f.Position)
+	if err != nil || !waited {
 		return err
 	}
 	a.r.stats.nacked.Add(1)
@@ -203,6 +217,7 @@ func (a *Attachment) nack(f event.Nack) error {
 func (a *Attachment) resetLocked(why event.ResetReason, from event.Position, seq uint64) {
 	a.phase = awaitResetAck
 	a.reset = event.Position{Epoch: a.epoch, Seq: seq}
+	a.pos, a.scan = seq, seq // not where the device says it is: that may be anywhere
 	a.window, a.bytes, a.blocked = nil, 0, false
 	a.progress = time.Now()
 	a.control = append(a.control, &event.Reset{Reason: why, From: from, To: a.reset})

@@ -49,11 +49,18 @@ func (b *cursorBook) get(account event.Account, inc event.Incarnation) (store.Cu
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k := cursorKey{account, inc}
-	if c, ok := b.dirty[k]; ok { // what is moving was put here before, and is not higher
-		return c, true
-	}
-	c, ok := b.moving[k]
-	return c, ok
+	c, ok := b.dirty[k]
+	m, moving := b.moving[k]
+	c.Seq, c.Sent = max(c.Seq, m.Seq), max(c.Sent, m.Sent)
+	return c, ok || moving
+}
+
+// drop forgets a cursor whose device is gone.
+func (b *cursorBook) drop(account event.Account, inc event.Incarnation) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.dirty, cursorKey{account, inc})
+	delete(b.moving, cursorKey{account, inc})
 }
 
 // take moves all dirty cursors to moving and returns them.
@@ -96,7 +103,7 @@ func (r *Router) flushLoop() {
 }
 
 // flushCursors writes the cursors that have moved. Delivered receipts that are owed for the same acks go first: once the
-// cursor is on disk nobody would remember them.
+// cursor is on disk nobody would remember them. If there is no room for receipts, cursors are written all the same.
 func (r *Router) flushCursors(ctx context.Context) error {
 	select {
 	case r.cursors.turn <- struct{}{}:
@@ -106,10 +113,13 @@ func (r *Router) flushCursors(ctx context.Context) error {
 	defer func() { <-r.cursors.turn }()
 	list := r.cursors.take()
 	err := r.flushAllReceipts(ctx)
-	if err == nil && len(list) > 0 {
-		err = r.st.SaveCursors(ctx, list)
+	written := err == nil || errors.Is(err, store.ErrFull)
+	if written && len(list) > 0 {
+		saved := r.st.SaveCursors(ctx, list)
+		written = saved == nil
+		err = errors.Join(err, saved)
 	}
-	r.cursors.done(err == nil)
+	r.cursors.done(written)
 	if err != nil {
 		return fmt.Errorf("fanout: flush: %w", err)
 	}

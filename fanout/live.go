@@ -44,6 +44,9 @@ func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
 			return 0, err
 		}
 	}
+	if r.ctx.Err() != nil {
+		return 0, ErrClosed
+	}
 	if q.Origin != "" {
 		if _, err := r.reg.Resolve(ctx, q.From, q.Origin); err != nil {
 			return 0, notFound(err, ErrUnknownOrigin)

@@ -42,10 +42,13 @@ type MarkReadResult struct {
 // the senders of what was read get a receipt. A marker never goes back: a lower report changes nothing and is answered
 // with the marker as it is.
 //
-// Errors: [*event.InvalidError], [ErrUnknownMessage], [ErrUnknownOrigin], or the store's.
+// Errors: [*event.InvalidError], [ErrUnknownMessage], [ErrUnknownOrigin], [ErrClosed], or the store's.
 func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
 	if err := q.validate(); err != nil {
 		return MarkReadResult{}, err
+	}
+	if r.ctx.Err() != nil {
+		return MarkReadResult{}, ErrClosed
 	}
 	if q.Origin != "" {
 		if _, err := r.reg.Resolve(ctx, q.Account, q.Origin); err != nil {
@@ -87,6 +90,19 @@ func (r *Router) locate(ctx context.Context, q *MarkReadRequest) (pending bool, 
 	if !r.issuer.Issued(q.Message) {
 		return false, ErrUnknownMessage
 	}
+	found, err := r.place(ctx, q)
+	if found || err != nil {
+		return false, err
+	}
+	r.early.put(q.Account, *q)
+	if found, err = r.place(ctx, q); found { // it arrived before anybody knew that it was waited for
+		r.early.take(q.Account, q.Message)
+	}
+	return !found, err
+}
+
+// place looks for the message in the account's inbox, and completes the request if it is there.
+func (r *Router) place(ctx context.Context, q *MarkReadRequest) (found bool, err error) {
 	info, err := r.st.Message(ctx, q.Message)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, fmt.Errorf("fanout: mark read: %w", err)
@@ -99,10 +115,9 @@ func (r *Router) locate(ctx context.Context, q *MarkReadRequest) (pending bool, 
 			return false, &event.InvalidError{Field: "conversation", Reason: "not that of the message"}
 		}
 		q.Seq, q.Conversation = p.Seq, info.Conversation
-		return false, nil
+		return true, nil
 	}
-	r.early.put(q.Account, *q)
-	return true, nil
+	return false, nil
 }
 
 // markRead commits marker, entry and receipts together.

@@ -251,7 +251,7 @@ func (a *Attachment) loadStates(buf *scratch) bool {
 		if page.Next == "" {
 			a.phase = sendData
 		}
-		if len(frame.States) > 0 || frame.More {
+		if len(frame.States) > 0 || frame.More || o.Cursor != "" { // one that was announced comes, even if it is empty
 			buf.frames = append(buf.frames, frame)
 		}
 	}

@@ -24,6 +24,11 @@ type mark struct {
 	id  event.MessageID
 }
 
+// wantsDelivered reports whether the entry's sender is to be told that it has arrived at the account.
+func wantsDelivered(e *event.Entry, account event.Account) bool {
+	return e.Flags&event.FlagReceipts != 0 && e.From != account && len(e.Targets) == 0
+}
+
 func (b *deliveredBook) add(e *event.Sealed) {
 	b.addMark(e.Conversation, e.From, mark{e.Seq, e.ID})
 }

@@ -153,7 +153,7 @@ func (t *retention) goes(e *event.Entry) bool {
 	case t.cfg.MaxAge > 0 && age > t.cfg.MaxAge:
 	case t.cfg.MaxEntries > 0 && t.entries > t.cfg.MaxEntries:
 	case t.cfg.MaxBytes > 0 && t.bytes > t.cfg.MaxBytes:
-	case e.Seq <= t.acked && age > max(t.cfg.KeepMinimum, 0):
+	case e.Seq <= t.acked && (t.cfg.KeepMinimum < 0 || age > t.cfg.KeepMinimum):
 	default:
 		return false
 	}

@@ -107,12 +107,9 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 }
 
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
-// allows. Close the registry first, so that connections are told. It may be called again.
+// allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
 func (r *Router) Close(ctx context.Context) error {
-	if errors.Is(context.Cause(r.ctx), ErrClosed) {
-		return nil
-	}
-	err := r.Flush(ctx)
+	err := r.flushCursors(ctx)
 	r.cancel(ErrClosed)
 	done := make(chan struct{})
 	go func() {
@@ -121,9 +118,9 @@ func (r *Router) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return errors.Join(err, r.flushCursors(ctx))
+		return r.flushCursors(ctx) // what came meanwhile, and what could not be written before
 	case <-ctx.Done():
-		return fmt.Errorf("fanout: close: %w", ctx.Err())
+		return errors.Join(err, fmt.Errorf("fanout: close: %w", ctx.Err()))
 	}
 }
 
@@ -160,7 +157,7 @@ func (h *hub) release() {
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
 	h.refs--
-	if h.refs == 0 {
+	if h.refs == 0 && h.shard.hubs[h.account] == h { // a late holder must not take away the one made since
 		delete(h.shard.hubs, h.account)
 	}
 }
@@ -187,7 +184,9 @@ func (h *hub) unwatchLocked() {
 
 // appended rings the doorbell: the account's inbox has grown to the given place. e may be nil.
 func (r *Router) appended(account event.Account, seq uint64, e *event.Sealed) {
-	r.grown.add(account)
+	if r.cfg.TrimInterval > 0 { // nobody takes them out otherwise
+		r.grown.add(account)
+	}
 	h := r.find(account)
 	if h == nil {
 		return
@@ -248,6 +247,16 @@ func (r *Router) loginChanged(c session.Change) {
 		r.announce(c, event.KindDeviceOnline)
 	case session.ChangeOffline:
 		r.announce(c, event.KindDeviceOffline)
+	case session.ChangeEnded:
+		r.forget(c.Session)
+	}
+}
+
+// forget drops the pending cursor of a device that went with its login: written later, it would stay for ever.
+func (r *Router) forget(s session.Session) {
+	devices, err := r.reg.Devices(r.ctx, s.Account)
+	if err == nil && devices[s.Device] != s.Incarnation {
+		r.cursors.drop(s.Account, s.Incarnation)
 	}
 }
 

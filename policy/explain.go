@@ -14,19 +14,24 @@ type Explanation struct {
 	Decision
 	// Newcomer is the one that was decided about.
 	Newcomer Newcomer
-	// Steps are the rules that were asked, in order. A rule that refuses is the last. There are none if the platform is
-	// unknown.
+	// Steps are the rules that were asked, in order. A rule that refuses or asks is the last. There are none if the
+	// platform is unknown.
 	Steps []Step
+	// Spared were chosen by a rule, but do not end: victims of later rules made up for them.
+	Spared []Victim
 }
 
 // Step is what one rule found and did.
 type Step struct {
 	Rule    string
-	Limit   int  // logins that it allows at once, the newcomer included; NoLimit: any number
-	Before  int  // logins that it counted, without the newcomer and victims of the rules before it
-	After   int  // logins that it counts if the newcomer gets in, the newcomer included
-	Refused bool // it turned the newcomer down
-	// Victims are those that it chose, earliest first. If a later rule refuses they do not end.
+	Limit   int   // logins that it allows at once, the newcomer included; NoLimit: any number
+	Before  int   // logins that it counted, without the newcomer and victims of the rules before it
+	After   int   // logins that it counts if the newcomer gets in, the newcomer included
+	Refused bool  // it turned the newcomer down
+	Asked   bool  // it leaves the choice to the host
+	Cause   Cause // why it refused instead of evicting
+	// Victims are those that it chose, in its order. They do not end if a later rule refuses or asks, or if they are
+	// spared.
 	Victims []Victim
 	// Why says in words what it counted and why it did what it did. The wording is not stable.
 	Why string
@@ -36,7 +41,14 @@ type Step struct {
 // answers what would happen if. What it returns is the caller's.
 func (p *Policy) Explain(logins []Login, in Newcomer, now time.Time) Explanation {
 	e := Explanation{Newcomer: in}
-	e.Decision = p.decide(logins, in, nil, &e.Steps)
+	e.Decision = p.decide(question{policy: p, logins: logins, in: in, now: now}, nil, &e)
+	return e
+}
+
+// ExplainAnswer decides as [Policy.Resolve] does and says how it came to it.
+func (p *Policy) ExplainAnswer(logins []Login, in Newcomer, now time.Time, a Answer) Explanation {
+	e := Explanation{Newcomer: in}
+	e.Decision = p.decide(question{policy: p, logins: logins, in: in, now: now, answer: &a}, nil, &e)
 	return e
 }
 
@@ -49,68 +61,97 @@ func (e Explanation) String() string {
 		fmt.Fprintf(&b, "refused: platform %q is not known", string(e.Newcomer.Platform))
 	case e.Verdict == Refuse:
 		fmt.Fprintf(&b, "refused by %q, nobody ends", e.Rule)
+	case e.Verdict == Ask:
+		fmt.Fprintf(&b, "the host is asked by %q, at least %d of %d must end", e.Rule, e.Need, len(e.Victims))
+		writeVictims(&b, e.Victims)
 	default:
 		fmt.Fprintf(&b, "admitted on %s, %d end", e.Platform, len(e.Victims))
 	}
 	for _, s := range e.Steps {
 		fmt.Fprintf(&b, "\n%s: %s", s.Rule, s.Why)
-		for i, v := range s.Victims {
-			sep := ", "
-			if i == 0 {
-				sep = ": "
-			}
-			fmt.Fprintf(&b, "%s%s (%s)", sep, v.Login, v.Reason)
-		}
+		writeVictims(&b, s.Victims)
+	}
+	if len(e.Spared) > 0 {
+		b.WriteString("\nspared, since later victims make up for them")
+		writeVictims(&b, e.Spared)
 	}
 	return b.String()
 }
 
-// newStep notes what the rule did.
-func newStep(r *rule, before int, refused bool, victims []Victim) Step {
-	s := Step{
-		Rule: r.name, Limit: r.limit, Before: before, After: before + 1 - len(victims),
-		Refused: refused, Victims: slices.Clone(victims),
+func writeVictims(b *strings.Builder, victims []Victim) {
+	for i, v := range victims {
+		sep := ", "
+		if i == 0 {
+			sep = ": "
+		}
+		fmt.Fprintf(b, "%s%s (%s)", sep, v.Login, v.Reason)
 	}
-	s.Why = fmt.Sprintf("%d %s, %d with the newcomer, limit %s; %s",
-		before, r.counts.words(r.holders), before+1, limitWords(r.limit), s.outcome(r.reason))
-	return s
+}
+
+// note adds the step of a rule.
+func (e *Explanation) note(q *question, r *rule, before int, o outcome, victims []Victim) {
+	s := Step{
+		Rule: r.name, Limit: r.limit, Before: before, Refused: o.verdict == Refuse, Asked: o.verdict == Ask, Cause: o.cause,
+	}
+	if !s.Asked {
+		s.Victims = slices.Clone(victims)
+	}
+	with := before + q.newcomers(r)
+	s.After = with - len(s.Victims)
+	limit := fmt.Sprint(r.limit)
+	if r.limit == NoLimit {
+		limit = "none"
+	}
+	s.Why = fmt.Sprintf("%d %s, %d with the newcomer, limit %s; %s", before, r.words, with, limit, s.outcome(q, r, o))
+	e.Steps = append(e.Steps, s)
 }
 
 // outcome says what the rule did about the count.
-func (s *Step) outcome(reason event.Reason) string {
+func (s *Step) outcome(q *question, r *rule, o outcome) string {
 	switch {
 	case s.Refused && s.Limit == 0:
 		return "closed, so the newcomer is refused"
 	case s.Refused:
-		return "the newcomer is refused"
+		return "the newcomer is refused" + o.cause.words(o.wait)
+	case s.Asked:
+		return fmt.Sprintf("the host says which %d", o.need)
 	case len(s.Victims) == 0:
 		return "nothing to do"
-	case reason == event.EvictedQuota:
-		return fmt.Sprintf("picks %d, the earliest", len(s.Victims))
+	case r.reason != event.EvictedQuota:
+		return fmt.Sprintf("picks %d, all of them", len(s.Victims))
 	}
-	return fmt.Sprintf("picks %d, all of them", len(s.Victims))
+	action, _ := q.action(r)
+	return fmt.Sprintf("picks %d, %s", len(s.Victims), action.words())
 }
 
-// words says which logins are counted.
-func (c scope) words(holders bool) string {
-	w := "in the account"
+// words says whom the action picks.
+func (a Action) words() string {
+	switch a {
+	case EvictLeastActive:
+		return "the least recently active"
+	case EvictOfflineFirst:
+		return "the earliest, offline ones first"
+	case AskHost:
+		return "as the host chose"
+	}
+	return "the earliest"
+}
+
+// words says why a newcomer is refused where others may be let in.
+func (c Cause) words(wait time.Duration) string {
 	switch c {
-	case onDevice:
-		w = "of the same device"
-	case onPlatform:
-		w = "on the platform"
-	case onUnknown:
-		w = "on unknown platforms"
+	case CauseWish:
+		return ", as it asked for"
+	case CauseReconnect:
+		return ", since a reconnect may not evict"
+	case CausePrimary:
+		return ", since only the primary device could make room"
+	case CauseMinAge:
+		return fmt.Sprintf(", since its device is too new to end older logins for another %v", wait)
+	case CauseHost:
+		return " by the host"
+	case CauseUnanswered:
+		return ", since the host named too few"
 	}
-	if holders {
-		return "with a slot " + w
-	}
-	return w
-}
-
-func limitWords(limit int) string {
-	if limit == NoLimit {
-		return "none"
-	}
-	return fmt.Sprint(limit)
+	return ""
 }

@@ -2,10 +2,9 @@ package policy
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/manydevice/manydevice/event"
 )
@@ -16,6 +15,8 @@ const (
 	RuleDevice          = "device"           // one login for each device
 	RuleSingle          = "single"           // one login in all
 	RulePlatform        = "platform"         // so many logins at once on a platform
+	RuleGroup           = "group:"           // so many logins at once in a group; its name follows: "group:mobile"
+	RuleTotal           = "total"            // so many logins at once over all platforms
 	RuleAccount         = "account"          // safety bound of the account
 )
 
@@ -28,31 +29,14 @@ const (
 	DefaultPerPlatform = 4
 	// MaxLogins is the highest safety bound of an account, and its default.
 	MaxLogins = 64
+	// MaxGroups is how many groups there may be.
+	MaxGroups = 32
+	// MaxTabs is the highest number of connections that one login may have at once.
+	MaxTabs = 32
 )
 
-// UnknownRule says what to do with a platform that is not known.
-type UnknownRule uint8
-
-const (
-	// RefuseUnknown refuses it.
-	RefuseUnknown UnknownRule = iota
-	// CountAsOther admits it and counts all unknown platforms together under [Other].
-	CountAsOther
-)
-
-// String returns "refuse" or "count as other".
-func (u UnknownRule) String() string {
-	switch u {
-	case RefuseUnknown:
-		return "refuse"
-	case CountAsOther:
-		return "count as other"
-	}
-	return fmt.Sprintf("UnknownRule(%d)", uint8(u))
-}
-
-// Rules say how many logins an account may have. The zero value is valid: 4 on each platform, unknown platforms are
-// refused, 64 in all.
+// Rules say how many logins an account may have. The zero value is valid: 4 on each platform, the earliest login makes
+// room, unknown platforms are refused, 64 in all. Rules can be written as JSON and read by [ParseJSON].
 type Rules struct {
 	// PerPlatform is how many logins may hold a slot at once on each platform that has no own limit. Zero means
 	// [DefaultPerPlatform]; [NoLimit] means that only MaxLogins bounds them.
@@ -60,126 +44,136 @@ type Rules struct {
 	// Platforms are own limits of platforms. A platform that stands here is known. Zero closes the platform; [NoLimit]
 	// means that only MaxLogins bounds it. The limit of [Other] may be set with CountAsOther.
 	Platforms map[event.Platform]int
+	// AtPlatform is what happens at the limit of a platform that has no own action.
+	AtPlatform Action
+	// Actions are own actions of known platforms, and of [Other] with CountAsOther.
+	Actions map[event.Platform]Action
+	// Unknown says what to do with a platform that is not known.
+	Unknown UnknownRule
+
+	// Classes are names for sets of known platforms, to be used in groups. They count nothing by themselves. A name is
+	// spelled like a platform's, and is none.
+	Classes map[string][]event.Platform
+	// Groups are limits over several platforms, asked in this order after the platform's own. At most [MaxGroups].
+	Groups []Group
+
+	// Total is how many logins may hold a slot at once over all platforms. Zero and [NoLimit] mean that only MaxLogins
+	// bounds them.
+	Total int
+	// AtTotal is what happens at Total.
+	AtTotal Action
 	// Single allows one login in all: a new one ends every other. The limits of platforms stay in force, so a platform
 	// that is closed stays closed.
 	Single bool
-	// Unknown says what to do with a platform that is not known.
-	Unknown UnknownRule
 	// MaxLogins is how many logins the account may have, whether or not they hold a slot. At the bound, a login that
 	// ends no other is refused. Zero means [MaxLogins], which is also the most.
 	MaxLogins int
+
+	// Unanswered is what happens at a limit with [AskHost] if the host does not answer, or ends fewer than it takes. It
+	// is not AskHost itself.
+	Unanswered Action
+	// AllowForce lets a newcomer with the wish [ForceEvict] evict the earliest at a limit with [RefuseNew]. Without it,
+	// that wish changes nothing. [NeverEvict] needs no leave.
+	AllowForce bool
+	// Primary says what it means for a device to be the account's primary one.
+	Primary PrimaryRule
+	// Slots says which logins hold a slot.
+	Slots SlotRule
+	// Reconnect says what a login that comes back without a slot may do.
+	Reconnect ReconnectRule
+	// Tabs is how many connections a login on the platform may have at once; all of them get everything. One more takes
+	// the place of the oldest. A platform that does not stand here has 1: the newest tab replaces the one before. It is
+	// data for whoever holds the connections; no decision depends on it. From 1 to [MaxTabs], for known platforms, and
+	// [Other] with CountAsOther.
+	Tabs map[event.Platform]int
+	// MinAge is how long the account must have known a device before it may end logins that are older than that. It
+	// holds for evictions and for [Policy.MayEnd]; see the package comment. Zero turns it off.
+	MinAge time.Duration
+}
+
+// Group is a limit over several platforms. Its logins may evict each other, whatever their platforms.
+type Group struct {
+	// Name tells groups apart and stands in decisions: 1 to 32 lowercase letters a-z, digits, '.', '_' or '-'.
+	Name string
+	// Members are known platforms and names of classes; [Other] with CountAsOther. A platform may be in several groups.
+	Members []string
+	// Limit is how many logins may hold a slot at once in the group: 1 or more. To close platforms, close each of them.
+	Limit int
+	// Action is what happens at the limit.
+	Action Action
 }
 
 func (r Rules) withDefaults() Rules {
+	r = r.clone()
 	r.PerPlatform = cmp.Or(r.PerPlatform, DefaultPerPlatform)
 	r.MaxLogins = cmp.Or(r.MaxLogins, MaxLogins)
-	r.Platforms = maps.Clone(r.Platforms)
 	return r
 }
 
-func (r Rules) validate() error {
-	var errs []error
-	bad := func(field, format string, args ...any) {
-		errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf(format, args...)})
-	}
-	if r.PerPlatform < NoLimit {
-		bad("PerPlatform", "want %d for no limit, 0 for the default, or more", NoLimit)
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.Platforms)) {
-		field := fmt.Sprintf("Platforms[%q]", string(name))
-		if got, err := event.ParsePlatform(string(name)); err != nil || got != name {
-			bad(field, "want 1 to %d lowercase letters a-z, digits, '.', '_' or '-'", event.MaxPlatformBytes)
-		}
-		if name == Other && r.Unknown != CountAsOther {
-			bad(field, "reserved for unknown platforms that are counted together")
-		}
-		if r.Platforms[name] < NoLimit {
-			bad(field, "want %d for no limit, 0 to close the platform, or more", NoLimit)
-		}
-	}
-	if r.Unknown > CountAsOther {
-		bad("Unknown", "want RefuseUnknown or CountAsOther")
-	}
-	if r.MaxLogins < 1 || r.MaxLogins > MaxLogins {
-		bad("MaxLogins", "want 1 to %d, or 0 for the default", MaxLogins)
-	}
-	return errors.Join(errs...)
-}
-
-// Policy decides by a set of [Rules]. Make it with [New]. It never changes and is safe for concurrent use.
-type Policy struct {
-	rules Rules
-	known map[event.Platform]*program
-	other *program // for all other platforms; nil: they are refused
-}
-
-// New returns the policy of the rules. It keeps a copy of them. If they are not valid, the error joins one
-// [*event.InvalidError] for each fault, whose Field is the path to it, such as `Platforms["ios"]`.
-func New(r Rules) (*Policy, error) {
-	r = r.withDefaults()
-	if err := r.validate(); err != nil {
-		return nil, fmt.Errorf("policy: rules: %w", err)
-	}
-	p := &Policy{rules: r, known: make(map[event.Platform]*program)}
-	for _, name := range []event.Platform{"android", "ios", "web", "windows", "macos", "linux", "harmony"} {
-		p.known[name] = r.compile(name, onPlatform)
-	}
-	for name := range r.Platforms {
-		if name != Other {
-			p.known[name] = r.compile(name, onPlatform)
-		}
-	}
-	if r.Unknown == CountAsOther {
-		p.other = r.compile(Other, onUnknown)
-	}
-	return p, nil
-}
-
-// Rules returns a copy of the rules, with the defaults filled in.
-func (p *Policy) Rules() Rules {
-	r := p.rules
+// clone returns a copy that shares nothing with r.
+func (r Rules) clone() Rules {
 	r.Platforms = maps.Clone(r.Platforms)
+	r.Actions = maps.Clone(r.Actions)
+	r.Tabs = maps.Clone(r.Tabs)
+	r.Classes = maps.Clone(r.Classes)
+	for name, platforms := range r.Classes {
+		r.Classes[name] = slices.Clone(platforms)
+	}
+	r.Groups = slices.Clone(r.Groups)
+	for i := range r.Groups {
+		r.Groups[i].Members = slices.Clone(r.Groups[i].Members)
+	}
 	return r
 }
 
-// program is what is asked of a newcomer of one platform: rules in written order.
-type program struct {
-	platform event.Platform // under which the newcomer is counted
-	rules    []rule
+// builtIn are the platforms that are always known.
+func builtIn() []event.Platform {
+	return []event.Platform{"android", "ios", "web", "windows", "macos", "linux", "harmony"}
 }
 
-// rule is one row: among the logins that it counts, the newcomer included, at most limit may stay.
-type rule struct {
-	name    string
-	counts  scope
-	holders bool         // count only logins that hold a slot
-	limit   int          // NoLimit: count, but never act
-	reason  event.Reason // why the earliest end beyond the limit; empty: the newcomer is refused instead
+// known reports whether the platform is a known one.
+func (r *Rules) known(p event.Platform) bool {
+	if p == Other {
+		return false
+	}
+	_, own := r.Platforms[p]
+	return own || slices.Contains(builtIn(), p)
 }
 
-// scope says which logins a rule counts.
-type scope uint8
+// counted reports whether the platform has a count of its own: it is known, or stands for all unknown ones.
+func (r *Rules) counted(p event.Platform) bool {
+	return r.known(p) || p == Other && r.Unknown == CountAsOther
+}
 
-const (
-	inAccount  scope = iota // all
-	onDevice                // those of the newcomer's device
-	onPlatform              // those of the newcomer's platform
-	onUnknown               // those of all platforms that are not known
-)
+// action returns what happens at the limit of a platform.
+func (r *Rules) action(p event.Platform) Action {
+	if a, own := r.Actions[p]; own {
+		return a
+	}
+	return r.AtPlatform
+}
 
-// compile writes down the rules for newcomers that are counted under the platform.
-func (r Rules) compile(platform event.Platform, counts scope) *program {
-	limit, own := r.Platforms[platform]
-	if !own {
-		limit = r.PerPlatform
+// limit returns how many logins may hold a slot on a platform.
+func (r *Rules) limit(p event.Platform) int {
+	if n, own := r.Platforms[p]; own {
+		return n
 	}
-	rules := []rule{{name: RuleDevice, counts: onDevice, limit: 1, reason: event.Replaced}}
-	if r.Single {
-		rules = append(rules, rule{name: RuleSingle, counts: inAccount, limit: 1, reason: event.EvictedSingle})
+	return r.PerPlatform
+}
+
+// members returns the platforms of a group, each once, in the order in which they are written.
+func (r *Rules) members(g *Group) []event.Platform {
+	var all []event.Platform
+	for _, m := range g.Members {
+		platforms, class := r.Classes[m]
+		if !class {
+			platforms = []event.Platform{event.Platform(m)}
+		}
+		for _, p := range platforms {
+			if !slices.Contains(all, p) {
+				all = append(all, p)
+			}
+		}
 	}
-	rules = append(rules,
-		rule{name: RulePlatform, counts: counts, holders: true, limit: limit, reason: event.EvictedQuota},
-		rule{name: RuleAccount, counts: inAccount, limit: r.MaxLogins},
-	)
-	return &program{platform: platform, rules: rules}
+	return all
 }

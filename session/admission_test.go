@@ -127,8 +127,8 @@ func TestS7_ClocksDoNotMatter(t *testing.T) {
 		for _, s := range w.list("ann") {
 			times = append(times, fmt.Sprint(s.LoggedInAt.UnixMilli()))
 		}
-		rec, err := w.st.Load(t.Context(), "ann")
-		require.NoError(t, err)
+		rec, err := w.st.Load(w.t.Context(), "ann")
+		require.NoError(w.t, err)
 		data := string(rec.Data)
 		for i, at := range times {
 			data = strings.ReplaceAll(data, at, fmt.Sprintf("<%d>", i))
@@ -136,13 +136,13 @@ func TestS7_ClocksDoNotMatter(t *testing.T) {
 		for i := range times {
 			data = strings.ReplaceAll(data, fmt.Sprintf("<%d>", i), times[len(times)-1-i])
 		}
-		_, err = w.st.Commit(t.Context(), store.Batch{
+		_, err = w.st.Commit(w.t.Context(), store.Batch{
 			Account: "ann", Now: time.Now(), Record: &store.RecordUpdate{Expect: rec.Revision, Data: []byte(data)},
 		})
-		require.NoError(t, err)
+		require.NoError(w.t, err)
 		all := w.list("ann")
-		require.True(t, all[0].LoggedInAt.After(all[3].LoggedInAt), "the clock says that the first came last")
-		require.Equal(t, event.DeviceID("a1"), w.login("ann", "a5", "ios").res.Victims[0].Session.Device)
+		require.True(w.t, all[0].LoggedInAt.After(all[3].LoggedInAt), "the clock says that the first came last")
+		require.Equal(w.t, event.DeviceID("a1"), w.login("ann", "a5", "ios").res.Victims[0].Session.Device)
 	})
 }
 
@@ -189,23 +189,23 @@ func TestS9_TwoRegistriesOneSlot(t *testing.T) {
 			var wg sync.WaitGroup
 			for i, reg := range regs {
 				wg.Go(func() {
-					res, err := reg.Login(t.Context(), request(a, event.DeviceID(fmt.Sprint("d", i)), "ios"))
+					res, err := reg.Login(w.t.Context(), request(a, event.DeviceID(fmt.Sprint("d", i)), "ios"))
 					if err == nil {
 						results[i] = res
 					}
 				})
 			}
 			wg.Wait()
-			require.NotContains(t, results, (*session.LoginResult)(nil))
+			require.NotContains(w.t, results, (*session.LoginResult)(nil))
 			slices.SortFunc(results, func(x, y *session.LoginResult) int { return len(x.Victims) - len(y.Victims) })
-			require.Empty(t, results[0].Victims)
-			require.Len(t, results[1].Victims, 1, "one evicts the other, never each other")
-			require.Equal(t, results[0].Session.Login, results[1].Victims[0].Session.Login)
+			require.Empty(w.t, results[0].Victims)
+			require.Len(w.t, results[1].Victims, 1, "one evicts the other, never each other")
+			require.Equal(w.t, results[0].Session.Login, results[1].Victims[0].Session.Login)
 			for _, reg := range regs {
-				all, err := reg.List(t.Context(), a, "")
-				require.NoError(t, err)
-				require.Len(t, all, 1)
-				require.Equal(t, results[1].Session.Login, all[0].Login)
+				all, err := reg.List(w.t.Context(), a, "")
+				require.NoError(w.t, err)
+				require.Len(w.t, all, 1)
+				require.Equal(w.t, results[1].Session.Login, all[0].Login)
 			}
 		}
 	})

@@ -43,9 +43,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if conn == nil {
 		return nil, &event.InvalidError{Field: "conn", Reason: "nil"}
 	}
-	c := &Connection{
-		r: r, conn: conn, ends: ended, account: q.Account, login: q.Login, generation: r.generation.Add(1),
-	}
+	c := &Connection{r: r, conn: conn, ends: ended, account: q.Account, login: q.Login}
 	c.Touch()
 	var older *Connection
 	var refusal error
@@ -127,6 +125,7 @@ func (l *login) confirm() {
 func (s *step) attach(l *login, c *Connection) error {
 	s.a.mu.Lock()
 	k, holds := s.a.linkLocked(l.ID), s.r.holdsLocked(s.a, l, s.now)
+	attached := k != nil && k.conn != nil
 	s.a.mu.Unlock()
 	if !holds {
 		d, err := s.decide(policy.Newcomer{Device: l.Device, Platform: l.Platform, Login: l.ID}, l.ID)
@@ -139,14 +138,13 @@ func (s *step) attach(l *login, c *Connection) error {
 		s.rec.Admissions++
 		l.Admission, l.Slot, l.Seen, s.dirty = s.rec.Admissions, true, s.now.UnixMilli(), true
 	}
-	attached := k != nil && k.conn != nil
 	if every := s.r.cfg.TokenRotation; every > 0 && !attached && s.now.Sub(time.UnixMilli(l.TokenAt)) > every {
 		c.token = event.NewResumeToken()
 		d := digestOf(c.token)
 		l.Issued, l.IssuedAt, s.dirty = &d, s.now.UnixMilli(), true
 	}
 	c.device, c.incarnation, c.platform = l.Device, l.Incarnation, l.Platform
-	c.restored = k == nil && time.UnixMilli(l.At).Before(s.r.opened) && holds
+	c.restored = k == nil && time.UnixMilli(l.At).Before(s.r.opened)
 	c.view = s.r.view(s.a, l, s.now, "")
 	return nil
 }
@@ -165,6 +163,7 @@ func (s *step) bind(c *Connection) (older *Connection) {
 		older = k.conn
 	}
 	k.conn = c
+	c.generation = s.r.generation.Add(1) // here, where attaches of one login come one after another
 	if !k.announced {
 		k.announced = true
 		v := c.view

@@ -16,9 +16,10 @@ import (
 var digestEncoding = base64.RawStdEncoding
 
 const (
-	maxTombstones      = 64    // of an account; the oldest is dropped
-	maxDescription     = 1_024 // bytes of a description in all
-	maxNote            = 512   // bytes of a host's note to a device that is put off
+	maxTombstones      = 64       // of an account; the oldest is dropped
+	maxDescription     = 1_024    // bytes of a description in all
+	maxNote            = 512      // bytes of a host's note to a device that is put off
+	recordReserve      = 12 << 10 // bytes of a record that logins leave to tombstones and to new tokens
 	fenceWait          = time.Second
 	maxConflicts       = 16 // tries of a step that others get in the way of
 	recordsCached      = 16_384

@@ -100,7 +100,10 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		}
 		return nil
 	}, nil)
-	return results, err
+	if err != nil {
+		return nil, err
+	}
+	return results, nil
 }
 
 func (s *step) chosen(q KickRequest) []event.LoginID {
@@ -158,27 +161,29 @@ func (r *Registry) RemoveDevice(ctx context.Context, account event.Account, id e
 }
 
 // finish tells the host and the connections of logins that have ended. The connections are fenced already.
-func (r *Registry) finish(ended []Ended, fenced map[event.LoginID]*Connection) {
+func (r *Registry) finish(s *step, fenced map[event.LoginID]*Connection) {
 	var wg sync.WaitGroup
-	for _, e := range ended {
-		c := fenced[e.Session.Login]
-		if len(ended) == 1 {
-			r.finishOne(e, c)
+	for _, e := range s.ended {
+		c, hook := fenced[e.Session.Login], !slices.Contains(s.revoked, e.Session.Login)
+		if len(s.ended) == 1 {
+			r.finishOne(e, c, hook)
 			continue
 		}
-		wg.Go(func() { r.finishOne(e, c) })
+		wg.Go(func() { r.finishOne(e, c, hook) })
 	}
 	wg.Wait()
 }
 
-func (r *Registry) finishOne(e Ended, c *Connection) {
+func (r *Registry) finishOne(e Ended, c *Connection, hook bool) {
 	if c != nil {
 		if c.ends != nil {
 			c.ends(e.Closed)
 		}
 		c.settled()
 	}
-	r.revoke(e)
+	if hook {
+		r.revoke(e)
+	}
 	if c != nil {
 		r.closeConn(c.conn, e.Closed)
 	}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -66,6 +67,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	s, err := r.run(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.now, id)
+			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 			return nil
 		}
 		return s.admit(q, id, res)
@@ -77,7 +79,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	if err != nil {
 		return nil, err
 	}
-	res.Position, res.Victims = s.head, s.ended
+	res.Position, res.Victims = s.head, s.victims(id)
 	res.Session.State = Lingering
 	if res.Position.Seq == 0 {
 		page, err := r.st.Read(ctx, q.Account, store.ReadOptions{})
@@ -87,6 +89,18 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		res.Position = event.Position{Epoch: page.Head.Epoch, Seq: page.Head.Seq}
 	}
 	return res, nil
+}
+
+// victims returns the logins that the step ended for the sake of another one, earliest first.
+func (s *step) victims(newcomer event.LoginID) []Ended {
+	var all []Ended
+	for _, e := range s.ended {
+		if c := e.Closed.Cause; c != nil && c.Login == newcomer {
+			all = append(all, e)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Ended) int { return cmp.Compare(a.Session.Admission, b.Session.Admission) })
+	return all
 }
 
 // admit puts a new login into the step's record, in place of those that policy says must end.
@@ -165,9 +179,10 @@ func (s *step) refused(d policy.Decision) error {
 
 // evict ends the victims that policy named, with the newcomer as the cause.
 func (s *step) evict(victims []policy.Victim, newcomer *login, by event.LoginID) {
+	cause := newcomer.cause() // a comeback stands in the record itself, where it moves when others are taken out
 	for _, v := range victims {
 		why := v.Reason.Closed(0)
-		why.Cause = newcomer.cause()
+		why.Cause = cause
 		s.end(v.Login, why, by)
 	}
 }
@@ -182,20 +197,13 @@ func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanati
 		return policy.Explanation{}, err
 	}
 	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec.clone()}
+	s.settle()
 	in := policy.Newcomer{Device: q.Device, Platform: q.Platform}
 	return r.policy.Explain(s.policyLogins(), in, s.now), nil
 }
 
 func sortSessions(all []Session) {
-	slices.SortFunc(all, func(a, b Session) int {
-		switch {
-		case a.Admission < b.Admission:
-			return -1
-		case a.Admission > b.Admission:
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(all, func(a, b Session) int { return cmp.Compare(a.Admission, b.Admission) })
 }
 
 // String names the result without its token.

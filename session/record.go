@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -100,12 +101,27 @@ func decodeRecord(data []byte) (*record, error) {
 	return r, nil
 }
 
+// encode writes the record. It does not escape for HTML, as json.Marshal would: a name could take six times its room.
 func (r *record) encode() ([]byte, error) {
-	data, err := json.Marshal(r)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(r); err != nil {
 		return nil, fmt.Errorf("session: account record: %w", err)
 	}
-	return data, nil
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// fit encodes the record in at most limit bytes, if need be without the oldest tombstones. It reports whether that was
+// possible.
+func (r *record) fit(limit int) (data []byte, ok bool, err error) {
+	for {
+		data, err = r.encode()
+		if err != nil || len(data) <= limit || len(r.Tombstones) == 0 {
+			return data, len(data) <= limit, err
+		}
+		r.Tombstones = slices.Delete(r.Tombstones, 0, (len(r.Tombstones)+7)/8)
+	}
 }
 
 // clone returns a copy whose slices may be changed. What they point to is replaced as a whole, never changed in place.
@@ -181,7 +197,7 @@ func (r *record) remove(id event.LoginID, why event.Closed, until int64) event.I
 	}
 	l := r.Logins[i]
 	r.Logins = slices.Delete(r.Logins, i, i+1)
-	c := closedRecord{Reason: why.Reason, Note: why.Note, Cause: why.Cause, Retry: why.Retry}
+	c := closedRecord{Reason: why.Reason, Note: why.Note, Cause: cloneCause(why.Cause), Retry: why.Retry}
 	r.Tombstones = append(r.Tombstones, tombstone{Login: id, Tokens: l.tokens(), Closed: c, Until: until})
 	if n := len(r.Tombstones) - maxTombstones; n > 0 {
 		r.Tombstones = slices.Delete(r.Tombstones, 0, n)
@@ -225,5 +241,14 @@ func (r *record) forgetDevices(limit int) []event.Incarnation {
 }
 
 func (c closedRecord) closed() event.Closed {
-	return event.Closed{Reason: c.Reason, Note: c.Note, Cause: c.Cause, Retry: c.Retry}
+	return event.Closed{Reason: c.Reason, Note: c.Note, Cause: cloneCause(c.Cause), Retry: c.Retry}
+}
+
+// cloneCause keeps what a record holds apart from what hosts are given.
+func cloneCause(c *event.Cause) *event.Cause {
+	if c == nil {
+		return nil
+	}
+	out := *c
+	return &out
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/maphash"
@@ -55,6 +56,8 @@ type account struct {
 
 	mu    sync.Mutex
 	links []*link
+	// unsure: a step may have ended logins without its getting known. A later one finds out.
+	unsure bool
 }
 
 // link is one login's live side.
@@ -206,15 +209,16 @@ func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error
 	var err error
 	select {
 	case a.turn <- struct{}{}:
-		if r.ctx.Err() == nil {
-			return a, nil
-		}
-		<-a.turn
-		err = ErrClosed
 	case <-ctx.Done():
 		err = fmt.Errorf("session: waiting for the account's turn: %w", ctx.Err())
 	case <-r.ctx.Done():
 		err = ErrClosed
+	}
+	if err == nil { // several cases may have been ready
+		if err = cmp.Or(context.Cause(r.ctx), ctx.Err()); err == nil {
+			return a, nil
+		}
+		<-a.turn
 	}
 	r.drop(sh, a)
 	return nil, err
@@ -264,7 +268,12 @@ func (r *Registry) holdsLocked(a *account, l *login, now time.Time) bool {
 func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.Revision, error) {
 	c, known := r.records.Get(id)
 	if known && !r.st.Info().Capabilities.Shared {
-		return c.rec, c.rev, nil
+		select {
+		case <-r.st.Failed():
+			return nil, 0, fmt.Errorf("session: load account: %w", store.ErrFailed)
+		default:
+			return c.rec, c.rev, nil
+		}
 	}
 	got, err := r.st.Load(ctx, id)
 	if err != nil {
@@ -277,7 +286,7 @@ func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.R
 	return rec, got.Revision, err
 }
 
-// owner waits for the goroutines that it started.
+// owner waits for the goroutines that it started and for the calls that it let in.
 type owner struct {
 	mu     sync.Mutex
 	closed bool
@@ -286,19 +295,28 @@ type owner struct {
 
 // start runs fn on a goroutine of its own, or, when the owner is already waiting for the end, right here.
 func (o *owner) start(fn func()) {
-	o.mu.Lock()
-	if o.closed {
-		o.mu.Unlock()
+	if !o.enter() {
 		fn()
 		return
 	}
-	o.wg.Add(1)
-	o.mu.Unlock()
 	go func() {
-		defer o.wg.Done()
+		defer o.leave()
 		fn()
 	}()
 }
+
+// enter lets a call in, unless the owner is already waiting for the end. It must be followed by leave.
+func (o *owner) enter() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
+	o.wg.Add(1)
+	return true
+}
+
+func (o *owner) leave() { o.wg.Done() }
 
 func (o *owner) wait() {
 	o.mu.Lock()

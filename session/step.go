@@ -23,9 +23,11 @@ type step struct {
 	grows bool    // a login is added: not to be done on the room that is kept back for ends
 
 	ended    []Ended         // logins that this step ends
+	revoked  []event.LoginID // those of them for which another engine calls the revoke hook
 	unlink   []event.LoginID // logins that have lost their slot
 	changes  []Change        // what watchers are told
 	messages []store.Message
+	about    []int // for each message the change that it tells of
 	begin    []store.Begin
 	forget   []event.Incarnation
 
@@ -36,6 +38,10 @@ type step struct {
 // account's turn, and then tells connections, hooks and watchers. decide may run several times, each time on a fresh
 // step; apply once, and also if there was nothing to commit.
 func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
+	if !r.owned.enter() {
+		return nil, ErrClosed
+	}
+	defer r.owned.leave()
 	a, err := r.enter(ctx, id)
 	if err != nil {
 		return nil, err
@@ -50,7 +56,7 @@ func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step)
 		apply(s)
 	}
 	r.leave(a)
-	r.finish(s.ended, fenced)
+	r.finish(s, fenced)
 	r.tell(s.changes)
 	return s, nil
 }
@@ -81,6 +87,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 			return nil, fmt.Errorf("session: commit: %w", err)
 		}
 		if errors.Is(err, store.ErrUnknownOutcome) {
+			a.doubt()
 			done, again := s.landed(ctx)
 			if again != nil {
 				return nil, fmt.Errorf("session: commit: %w", errors.Join(err, again))
@@ -100,7 +107,7 @@ func (s *step) landed(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	want, err := s.rec.encode()
+	want, err := s.encode()
 	if err != nil {
 		return false, err
 	}
@@ -108,16 +115,31 @@ func (s *step) landed(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	s.r.records.Add(s.a.id, cached{rec: s.rec, rev: got.Revision})
-	page, err := s.r.st.Read(ctx, s.a.id, store.ReadOptions{})
-	if err != nil {
-		return false, err
+	for i := range s.messages {
+		m, err := s.r.st.Message(ctx, s.messages[i].ID)
+		if err != nil { // mostly: superseded, since a newer entry is about the same device
+			continue
+		}
+		s.place(i, m.To[0])
 	}
-	s.place(event.Position{Epoch: page.Head.Epoch, Seq: page.Head.Seq})
 	return true, nil
 }
 
+// encode writes the step's record. A login is refused if it would fill the record up to what ends of logins need.
+func (s *step) encode() ([]byte, error) {
+	limit := store.MaxRecordBytes
+	if s.grows {
+		limit -= recordReserve
+	}
+	data, ok, err := s.rec.fit(limit)
+	if err == nil && !ok && s.grows {
+		err = &event.InvalidError{Field: "description", Reason: "no room is left for it beside the account's other logins"}
+	}
+	return data, err
+}
+
 func (s *step) commit(ctx context.Context, expect store.Revision) error {
-	data, err := s.rec.encode()
+	data, err := s.encode()
 	if err != nil {
 		return err
 	}
@@ -129,30 +151,30 @@ func (s *step) commit(ctx context.Context, expect store.Revision) error {
 		return err
 	}
 	s.r.records.Add(s.a.id, cached{rec: s.rec, rev: res.Revision})
-	if n := len(res.Messages); n > 0 {
-		at := res.Messages[n-1].To[0]
-		s.place(event.Position{Epoch: at.Epoch, Seq: at.Seq})
+	for i, m := range res.Messages {
+		s.place(i, m.To[0])
 	}
 	return nil
 }
 
-// place notes where the step's last entry stands.
-func (s *step) place(at event.Position) {
-	if len(s.messages) == 0 {
-		return
-	}
-	s.head = at
-	for i := range s.changes {
-		if s.changes[i].Kind == ChangeLogin || s.changes[i].Kind == ChangeEnded {
-			s.changes[i].Position = at
-		}
-	}
+// place notes where the entry of one of the step's messages stands.
+func (s *step) place(message int, at store.Place) {
+	s.head = event.Position{Epoch: at.Epoch, Seq: at.Seq}
+	s.changes[s.about[message]].Position = s.head
+}
+
+// doubt has the sweep look at the account, if no other step does so before.
+func (a *account) doubt() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unsure = true
 }
 
 // settle brings the record up to date with what time alone has done: logins that lost their slot, those without contact
 // for too long, tombstones that are no longer owed.
 func (s *step) settle() {
 	r := s.r
+	s.strays()
 	if s.rec.prune(s.now) {
 		s.dirty = true
 	}
@@ -161,8 +183,8 @@ func (s *step) settle() {
 		l := &s.rec.Logins[i]
 		s.a.mu.Lock()
 		k, holds := s.a.linkLocked(l.ID), r.holdsLocked(s.a, l, s.now)
-		s.a.mu.Unlock()
 		attached := k != nil && k.conn != nil
+		s.a.mu.Unlock()
 		if l.Slot && !holds {
 			l.Slot, s.dirty = false, true
 			s.wentOffline(l, k)
@@ -176,6 +198,32 @@ func (s *step) settle() {
 	}
 	for _, id := range idle {
 		s.end(id, event.ExpiredIdle.Closed(0), "")
+	}
+}
+
+// strays ends what lives here of logins that the record does not have any more: a step whose outcome was not known has
+// ended them, or another engine. There is an entry about each already.
+func (s *step) strays() {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	for _, k := range s.a.links {
+		if s.rec.login(k.login) != nil {
+			continue
+		}
+		why := event.Unknown.Closed(0)
+		if t := s.rec.tombstone(k.login); t != nil {
+			why = t.Closed.closed()
+		}
+		v := Session{Account: s.a.id, Login: k.login, State: Offline}
+		if c := k.conn; c != nil {
+			v.Device, v.Incarnation, v.Platform, v.LastSeen = c.device, c.incarnation, c.platform, c.seenAt()
+			v.State, v.Node = Online, s.r.cfg.Node
+		}
+		s.ended = append(s.ended, Ended{Session: v, Closed: why})
+		s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: why.Reason})
+		if !s.a.unsure {
+			s.revoked = append(s.revoked, k.login)
+		}
 	}
 }
 
@@ -200,6 +248,7 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 		return
 	}
 	v := s.r.view(s.a, l, s.now, "")
+	l.Seen = max(l.Seen, v.LastSeen.UnixMilli()) // for its device, which stays
 	if own := s.rec.remove(id, why, s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli()); own != 0 {
 		s.forget = append(s.forget, own)
 	}
@@ -209,7 +258,7 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 	s.record(event.KindDeviceEnded, v, why.Reason, by)
 }
 
-// record appends an entry about a login to the account's own inbox.
+// record appends an entry about the step's last change to the account's own inbox.
 func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.LoginID) {
 	payload, err := json.Marshal(event.DeviceChange{
 		Login: v.Login, Device: v.Device, Platform: v.Platform, Name: v.Description.Name, Reason: reason, Time: s.now.UTC().Truncate(event.Millis),
@@ -222,6 +271,7 @@ func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.
 		ID: s.r.issuer.Issue(), Kind: kind, From: s.a.id, Origin: by, Payload: payload,
 		Key: event.DeviceKey(v.Device), To: []store.Inbox{{Account: s.a.id}},
 	})
+	s.about = append(s.about, len(s.changes)-1)
 }
 
 // detachEnded takes the ended logins out of memory and fences their connections. From here on no Send begins on them.
@@ -229,6 +279,7 @@ func (s *step) detachEnded() map[event.LoginID]*Connection {
 	var fenced map[event.LoginID]*Connection
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
+	s.a.unsure = false
 	for _, e := range s.ended {
 		if c := s.a.unlinkLocked(e.Session.Login); c != nil && c.fence() {
 			if fenced == nil {

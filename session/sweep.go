@@ -47,7 +47,7 @@ func (r *Registry) due(sh *shard, now time.Time) (silent []*Connection, over []e
 	defer sh.mu.Unlock()
 	for id, a := range sh.accounts {
 		a.mu.Lock()
-		late := false
+		late := a.unsure
 		for _, k := range a.links {
 			switch {
 			case k.conn == nil:

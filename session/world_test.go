@@ -36,6 +36,7 @@ type world struct {
 	st  *faults
 	now setup
 
+	real    bool    // time is the real one
 	events  journal // changes, in the order in which watchers heard of them
 	mu      sync.Mutex
 	changes []session.Change
@@ -50,7 +51,9 @@ func onStores(t *testing.T, s setup, story func(w *world)) {
 	t.Run("file", func(t *testing.T) {
 		st, err := boltstore.Open(filepath.Join(t.TempDir(), "store"), boltstore.Config{})
 		require.NoError(t, err)
-		story(newWorld(t, st, s))
+		w := newWorld(t, st, s)
+		w.real = true
+		story(w)
 	})
 }
 
@@ -77,6 +80,7 @@ func newWorld(t *testing.T, st store.Store, s setup) *world {
 func (w *world) open(s setup) *session.Registry {
 	w.t.Helper()
 	var err error
+	w.now = s
 	s.config.Policy, err = policy.New(s.rules)
 	require.NoError(w.t, err)
 	hook := s.config.Revoke
@@ -93,7 +97,7 @@ func (w *world) open(s setup) *session.Registry {
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { w.shut(reg) })
 	reg.Watch(w.heard)
-	w.reg, w.now = reg, s
+	w.reg = reg
 	return reg
 }
 
@@ -140,6 +144,13 @@ func (w *world) revocations() []session.Ended {
 func (w *world) pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
+}
+
+// tick makes the clock of a bubble move, as the real one does by itself.
+func (w *world) tick() {
+	if !w.real {
+		w.pass(time.Second)
+	}
 }
 
 // gadget is a device with one login, and its latest connection.
@@ -307,4 +318,22 @@ func (s shape) holders(p event.Platform) int {
 		}
 	}
 	return n
+}
+
+func (w *world) saveCursor(a event.Account, i event.Incarnation, seq uint64) {
+	w.t.Helper()
+	require.NoError(w.t, w.st.SaveCursors(w.t.Context(), []store.Cursor{{Account: a, Incarnation: i, Seq: seq}}))
+}
+
+// cursor returns a device's cursor, -1 if it has none.
+func (w *world) cursor(a event.Account, i event.Incarnation) int64 {
+	w.t.Helper()
+	all, err := w.st.Cursors(w.t.Context(), a)
+	require.NoError(w.t, err)
+	for _, c := range all {
+		if c.Incarnation == i {
+			return int64(c.Seq)
+		}
+	}
+	return -1
 }

@@ -33,6 +33,9 @@ func (b *Batch) Validate() error {
 			return err
 		}
 	}
+	if slices.ContainsFunc(b.Begin, func(d Begin) bool { return d.Incarnation == 0 }) {
+		return invalid("incarnation", "zero")
+	}
 	if slices.Contains(b.Forget, 0) {
 		return invalid("incarnation", "zero")
 	}

@@ -45,6 +45,9 @@ func newLineConn(nc net.Conn) *lineConn {
 
 // Send implements [transport.Conn].
 func (c *lineConn) Send(ctx context.Context, frames []event.Frame) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	select {
 	case <-c.ready:
 	case <-c.over:
@@ -136,8 +139,8 @@ func (c *lineConn) Close(why event.Closed) error {
 	if err == nil {
 		_, err = c.nc.Write(append(line, '\n'))
 	}
-	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && err == nil {
-		return half.CloseWrite()
+	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && err == nil && half.CloseWrite() == nil {
+		return nil
 	}
 	return errors.Join(err, c.nc.Close())
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/manydevice/manydevice/transport/client"
 )
 
-// device is one installed client: its state machine, and what it holds. It is safe for concurrent use, but connect,
-// login, attach, drop and restart are for one goroutine.
+// device is one installed client: its state machine, and what it holds. It is safe for concurrent use, but what opens and
+// ends connections is for one goroutine.
 type device struct {
 	account  event.Account
 	id       event.DeviceID
@@ -22,9 +22,9 @@ type device struct {
 	// watch, if set, is told of every step, in order, without a lock held. It must not wait for an answer.
 	watch func(*device, client.Step)
 
-	w *wire
-
 	mu      sync.Mutex
+	w       *wire
+	begun   bool // the open connection was told to attach
 	machine *client.Machine
 	applied []*event.Sealed // what the app has stored, in order
 	lives   []*event.Sealed
@@ -52,14 +52,16 @@ func (d *device) connect(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	d.w = w
-	return w.call(ctx, "auth", &authRequest{Account: d.account, Password: passwordOf(d.account)}, nil)
+	d.mu.Lock()
+	d.w, d.begun, d.closed = w, false, nil
+	d.mu.Unlock()
+	return d.call(ctx, "auth", &authRequest{Account: d.account, Password: passwordOf(d.account)}, nil)
 }
 
 // logIn asks for a new login on the open connection.
 func (d *device) logIn(ctx context.Context) (loginAnswer, error) {
 	var a loginAnswer
-	err := d.w.call(ctx, "login", &loginRequest{Device: d.id, Platform: d.platform, Name: d.String()}, &a)
+	err := d.call(ctx, "login", &loginRequest{Device: d.id, Platform: d.platform, Name: d.String()}, &a)
 	if err == nil {
 		d.mu.Lock()
 		d.machine.LoggedIn(a.Login, a.Token)
@@ -71,10 +73,21 @@ func (d *device) logIn(ctx context.Context) (loginAnswer, error) {
 // attach binds the open connection to the login that the device has.
 func (d *device) attach(ctx context.Context) error {
 	d.mu.Lock()
-	d.closed, d.caught = nil, false
+	d.begun, d.caught, d.closed = true, false, nil
 	q := &attachRequest{Position: d.machine.Attach(), Login: d.machine.Login(), Token: d.machine.Token()}
 	d.mu.Unlock()
-	return d.w.call(ctx, "attach", q, nil)
+	return d.call(ctx, "attach", q, nil)
+}
+
+// call makes a request on the open connection; see [wire.call].
+func (d *device) call(ctx context.Context, t string, q, out any) error {
+	d.mu.Lock()
+	w := d.w
+	d.mu.Unlock()
+	if w == nil {
+		return errOver
+	}
+	return w.call(ctx, t, q, out)
 }
 
 // enter is connect, login and attach.
@@ -97,10 +110,36 @@ func (d *device) resume(ctx context.Context, addr string) error {
 	return d.attach(ctx)
 }
 
+// markRead reports how far a conversation was read. The answer is recorded, since the engine does not tell a login what
+// it has done itself.
+func (d *device) markRead(ctx context.Context, conv event.ConversationID, seq uint64) (readAnswer, error) {
+	var a readAnswer
+	err := d.call(ctx, "read", &readRequest{Conversation: conv, Seq: seq}, &a)
+	if err == nil {
+		d.mu.Lock()
+		d.machine.Record(event.State{Conversation: conv, Name: event.StateRead, Number: a.Seq, Seq: a.Position.Seq})
+		d.mu.Unlock()
+	}
+	return a, err
+}
+
+// ping gives a sign of life, if there is a connection to give it on.
+func (d *device) ping() {
+	d.mu.Lock()
+	w, attached := d.w, d.begun && d.closed == nil
+	d.mu.Unlock()
+	if attached {
+		_ = w.send(event.Ping{}) // an error ends the connection, which its reader finds out too
+	}
+}
+
 // drop ends the connection without a word, as a network does.
 func (d *device) drop() {
-	if d.w != nil {
-		d.w.close()
+	d.mu.Lock()
+	w := d.w
+	d.mu.Unlock()
+	if w != nil {
+		w.close() // waits for receive, which locks
 	}
 }
 
@@ -125,6 +164,21 @@ func (d *device) restart() error {
 // acknowledges only then.
 func (d *device) receive(f event.Frame) {
 	d.mu.Lock()
+	step, replies := d.takeLocked(f)
+	w := d.w
+	close(d.changed)
+	d.changed = make(chan struct{})
+	d.mu.Unlock()
+	if w.send(replies...) == nil && d.watch != nil { // else the connection is over, which its reader finds out too
+		d.watch(d, step)
+	}
+}
+
+func (d *device) takeLocked(f event.Frame) (client.Step, []event.ClientFrame) {
+	if c, ok := f.(*event.Closed); ok && !d.begun {
+		d.closed = c // the server ends a connection that was not attached
+		return client.Step{Closed: c}, nil
+	}
 	step, err := d.machine.Receive(f)
 	d.applied = append(d.applied, step.Apply...)
 	if step.Live != nil {
@@ -143,17 +197,7 @@ func (d *device) receive(f event.Frame) {
 	if d.fault == nil && err != nil {
 		d.fault = fmt.Errorf("%s: %w", d, err)
 	}
-	replies := d.machine.Replies()
-	w := d.w
-	close(d.changed)
-	d.changed = make(chan struct{})
-	d.mu.Unlock()
-	if err := w.send(replies...); err != nil {
-		return // the connection is over, which its reader finds out too
-	}
-	if d.watch != nil {
-		d.watch(d, step)
-	}
+	return step, d.machine.Replies()
 }
 
 // await waits until ready, which is called with the device locked, is true.

@@ -47,7 +47,9 @@ func directConversation(a, b event.Account) event.ConversationID {
 	return event.ConversationID("direct:" + string(min(a, b)) + ":" + string(max(a, b)))
 }
 
-func groupConversation(name string) event.ConversationID { return event.ConversationID("group:" + name) }
+func groupConversation(name string) event.ConversationID {
+	return event.ConversationID("group:" + name)
+}
 
 // audience returns a conversation and its members, for an account or a group that a member wants to talk to. Groups of
 // others do not exist for him.

@@ -262,9 +262,10 @@ type readRequest struct {
 }
 
 type readAnswer struct {
-	Seq      uint64 `json:"seq,string"`
-	Advanced bool   `json:"advanced,omitempty"`
-	Pending  bool   `json:"pending,omitempty"`
+	Seq      uint64         `json:"seq,string"`
+	Advanced bool           `json:"advanced,omitempty"`
+	Pending  bool           `json:"pending,omitempty"`
+	Position event.Position `json:"position"` // of the entry about it; seq 0: none
 }
 
 func (g *guest) read(ctx context.Context, q *readRequest) (any, error) {
@@ -279,5 +280,5 @@ func (g *guest) read(ctx context.Context, q *readRequest) (any, error) {
 	res, err := g.s.engine.Router.MarkRead(ctx, fanout.MarkReadRequest{
 		Account: g.account, Origin: g.login, Conversation: q.Conversation, Seq: q.Seq, Message: q.Message, Private: q.Private,
 	})
-	return readAnswer{Seq: res.Seq, Advanced: res.Advanced, Pending: res.Pending}, err
+	return readAnswer{Seq: res.Seq, Advanced: res.Advanced, Pending: res.Pending, Position: res.Position}, err
 }

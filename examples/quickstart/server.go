@@ -85,7 +85,9 @@ func (s *server) close(ctx context.Context) error {
 	errs := []error{s.ln.Close(), s.engine.Close(ctx)}
 	s.cancel()
 	for _, c := range s.open() {
-		errs = append(errs, c.Close(event.Shutdown.Closed(time.Second)))
+		if err := c.Close(event.Shutdown.Closed(time.Second)); err != nil {
+			s.log.Debug("close", "err", err) // such as that the client was faster
+		}
 	}
 	done := make(chan struct{})
 	go func() { // ends with the last connection, each of which has a deadline by now

@@ -136,6 +136,9 @@ func (w *wire) call(ctx context.Context, t string, q, out any) error {
 		}
 		return decodeAnswer(line, out)
 	case <-ctx.Done():
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.pending, ref)
 		return ctx.Err()
 	}
 }

@@ -163,14 +163,12 @@ type message struct {
 	from         event.Account
 	time         uint64 // Unix milliseconds
 	expires      uint64 // Unix milliseconds plus one; 0: never
-	size         uint64 // of the payload
-	inline       string // the payload, if it is short
+	payload      value
 }
 
 func newMessage(in *store.Message, now uint64) message {
 	m := message{
 		id: in.ID, kind: in.Kind, flags: in.Flags, conversation: in.Conversation, from: in.From, time: now,
-		size: uint64(len(in.Payload)),
 	}
 	if !in.Expires.IsZero() {
 		m.expires = uint64(in.Expires.UnixMilli()) + 1
@@ -178,20 +176,16 @@ func newMessage(in *store.Message, now uint64) message {
 	return m
 }
 
-func (m *message) encode(payload []byte) []byte {
-	b := make([]byte, 0, 40+len(m.id)+len(m.kind)+len(m.conversation)+len(m.from)+min(len(payload), inlineBytes))
+// encodeHeader encodes all but the payload, which follows.
+func (m *message) encodeHeader() []byte {
+	b := make([]byte, 0, rowMax)
 	b = appendString(b, m.id)
 	b = appendString(b, m.kind)
 	b = binary.AppendUvarint(b, uint64(m.flags))
 	b = appendString(b, m.conversation)
 	b = appendString(b, m.from)
 	b = binary.AppendUvarint(b, m.time)
-	b = binary.AppendUvarint(b, m.expires)
-	b = binary.AppendUvarint(b, m.size)
-	if m.size <= inlineBytes {
-		b = append(b, payload...)
-	}
-	return b
+	return binary.AppendUvarint(b, m.expires)
 }
 
 func decodeMessage(row string) (message, error) {
@@ -199,10 +193,7 @@ func decodeMessage(row string) (message, error) {
 	m := message{
 		id: event.MessageID(d.string()), kind: event.Kind(d.string()), flags: event.Flags(d.bounded(math.MaxUint16)),
 		conversation: event.ConversationID(d.string()), from: event.Account(d.string()),
-		time: d.bounded(math.MaxInt64), expires: d.bounded(math.MaxInt64), size: d.bounded(store.MaxPayloadBytes),
-	}
-	if m.size <= inlineBytes {
-		m.inline = d.take(int(m.size))
+		time: d.bounded(math.MaxInt64), expires: d.bounded(math.MaxInt64), payload: d.value(),
 	}
 	return m, d.done("message")
 }
@@ -238,13 +229,13 @@ func (d *decoder) place() place {
 	}
 }
 
-// encodePlaces cuts places into rows of about chunkBytes.
+// encodePlaces cuts places into rows.
 func encodePlaces(places []place) [][]byte {
 	var rows [][]byte
 	var b []byte
 	for i := range places {
 		b = places[i].append(b)
-		if len(b) > chunkBytes-event.MaxIDBytes || i == len(places)-1 {
+		if len(b) > rowMax-event.MaxIDBytes-3*binary.MaxVarintLen64 || i == len(places)-1 {
 			rows = append(rows, b)
 			b = nil
 		}
@@ -291,22 +282,56 @@ func decodeAttempt(row string) (attempt, error) {
 	return a, d.done("attempt")
 }
 
-// encodeState leaves out conversation and name, which the key holds.
-func encodeState(s *event.State) []byte {
-	b := make([]byte, 0, 20+len(s.Value))
-	b = binary.AppendUvarint(b, s.Seq)
-	b = binary.AppendUvarint(b, s.Number)
-	return append(b, s.Value...)
+// state is a register without its conversation and name, which the key holds.
+type state struct {
+	seq    uint64
+	number uint64
+	value  value
 }
 
-func decodeState(row string) (event.State, error) {
+// encodeHeader encodes all but the value, which follows.
+func (s *state) encodeHeader() []byte {
+	b := make([]byte, 0, 32)
+	b = binary.AppendUvarint(b, s.seq)
+	return binary.AppendUvarint(b, s.number)
+}
+
+func decodeState(row string) (state, error) {
 	d := decoder{rest: row}
-	s := event.State{Seq: d.uvarint(), Number: d.uvarint()}
-	if d.rest != "" {
-		s.Value = []byte(d.rest)
-		d.rest = ""
-	}
+	s := state{seq: d.uvarint(), number: d.uvarint(), value: d.value()}
 	return s, d.done("register")
+}
+
+func decodeRecord(row string) (value, error) {
+	d := decoder{rest: row}
+	v := d.value()
+	return v, d.done("record")
+}
+
+// value is a payload or the like: in its row, or in a blob.
+type value struct {
+	size   int
+	blob   uint64 // 0: none
+	inline string
+}
+
+func (d *decoder) value() value {
+	n := d.bounded(2*store.MaxPayloadBytes + 1)
+	v := value{size: int(n / 2)}
+	if n%2 == 0 {
+		v.inline = d.take(v.size)
+	} else if v.blob = d.uvarint(); v.blob == 0 {
+		d.fail()
+	}
+	return v
+}
+
+func appendInline(b, data []byte) []byte {
+	return append(binary.AppendUvarint(b, 2*uint64(len(data))), data...)
+}
+
+func appendBlob(b []byte, size int, blob uint64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, 2*uint64(size)+1), blob)
 }
 
 func encodeCursor(c *store.Cursor) []byte {

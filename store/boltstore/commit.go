@@ -43,13 +43,14 @@ type plan struct {
 	account *account
 	answer  *store.Result // not nil: this is the result, and nothing is to be done
 	expired [][]byte      // expiry keys of attempts to remove, without account number and tag
-	states  []register // one for each of Batch.States
+	states  []register    // one for each of Batch.States
 }
 
 // register is one register after an update.
 type register struct {
 	event.State
-	changed bool // by this or an earlier update of the batch
+	stored  value // before the batch
+	changed bool  // by this or an earlier update of the batch
 }
 
 // check makes all checks of a batch in their order, and writes nothing.
@@ -156,19 +157,19 @@ func (w *writer) mergeStates(b *store.Batch, p *plan) (bool, error) {
 		j, known := latest[string(key)]
 		if known {
 			old = p.states[j]
-		} else if row := w.accounts.Get(key); row != nil {
+		} else {
 			var err error
-			if old.State, err = decodeState(string(row)); err != nil {
+			old.State, old.stored, known, err = w.register(key, u.Conversation, u.Name)
+			if err != nil {
 				return false, err
 			}
-			old.Conversation, old.Name, known = u.Conversation, u.Name, true
 		}
 		var before *event.State
 		if known {
 			before = &old.State
 		}
 		next, changed := store.Merge(before, *u)
-		p.states[i] = register{State: next, changed: old.changed || changed}
+		p.states[i] = register{State: next, stored: old.stored, changed: old.changed || changed}
 		latest[string(key)] = i
 		changes = changes || changed
 	}

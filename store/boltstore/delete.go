@@ -54,21 +54,34 @@ func (w *writer) forget(name event.Account, expect store.Revision) (bool, error)
 // purgeSlice removes some rows of a deleted account, and reports whether that were the last.
 func (w *writer) purgeSlice(aid uint64) (bool, error) {
 	type row struct {
-		key []byte
-		mid uint64 // of an entry
+		key   []byte
+		mid   uint64 // of an entry
+		value value  // of a record or register
 	}
 	rows := make([]row, 0, purgeRows)
 	prefix := numberKey(aid)
 	more := false
 	err := scan(w.accounts, prefix, prefix, func(rest, v []byte) (bool, error) {
+		if len(rest) == 0 {
+			return false, corrupt("row")
+		}
 		if len(rows) == purgeRows {
 			more = true
 			return false, nil
 		}
 		r := row{key: slices.Concat(prefix, rest)}
-		if len(rest) > 0 && rest[0] == tagEntry {
-			if e, err := decodeEntry(string(v)); err == nil { // else its message stays, as in release
+		switch rest[0] { // what cannot be read stays, as in release
+		case tagEntry:
+			if e, err := decodeEntry(string(v)); err == nil {
 				r.mid = e.mid
+			}
+		case tagRecord:
+			if old, err := decodeRecord(string(v)); err == nil {
+				r.value = old
+			}
+		case tagState:
+			if st, err := decodeState(string(v)); err == nil {
+				r.value = st.value
 			}
 		}
 		rows = append(rows, r)
@@ -79,6 +92,7 @@ func (w *writer) purgeSlice(aid uint64) (bool, error) {
 	}
 	for _, r := range rows {
 		w.del(w.accounts, r.key)
+		w.dropValue(&r.value)
 		if r.mid != 0 {
 			if err := w.release(r.mid); err != nil {
 				return false, err

@@ -13,7 +13,7 @@ import (
 )
 
 // buckets are those that hold something of messages.
-var buckets = []string{"id", "message", "payload", "place", "ref"}
+var buckets = []string{"id", "message", "blob", "place", "ref"}
 
 // crowd puts entries into the inbox of ann, every tenth also into that of bob.
 func crowd(t *testing.T, s store.Store, entries int) {

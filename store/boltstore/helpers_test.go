@@ -61,11 +61,14 @@ func readAll(ctx context.Context, s store.Store, a event.Account) ([]event.Entry
 	}
 }
 
-// fill appends messages of 10 kB until the store is full, and returns how many went in.
+// fillBytes is the size of the messages of fill.
+const fillBytes = 30_000
+
+// fill appends messages until the store is full, and returns how many went in.
 func fill(tb testing.TB, s store.Store, prefix string, a event.Account) int {
 	tb.Helper()
 	for n := 0; ; n++ {
-		_, err := s.Commit(tb.Context(), message(fmt.Sprint(prefix, n), make([]byte, 10_000), a))
+		_, err := s.Commit(tb.Context(), message(fmt.Sprint(prefix, n), make([]byte, fillBytes), a))
 		if errors.Is(err, store.ErrFull) {
 			return n
 		}

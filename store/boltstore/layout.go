@@ -15,8 +15,8 @@ const (
 	bucketNames    = "name"       // account name → account number
 	bucketAccounts = "account"    // account number, tag, … → see the tag constants
 	bucketIDs      = "id"         // message ID → message number
-	bucketMessages = "message"    // message number → what its copies share, with a short payload
-	bucketPayloads = "payload"    // message number, chunk → part of a long payload
+	bucketMessages = "message"    // message number → what its copies share
+	bucketBlobs    = "blob"       // blob number, chunk → part of a long payload, record or register
 	bucketPlaces   = "place"      // message number, chunk → some of the inboxes that got it
 	bucketRefs     = "ref"        // message number → how many inboxes hold it
 	bucketPurge    = "purge"      // number of a deleted account whose rows are still there → nothing
@@ -42,15 +42,13 @@ const (
 	tagExpiry      = 't' // time, device, 0, client message ID → nothing; time is when the attempt is forgotten
 )
 
-// Payloads up to inlineBytes are in the message's row. Longer ones are cut into chunks of which two fill a page: bbolt
-// does not split a page of four rows or fewer, so that larger ones would be written again with each commit for a while.
-const (
-	inlineBytes = 1000
-	chunkBytes  = 2000
-)
+// rowMax is how long a value may be, so that four rows fit into a page of 4 KiB: bbolt does not split a page of four rows
+// or fewer, so that longer ones would need several pages side by side, which are hard to find when the file is nearly
+// full, and would be written again and again as their neighbours come. What is longer goes into blobs, in chunks.
+const rowMax = 980
 
 // sequentialFill is how full the pages of buckets get whose rows come in order.
-const sequentialFill = 0.95
+const sequentialFill = 1.0
 
 const (
 	numberBytes = 8
@@ -110,8 +108,8 @@ func splitExpiryKey(rest []byte) (expires uint64, name []byte, err error) {
 	return binary.BigEndian.Uint64(rest), rest[numberBytes:], nil
 }
 
-func chunkKey(mid uint64, chunk uint32) []byte {
-	return binary.BigEndian.AppendUint32(numberKey(mid), chunk)
+func chunkKey(number uint64, chunk uint32) []byte {
+	return binary.BigEndian.AppendUint32(numberKey(number), chunk)
 }
 
 // number reads a key or value that is one number.

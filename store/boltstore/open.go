@@ -214,7 +214,7 @@ func initialise(tx *bolt.Tx) error {
 		return nil
 	}
 	for _, name := range [...]string{
-		bucketMeta, bucketNames, bucketAccounts, bucketIDs, bucketMessages, bucketPayloads, bucketPlaces, bucketRefs,
+		bucketMeta, bucketNames, bucketAccounts, bucketIDs, bucketMessages, bucketBlobs, bucketPlaces, bucketRefs,
 		bucketPurge,
 	} {
 		if _, err := tx.CreateBucket([]byte(name)); err != nil {

@@ -1,6 +1,8 @@
 package boltstore
 
 import (
+	"slices"
+
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 )
@@ -14,9 +16,7 @@ func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error
 		return r, err
 	}
 	if b.Record != nil {
-		a.head.revision++
-		a.head.record = a.head.revision
-		w.put(w.accounts, recordKey(a.aid), append([]byte{}, b.Record.Data...))
+		w.putRecord(a, b.Record.Data)
 		r.Revision = store.Revision(a.head.record)
 	}
 	for _, i := range b.Forget {
@@ -43,17 +43,42 @@ func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error
 	if err := w.begin(a, b.Begin); err != nil {
 		return r, err
 	}
-	for i := range p.states {
-		if st := &p.states[i]; st.changed {
-			st.Seq = a.head.seq
-			w.put(w.accounts, stateKey(a.aid, st.Conversation, st.Name), encodeState(&st.State))
-		}
-	}
+	w.putStates(a, p.states)
 	r.States = p.result()
 	if b.Idempotency != nil {
 		w.addAttempt(a, b, own, placed)
 	}
 	return r, w.err
+}
+
+func (w *writer) putRecord(a *account, data []byte) {
+	key := recordKey(a.aid)
+	if old, err := decodeRecord(string(w.accounts.Get(key))); err == nil { // else there was none
+		w.dropValue(&old)
+	}
+	a.head.revision++
+	a.head.record = a.head.revision
+	w.put(w.accounts, key, w.addValue(nil, data))
+}
+
+// putStates stores the registers that changed, each once, as the last update leaves it.
+func (w *writer) putStates(a *account, states []register) {
+	done := make(map[string]bool, len(states))
+	for i := range slices.Backward(states) {
+		st := &states[i]
+		if !st.changed {
+			continue
+		}
+		st.Seq = a.head.seq
+		key := stateKey(a.aid, st.Conversation, st.Name)
+		if done[string(key)] {
+			continue
+		}
+		done[string(key)] = true
+		w.dropValue(&st.stored)
+		row := state{seq: st.Seq, number: st.Number}
+		w.put(w.accounts, key, w.addValue(row.encodeHeader(), st.Value))
+	}
 }
 
 func (w *writer) forgetAttempts(a *account, expired [][]byte) error {

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"slices"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 )
@@ -28,10 +30,18 @@ func (s *Store) Load(ctx context.Context, name event.Account) (store.Record, err
 		if err != nil || a.head.record == 0 {
 			return err
 		}
-		r.Data, r.Revision = bytes.Clone(b.accounts.Get(recordKey(a.aid))), store.Revision(a.head.record)
-		return nil
+		v, err := decodeRecord(string(b.accounts.Get(recordKey(a.aid))))
+		if err != nil {
+			return err
+		}
+		r.Revision = store.Revision(a.head.record)
+		r.Data, err = b.value(&v)
+		return err
 	})
-	return r, err
+	if err != nil {
+		return store.Record{}, err
+	}
+	return r, nil
 }
 
 // Read implements [store.Store]. There is one copy of everything, so that Known has no effect. With NoBodies, MaxBytes
@@ -73,6 +83,7 @@ func (b *buckets) fill(page *store.Page, a *account, o *store.ReadOptions) error
 		most = min(o.MaxBytes, most)
 	}
 	size := 0
+	messages := messageReader{cursor: b.messages.Cursor()}
 	return scan(b.accounts, tagKeyFor(a.aid, tagEntry, 0), firstAfter(a.aid, o.After), func(rest, v []byte) (bool, error) {
 		if len(page.Entries) == limit || size >= most {
 			page.Through = page.Entries[len(page.Entries)-1].Seq
@@ -85,7 +96,7 @@ func (b *buckets) fill(page *store.Page, a *account, o *store.ReadOptions) error
 		if err != nil {
 			return false, err
 		}
-		e, err := b.entry(seq, v, !o.NoBodies)
+		e, err := b.entry(seq, v, !o.NoBodies, &messages)
 		if err != nil {
 			return false, err
 		}
@@ -96,12 +107,12 @@ func (b *buckets) fill(page *store.Page, a *account, o *store.ReadOptions) error
 }
 
 // entry composes what callers see of an entry. It shares no memory with the file.
-func (b *buckets) entry(seq uint64, row []byte, body bool) (event.Entry, error) {
+func (b *buckets) entry(seq uint64, row []byte, body bool, messages *messageReader) (event.Entry, error) {
 	e, err := decodeEntry(string(row))
 	if err != nil {
 		return event.Entry{}, err
 	}
-	m, err := b.message(e.mid)
+	m, err := messages.read(e.mid)
 	if err != nil {
 		return event.Entry{}, err
 	}
@@ -111,9 +122,31 @@ func (b *buckets) entry(seq uint64, row []byte, body bool) (event.Entry, error) 
 		Ordinal: e.ordinal,
 	}
 	if body {
-		out.Payload, err = b.payload(e.mid, &m)
+		out.Payload, err = b.value(&m.payload)
 	}
 	return out, err
+}
+
+// messageReader reads messages of rising numbers, which are mostly next to each other.
+type messageReader struct {
+	cursor *bolt.Cursor
+	key    [numberBytes]byte
+	last   uint64
+}
+
+func (r *messageReader) read(mid uint64) (message, error) {
+	var k, v []byte
+	binary.BigEndian.PutUint64(r.key[:], mid)
+	if r.last != 0 && mid > r.last {
+		k, v = r.cursor.Next()
+	}
+	if !bytes.Equal(k, r.key[:]) {
+		k, v = r.cursor.Seek(r.key[:])
+	}
+	if r.last = mid; !bytes.Equal(k, r.key[:]) {
+		return message{}, corrupt("message number")
+	}
+	return decodeMessage(string(v))
 }
 
 // Message implements [store.Store].
@@ -261,7 +294,7 @@ func (b *buckets) registers(page *store.StatePage, aid uint64, after []byte, o *
 			return true, nil
 		}
 		st, err := decodeState(string(row))
-		if err != nil || o.Newer != 0 && st.Seq <= o.Newer {
+		if err != nil || o.Newer != 0 && st.seq <= o.Newer {
 			return err == nil, err
 		}
 		if len(page.States) == limit || size >= maxPageBytes {
@@ -272,11 +305,14 @@ func (b *buckets) registers(page *store.StatePage, aid uint64, after []byte, o *
 		if !ok {
 			return false, corrupt("register key")
 		}
-		st.Conversation, st.Name = event.ConversationID(conversation), string(name)
-		page.States = append(page.States, st)
-		size += len(st.Value)
+		data, err := b.value(&st.value)
+		page.States = append(page.States, event.State{
+			Conversation: event.ConversationID(conversation), Name: string(name), Number: st.number, Value: data,
+			Seq: st.seq,
+		})
+		size += len(data)
 		last = key
-		return true, nil
+		return true, err
 	})
 }
 

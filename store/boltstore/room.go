@@ -77,27 +77,33 @@ func (r *room) take(need int64, spare bool) error {
 // grows reports whether the file may become so much longer.
 func (r *room) grows(n int64) bool { return r.high+n <= r.limit }
 
-// reuses reports whether free pages are enough. What does not find free pages side by side makes the file longer all
-// the same. Should that ever bring it to its bound, half of it must be free before anything is appended again.
+// reuses reports whether free pages are enough. A row that is longer than rowMax, or a reader, may make the file longer
+// all the same. Should that ever bring it to its bound, half of it must be free first.
 func (r *room) reuses(n, keep int64) bool {
-	return r.free >= n+keep && (keep == 0 || r.high <= r.limit || r.free >= r.high/2)
+	if r.high > r.limit {
+		keep = max(r.high/2, keep)
+	}
+	return r.free >= n+keep
 }
 
 // size is how many bytes a batch stores, about.
 func size(b *store.Batch) int64 {
 	n := int64(0)
 	if b.Record != nil {
-		n += int64(len(b.Record.Data))
+		n += stored(b.Record.Data)
 	}
 	for i := range b.States {
-		n += int64(len(b.States[i].Value)) + rowBytes
+		n += stored(b.States[i].Value) + rowBytes
 	}
 	for i := range b.Messages {
 		m := &b.Messages[i]
-		n += int64(len(m.Payload)) + int64(len(m.To)+1)*rowBytes
+		n += stored(m.Payload) + int64(len(m.To)+1)*rowBytes
 	}
 	return n
 }
+
+// stored is how many bytes a value takes with the keys and headers of its chunks.
+func stored(data []byte) int64 { return int64(len(data) + len(data)/16) }
 
 // pages is how many pages a batch may write for rows that are in the way of others: rows of one account are close
 // together, those of messages come in order.

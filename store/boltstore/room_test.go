@@ -36,7 +36,7 @@ func TestS70_FullAndRecovered(t *testing.T) {
 	s := open(t, path, boltstore.Config{MaxSize: most})
 	ctx := t.Context()
 	first := fill(t, s, "first", "ann")
-	require.Greater(t, first, 200)
+	require.Greater(t, first, 100)
 	bounded := func() {
 		st, err := os.Stat(path)
 		require.NoError(t, err)
@@ -55,18 +55,18 @@ func TestS70_FullAndRecovered(t *testing.T) {
 	all, _, err := readAll(ctx, s, "ann")
 	require.NoError(t, err)
 	require.Len(t, all, first+1)
-	_, err = s.Commit(ctx, message("still", make([]byte, 10_000), "ann"))
+	_, err = s.Commit(ctx, message("still", make([]byte, fillBytes), "ann"))
 	require.ErrorIs(t, err, store.ErrFull)
 	_, err = s.Commit(ctx, store.Batch{Account: "new", Now: start, Record: &store.RecordUpdate{Data: make([]byte, 60_000)}})
 	require.ErrorIs(t, err, store.ErrFull, "no new account's record either")
 
 	// The reserve is used up, but not more than that.
 	for i := 0; ; i++ {
-		b := message(fmt.Sprint("spare", i), make([]byte, 10_000), "ann")
+		b := message(fmt.Sprint("spare", i), make([]byte, fillBytes), "ann")
 		b.Reserve = true
 		if _, err := s.Commit(ctx, b); err != nil {
 			require.ErrorIs(t, err, store.ErrFull)
-			require.Greater(t, i, 50)
+			require.Greater(t, i, 20)
 			break
 		}
 	}
@@ -112,9 +112,15 @@ func TestS70_DiskNearlyFull(t *testing.T) {
 func TestS72_ReplayDoesNotPinPages(t *testing.T) {
 	s := open(t, newPath(t), boltstore.Config{})
 	ctx := t.Context()
-	const backlog = 2000
-	for i := range backlog {
-		_, err := s.Commit(ctx, message(fmt.Sprint("old", i), make([]byte, 200), "reader"))
+	const backlog = 600
+	for i := range backlog / 100 {
+		var b store.Batch
+		for j := range 100 {
+			m := message(fmt.Sprint("old", i, "-", j), make([]byte, 200), "reader")
+			m.Messages = append(b.Messages, m.Messages...)
+			b = m
+		}
+		_, err := s.Commit(ctx, b)
 		require.NoError(t, err)
 	}
 	before := s.HighWater()

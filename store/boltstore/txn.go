@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -12,7 +13,7 @@ import (
 
 // buckets are the buckets of one transaction.
 type buckets struct {
-	names, accounts, ids, messages, payloads, places, refs, purge *bolt.Bucket
+	names, accounts, ids, messages, blobs, places, refs, purge *bolt.Bucket
 }
 
 func openBuckets(tx *bolt.Tx) (buckets, error) {
@@ -22,13 +23,13 @@ func openBuckets(tx *bolt.Tx) (buckets, error) {
 		to   **bolt.Bucket
 	}{
 		{bucketNames, &b.names}, {bucketAccounts, &b.accounts}, {bucketIDs, &b.ids}, {bucketMessages, &b.messages},
-		{bucketPayloads, &b.payloads}, {bucketPlaces, &b.places}, {bucketRefs, &b.refs}, {bucketPurge, &b.purge},
+		{bucketBlobs, &b.blobs}, {bucketPlaces, &b.places}, {bucketRefs, &b.refs}, {bucketPurge, &b.purge},
 	} {
 		if *f.to = tx.Bucket([]byte(f.name)); *f.to == nil {
 			return buckets{}, corrupt("bucket " + f.name)
 		}
 	}
-	for _, s := range [...]*bolt.Bucket{b.messages, b.payloads, b.places, b.refs} {
+	for _, s := range [...]*bolt.Bucket{b.messages, b.blobs, b.places, b.refs} {
 		s.FillPercent = sequentialFill
 	}
 	return b, nil
@@ -161,37 +162,67 @@ func keysWith(b *bolt.Bucket, prefix []byte) [][]byte {
 func (w *writer) addMessage(in *store.Message, now uint64) uint64 {
 	mid := w.next(w.messages)
 	m := newMessage(in, now)
-	w.put(w.messages, numberKey(mid), m.encode(in.Payload))
+	w.put(w.messages, numberKey(mid), w.addValue(m.encodeHeader(), in.Payload))
 	w.put(w.ids, []byte(in.ID), numberKey(mid))
 	w.put(w.refs, numberKey(mid), numberKey(uint64(len(in.To))))
-	if len(in.Payload) > inlineBytes {
-		var n uint32
-		for part := range slices.Chunk(in.Payload, chunkBytes) {
-			w.put(w.payloads, chunkKey(mid, n), part)
-			n++
-		}
-	}
 	return mid
 }
 
-// payload returns a copy of a message's payload; nil if it is empty.
-func (b *buckets) payload(mid uint64, m *message) ([]byte, error) {
-	if m.size == 0 {
+// addValue appends data to a row, or stores it beside if the row would get too long.
+func (w *writer) addValue(row, data []byte) []byte {
+	if len(row)+binary.MaxVarintLen32+len(data) <= rowMax {
+		return appendInline(row, data)
+	}
+	blob, n := w.next(w.blobs), uint32(0)
+	for part := range slices.Chunk(bytes.Clone(data), rowMax) {
+		w.put(w.blobs, chunkKey(blob, n), part)
+		n++
+	}
+	return appendBlob(row, len(data), blob)
+}
+
+// dropValue removes what addValue stored beside the row.
+func (w *writer) dropValue(v *value) {
+	if v.blob == 0 {
+		return
+	}
+	for _, k := range keysWith(w.blobs, numberKey(v.blob)) {
+		w.del(w.blobs, k)
+	}
+}
+
+// value returns a copy of a value; nil if it is empty.
+func (b *buckets) value(v *value) ([]byte, error) {
+	if v.size == 0 {
 		return nil, nil
 	}
-	if m.size <= inlineBytes {
-		return []byte(m.inline), nil
+	if v.blob == 0 {
+		return []byte(v.inline), nil
 	}
-	body := make([]byte, 0, m.size)
-	prefix := numberKey(mid)
-	err := scan(b.payloads, prefix, prefix, func(_, part []byte) (bool, error) {
-		body = append(body, part...)
-		return true, nil
+	data := make([]byte, 0, v.size)
+	prefix := numberKey(v.blob)
+	err := scan(b.blobs, prefix, prefix, func(_, part []byte) (bool, error) {
+		data = append(data, part...)
+		return len(data) < v.size, nil
 	})
-	if err == nil && uint64(len(body)) != m.size {
-		err = corrupt("payload")
+	if err == nil && len(data) != v.size {
+		err = corrupt("blob")
 	}
-	return body, err
+	return data, err
+}
+
+// register returns a copy of a register, and false if there is none.
+func (b *buckets) register(key []byte, c event.ConversationID, name string) (event.State, value, bool, error) {
+	row := b.accounts.Get(key)
+	if row == nil {
+		return event.State{}, value{}, false, nil
+	}
+	s, err := decodeState(string(row))
+	if err != nil {
+		return event.State{}, value{}, false, err
+	}
+	data, err := b.value(&s.value)
+	return event.State{Conversation: c, Name: name, Number: s.number, Value: data, Seq: s.seq}, s.value, true, err
 }
 
 // message returns what the copies of a message share.
@@ -222,10 +253,9 @@ func (w *writer) release(mid uint64) error {
 	if v := w.ids.Get([]byte(m.id)); string(v) == string(key) {
 		w.del(w.ids, []byte(m.id))
 	}
-	for _, b := range [...]*bolt.Bucket{w.payloads, w.places} {
-		for _, k := range keysWith(b, key) {
-			w.del(b, k)
-		}
+	w.dropValue(&m.payload)
+	for _, k := range keysWith(w.places, key) {
+		w.del(w.places, k)
 	}
 	w.del(w.refs, key)
 	w.del(w.messages, key)

@@ -58,6 +58,15 @@ func (a *account) update(u *store.StateUpdate, seq uint64) event.State {
 	return next
 }
 
+// begin makes a cursor for a new device. Sequence numbers are dense, so that Back is taken off the head as it is.
+func (a *account) begin(d store.Begin) {
+	if slices.ContainsFunc(a.cursors, func(c store.Cursor) bool { return c.Incarnation == d.Incarnation }) {
+		return
+	}
+	seq := max(a.inbox.trim, a.inbox.seq-min(d.Back, a.inbox.seq))
+	a.cursors = append(a.cursors, store.Cursor{Account: a.name, Incarnation: d.Incarnation, Seq: seq})
+}
+
 // save merges a cursor by maximum.
 func (a *account) save(c store.Cursor) {
 	for i := range a.cursors {

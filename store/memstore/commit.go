@@ -113,6 +113,9 @@ func (s *Store) applyLocked(b *store.Batch) store.Result {
 			r.Messages[i] = s.appendLocked(&b.Messages[i], b.Now.UnixMilli())
 		}
 	}
+	for _, d := range b.Begin {
+		a.begin(d)
+	}
 	for i := range b.States {
 		r.States = append(r.States, a.update(&b.States[i], a.inbox.seq))
 	}

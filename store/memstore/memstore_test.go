@@ -158,6 +158,21 @@ func TestStates_ForeignCursor(t *testing.T) {
 	require.Equal(t, []event.State{{Conversation: "c1", Name: "c"}}, page.States)
 }
 
+// TestS57_HolesDoNotPileUp supersedes one entry over and over, behind an entry that stays.
+func TestS57_HolesDoNotPileUp(t *testing.T) {
+	s := memstore.New(memstore.Config{})
+	issuer := event.NewIssuer(s.Info().Secret)
+	_, err := s.Commit(t.Context(), batch(issuer, 1, "ann"))
+	require.NoError(t, err)
+	for range 10_000 {
+		b := batch(issuer, 1, "ann")
+		b.Messages[0].Key = "k"
+		_, err := s.Commit(t.Context(), b)
+		require.NoError(t, err)
+		require.Less(t, s.Slots("ann"), 64)
+	}
+}
+
 func TestCloseAgain(t *testing.T) {
 	s := memstore.New(memstore.Config{})
 	require.NoError(t, s.Close(t.Context()))

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -109,6 +110,7 @@ var badBatches = []struct {
 	{"unknown merge rule", func(b *store.Batch) { b.States[0].Merge = 9 }},
 	{"conversation of a register", func(b *store.Batch) { b.States[0].Conversation = "\n" }},
 	{"value too long", func(b *store.Batch) { b.States[0].Value = make([]byte, store.MaxRecordBytes+1) }},
+	{"begin nothing", func(b *store.Batch) { b.Begin = []store.Begin{{Incarnation: 1}, {Back: 1}} }},
 	{"forget nothing", func(b *store.Batch) { b.Forget = []event.Incarnation{1, 0} }},
 	{"no client message ID", func(b *store.Batch) { b.Idempotency.ClientID = "" }},
 	{"bad device", func(b *store.Batch) { b.Idempotency.Device = "\xff" }},
@@ -131,9 +133,9 @@ var badBatches = []struct {
 	{"an inbox twice", func(b *store.Batch) { b.Messages[1].To[1].Account = b.Messages[1].To[0].Account }},
 	{"an inbox twice among many", func(b *store.Batch) {
 		for i := range 100 {
-			b.Messages[1].To = append(b.Messages[1].To, store.Inbox{Account: event.Account("x" + string(rune('0'+i)))})
+			b.Messages[1].To = append(b.Messages[1].To, store.Inbox{Account: event.Account(fmt.Sprint("x", i))})
 		}
-		b.Messages[1].To = append(b.Messages[1].To, store.Inbox{Account: "xA"})
+		b.Messages[1].To = append(b.Messages[1].To, store.Inbox{Account: "x50"})
 	}},
 	{"too many targets", func(b *store.Batch) {
 		for i := range store.MaxTargets + 1 {

@@ -267,6 +267,9 @@ func (f *fixture) accounts(limit int) []event.Account {
 		page, err := f.s.Accounts(f.ctx, after, limit)
 		require.NoError(f.t, err)
 		require.LessOrEqual(f.t, len(page), limit)
+		for _, a := range page {
+			require.NotContains(f.t, list, a, "paging does not get on")
+		}
 		list = append(list, page...)
 		if len(page) < limit {
 			return list

@@ -88,7 +88,10 @@ func (h *history) randomBatch(name event.Account) store.Batch {
 	}
 	b.OnlyIfChanged = h.chance(15)
 	if h.chance(10) {
-		b.Forget = []event.Incarnation{event.Incarnation(1 + h.rnd.IntN(4))}
+		b.Forget = []event.Incarnation{event.Incarnation(1 + h.rnd.IntN(4))} // never one of Begin's
+	}
+	if h.chance(15) {
+		b.Begin = []store.Begin{{Incarnation: event.Incarnation(5 + h.rnd.IntN(4))}}
 	}
 	for range h.rnd.IntN(4) {
 		b.Messages = append(b.Messages, h.randomMessage(name))
@@ -157,6 +160,11 @@ func (h *history) apply(a *modelAccount, b *store.Batch, r *store.Result) {
 	require.Len(h.t, r.Messages, len(b.Messages), "step %d", h.step)
 	for i := range b.Messages {
 		h.applyMessage(&b.Messages[i], r.Messages[i], b.Now)
+	}
+	for _, d := range b.Begin {
+		if _, ok := a.cursors[d.Incarnation]; !ok {
+			a.cursors[d.Incarnation] = store.Cursor{Account: b.Account, Incarnation: d.Incarnation, Seq: a.head.Seq}
+		}
 	}
 	for i, u := range b.States {
 		next, changed := a.merge(u)

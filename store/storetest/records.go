@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,45 +144,70 @@ func (f *fixture) increment(account event.Account) error {
 // record one byte longer, appends one entry and raises a register by one; a reader that sees one of them must then see at
 // least as much of the next.
 func checkOneStep(f *fixture) {
-	const rounds = 40
-	done := make(chan struct{})
-	var wrote error
+	var rev store.Revision
+	write := func(i int) error {
+		b := f.batch("ann", f.message("ann", "ann"))
+		b.Record = &store.RecordUpdate{Expect: rev, Data: fmt.Append(nil, i)}
+		b.States = []store.StateUpdate{{Conversation: "c1", Name: "n", Number: uint64(i)}}
+		r, err := f.s.Commit(f.ctx, b)
+		rev = r.Revision
+		return err
+	}
+	rounds := f.watch(write, []func() int{
+		func() int {
+			n, _ := strconv.Atoi(string(f.load("ann").Data)) // 0 for an absent record
+			return n
+		},
+		func() int { return f.head("ann").Entries },
+		func() int { return f.number("ann") },
+	})
+	require.Equal(f.t, rounds, f.number("ann"))
+}
+
+// watch lets a writer run and looks meanwhile at the parts of what it writes. Each part tells the number of the round
+// that wrote it, from 1. Whatever part is looked at, it must not be behind one that was looked at before. It returns the
+// number of rounds.
+func (f *fixture) watch(write func(round int) error, parts []func() int) int {
+	f.t.Helper()
+	const looks, rounds = 500, 40 // at least
+	var wrote atomic.Int64
+	var failed error
+	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		var rev store.Revision
-		for i := 1; i <= rounds; i++ {
-			b := f.batch("ann", f.message("ann", "ann"))
-			b.Record = &store.RecordUpdate{Expect: rev, Data: make([]byte, i)}
-			b.States = []store.StateUpdate{{Conversation: "c1", Name: "n", Number: uint64(i)}}
-			r, err := f.s.Commit(f.ctx, b)
-			if err != nil {
-				wrote = err
+		for i := 1; failed == nil; i++ {
+			select {
+			case <-stop:
 				return
+			default:
 			}
-			rev = r.Revision
+			if failed = write(i); failed == nil {
+				wrote.Add(1)
+			}
 		}
 	}()
-	defer func() { <-done }() // also when a check fails
-	for running := true; running; {
+	end := sync.OnceFunc(func() { close(stop); <-done })
+	defer end() // also when a check fails
+	running := func() bool {
 		select {
 		case <-done:
-			running = false
+			return false
 		default:
+			return true
 		}
-		look := []func() int{
-			func() int { return len(f.load("ann").Data) },
-			func() int { return f.head("ann").Entries },
-			func() int { return f.number("ann") },
-		}
+	}
+	for i := 0; running() && (i < looks || wrote.Load() < rounds); i++ {
 		seen := 0
-		for _, i := range []int{0, 1, 2, 0, 2, 1, 0} {
-			n := look[i]()
-			require.GreaterOrEqual(f.t, n, seen, "part %d of a batch was missing", i)
+		for j := range 2 * len(parts) {
+			part := (j*(i+1) + j/len(parts)) % len(parts) // in changing order
+			n := parts[part]()
+			require.GreaterOrEqual(f.t, n, seen, "part %d of a batch was missing", part)
 			seen = n
 		}
 	}
-	require.NoError(f.t, wrote)
-	require.Equal(f.t, rounds, f.number("ann"))
+	end()
+	require.NoError(f.t, failed)
+	return int(wrote.Load())
 }
 
 // number returns the number of the account's first register.

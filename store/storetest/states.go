@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -214,6 +215,26 @@ var cursorRules = []rule{
 			require.EqualValues(f.t, 2, got[1<<63].Sent)
 		}
 	}},
+	{name: "cursor: S42 a new device begins at the head, less what it asks for", check: checkBegin},
+	{name: "cursor: one that is there already stays", check: func(f *fixture) {
+		f.fill("ann", 5)
+		f.save(store.Cursor{Account: "ann", Incarnation: 1, Seq: 2, Sent: 3})
+		b := f.batch("ann")
+		b.Begin = []store.Begin{{Incarnation: 1}, {Incarnation: 2}, {Incarnation: 2, Back: 3}}
+		f.commit(b)
+		got := f.cursors("ann")
+		require.Equal(f.t, store.Cursor{Account: "ann", Incarnation: 1, Seq: 2, Sent: 3}, got[1])
+		require.Equal(f.t, f.head("ann").Seq, got[2].Seq)
+	}},
+	{name: "cursor: a device begins only if the batch is applied", check: func(f *fixture) {
+		f.fill("ann", 2)
+		b := f.batch("ann")
+		b.Begin, b.Record = []store.Begin{{Incarnation: 1}}, &store.RecordUpdate{Expect: 9}
+		f.refused(b, store.ErrConflict)
+		b.Record, b.OnlyIfChanged = nil, true
+		require.True(f.t, f.commit(b).Unchanged)
+		require.Empty(f.t, f.cursors("ann"))
+	}},
 	{name: "cursor: S51 forgotten with the device", check: func(f *fixture) {
 		f.save(store.Cursor{Account: "ann", Incarnation: 1, Seq: 5}, store.Cursor{Account: "ann", Incarnation: 2, Seq: 6},
 			store.Cursor{Account: "ann", Incarnation: 3, Seq: 7}, store.Cursor{Account: "bob", Incarnation: 1, Seq: 8})
@@ -232,4 +253,29 @@ var cursorRules = []rule{
 		f.refused(b, store.ErrConflict)
 		require.Len(f.t, f.cursors("ann"), 1)
 	}},
+}
+
+func checkBegin(f *fixture) {
+	begin := func(back uint64, messages ...store.Message) uint64 {
+		next := event.Incarnation(len(f.cursors("ann")) + 1)
+		b := f.batch("ann", messages...)
+		b.Begin = []store.Begin{{Incarnation: next, Back: back}}
+		f.commit(b)
+		c := f.cursors("ann")[next]
+		require.LessOrEqual(f.t, c.Sent, c.Seq, "nothing was sent to a new device")
+		return c.Seq
+	}
+	require.Zero(f.t, begin(0), "in an empty inbox")
+	require.Zero(f.t, begin(7))
+	list := f.fill("ann", 5)
+	require.Equal(f.t, list[4], begin(0))
+	require.Equal(f.t, list[2], begin(2))
+	require.Less(f.t, begin(5), list[0])
+	require.Less(f.t, begin(math.MaxUint64), list[0])
+	begin(0, f.message("ann", "ann"), f.message("ann", "bob", "ann"))
+	require.Equal(f.t, f.head("ann").Seq, f.cursors("ann")[7].Seq, "the head as the batch leaves it")
+	f.trim("ann", list[3], 10)
+	require.GreaterOrEqual(f.t, begin(1000), f.head("ann").Trim, "not before the trim position")
+	require.Less(f.t, f.cursors("ann")[8].Seq, list[4])
+	require.Empty(f.t, f.cursors("bob"))
 }

@@ -126,6 +126,16 @@ func (c *connRun) expect(frames ...event.Frame) error {
 	return nil
 }
 
+// deliver sends frames while the device reads them: a connection may have no buffer at all.
+func (c *connRun) deliver(frames ...event.Frame) error {
+	sent := make(chan error, 1)
+	go func() { sent <- c.send(frames...) }()
+	if err := c.expect(frames...); err != nil {
+		return err
+	}
+	return <-sent
+}
+
 // end receives until the connection is over and returns the last frame.
 func (c *connRun) end() (last event.Frame, err error) {
 	deadline := time.Now().Add(c.h.Timeout)

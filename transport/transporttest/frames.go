@@ -64,7 +64,9 @@ func size(f event.Frame) int {
 			n += 64 + len(f.States[i].Value)
 		}
 	case *event.Live:
-		n += f.Event.Size()
+		if f.Event != nil {
+			n += f.Event.Size()
+		}
 	}
 	return n
 }

@@ -1,0 +1,55 @@
+package fanout
+
+import "github.com/manydevice/manydevice/event"
+
+// Hubs returns how many accounts the router keeps in memory, and how many of them the sweep looks at.
+func (r *Router) Hubs() (all, restless int) {
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		all += len(sh.hubs)
+		restless += len(sh.restless)
+		sh.mu.Unlock()
+	}
+	return all, restless
+}
+
+// TailBytes returns how much the tail cache holds.
+func (r *Router) TailBytes() int64 { return r.tailBytes.Load() }
+
+// Grown returns how many accounts wait for the next trim round.
+func (r *Router) Grown() int {
+	r.grown.mu.Lock()
+	defer r.grown.mu.Unlock()
+	return len(r.grown.set)
+}
+
+// Window returns how much a connection has unacknowledged, and what waits for it.
+func (a *Attachment) Window() (entries, bytes, control, live int) {
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	return len(a.window), a.bytes, len(a.control), len(a.live)
+}
+
+// LateRelease returns whether a hub that nobody holds any more leaves the one of its successor alone: the account's hub is left
+// and made anew before the late holder lets go.
+func (r *Router) LateRelease(account string) bool {
+	id := event.Account(account)
+	late := r.hold(id)
+	late.release()
+	late.shard.mu.Lock()
+	late.refs++ // as a receipt flush that starts when everybody else has left
+	late.shard.mu.Unlock()
+	next := r.hold(id)
+	late.release()
+	there := r.find(id) == next
+	next.release()
+	return there
+}
+
+// EarlyReads returns for how many accounts read marks wait for their message.
+func (r *Router) EarlyReads() int {
+	r.early.mu.Lock()
+	defer r.early.mu.Unlock()
+	return r.early.waiting.Len()
+}

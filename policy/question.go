@@ -1,0 +1,237 @@
+package policy
+
+import (
+	"slices"
+	"time"
+)
+
+// question is one decision in the making. It does not hold the victims: they are returned, and would take the marks,
+// which live on the stack, to the heap with them.
+type question struct {
+	policy  *Policy
+	program *program
+	logins  []Login
+	in      Newcomer
+	now     time.Time
+	answer  *Answer // of the host; nil: it was not asked yet
+	marks   []mark  // by login
+
+	since int64         // from when on the account knows the newcomer's device, in Unix milliseconds
+	wait  time.Duration // until that device may end older logins; 0: it may
+}
+
+// outcome is what a rule says to an excess.
+type outcome struct {
+	verdict Verdict
+	cause   Cause
+	wait    time.Duration
+	need    int // with Ask: how many must end
+}
+
+// markLogins notes for each login what it counts as. at is the newcomer's platform.
+func (q *question) markLogins(at *entry) {
+	t, rules := &q.policy.table, &q.policy.rules
+	every, free := rules.Slots == SlotEveryLogin, rules.Primary == PrimaryFree
+	// Without groups, platforms matter only as far as they are the newcomer's, which comparing tells as well.
+	simple := at != &t.unknown && at.groups == 0
+	since := q.in.Since
+	for i := range q.logins {
+		l := &q.logins[i]
+		m := markAll
+		if (l.Holds || every) && !(free && l.Primary) {
+			m |= markTotal
+			if l.Platform == q.in.Platform {
+				m |= markPlatform | at.groups
+			} else if !simple {
+				is := t.find(l.Platform)
+				if m |= is.groups & at.groups; is == at {
+					m |= markPlatform
+				}
+			}
+		}
+		if same(string(l.Device), string(q.in.Device)) {
+			m |= markDevice
+		}
+		if same(string(l.ID), string(q.in.Login)) {
+			if m |= markGone; since.IsZero() {
+				since = l.Since
+			}
+		}
+		q.marks[i] = m
+	}
+	if since.IsZero() && q.in.Login == "" {
+		since = q.now
+	}
+	q.age(since)
+}
+
+// age notes whether the newcomer's device is too new to end older logins. A [time.Time] is not kept: it holds a pointer,
+// and with it the marks would go to the heap.
+func (q *question) age(since time.Time) {
+	if least := q.policy.rules.MinAge; least > 0 {
+		q.since, q.wait = since.UnixMilli(), max(0, least-q.now.Sub(since))
+	}
+}
+
+// same reports whether two IDs are equal and not empty. It looks at the last byte first: many IDs begin alike.
+func same(a, b string) bool {
+	n := len(a)
+	return n > 0 && n == len(b) && a[n-1] == b[n-1] && a == b
+}
+
+// count returns how many logins the rule counts, without the newcomer and the victims so far.
+func (q *question) count(r *rule) int {
+	n, shift := 0, r.shift&63
+	for _, m := range q.marks {
+		n += int(m >> shift &^ (m >> goneShift) & 1)
+	}
+	return n
+}
+
+// newcomers returns how many the newcomer counts for.
+func (q *question) newcomers(r *rule) int {
+	if r.quota && q.in.Primary && q.policy.rules.Primary == PrimaryFree {
+		return 0
+	}
+	return 1
+}
+
+// counts reports whether the rule counts the login.
+func (q *question) counts(r *rule, i int) bool { return q.marks[i]&(r.mark|markGone) == r.mark }
+
+// meet makes a rule hold that would be exceeded: it appends victims, refuses, or asks, with candidates in place of
+// victims.
+func (q *question) meet(r *rule, excess int, victims []Victim) ([]Victim, outcome) {
+	if r.mark == markDevice { // a device may always replace its own logins
+		return q.evict(r, EvictEarliest, excess, victims, false), outcome{verdict: Admit}
+	}
+	action, cause := q.action(r)
+	if action == RefuseNew {
+		return victims, outcome{verdict: Refuse, cause: cause}
+	}
+	if may, why := q.evictable(r); may < excess {
+		return victims, why
+	}
+	if action == AskHost {
+		return q.ask(r, excess, victims)
+	}
+	return q.evict(r, action, excess, victims, true), outcome{verdict: Admit}
+}
+
+// action returns what the rule does to this newcomer and, if it refuses for the newcomer's sake, why.
+func (q *question) action(r *rule) (Action, Cause) {
+	rules := &q.policy.rules
+	switch {
+	case r.bound || r.limit == 0:
+		return RefuseNew, CauseRule
+	case r.action == RefuseNew && !(q.in.Wish == ForceEvict && rules.AllowForce):
+		return RefuseNew, CauseRule
+	case q.in.Wish == NeverEvict:
+		return RefuseNew, CauseWish
+	case q.in.Login != "" && rules.Reconnect == ReconnectRefused:
+		return RefuseNew, CauseReconnect
+	case r.action == RefuseNew: // forced
+		return EvictEarliest, CauseRule
+	}
+	return r.action, CauseRule
+}
+
+// protected returns why the newcomer may not end the login, which is another device's; empty if it may.
+func (q *question) protected(l *Login) Cause {
+	if l.Primary && q.policy.rules.Primary != PrimaryOrdinary {
+		return CausePrimary
+	}
+	if q.wait > 0 && l.Since.UnixMilli() < q.since {
+		return CauseMinAge
+	}
+	return CauseRule
+}
+
+// evictable returns how many of the logins that the rule counts may end and, if not all may, why it refuses.
+func (q *question) evictable(r *rule) (int, outcome) {
+	n, why := 0, outcome{verdict: Refuse, cause: CausePrimary}
+	for i := range q.logins {
+		if !q.counts(r, i) {
+			continue
+		}
+		switch q.protected(&q.logins[i]) {
+		case CauseRule:
+			n++
+		case CauseMinAge:
+			why.cause, why.wait = CauseMinAge, q.wait
+		}
+	}
+	return n, why
+}
+
+// evict appends n of the logins that the rule counts to the victims, in the order of the action; only those that are not
+// protected, if that matters. It sorts by insertion, which takes one pass if the logins are in that order, as they are
+// by admission in an account's record.
+func (q *question) evict(r *rule, order Action, n int, victims []Victim, protect bool) []Victim {
+	first := len(victims) // those before it were chosen by earlier rules
+	for i := range q.logins {
+		l, last := &q.logins[i], len(victims)-1
+		if !q.counts(r, i) || protect && q.protected(l) != CauseRule {
+			continue
+		}
+		switch {
+		case len(victims)-first < n:
+			victims = append(victims, r.victim(i, l))
+		case order.before(l, &q.logins[victims[last].Index]):
+			victims[last] = r.victim(i, l)
+		default:
+			continue
+		}
+		for j := len(victims) - 1; j > first && order.before(l, &q.logins[victims[j-1].Index]); j-- {
+			victims[j-1], victims[j] = victims[j], victims[j-1]
+		}
+	}
+	for _, v := range victims[first:] {
+		q.marks[v.Index] |= markGone
+	}
+	return victims
+}
+
+func (r *rule) victim(i int, l *Login) Victim {
+	return Victim{Index: i, Login: l.ID, Reason: r.reason, Rule: r.name}
+}
+
+// spare takes those from the victims without whom every rule holds all the same, because victims of later rules count
+// for earlier ones too. The latest choice is looked at first, so that it yields to the earlier one. One pass does: who
+// is needed stays needed when others are spared.
+func (q *question) spare(victims []Victim, e *Explanation) []Victim {
+	rules := q.program.rules
+	var after [maxRules]int
+	for i := range rules {
+		after[i] = q.count(&rules[i]) + q.newcomers(&rules[i])
+	}
+	for v := len(victims) - 1; v >= 0; v-- {
+		at := victims[v].Index
+		m := q.marks[at]
+		needed := false
+		for i := range rules {
+			r := &rules[i]
+			needed = needed || m&r.mark != 0 && r.limit != NoLimit && after[i] >= r.limit
+		}
+		if needed {
+			continue
+		}
+		q.marks[at] &^= markGone
+		for i := range rules {
+			after[i] += int(m >> rules[i].shift & 1)
+		}
+		if e != nil {
+			e.Spared = append(e.Spared, victims[v])
+		}
+		victims = slices.Delete(victims, v, v+1)
+	}
+	return victims
+}
+
+// earlier reports whether a was admitted before b.
+func earlier(a, b *Login) bool {
+	if a.Admission != b.Admission {
+		return a.Admission < b.Admission
+	}
+	return a.ID < b.ID
+}

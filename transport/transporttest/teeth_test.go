@@ -1,0 +1,372 @@
+package transporttest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/transport"
+)
+
+// flawedConn is a connection that breaks the contract where a function is set.
+type flawedConn struct {
+	transport.Conn
+	send  func(ctx context.Context, frames []event.Frame) error
+	close func(why event.Closed) error
+}
+
+func (c *flawedConn) Send(ctx context.Context, frames []event.Frame) error {
+	if c.send != nil {
+		return c.send(ctx, frames)
+	}
+	return c.Conn.Send(ctx, frames)
+}
+
+func (c *flawedConn) Close(why event.Closed) error {
+	if c.close != nil {
+		return c.close(why)
+	}
+	return c.Conn.Close(why)
+}
+
+// alias is a connection that keeps the engine's frames. It is its own peer.
+type alias struct {
+	frames chan event.Frame
+	over   chan struct{}
+}
+
+func (a *alias) Send(_ context.Context, frames []event.Frame) error {
+	for _, f := range frames {
+		a.frames <- f
+	}
+	return nil
+}
+
+func (a *alias) Close(event.Closed) error { return nil }
+
+func (a *alias) Receive(ctx context.Context) (event.Frame, error) {
+	select {
+	case f := <-a.frames:
+		return f, nil
+	case <-a.over:
+		return nil, io.EOF
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (a *alias) Hangup() { close(a.over) }
+
+// powers is a connection that misreports what it can do.
+type powers struct {
+	*flawedConn
+	calls       atomic.Int32
+	nonBlocking bool
+}
+
+func (p *powers) RemoteAddr() string {
+	if p.nonBlocking {
+		return "same"
+	}
+	return string(rune('a' + p.calls.Add(1)))
+}
+
+func (p *powers) NonBlocking() bool { return p.nonBlocking }
+
+// edit returns a connection that changes every frame before it is sent.
+func edit(change func(f event.Frame)) func(p *Pair, c *flawedConn) {
+	return func(_ *Pair, c *flawedConn) {
+		c.send = func(ctx context.Context, frames []event.Frame) error {
+			var out []event.Frame
+			for _, f := range frames {
+				f = Copy(f)
+				change(f)
+				out = append(out, f)
+			}
+			return c.Conn.Send(ctx, out)
+		}
+	}
+}
+
+// never makes calls that do not return before the end of the test.
+func never(t testing.TB) func() {
+	hold := make(chan struct{})
+	t.Cleanup(func() { close(hold) })
+	return func() { <-hold }
+}
+
+// TestConnSuiteHasTeeth runs each rule against a connection that breaks it.
+func TestConnSuiteHasTeeth(t *testing.T) {
+	broken := map[string][]func(t testing.TB, p *Pair, c *flawedConn){}
+	add := func(rule string, flaw func(t testing.TB, p *Pair, c *flawedConn)) {
+		broken[rule] = append(broken[rule], flaw)
+	}
+	plain := func(flaw func(p *Pair, c *flawedConn)) func(testing.TB, *Pair, *flawedConn) {
+		return func(_ testing.TB, p *Pair, c *flawedConn) { flaw(p, c) }
+	}
+	kinds := connRules[0].name
+	add(kinds, plain(edit(func(f event.Frame) {
+		if d, ok := f.(*event.Data); ok {
+			d.Redelivered = false
+		}
+	})))
+	add(kinds, plain(edit(func(f event.Frame) {
+		if d, ok := f.(*event.CaughtUp); ok {
+			d.Position.Seq = uint64(float64(d.Position.Seq))
+		}
+	})))
+	add(kinds, plain(edit(func(f event.Frame) {
+		if d, ok := f.(*event.StatePage); ok {
+			for i := range d.States {
+				d.States[i].Value = nil
+			}
+		}
+	})))
+	add("frames arrive in order over Sends and batches", func(_ testing.TB, _ *Pair, c *flawedConn) {
+		c.send = func(ctx context.Context, frames []event.Frame) error {
+			frames = slices.Clone(frames)
+			slices.Reverse(frames)
+			return c.Conn.Send(ctx, frames)
+		}
+	})
+	add("an empty batch is no error", func(_ testing.TB, _ *Pair, c *flawedConn) {
+		c.send = func(ctx context.Context, frames []event.Frame) error {
+			if len(frames) == 0 {
+				return errors.New("nothing to send")
+			}
+			return c.Conn.Send(ctx, frames)
+		}
+	})
+	add("big frames arrive whole", plain(edit(func(f event.Frame) {
+		d, ok := f.(*event.Data)
+		if !ok {
+			return
+		}
+		for i, e := range d.Entries {
+			short := e.Entry
+			short.Payload = short.Payload[:min(len(short.Payload), 32<<10)]
+			d.Entries[i] = event.Seal(short)
+		}
+	})))
+	deaf := func(_ testing.TB, _ *Pair, c *flawedConn) {
+		c.send = func(_ context.Context, frames []event.Frame) error { return c.Conn.Send(context.Background(), frames) }
+	}
+	add("Send with an ended context returns an error", deaf)
+	add("Send returns when its context ends", deaf)
+	add("Send returns when its context ends", func(_ testing.TB, p *Pair, c *flawedConn) { p.cfg.MaxBytes = 0 })
+	add("Close makes a running Send return", func(_ testing.TB, _ *Pair, c *flawedConn) { c.close = func(event.Closed) error { return nil } })
+	add("Close makes a running Send return", func(_ testing.TB, p *Pair, c *flawedConn) { p.cfg.MaxBytes = 0 })
+	add("Close ends the connection for the device", func(_ testing.TB, _ *Pair, c *flawedConn) {
+		c.close = func(event.Closed) error { return nil }
+	})
+	add("Close ends the connection for the device", func(_ testing.TB, p *Pair, c *flawedConn) {
+		c.close = func(event.Closed) error { p.Cut(); return nil }
+	})
+	add("Close ends the connection for the device", func(t testing.TB, _ *Pair, c *flawedConn) {
+		wait := never(t)
+		c.close = func(event.Closed) error { wait(); return nil }
+	})
+	swallow := func(_ testing.TB, _ *Pair, c *flawedConn) {
+		c.send = func(ctx context.Context, frames []event.Frame) error {
+			_ = c.Conn.Send(ctx, frames)
+			return nil
+		}
+	}
+	add("Send after Close returns an error", swallow)
+	add("Send after the device is gone returns an error", swallow)
+	add("Close and Send at the same moment", swallow)
+	add("Close after the device is gone returns", func(t testing.TB, _ *Pair, c *flawedConn) {
+		wait := never(t)
+		c.close = func(event.Closed) error { wait(); return nil }
+	})
+
+	for _, r := range connRules {
+		switch r.name {
+		case "frames are the engine's again after Send":
+			t.Run(r.name, func(t *testing.T) {
+				a := &alias{make(chan event.Frame, 64), make(chan struct{})}
+				require.Error(t, r.run(t, ConnHarness{Open: func(testing.TB) (transport.Conn, Peer) { return a, a }}))
+			})
+			continue
+		case "optional powers":
+			for _, nonBlocking := range []bool{false, true} {
+				t.Run(r.name, func(t *testing.T) {
+					t.Parallel()
+					p := NewPair(PairConfig{MaxBytes: 1 << 10})
+					c := &powers{flawedConn: &flawedConn{Conn: p.Conn()}, nonBlocking: nonBlocking}
+					require.Error(t, r.run(t, ConnHarness{Timeout: 300 * time.Millisecond, Open: func(testing.TB) (transport.Conn, Peer) { return c, p }}))
+				})
+			}
+			continue
+		}
+		require.NotEmpty(t, broken[r.name], r.name)
+		for _, flaw := range broken[r.name] {
+			t.Run(r.name, func(t *testing.T) {
+				t.Parallel()
+				err := r.run(t, ConnHarness{Timeout: 500 * time.Millisecond, Open: func(t testing.TB) (transport.Conn, Peer) {
+					p := NewPair(PairConfig{MaxBytes: 2 << 20, NoRecord: true})
+					c := &flawedConn{Conn: p.Conn()}
+					flaw(t, p, c)
+					return c, p
+				}})
+				require.Error(t, err)
+			})
+		}
+	}
+}
+
+// plainBus is a bus that the flawed ones start from: it calls handlers in the goroutine of the sender, one at a time.
+type plainBus struct {
+	mu   sync.Mutex
+	subs map[event.NodeID]*plainSub
+	bus  busFlaws
+}
+
+// busFlaws says how a plainBus breaks the contract.
+type busFlaws struct {
+	everybody, neverGone, openNames, deaf, parallel, alias, stale, locked, reentrant, wrongError, lazyStop, stopByName bool
+}
+
+type plainSub struct {
+	mu     sync.Mutex
+	handle func([]byte) []byte
+	last   []byte
+}
+
+func (b *plainBus) get(node event.NodeID) *plainSub {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.subs[node]
+}
+
+func (b *plainBus) Subscribe(node event.NodeID, handle func([]byte) []byte) (func(), error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.subs[node] != nil && !b.bus.openNames {
+		return nil, transport.ErrTaken
+	}
+	s := &plainSub{handle: handle}
+	b.subs[node] = s
+	return func() {
+		b.mu.Lock()
+		if b.subs[node] == s || b.bus.stopByName {
+			delete(b.subs, node)
+		}
+		b.mu.Unlock()
+		if !b.bus.lazyStop {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+		}
+	}, nil
+}
+
+func (b *plainBus) Publish(ctx context.Context, node event.NodeID, msg []byte) error {
+	s := b.get(node)
+	if s == nil {
+		return transport.ErrGone
+	}
+	if !b.bus.alias {
+		msg = bytes.Clone(msg)
+	}
+	if b.bus.locked {
+		_, err := b.call(ctx, s, msg)
+		return err
+	}
+	targets := []*plainSub{s}
+	if b.bus.everybody {
+		b.mu.Lock()
+		targets = targets[:0]
+		for _, s := range b.subs {
+			targets = append(targets, s)
+		}
+		b.mu.Unlock()
+	}
+	for _, s := range targets {
+		go func() { _, _ = b.call(context.Background(), s, msg) }()
+	}
+	return nil
+}
+
+func (b *plainBus) Request(ctx context.Context, node event.NodeID, msg []byte) ([]byte, error) {
+	s := b.get(node)
+	if s == nil {
+		if b.bus.neverGone {
+			return nil, transport.ErrUnknown
+		}
+		return nil, transport.ErrGone
+	}
+	if b.bus.deaf {
+		ctx = context.Background()
+	}
+	type answer struct {
+		reply []byte
+		err   error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		reply, err := b.call(ctx, s, bytes.Clone(msg))
+		done <- answer{reply, err}
+	}()
+	select {
+	case a := <-done:
+		return a.reply, a.err
+	case <-ctx.Done():
+		if b.bus.wrongError {
+			return nil, ctx.Err()
+		}
+		return nil, transport.ErrUnknown
+	}
+}
+
+func (b *plainBus) call(_ context.Context, s *plainSub, msg []byte) ([]byte, error) {
+	if !b.bus.parallel && !b.bus.reentrant {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	reply := s.handle(msg)
+	if b.bus.stale {
+		reply, s.last = s.last, reply
+	}
+	return reply, nil
+}
+
+// TestBusSuiteHasTeeth runs each rule against a bus that breaks it, and all of them against one that breaks none.
+func TestBusSuiteHasTeeth(t *testing.T) {
+	broken := map[string]busFlaws{
+		"a message reaches its node and no other":          {everybody: true},
+		"a request gets its answer":                        {stale: true},
+		"nobody listens":                                   {neverGone: true},
+		"a name is taken once":                             {openNames: true},
+		"no answer in time":                                {deaf: true},
+		"one message at a time":                            {parallel: true},
+		"the message is the sender's again after the call": {alias: true},
+		"every request gets its own answer":                {stale: true},
+		"publish from a handler":                           {locked: true},
+		"request from a handler":                           {stale: true},
+		"a handler that asks itself":                       {reentrant: true},
+		"two nodes that ask each other":                    {wrongError: true},
+		"stop waits for a running handler":                 {lazyStop: true},
+		"stop may come twice":                              {stopByName: true},
+	}
+	open := func(f busFlaws) func(testing.TB) transport.Bus {
+		return func(testing.TB) transport.Bus { return &plainBus{subs: map[event.NodeID]*plainSub{}, bus: f} }
+	}
+	for _, r := range busRules {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			flaw, ok := broken[r.name]
+			require.True(t, ok)
+			require.Error(t, r.run(t, BusHarness{Open: open(flaw), Timeout: 300 * time.Millisecond}))
+			require.NoError(t, r.run(t, BusHarness{Open: open(busFlaws{})}))
+		})
+	}
+}
