@@ -23,12 +23,15 @@ type AttachRequest struct {
 }
 
 // Attach binds a connection to a login and begins to deliver what its device has not acknowledged, then what comes.
-// Errors are those of [session.Registry.Attach], with which the connection is still the caller's. If it is the store that
+// Errors are [ErrClosed] and those of [session.Registry.Attach], with which the connection is still the caller's. If it is the store that
 // fails afterwards, the connection has been closed with advice to come back.
 //
 // A Position above the cursor counts as an ack; one below it has entries sent again. One that is of no use (trimmed,
 // ahead of the inbox, of another epoch) is answered with a Reset frame.
 func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (*Attachment, error) {
+	if r.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
 	h := r.hold(q.Account)
 	a := &Attachment{r: r, hub: h}
 	c, err := r.reg.Attach(ctx, session.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token}, conn, a.ended)

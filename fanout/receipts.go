@@ -127,12 +127,19 @@ func (h *hub) takeReceipts(ctx context.Context) (owed map[event.ConversationID]m
 	}
 }
 
-// commitDelivered raises the account's delivered watermark of a conversation and tells the senders. If the watermark is
-// there already, nobody is told twice.
+// commitDelivered raises the account's delivered watermark of a conversation and tells the senders. What the watermark
+// has passed was told before, when another device acknowledged it: nobody is told twice.
 func (r *Router) commitDelivered(ctx context.Context, account event.Account, conv event.ConversationID, from map[event.Account]mark) error {
+	told, err := r.register(ctx, account, conv, event.StateDelivered)
+	if err != nil {
+		return err
+	}
 	var through uint64
 	var list []store.Message
 	for a, m := range from {
+		if m.seq <= told {
+			continue
+		}
 		through = max(through, m.seq)
 		msg, err := r.receipt(event.KindDelivered, account, a, conv, m.id)
 		if err != nil {
@@ -140,7 +147,10 @@ func (r *Router) commitDelivered(ctx context.Context, account event.Account, con
 		}
 		list = append(list, msg)
 	}
-	_, err := r.commit(ctx, store.Batch{
+	if len(list) == 0 {
+		return nil
+	}
+	_, err = r.commit(ctx, store.Batch{
 		Account: account, OnlyIfChanged: true, Reserve: true, Messages: list,
 		States: []store.StateUpdate{{Conversation: conv, Name: event.StateDelivered, Merge: store.MergeMax, Number: through}},
 	})

@@ -58,6 +58,28 @@ func TestI18_DeliveredOnce(t *testing.T) {
 	})
 }
 
+// TestI18_SlowerDevice has a second device acknowledge what was told, together with something new.
+func TestI18_SlowerDevice(t *testing.T) {
+	overStores(t, fanout.Config{}, func(w *world) {
+		b, c := w.ready("bob", "b1")[0], w.ready("cid", "c1")[0]
+		a := w.ready("ann", "a1", "a2")
+		a[1].HoldAcks(true)
+		w.send(b, "x", "ann")
+		w.fence("ann")
+		a[0].acked()
+		w.flush()
+		w.send(c, "y", "ann")
+		w.fence("ann")
+		a[1].HoldAcks(false)
+		a[0].acked()
+		a[1].acked()
+		w.flush()
+		w.fence("bob", "cid")
+		require.Len(w.t, b.receipts(event.KindDelivered), 1)
+		require.Len(w.t, c.receipts(event.KindDelivered), 1)
+	})
+}
+
 func TestI18_WhoIsTold(t *testing.T) {
 	to := func(accounts ...event.Account) []event.Account { return accounts }
 	for _, c := range []struct {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -19,7 +20,7 @@ type Policy struct {
 // [*event.InvalidError] for each fault, whose Field is the path to it, such as `Platforms["ios"]` or `Groups[1].Limit`.
 func New(r Rules) (*Policy, error) {
 	r = r.withDefaults()
-	if err := r.validate(false); err != nil {
+	if err := errors.Join(r.validate(false)...); err != nil {
 		return nil, fmt.Errorf("policy: rules: %w", err)
 	}
 	names := builtIn()

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,7 +67,7 @@ func (u UnknownRule) jsonName() string {
 // [New] refuses are not written; the error joins one [*event.InvalidError] for each fault.
 func (r Rules) MarshalJSON() ([]byte, error) {
 	full := r.withDefaults()
-	if err := full.validate(false); err != nil {
+	if err := errors.Join(full.validate(false)...); err != nil {
 		return nil, fmt.Errorf("policy: rules: %w", err)
 	}
 	doc := rulesJSON{
@@ -145,18 +146,28 @@ func (r *Rules) UnmarshalJSON(doc []byte) error {
 // refused. The error joins one [*event.InvalidError] for every fault of the document, whose Field is the path to it, such
 // as `groups[1].limit` or `platforms["ios"].action`; if it is no JSON, there is one with the Field "rules".
 func ParseJSON(doc []byte) (Rules, error) {
-	var r Rules
-	f := &faults{json: true}
-	if root := parseTree(doc, f); root != nil {
-		r.read(&reader{faults: f}, root)
-	}
-	// Beyond the shape, values can only be judged together: a group is wrong or right by the platforms there are.
-	full := r.withDefaults()
-	err := f.join(full.validate(true))
+	root, err := parseTree(doc)
 	if err != nil {
 		return Rules{}, fmt.Errorf("policy: rules: %w", err)
 	}
+	var r Rules
+	d := &reader{faults{json: true}}
+	r.read(d, root)
+	// Beyond the shape, values can only be judged together: a group is wrong or right by the platforms there are.
+	full := r.withDefaults()
+	d.merge(full.validate(true))
+	if err := errors.Join(d.errs...); err != nil {
+		return Rules{}, fmt.Errorf("policy: rules: %w", err)
+	}
 	return r, nil
+}
+
+// set puts an entry into a map that may be nil.
+func set[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[key] = value
 }
 
 // read takes the rules from the root of a document.
@@ -169,12 +180,9 @@ func (r *Rules) read(d *reader, root *node) {
 		},
 		"classes": func(path string, n *node) {
 			d.entries(path, n, func(path, name string, n *node) {
-				platforms := []event.Platform{}
+				var platforms []event.Platform
 				d.list(path, n, func(path string, n *node) { platforms = append(platforms, event.Platform(d.text(path, n))) })
-				if r.Classes == nil {
-					r.Classes = make(map[string][]event.Platform)
-				}
-				r.Classes[name] = platforms
+				set(&r.Classes, name, platforms)
 			})
 		},
 		"groups": func(path string, n *node) {
@@ -189,9 +197,10 @@ func (r *Rules) read(d *reader, root *node) {
 		"slots":       func(path string, n *node) { choose(d, path, n, &r.Slots, SlotEveryLogin, SlotRule.String) },
 		"reconnect":   func(path string, n *node) { choose(d, path, n, &r.Reconnect, ReconnectRefused, ReconnectRule.String) },
 		"min_age": func(path string, n *node) {
-			age, err := time.ParseDuration(d.text(path, n))
+			s, _ := n.token.(string)
+			age, err := time.ParseDuration(s)
 			if err != nil {
-				d.add(path, "want a span of time, such as \"24h\"")
+				d.add(path, "want a span of time in a string, such as \"24h\"")
 			}
 			r.MinAge = age
 		},
@@ -200,17 +209,16 @@ func (r *Rules) read(d *reader, root *node) {
 
 // readPlatforms takes what single platforms have of their own.
 func (r *Rules) readPlatforms(d *reader, path string, n *node) {
-	r.Platforms, r.Actions, r.Tabs = make(map[event.Platform]int), make(map[event.Platform]Action), make(map[event.Platform]int)
 	d.entries(path, n, func(path, name string, n *node) {
 		p := event.Platform(name)
 		d.object(path, n, map[string]func(path string, n *node){
-			"limit": func(path string, n *node) { r.Platforms[p] = d.number(path, n) },
+			"limit": func(path string, n *node) { set(&r.Platforms, p, d.number(path, n)) },
 			"action": func(path string, n *node) {
 				var a Action
 				choose(d, path, n, &a, AskHost, Action.String)
-				r.Actions[p] = a
+				set(&r.Actions, p, a)
 			},
-			"tabs": func(path string, n *node) { r.Tabs[p] = d.number(path, n) },
+			"tabs": func(path string, n *node) { set(&r.Tabs, p, d.number(path, n)) },
 		})
 		if n.isObject() && len(n.members) == 0 {
 			d.add(path, "want limit, action or tabs")

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,8 +15,8 @@ const (
 
 // faults collects what is wrong with rules, each with the path to it.
 type faults struct {
-	json bool // paths are those of the JSON form, not of the Go struct
-	errs []error
+	json bool    // paths are those of the JSON form, not of the Go struct
+	errs []error // each an *event.InvalidError
 }
 
 func (f *faults) add(path, format string, args ...any) {
@@ -41,13 +40,13 @@ func (f *faults) at(inGo string, p event.Platform, inJSON string) string {
 }
 
 // validate returns every fault of the rules, whose defaults are filled in.
-func (r *Rules) validate(inJSON bool) error {
+func (r *Rules) validate(inJSON bool) []error {
 	f := &faults{json: inJSON}
 	r.validatePlatforms(f)
 	r.validateActions(f)
 	r.validateGroups(f)
 	r.validateRest(f)
-	return errors.Join(f.errs...)
+	return f.errs
 }
 
 func isName(s string) bool {

@@ -116,7 +116,7 @@ func TestClose_WhileAttaching(t *testing.T) {
 }
 
 func TestExpiry_IdleDevice(t *testing.T) {
-	inBubble(t, setup{config: session.Config{IdleTimeout: -1}}, func(w *world) {
+	inBubble(t, setup{config: session.Config{IdleTimeout: -1, SweepInterval: time.Minute}}, func(w *world) {
 		stays, goes := w.join("ann", "a1", "ios"), w.join("ann", "a2", "ios")
 		goes.conn.Detach()
 		w.events.take()

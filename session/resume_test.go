@@ -289,3 +289,29 @@ func (w *world) kick(a event.Account, ids ...event.LoginID) {
 	require.NoError(w.t, err)
 	require.False(w.t, slices.ContainsFunc(res, func(r session.KickResult) bool { return !r.Ended }))
 }
+
+// TestS42_WhereDevicesBegin: the first device at the oldest entry, later ones at the head or where they ask for.
+func TestS42_WhereDevicesBegin(t *testing.T) {
+	onStores(t, setup{}, func(w *world) {
+		first := w.login("ann", "a1", "ios")
+		require.EqualValues(w.t, -1, w.cursor("ann", first.res.Session.Incarnation), "no cursor: from the oldest entry")
+		for range 3 {
+			w.login("ann", "a2", "web")
+		}
+		late := w.login("ann", "a3", "macos")
+		require.EqualValues(w.t, late.res.Position.Seq, w.cursor("ann", late.res.Session.Incarnation))
+		q := request("ann", "a4", "macos")
+		q.BackFill = 2
+		back, err := w.tryLogin(q)
+		require.NoError(w.t, err)
+		require.EqualValues(w.t, back.res.Position.Seq-2, w.cursor("ann", back.res.Session.Incarnation))
+		q.BackFill = 100
+		_, err = w.tryLogin(q)
+		require.NoError(w.t, err)
+		require.EqualValues(w.t, back.res.Position.Seq-2, w.cursor("ann", back.res.Session.Incarnation), "a device keeps its place")
+		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), "ann", "a4"))
+		again, err := w.tryLogin(q)
+		require.NoError(w.t, err)
+		require.Zero(w.t, w.cursor("ann", again.res.Session.Incarnation), "not before the first")
+	})
+}

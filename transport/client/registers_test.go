@@ -135,6 +135,11 @@ func TestHeld(t *testing.T) {
 		step := receive(t, m, data(10, 15, entry(11), entry(12), entry(13), again, event.Seal(event.Entry{Seq: 15})))
 		require.Equal(t, []uint64{11, 13, 15}, seqs(step.Apply), "an entry without an ID is always new")
 	})
+	t.Run("one that dropped out is new again", func(t *testing.T) {
+		m := run(t, client.Config{Keep: 3}, nil)
+		again := []*event.Sealed{event.Seal(event.Entry{Seq: 11, ID: "m8"}), event.Seal(event.Entry{Seq: 12, ID: "m7"})}
+		require.Equal(t, []uint64{12}, seqs(receive(t, m, data(10, 12, again...)).Apply))
+	})
 	t.Run("the ring turns", func(t *testing.T) {
 		m := client.New(client.State{Held: ids(1, 7)}, client.Config{Keep: 4})
 		require.Equal(t, ids(4, 7), m.Snapshot().Held)

@@ -13,7 +13,7 @@ import (
 	"github.com/manydevice/manydevice/transport"
 )
 
-// ErrFull: the subscriber's queue is full. The message was not delivered.
+// ErrFull is returned when the subscriber's queue is full. The message was not delivered.
 var ErrFull = errors.New("membus: queue full")
 
 // DefaultQueue is how many messages wait for a subscriber by default. Messages are hints, so that a subscriber that is so
@@ -145,9 +145,12 @@ func (b *Bus) Request(ctx context.Context, node event.NodeID, msg []byte) ([]byt
 }
 
 func (b *Bus) request(ctx context.Context, from, node event.NodeID, msg []byte) ([]byte, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("membus: request: %w: %w", transport.ErrUnknown, err)
+	}
 	m := message{body: slices.Clone(msg), reply: make(chan []byte, 2)} // two: it may be repeated
 	s, lost, err := b.send(ctx, from, node, m)
-	if errors.Is(err, ErrFull) || err != nil && err == context.Cause(ctx) {
+	if errors.Is(err, ErrFull) {
 		err = fmt.Errorf("%w: %w", transport.ErrUnknown, err)
 	}
 	if err != nil {

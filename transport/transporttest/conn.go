@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +113,18 @@ func (c *connRun) receive() (event.Frame, error) {
 	return c.peer.Receive(ctx)
 }
 
+// receiveSome receives n frames, or fewer if the connection ends or time runs out.
+func (c *connRun) receiveSome(n int) (frames []event.Frame) {
+	for range n {
+		f, err := c.receive()
+		if err != nil {
+			break
+		}
+		frames = append(frames, f)
+	}
+	return frames
+}
+
 // expect receives as many frames as it is given and compares them.
 func (c *connRun) expect(frames ...event.Frame) error {
 	for i, want := range frames {
@@ -157,23 +170,23 @@ func describe(f event.Frame) string {
 	case *event.Welcome:
 		return fmt.Sprintf("Welcome %s %v %d %q", f.Login, f.Position, f.Head, string(f.Token))
 	case *event.Data:
-		s := fmt.Sprintf("Data %d (%d, %d] %t", f.Epoch, f.Prev, f.Seq, f.Redelivered)
+		words := []string{fmt.Sprintf("Data %d (%d, %d] %t", f.Epoch, f.Prev, f.Seq, f.Redelivered)}
 		for _, e := range f.Entries {
-			s += describeEntry(e)
+			words = append(words, describeEntry(e))
 		}
-		return s
+		return strings.Join(words, " ")
 	case *event.StatePage:
-		s := fmt.Sprintf("StatePage %d %t", f.Epoch, f.More)
+		words := []string{fmt.Sprintf("StatePage %d %t", f.Epoch, f.More)}
 		for _, r := range f.States {
-			s += fmt.Sprintf(" {%q %q %d %x %d}", r.Conversation, r.Name, r.Number, r.Value, r.Seq)
+			words = append(words, fmt.Sprintf("{%q %q %d %x %d}", r.Conversation, r.Name, r.Number, r.Value, r.Seq))
 		}
-		return s
+		return strings.Join(words, " ")
 	case *event.CaughtUp:
 		return fmt.Sprintf("CaughtUp %v", f.Position)
 	case *event.Reset:
 		return fmt.Sprintf("Reset %s %v %v", f.Reason, f.From, f.To)
 	case *event.Live:
-		return "Live" + describeEntry(f.Event)
+		return "Live " + describeEntry(f.Event)
 	case *event.Pong:
 		return fmt.Sprintf("Pong %q", f.Nonce)
 	case *event.Closed:
@@ -188,11 +201,11 @@ func describe(f event.Frame) string {
 
 func describeEntry(e *event.Sealed) string {
 	if e == nil {
-		return " {}"
+		return "{}"
 	}
 	payload := fmt.Sprintf("%q", e.Payload)
 	if len(payload) > 64 {
 		payload = fmt.Sprintf("%.32s… %d bytes, sum %x", payload, len(e.Payload), sum(e.Payload))
 	}
-	return fmt.Sprintf(" {%d %s %q %q %q %s}", e.Seq, e.Kind, e.Conversation, e.ID, e.From, payload)
+	return fmt.Sprintf("{%d %s %q %q %q %s}", e.Seq, e.Kind, e.Conversation, e.ID, e.From, payload)
 }

@@ -104,123 +104,136 @@ func never(t testing.TB) func() {
 	return func() { <-hold }
 }
 
-// TestConnSuiteHasTeeth runs each rule against a connection that breaks it.
-func TestConnSuiteHasTeeth(t *testing.T) {
-	broken := map[string][]func(t testing.TB, p *Pair, c *flawedConn){}
-	add := func(rule string, flaw func(t testing.TB, p *Pair, c *flawedConn)) {
-		broken[rule] = append(broken[rule], flaw)
-	}
-	plain := func(flaw func(p *Pair, c *flawedConn)) func(testing.TB, *Pair, *flawedConn) {
-		return func(_ testing.TB, p *Pair, c *flawedConn) { flaw(p, c) }
-	}
-	kinds := connRules[0].name
-	add(kinds, plain(edit(func(f event.Frame) {
-		if d, ok := f.(*event.Data); ok {
-			d.Redelivered = false
-		}
-	})))
-	add(kinds, plain(edit(func(f event.Frame) {
-		if d, ok := f.(*event.CaughtUp); ok {
-			d.Position.Seq = uint64(float64(d.Position.Seq))
-		}
-	})))
-	add(kinds, plain(edit(func(f event.Frame) {
-		if d, ok := f.(*event.StatePage); ok {
-			for i := range d.States {
-				d.States[i].Value = nil
-			}
-		}
-	})))
-	add("frames arrive in order over Sends and batches", func(_ testing.TB, _ *Pair, c *flawedConn) {
-		c.send = func(ctx context.Context, frames []event.Frame) error {
-			frames = slices.Clone(frames)
-			slices.Reverse(frames)
-			return c.Conn.Send(ctx, frames)
-		}
-	})
-	add("an empty batch is no error", func(_ testing.TB, _ *Pair, c *flawedConn) {
-		c.send = func(ctx context.Context, frames []event.Frame) error {
-			if len(frames) == 0 {
-				return errors.New("nothing to send")
-			}
-			return c.Conn.Send(ctx, frames)
-		}
-	})
-	add("big frames arrive whole", plain(edit(func(f event.Frame) {
-		d, ok := f.(*event.Data)
-		if !ok {
-			return
-		}
-		for i, e := range d.Entries {
-			short := e.Entry
-			short.Payload = short.Payload[:min(len(short.Payload), 32<<10)]
-			d.Entries[i] = event.Seal(short)
-		}
-	})))
-	deaf := func(_ testing.TB, _ *Pair, c *flawedConn) {
-		c.send = func(_ context.Context, frames []event.Frame) error { return c.Conn.Send(context.Background(), frames) }
-	}
-	add("Send with an ended context returns an error", deaf)
-	add("Send returns when its context ends", deaf)
-	add("Send returns when its context ends", func(_ testing.TB, p *Pair, c *flawedConn) { p.cfg.MaxBytes = 0 })
-	add("Close makes a running Send return", func(_ testing.TB, _ *Pair, c *flawedConn) { c.close = func(event.Closed) error { return nil } })
-	add("Close makes a running Send return", func(_ testing.TB, p *Pair, c *flawedConn) { p.cfg.MaxBytes = 0 })
-	add("Close ends the connection for the device", func(_ testing.TB, _ *Pair, c *flawedConn) {
-		c.close = func(event.Closed) error { return nil }
-	})
-	add("Close ends the connection for the device", func(_ testing.TB, p *Pair, c *flawedConn) {
-		c.close = func(event.Closed) error { p.Cut(); return nil }
-	})
-	add("Close ends the connection for the device", func(t testing.TB, _ *Pair, c *flawedConn) {
-		wait := never(t)
-		c.close = func(event.Closed) error { wait(); return nil }
-	})
-	swallow := func(_ testing.TB, _ *Pair, c *flawedConn) {
-		c.send = func(ctx context.Context, frames []event.Frame) error {
-			_ = c.Conn.Send(ctx, frames)
-			return nil
-		}
-	}
-	add("Send after Close returns an error", swallow)
-	add("Send after the device is gone returns an error", swallow)
-	add("Close and Send at the same moment", swallow)
-	add("Close after the device is gone returns", func(t testing.TB, _ *Pair, c *flawedConn) {
-		wait := never(t)
-		c.close = func(event.Closed) error { wait(); return nil }
-	})
+// connFlaw breaks one rule.
+type connFlaw struct {
+	rule string
+	flaw func(t testing.TB, p *Pair, c *flawedConn)
+}
 
+func plain(flaw func(p *Pair, c *flawedConn)) func(testing.TB, *Pair, *flawedConn) {
+	return func(_ testing.TB, p *Pair, c *flawedConn) { flaw(p, c) }
+}
+
+// connFlaws are flaws of single frames and of Send.
+func connFlaws() []connFlaw {
+	deaf := plain(func(_ *Pair, c *flawedConn) {
+		c.send = func(_ context.Context, frames []event.Frame) error { return c.Conn.Send(context.Background(), frames) }
+	})
+	swallow := plain(func(_ *Pair, c *flawedConn) {
+		c.send = func(ctx context.Context, frames []event.Frame) error { _ = c.Conn.Send(ctx, frames); return nil }
+	})
+	endless := plain(func(p *Pair, _ *flawedConn) { p.cfg.MaxBytes = 0 })
+	idle := plain(func(_ *Pair, c *flawedConn) { c.close = func(event.Closed) error { return nil } })
+	mute := plain(func(p *Pair, c *flawedConn) { c.close = func(event.Closed) error { p.Cut(); return nil } })
+	stuck := func(t testing.TB, _ *Pair, c *flawedConn) {
+		wait := never(t)
+		c.close = func(event.Closed) error { wait(); return nil }
+	}
+	return []connFlaw{
+		{"every kind of frame arrives as it was sent", plain(edit(forgetRedelivered))},
+		{"every kind of frame arrives as it was sent", plain(edit(roundPosition))},
+		{"every kind of frame arrives as it was sent", plain(edit(dropValues))},
+		{"frames arrive in order over Sends and batches", plain(reverseBatches)},
+		{"an empty batch is no error", plain(refuseEmpty)},
+		{"big frames arrive whole", plain(edit(shorten))},
+		{"Send with an ended context returns an error", deaf},
+		{"Send returns when its context ends", deaf},
+		{"Send returns when its context ends", endless},
+		{"Close makes a running Send return", idle},
+		{"Close makes a running Send return", endless},
+		{"Close ends the connection for the device", idle},
+		{"Close ends the connection for the device", mute},
+		{"Close ends the connection for the device", stuck},
+		{"Send after Close returns an error", swallow},
+		{"Send after the device is gone returns an error", swallow},
+		{"Close after the device is gone returns", stuck},
+		{"Close and Send at the same moment", swallow},
+	}
+}
+
+func forgetRedelivered(f event.Frame) {
+	if d, ok := f.(*event.Data); ok {
+		d.Redelivered = false
+	}
+}
+
+func roundPosition(f event.Frame) {
+	if d, ok := f.(*event.CaughtUp); ok {
+		d.Position.Seq = uint64(float64(d.Position.Seq))
+	}
+}
+
+func dropValues(f event.Frame) {
+	if d, ok := f.(*event.StatePage); ok {
+		for i := range d.States {
+			d.States[i].Value = nil
+		}
+	}
+}
+
+func shorten(f event.Frame) {
+	d, ok := f.(*event.Data)
+	if !ok {
+		return
+	}
+	for i, e := range d.Entries {
+		short := e.Entry
+		short.Payload = short.Payload[:min(len(short.Payload), 32<<10)]
+		d.Entries[i] = event.Seal(short)
+	}
+}
+
+func reverseBatches(_ *Pair, c *flawedConn) {
+	c.send = func(ctx context.Context, frames []event.Frame) error {
+		frames = slices.Clone(frames)
+		slices.Reverse(frames)
+		return c.Conn.Send(ctx, frames)
+	}
+}
+
+func refuseEmpty(_ *Pair, c *flawedConn) {
+	c.send = func(ctx context.Context, frames []event.Frame) error {
+		if len(frames) == 0 {
+			return errors.New("nothing to send")
+		}
+		return c.Conn.Send(ctx, frames)
+	}
+}
+
+// TestConnSuiteHasTeeth runs each rule against connections that break it.
+func TestConnSuiteHasTeeth(t *testing.T) {
+	rules := map[string]connRule{}
 	for _, r := range connRules {
-		switch r.name {
-		case "frames are the engine's again after Send":
-			t.Run(r.name, func(t *testing.T) {
-				a := &alias{make(chan event.Frame, 64), make(chan struct{})}
-				require.Error(t, r.run(t, ConnHarness{Open: func(testing.TB) (transport.Conn, Peer) { return a, a }}))
-			})
-			continue
-		case "optional powers":
-			for _, nonBlocking := range []bool{false, true} {
-				t.Run(r.name, func(t *testing.T) {
-					t.Parallel()
-					p := NewPair(PairConfig{MaxBytes: 1 << 10})
-					c := &powers{flawedConn: &flawedConn{Conn: p.Conn()}, nonBlocking: nonBlocking}
-					require.Error(t, r.run(t, ConnHarness{Timeout: 300 * time.Millisecond, Open: func(testing.TB) (transport.Conn, Peer) { return c, p }}))
-				})
-			}
-			continue
-		}
-		require.NotEmpty(t, broken[r.name], r.name)
-		for _, flaw := range broken[r.name] {
-			t.Run(r.name, func(t *testing.T) {
-				t.Parallel()
-				err := r.run(t, ConnHarness{Timeout: 500 * time.Millisecond, Open: func(t testing.TB) (transport.Conn, Peer) {
-					p := NewPair(PairConfig{MaxBytes: 2 << 20, NoRecord: true})
-					c := &flawedConn{Conn: p.Conn()}
-					flaw(t, p, c)
-					return c, p
-				}})
-				require.Error(t, err)
-			})
-		}
+		rules[r.name] = r
+	}
+	broken := map[string]bool{}
+	run := func(name string, open func(t testing.TB) (transport.Conn, Peer)) {
+		broken[name] = true
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.Error(t, rules[name].run(t, ConnHarness{Timeout: 500 * time.Millisecond, Open: open}))
+		})
+	}
+	for _, f := range connFlaws() {
+		run(f.rule, func(t testing.TB) (transport.Conn, Peer) {
+			p := NewPair(PairConfig{MaxBytes: 2 << 20, NoRecord: true})
+			c := &flawedConn{Conn: p.Conn()}
+			f.flaw(t, p, c)
+			return c, p
+		})
+	}
+	run("frames are the engine's again after Send", func(testing.TB) (transport.Conn, Peer) {
+		a := &alias{make(chan event.Frame, 64), make(chan struct{})}
+		return a, a
+	})
+	for _, nonBlocking := range []bool{false, true} {
+		run("optional powers", func(testing.TB) (transport.Conn, Peer) {
+			p := NewPair(PairConfig{MaxBytes: 1 << 10})
+			return &powers{flawedConn: &flawedConn{Conn: p.Conn()}, nonBlocking: nonBlocking}, p
+		})
+	}
+	for _, r := range connRules {
+		require.True(t, broken[r.name], "nothing breaks %q", r.name)
 	}
 }
 
