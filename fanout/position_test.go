@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -120,6 +121,29 @@ func TestI8_TrimmedInMidstream(t *testing.T) {
 		require.Equal(w.t, uint64(1), d.read("c1", event.StateRead), "conversation state is sent once more")
 		require.Equal(w.t, 1, count[*event.CaughtUp](d))
 	})
+}
+
+func TestS33_NewIncarnation(t *testing.T) {
+	w := newWorld(t, filepath.Join(t.TempDir(), "store.db"), fanout.Config{})
+	d := w.ready("ann", "a1")[0]
+	w.feed("ann", 0, 5)
+	w.fence("ann")
+	d.acked()
+	old := d.Position()
+	w.bolt.NewIncarnation = true // the file was put back from a copy
+	w.restart()
+	w.bolt.NewIncarnation = false
+	d.HoldResetAcks(true)
+	d.start()
+	w.until("reset", func() bool { return len(d.Resets()) == 1 })
+	w.feed("ann", 5, 8)
+	d.HoldResetAcks(false)
+	d.caughtUp()
+	w.fence("ann")
+	require.Equal(t, event.ResetEpoch, d.Resets()[0].Reason)
+	require.Equal(t, old, d.Resets()[0].From)
+	require.NotEqual(t, old.Epoch, d.Position().Epoch)
+	require.Equal(t, numbers(0, 8), d.texts())
 }
 
 func TestResetAckMustMatch(t *testing.T) {

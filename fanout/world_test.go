@@ -25,7 +25,8 @@ import (
 // world is an engine over a store whose faults the test chooses, with the devices that it has.
 type world struct {
 	t       testing.TB
-	path    string // of the file; empty: memory
+	path    string           // of the file; empty: memory
+	bolt    boltstore.Config // for the next time that the file is opened
 	inner   store.Store
 	st      *storetest.Faulty
 	scfg    session.Config
@@ -69,7 +70,7 @@ func (w *world) openStore() {
 	w.t.Helper()
 	switch {
 	case w.path != "":
-		st, err := boltstore.Open(w.path, boltstore.Config{})
+		st, err := boltstore.Open(w.path, w.bolt)
 		require.NoError(w.t, err)
 		w.inner = st
 	case w.inner == nil:

@@ -18,7 +18,7 @@ func (p *Policy) MayEnd(actor, victim Login, now time.Time) Permit {
 		return Permit{OK: true}
 	}
 	q := question{policy: p, now: now}
-	q.age(actor.Since)
+	q.age(actor.Since, false)
 	switch cause := q.protected(&victim); cause {
 	case CauseRule:
 		return Permit{OK: true}

@@ -18,8 +18,8 @@ type Login struct {
 	Primary   bool           // its device is the account's primary one
 	// LastActive is the time of the last sign of activity; counts for [EvictLeastActive] alone.
 	LastActive time.Time
-	// Since is the time from which the account has known the login's device, or the login if it is its own device. It
-	// counts for MinAge alone; zero means since ever.
+	// Since is the time from which the account has known the login's device. A caller that does not trust device IDs gives
+	// the time of the login's admission instead. It counts for MinAge alone, in milliseconds; zero means since ever.
 	Since time.Time
 }
 
@@ -34,8 +34,8 @@ type Newcomer struct {
 	Wish Wish
 	// Primary says that its device is the account's primary one.
 	Primary bool
-	// Since is the time from which the account has known its device; counts for MinAge alone. Zero means that the device
-	// is new; for a comeback, that Since of the login holds.
+	// Since is the time from which the account has known its device; counts for MinAge alone. Zero means that it does not
+	// know it, so that it is newer than all; for a comeback, that Since of the login holds.
 	Since time.Time
 }
 
@@ -91,7 +91,8 @@ type Decision struct {
 	Need int
 	// Cause says why the rule refuses instead of evicting. It is empty if the rule refuses by itself.
 	Cause Cause
-	// Wait is how long it takes until the device is old enough; 0 unless Cause is [CauseMinAge].
+	// Wait is, with [CauseMinAge], how long it takes until the device is old enough. It is 0 for a device that the account
+	// does not know: being refused does not make it known.
 	Wait time.Duration
 }
 

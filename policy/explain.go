@@ -147,7 +147,10 @@ func (c Cause) words(wait time.Duration) string {
 	case CausePrimary:
 		return ", since only the primary device could make room"
 	case CauseMinAge:
-		return fmt.Sprintf(", since its device is too new to end older logins for another %v", wait)
+		if wait == 0 {
+			return ", since its device is unknown and so may not end older logins"
+		}
+		return fmt.Sprintf(", since its device may not end older logins for another %v", wait)
 	case CauseHost:
 		return " by the host"
 	case CauseUnanswered:

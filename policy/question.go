@@ -16,8 +16,9 @@ type question struct {
 	answer  *Answer // of the host; nil: it was not asked yet
 	marks   []mark  // by login
 
-	since int64         // from when on the account knows the newcomer's device, in Unix milliseconds
-	wait  time.Duration // until that device may end older logins; 0: it may
+	young bool          // the newcomer's device is too new to end older logins
+	since int64         // from when on the account knows that device, in Unix milliseconds
+	wait  time.Duration // until it may end them; 0: waiting does not help
 }
 
 // outcome is what a rule says to an excess.
@@ -59,17 +60,20 @@ func (q *question) markLogins(at *entry) {
 		}
 		q.marks[i] = m
 	}
-	if since.IsZero() && q.in.Login == "" {
-		since = q.now
-	}
-	q.age(since)
+	q.age(since, since.IsZero() && q.in.Login == "")
 }
 
-// age notes whether the newcomer's device is too new to end older logins. A [time.Time] is not kept: it holds a pointer,
-// and with it the marks would go to the heap.
-func (q *question) age(since time.Time) {
-	if least := q.policy.rules.MinAge; least > 0 {
+// age notes whether the newcomer's device is too new to end older logins: it is unknown, or known since a moment that is
+// too near. A [time.Time] is not kept: it holds a pointer, and with it the marks would go to the heap.
+func (q *question) age(since time.Time, unknown bool) {
+	least := q.policy.rules.MinAge
+	switch {
+	case least == 0:
+	case unknown:
+		q.young, q.since = true, q.now.UnixMilli()
+	default:
 		q.since, q.wait = since.UnixMilli(), max(0, least-q.now.Sub(since))
+		q.young = q.wait > 0
 	}
 }
 
@@ -141,7 +145,7 @@ func (q *question) protected(l *Login) Cause {
 	if l.Primary && q.policy.rules.Primary != PrimaryOrdinary {
 		return CausePrimary
 	}
-	if q.wait > 0 && l.Since.UnixMilli() < q.since {
+	if q.young && l.Since.UnixMilli() < q.since {
 		return CauseMinAge
 	}
 	return CauseRule

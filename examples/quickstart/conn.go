@@ -92,18 +92,28 @@ func (c *lineConn) write(ctx context.Context, fill func([]byte) ([]byte, error))
 	if cap(b) <= 64<<10 { // an idle connection keeps no large buffer
 		c.buf = b
 	}
-	deadline, _ := ctx.Deadline() // zero: none
-	if !c.setDeadline(c.nc.SetWriteDeadline, deadline) {
+	if !c.setDeadline(c.nc.SetWriteDeadline, time.Time{}) {
 		return transport.ErrClosed
 	}
-	stop := context.AfterFunc(ctx, func() { c.setDeadline(c.nc.SetWriteDeadline, time.Unix(1, 0)) })
-	defer stop()
-	if _, err = c.nc.Write(b); err != nil {
-		c.broken = true
-		if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-			return ctx.Err()
-		}
+	// Not the deadline of ctx itself: the write could then fail a moment before ctx says why.
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		c.setDeadline(c.nc.SetWriteDeadline, time.Unix(1, 0))
+	})
+	_, err = c.nc.Write(b)
+	if !stop() {
+		<-cut
 	}
+	switch {
+	case err == nil:
+		return nil
+	case c.closed():
+		err = transport.ErrClosed
+	case ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
+		err = ctx.Err()
+	}
+	c.broken = true
 	return err
 }
 

@@ -242,10 +242,11 @@ func (a *writer) work(ctx context.Context, c *child) error {
 		}
 		pause(ctx, time.Duration(a.rng.IntN(3_000))*time.Microsecond)
 	}
-	for { // until the connection breaks
-		if _, err := a.d.awaitClosed(ctx); err != nil {
-			return err
-		}
+	select {
+	case <-a.d.w.done: // enough for this turn
+		return errOver
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

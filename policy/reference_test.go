@@ -1,0 +1,378 @@
+package policy_test
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
+)
+
+// question is a world with every knob, at a time, with an answer of the host's ready.
+type question struct {
+	world
+	now    time.Time
+	answer policy.Answer
+}
+
+// drawQuestion makes a random question. Limits are low and platforms few, so that rules meet.
+func drawQuestion(below func(n int) int, maxLogins int) question {
+	q := question{world: draw(below, maxLogins), now: time.Unix(1_700_000_000, 0)}
+	r := &q.rules
+	r.Single = below(12) == 0
+	r.PerPlatform = below(7) - 1
+	r.MaxLogins = min(r.MaxLogins*2, policy.MaxLogins)
+	action := func() policy.Action { return policy.Action(below(5)) }
+	r.AtPlatform, r.AtTotal, r.Unanswered = action(), action(), policy.Action(below(4))
+	r.Total = below(maxLogins+2) - 1
+	r.Classes = map[string][]event.Platform{"apple": {"ios", "ios-tablet"}}
+	members := []string{"ios", "web", "ios-tablet", "apple"}
+	if r.Unknown == policy.CountAsOther {
+		members = append(members, "other")
+	}
+	if below(2) == 0 {
+		r.Actions = map[event.Platform]policy.Action{"ios": action(), "web": action()}
+	}
+	for i := range below(4) {
+		g := policy.Group{Name: fmt.Sprintf("g%d", i), Limit: 1 + below(4), Action: action()}
+		for _, m := range members {
+			if below(2) == 0 {
+				g.Members = append(g.Members, m)
+			}
+		}
+		if len(g.Members) > 0 {
+			r.Groups = append(r.Groups, g)
+		}
+	}
+	r.AllowForce = below(2) == 0
+	r.Primary, r.Slots, r.Reconnect = policy.PrimaryRule(below(3)), policy.SlotRule(below(4)/3), policy.ReconnectRule(below(3)/2)
+	r.MinAge = time.Duration(below(2)*below(2)) * time.Hour
+	age := func() time.Time { return q.now.Add(-time.Duration(below(120)) * time.Minute) }
+	for i := range q.logins {
+		l := &q.logins[i]
+		l.Online, l.Primary, l.LastActive, l.Since = l.Holds && below(2) == 0, below(6) == 0, age(), age()
+		if below(3) == 0 {
+			q.answer.End = append(q.answer.End, l.ID)
+		}
+	}
+	q.answer.Refuse = below(6) == 0
+	q.in.Wish, q.in.Primary = policy.Wish(below(6)/4*(1+below(2))), below(8) == 0
+	if below(2) == 0 {
+		q.in.Since = age()
+	}
+	return q
+}
+
+// oracle answers a question in the plainest way: lists, loops, and no thought of speed.
+type oracle struct {
+	model
+	now    time.Time
+	answer *policy.Answer
+	stay   []policy.Login
+}
+
+type oracleRule struct {
+	name   string
+	limit  int
+	action policy.Action
+	reason event.Reason
+	quota  bool
+	in     func(l policy.Login) bool
+}
+
+func (o *oracle) holds(l policy.Login) bool {
+	return (l.Holds || o.rules.Slots == policy.SlotEveryLogin) && !(l.Primary && o.rules.Primary == policy.PrimaryFree)
+}
+
+// inGroup reports whether the platform is a member.
+func (o *oracle) inGroup(g policy.Group, p event.Platform) bool {
+	b, ok := o.bucket(p)
+	return ok && slices.ContainsFunc(g.Members, func(m string) bool {
+		return m == string(b) || slices.Contains(o.rules.Classes[m], b)
+	})
+}
+
+func (o *oracle) list() []oracleRule {
+	mine, _ := o.bucket(o.in.Platform)
+	rules := []oracleRule{{policy.RuleDevice, 1, policy.EvictEarliest, event.Replaced, false, func(l policy.Login) bool {
+		return l.Device != "" && l.Device == o.in.Device
+	}}}
+	if o.rules.Single {
+		rules = append(rules, oracleRule{policy.RuleSingle, 1, policy.EvictEarliest, event.EvictedSingle, false, func(policy.Login) bool { return true }})
+	}
+	at := o.rules.AtPlatform
+	if own, ok := o.rules.Actions[mine]; ok {
+		at = own
+	}
+	rules = append(rules, oracleRule{policy.RulePlatform, o.limit(mine), at, event.EvictedQuota, true, func(l policy.Login) bool {
+		b, ok := o.bucket(l.Platform)
+		return ok && b == mine && o.holds(l)
+	}})
+	for _, g := range o.rules.Groups {
+		if o.inGroup(g, o.in.Platform) {
+			rules = append(rules, oracleRule{"group:" + g.Name, g.Limit, g.Action, event.EvictedQuota, true, func(l policy.Login) bool {
+				return o.inGroup(g, l.Platform) && o.holds(l)
+			}})
+		}
+	}
+	if o.rules.Total > 0 {
+		rules = append(rules, oracleRule{policy.RuleTotal, o.rules.Total, o.rules.AtTotal, event.EvictedQuota, true, o.holds})
+	}
+	return append(rules, oracleRule{policy.RuleAccount, o.rules.MaxLogins, policy.RefuseNew, "", false, func(policy.Login) bool { return true }})
+}
+
+// excess is how many too many the rule counts if the newcomer is in.
+func (o *oracle) excess(r oracleRule, stay []policy.Login) int {
+	if r.limit == policy.NoLimit {
+		return 0
+	}
+	n := len(filter(stay, r.in))
+	if !r.quota || !o.in.Primary || o.rules.Primary != policy.PrimaryFree {
+		n++
+	}
+	return max(0, n-r.limit)
+}
+
+func filter(logins []policy.Login, keep func(policy.Login) bool) []policy.Login {
+	var out []policy.Login
+	for _, l := range logins {
+		if keep(l) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// order sorts logins as the action ends them.
+func order(logins []policy.Login, a policy.Action) []policy.Login {
+	rank := func(l policy.Login) int64 {
+		switch {
+		case a == policy.EvictLeastActive:
+			return l.LastActive.UnixNano()
+		case a == policy.EvictOfflineFirst && l.Online:
+			return 1
+		}
+		return 0
+	}
+	return slices.SortedFunc(slices.Values(logins), func(x, y policy.Login) int {
+		return cmp.Or(cmp.Compare(rank(x), rank(y)), cmp.Compare(x.Admission, y.Admission))
+	})
+}
+
+// mayEnd reports whether primary device and minimum age allow that the newcomer ends the login.
+func (o *oracle) mayEnd(l policy.Login) policy.Cause {
+	if l.Primary && o.rules.Primary != policy.PrimaryOrdinary {
+		return policy.CausePrimary
+	}
+	since := o.in.Since
+	for _, self := range o.logins {
+		if since.IsZero() && o.in.Login != "" && self.ID == o.in.Login {
+			since = self.Since
+		}
+	}
+	if since.IsZero() {
+		since = o.now
+	}
+	if o.now.Sub(since) < o.rules.MinAge && l.Since.Before(since) {
+		return policy.CauseMinAge
+	}
+	return ""
+}
+
+// decide returns the verdict as text: what it is, by which rule, why, and who ends for which rule.
+func (o *oracle) decide() []string {
+	if _, ok := o.bucket(o.in.Platform); !ok {
+		return []string{"refuse", policy.RuleUnknownPlatform, ""}
+	}
+	var victims []policy.Victim
+	o.stay = o.others()
+	for _, r := range o.list() {
+		excess := o.excess(r, o.stay)
+		if excess == 0 {
+			continue
+		}
+		chosen, verdict, cause := o.choose(r, excess)
+		if verdict != "admit" {
+			return append([]string{verdict, r.name, string(cause)}, texts(r, chosen)...)
+		}
+		for _, l := range chosen {
+			victims = append(victims, policy.Victim{Login: l.ID, Reason: r.reason, Rule: r.name})
+		}
+		o.stay = without(o.stay, victims)
+	}
+	for i := len(victims) - 1; i >= 0; i-- {
+		fewer := slices.Delete(slices.Clone(victims), i, i+1)
+		stay := without(o.others(), fewer)
+		if !slices.ContainsFunc(o.list(), func(r oracleRule) bool { return o.excess(r, stay) > 0 }) {
+			victims = fewer
+		}
+	}
+	out := []string{"admit", policy.RulePlatform, ""}
+	for _, v := range victims {
+		out = append(out, fmt.Sprintf("%s %s %s", v.Login, v.Reason, v.Rule))
+	}
+	return out
+}
+
+func texts(r oracleRule, logins []policy.Login) []string {
+	var out []string
+	for _, l := range logins {
+		out = append(out, fmt.Sprintf("%s %s %s", l.ID, r.reason, r.name))
+	}
+	return out
+}
+
+// choose returns who ends by the rule, or the candidates, with the verdict.
+func (o *oracle) choose(r oracleRule, excess int) ([]policy.Login, string, policy.Cause) {
+	counted := order(filter(o.stay, r.in), policy.EvictEarliest)
+	if r.name == policy.RuleDevice {
+		return counted, "admit", ""
+	}
+	action := r.action
+	switch {
+	case r.name == policy.RuleAccount, r.limit == 0:
+		return nil, "refuse", ""
+	case action == policy.RefuseNew && (!o.rules.AllowForce || o.in.Wish != policy.ForceEvict):
+		return nil, "refuse", ""
+	case o.in.Wish == policy.NeverEvict:
+		return nil, "refuse", policy.CauseWish
+	case o.in.Login != "" && o.rules.Reconnect == policy.ReconnectRefused:
+		return nil, "refuse", policy.CauseReconnect
+	case action == policy.RefuseNew:
+		action = policy.EvictEarliest
+	}
+	may := filter(counted, func(l policy.Login) bool { return o.mayEnd(l) == "" })
+	if len(may) < excess {
+		if slices.ContainsFunc(counted, func(l policy.Login) bool { return o.mayEnd(l) == policy.CauseMinAge }) {
+			return nil, "refuse", policy.CauseMinAge
+		}
+		return nil, "refuse", policy.CausePrimary
+	}
+	if action != policy.AskHost {
+		return order(may, action)[:excess], "admit", ""
+	}
+	if o.answer == nil {
+		return may, "ask", ""
+	}
+	return o.answered(may, excess)
+}
+
+func (o *oracle) answered(may []policy.Login, excess int) ([]policy.Login, string, policy.Cause) {
+	if o.answer.Refuse {
+		return nil, "refuse", policy.CauseHost
+	}
+	var named []policy.Login
+	for _, id := range o.answer.End {
+		named = append(named, filter(may, func(l policy.Login) bool { return l.ID == id })...)
+	}
+	named = named[:min(len(named), excess)]
+	if len(named) < excess {
+		if o.rules.Unanswered == policy.RefuseNew {
+			return nil, "refuse", policy.CauseUnanswered
+		}
+		rest := filter(may, func(l policy.Login) bool {
+			return !slices.ContainsFunc(named, func(n policy.Login) bool { return n.ID == l.ID })
+		})
+		named = append(named, order(rest, o.rules.Unanswered)[:excess-len(named)]...)
+	}
+	return named, "admit", ""
+}
+
+func told(d policy.Decision) []string {
+	out := []string{d.Verdict.String(), d.Rule, string(d.Cause)}
+	for _, v := range d.Victims {
+		out = append(out, fmt.Sprintf("%s %s %s", v.Login, v.Reason, v.Rule))
+	}
+	return out
+}
+
+// checkQuestion holds Decide, Resolve and their explanations against the oracle, and returns what was decided at last.
+func checkQuestion(t *testing.T, q question) []policy.Decision {
+	t.Helper()
+	p, err := policy.New(q.rules)
+	require.NoError(t, err)
+	before := slices.Clone(q.logins)
+	m := model{rules: p.Rules(), world: q.world}
+
+	first := p.Decide(q.logins, q.in, q.now, nil)
+	require.Equal(t, (&oracle{model: m, now: q.now}).decide(), told(first), "%+v", q)
+	e := p.Explain(q.logins, q.in, q.now)
+	require.Equal(t, first, e.Decision)
+	require.Equal(t, first.Verdict == policy.Ask, first.Need > 0)
+	require.NotEmpty(t, e.String())
+
+	last := p.Resolve(q.logins, q.in, q.now, q.answer, nil)
+	require.Equal(t, (&oracle{model: m, now: q.now, answer: &q.answer}).decide(), told(last), "%+v", q)
+	require.NotEqual(t, policy.Ask, last.Verdict)
+	require.Equal(t, last, p.ExplainAnswer(q.logins, q.in, q.now, q.answer).Decision)
+	if first.Verdict != policy.Ask {
+		require.Equal(t, first.Verdict == policy.Admit, last.Verdict == policy.Admit)
+	}
+	require.Equal(t, before, q.logins, "logins were changed")
+	for _, d := range []policy.Decision{first, last} {
+		for _, v := range d.Victims {
+			require.Equal(t, v.Login, q.logins[v.Index].ID)
+		}
+		if d.Wait != 0 {
+			require.Equal(t, policy.CauseMinAge, d.Cause)
+		}
+	}
+	return []policy.Decision{first, last}
+}
+
+// I19: with groups that overlap, totals and every action, wish and protection, victims are exactly those of a slow
+// reference. Every verdict and cause must have come up.
+func TestI19_EqualsTheReference(t *testing.T) {
+	rng := seeded(t)
+	seen, spared := make(map[string]int), 0
+	for range 20_000 {
+		q := drawQuestion(rng.IntN, 12)
+		for _, d := range checkQuestion(t, q) {
+			seen[d.Verdict.String()+" "+string(d.Cause)]++
+		}
+		p, _ := policy.New(q.rules)
+		spared += len(p.ExplainAnswer(q.logins, q.in, q.now, q.answer).Spared)
+
+		shuffled := q
+		shuffled.logins = slices.Clone(q.logins)
+		rng.Shuffle(len(q.logins), func(i, j int) {
+			shuffled.logins[i], shuffled.logins[j] = shuffled.logins[j], shuffled.logins[i]
+		})
+		require.Equal(t, told(p.Resolve(q.logins, q.in, q.now, q.answer, nil)),
+			told(p.Resolve(shuffled.logins, q.in, q.now, q.answer, nil)), "the order of the logins counts: %+v", q)
+	}
+	require.Positive(t, spared, "nobody was ever spared")
+	require.Equal(t, []string{
+		"admit ", "ask ", "refuse ", "refuse host", "refuse min_age", "refuse primary", "refuse reconnect",
+		"refuse unanswered", "refuse wish",
+	}, slices.Sorted(maps.Keys(seen)))
+}
+
+// FuzzResolve draws a question from the fuzzer's bytes and holds the answers against the reference.
+func FuzzResolve(f *testing.F) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 20 {
+		b := make([]byte, 300)
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		checkQuestion(t, drawQuestion(func(n int) int {
+			if len(b) == 0 {
+				return 0
+			}
+			v := int(b[0]) % n
+			b = b[1:]
+			return v
+		}, 30))
+	})
+}
