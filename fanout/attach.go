@@ -47,6 +47,11 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	h.mu.Lock()
 	a.conn = c
 	a.running = true // nobody starts a reader before the start is known
+	for _, o := range h.atts { // one that is fenced has not yet noted what it sent
+		if o.conn.Incarnation() == c.Incarnation() {
+			a.resend = max(a.resend, o.pos)
+		}
+	}
 	if !a.closed {
 		h.atts = append(h.atts, a)
 	}
@@ -83,12 +88,7 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 	defer h.mu.Unlock()
 	h.head = max(h.head, head.Seq)
 	a.epoch, a.acked = head.Epoch, cur.Seq
-	a.resend = max(cur.Sent, cur.Seq)
-	for _, o := range h.atts { // one that is fenced, but has not yet noted what it sent
-		if o != a && o.conn.Incarnation() == a.conn.Incarnation() {
-			a.resend = max(a.resend, o.pos)
-		}
-	}
+	a.resend = max(a.resend, cur.Sent, cur.Seq)
 	if a.conn.Restored() {
 		a.resend = max(a.resend, head.Seq)
 	}

@@ -38,7 +38,7 @@ func TestS43_ReturnOneAfterAnother(t *testing.T) {
 		devices := w.ready("ann", ids...)
 		for _, d := range devices {
 			d.acked()
-			d.drop()
+			d.leave()
 		}
 		w.feed("ann", 0, 100)
 		for _, d := range devices {
@@ -81,6 +81,36 @@ func TestS44_DiesBeforeAcking(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestS44_FlagIsPerFrame(t *testing.T) {
+	overStores(t, fanout.Config{Window: 50}, func(w *world) {
+		d := w.login("ann", "a1")
+		w.feed("ann", 0, 100)
+		d.HoldAcks(true)
+		d.start()
+		w.until("half of it", func() bool { return len(d.wire()) == 50 })
+		sent := d.Position()
+		d.leave()
+		before := len(d.Frames())
+		d.HoldAcks(false)
+		d.claim(event.Position{Epoch: sent.Epoch, Seq: sent.Seq - 20})
+		d.caughtUp()
+		again, first := 0, 0
+		for _, f := range d.Frames()[before:] {
+			if data, ok := f.(*event.Data); ok {
+				for _, e := range data.Entries {
+					require.Equal(w.t, e.Seq <= sent.Seq, data.Redelivered, "%d", e.Seq)
+				}
+				if data.Redelivered {
+					again += len(data.Entries)
+				} else {
+					first += len(data.Entries)
+				}
+			}
+		}
+		require.Equal(w.t, []int{20, 50}, []int{again, first})
+	})
 }
 
 func TestS45_StrangeAcks(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
+	"github.com/manydevice/manydevice/store/storetest"
 	"github.com/manydevice/manydevice/transport/transporttest"
 )
 
@@ -132,7 +133,9 @@ func TestS67_SendAgainstClose(t *testing.T) {
 			wg.Go(pair.Cut)
 			wg.Wait()
 			require.NoError(w.t, errors.Join(errs...))
-			require.ErrorIs(w.t, att.Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+			w.until("detached", func() bool {
+				return errors.Is(att.Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+			})
 		}
 		d.online()
 		require.Equal(w.t, numbers(0, 60), d.texts())
@@ -151,6 +154,24 @@ func TestS72_ReadsAreShort(t *testing.T) {
 		d.HoldAcks(false)
 		d.caughtUp()
 		require.Equal(w.t, numbers(0, 110), d.wire())
+	})
+}
+
+func TestBlockedReaderRests(t *testing.T) {
+	inMemory(t, fanout.Config{Window: 4}, func(w *world) {
+		d := w.ready("ann", "a1")[0]
+		d.HoldAcks(true)
+		w.feed("ann", 0, 10)
+		w.until("a full window", func() bool { return len(d.wire()) == 4 })
+		time.Sleep(2 * time.Second)
+		reads := w.st.Calls(storetest.Read)
+		w.feed("ann", 10, 500)
+		time.Sleep(10 * time.Second)
+		require.Equal(w.t, reads, w.st.Calls(storetest.Read), "a device whose window is full costs no reads")
+		d.HoldAcks(false)
+		w.fence("ann")
+		require.Equal(w.t, numbers(0, 500), d.wire())
+		require.Less(w.t, w.st.Calls(storetest.Read)-reads, 500)
 	})
 }
 

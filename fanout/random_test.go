@@ -22,6 +22,7 @@ type history struct {
 	rnd     *rand.Rand
 	devices []*device
 	saved   []transporttest.Saved // what each device had on disk a while ago
+	dead    []*transporttest.Pair // by device: the connection whose network is gone
 	sent    int
 	want    [][]string // by device: all that it must apply, in order
 }
@@ -33,7 +34,7 @@ func runHistory(w *world, seed uint64, steps int) {
 		h.devices = append(h.devices, d)
 		h.saved = append(h.saved, d.Save())
 	}
-	h.want = make([][]string, len(h.devices))
+	h.want, h.dead = make([][]string, len(h.devices)), make([]*transporttest.Pair, len(h.devices))
 	for range steps {
 		h.step()
 	}
@@ -76,7 +77,8 @@ func (h *history) step() {
 	case n < 80:
 		d.cut()
 	case n < 84:
-		if d.pair != nil {
+		if d.pair != nil && d.pair != h.dead[i] {
+			h.dead[i] = d.pair
 			d.pair.DropAfter(h.rnd.IntN(4)) // the network is gone, and nobody knows it yet
 		}
 	case n < 87:

@@ -305,17 +305,17 @@ func TestEarlyReadMarkWhileTheMessageArrives(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
 		ctx := context.Background()
 		gate := make(chan struct{})
-		var id event.MessageID
+		begun := make(chan event.MessageID)
 		st := &markingStore{Store: w.st, before: true}
 		late := &lateStore{Store: st}
 		r2 := w.second(late)
-		st.mark = func(m event.MessageID) { id = m; <-gate }
+		st.mark = func(m event.MessageID) { begun <- m; <-gate }
 		sent := make(chan error, 1)
 		go func() {
 			_, err := r2.Send(ctx, fanout.SendRequest{From: "bob", Conversation: "c1", To: []event.Account{"ann"}})
 			sent <- err
 		}()
-		w.until("the send has begun", func() bool { return id != "" })
+		id := <-begun
 		late.arrive = func() {
 			close(gate)
 			require.NoError(w.t, <-sent)

@@ -101,16 +101,16 @@ func TestRetentionByAcks(t *testing.T) {
 }
 
 func TestRetentionByCount(t *testing.T) {
-	overStores(t, fanout.Config{MaxEntries: 600, TrimInterval: -1}, func(w *world) {
-		for i := range 1_500 { // more than one slice and one page
+	overStores(t, fanout.Config{MaxEntries: 100, TrimInterval: -1}, func(w *world) {
+		for i := range 800 { // more than one slice and one page
 			w.host("bob", fmt.Sprint(i), "ann")
 			if i%10 == 0 {
 				w.post(fanout.SendRequest{From: "ann", Kind: event.KindConversationPin, Conversation: event.ConversationID(fmt.Sprint(i))})
 			}
 		}
-		require.Equal(w.t, 1_500, w.head("ann").Entries, "entries with a coalesce key do not count")
+		require.Equal(w.t, 800, w.head("ann").Entries, "entries with a coalesce key do not count")
 		w.trim("ann")
-		require.Equal(w.t, numbers(900, 1_500), w.kept("ann"))
+		require.Equal(w.t, numbers(700, 800), w.kept("ann"))
 		require.NotEmpty(w.t, w.kinds("ann", event.KindConversationPin))
 		before := w.head("ann")
 		w.trim("ann")

@@ -21,7 +21,7 @@ type Answer struct {
 // does not count, that may not end, or that are gone are passed over. If they are too few, Unanswered says what happens:
 // its order chooses the rest, or the newcomer is refused.
 func (p *Policy) Resolve(logins []Login, in Newcomer, now time.Time, a Answer, victims []Victim) Decision {
-	return p.decide(question{policy: p, logins: logins, in: in, now: now, answer: &a}, victims, nil)
+	return p.decide(logins, in, now, &a, victims, nil)
 }
 
 // ask appends candidates if the host is still to answer, else those that it named. Enough logins may end.
@@ -41,7 +41,7 @@ func (q *question) ask(r *rule, excess int, victims []Victim) ([]Victim, outcome
 			l := &q.logins[i]
 			if l.ID == id && q.counts(r, i) && q.protected(l) == CauseRule {
 				victims = append(victims, r.victim(i, l))
-				q.marks[i] |= markGone
+				q.end(i)
 				break
 			}
 		}

@@ -73,7 +73,10 @@ const (
 	markGone                             // a victim, or the one that comes back
 )
 
-const goneShift = 36 // of markGone
+const (
+	deviceShift = 32 // of markDevice
+	goneShift   = 36 // of markGone
+)
 
 // program is what is asked of a newcomer of one platform: rules in written order.
 type program struct {
@@ -94,9 +97,6 @@ type rule struct {
 	reason event.Reason // why logins end
 	words  string       // which logins it counts
 }
-
-// maxRules is the most that a program has: device, single, platform, groups, total and account.
-const maxRules = MaxGroups + 5
 
 // compile writes down the rules for newcomers that are counted under the platform.
 func (r *Rules) compile(platform event.Platform, groups mark) program {

@@ -104,29 +104,28 @@ type Decision struct {
 // A comeback (Newcomer.Login) is decided like a login, but is refused by [RuleAccount] only if the account is beyond the
 // bound already. Equal admission numbers, which do not happen, are ordered by login ID.
 func (p *Policy) Decide(logins []Login, in Newcomer, now time.Time, victims []Victim) Decision {
-	return p.decide(question{policy: p, logins: logins, in: in, now: now}, victims, nil)
+	return p.decide(logins, in, now, nil, victims, nil)
 }
 
-// decide is Decide and, if e is not nil, notes there what each rule did.
-func (p *Policy) decide(q question, victims []Victim, e *Explanation) Decision {
-	at := p.table.find(q.in.Platform)
-	q.program = &p.programs[at.id]
-	d := Decision{Verdict: Admit, Platform: q.program.platform}
-	victims = victims[:0]
+// decide is Decide, with the host's answer if it has been asked. If e is not nil, it notes there what each rule did.
+func (p *Policy) decide(logins []Login, in Newcomer, now time.Time, a *Answer, victims []Victim, e *Explanation) Decision {
+	at := p.table.find(in.Platform)
+	program := &p.programs[at.id]
+	d := Decision{Verdict: Admit, Platform: program.platform, Victims: victims[:0]}
 	if d.Platform == "" {
-		d.Verdict, d.Rule, d.Victims = Refuse, RuleUnknownPlatform, victims
+		d.Verdict, d.Rule = Refuse, RuleUnknownPlatform
 		return d
 	}
 	var marks [MaxLogins]mark // on the stack; an account has no more logins, unless its record is damaged
-	if len(q.logins) <= len(marks) {
-		q.marks = marks[:len(q.logins)]
-	} else {
-		q.marks = make([]mark, len(q.logins))
+	q := question{policy: p, program: program, logins: logins, in: in, now: now, answer: a}
+	if q.marks = marks[:min(len(logins), MaxLogins)]; len(logins) > MaxLogins {
+		q.marks = make([]mark, len(logins))
 	}
+	victims = victims[:0]
 	q.markLogins(at)
 	evicted := 0 // rules that did; that of the device is left out, for no later one makes up for its victims
-	for i := range q.program.rules {
-		r := &q.program.rules[i]
+	for i := range program.rules {
+		r := &program.rules[i]
 		before, first := q.count(r), len(victims)
 		if r.mark == markPlatform {
 			d.Rule, d.Limit, d.Count = r.name, r.limit, before

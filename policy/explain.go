@@ -41,14 +41,14 @@ type Step struct {
 // answers what would happen if. What it returns is the caller's.
 func (p *Policy) Explain(logins []Login, in Newcomer, now time.Time) Explanation {
 	e := Explanation{Newcomer: in}
-	e.Decision = p.decide(question{policy: p, logins: logins, in: in, now: now}, nil, &e)
+	e.Decision = p.decide(logins, in, now, nil, nil, &e)
 	return e
 }
 
 // ExplainAnswer decides as [Policy.Resolve] does and says how it came to it.
 func (p *Policy) ExplainAnswer(logins []Login, in Newcomer, now time.Time, a Answer) Explanation {
 	e := Explanation{Newcomer: in}
-	e.Decision = p.decide(question{policy: p, logins: logins, in: in, now: now, answer: &a}, nil, &e)
+	e.Decision = p.decide(logins, in, now, &a, nil, &e)
 	return e
 }
 

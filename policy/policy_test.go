@@ -59,6 +59,26 @@ func TestNew_Faults(t *testing.T) {
 		{"control character", policy.Rules{Platforms: map[event.Platform]int{"a\n": 1}}, []string{`Platforms["a\n"]`}},
 		{"other is reserved", policy.Rules{Platforms: map[event.Platform]int{policy.Other: 1}}, []string{`Platforms["other"]`}},
 		{"other is counted", policy.Rules{Unknown: policy.CountAsOther, Platforms: map[event.Platform]int{policy.Other: 1}}, nil},
+		{"actions", policy.Rules{AtPlatform: 5, AtTotal: 6, Unanswered: 7, Actions: map[event.Platform]policy.Action{"ios": 9, "tv": 1}},
+			[]string{"AtPlatform", `Actions["ios"]`, `Actions["tv"]`, "AtTotal", "Unanswered"}},
+		{"asked twice", policy.Rules{Unanswered: policy.AskHost}, []string{"Unanswered"}},
+		{"choices", policy.Rules{Primary: 3, Slots: 2, Reconnect: 2, MinAge: -1, Total: -2},
+			[]string{"Total", "Primary", "Slots", "Reconnect", "MinAge"}},
+		{"tabs", policy.Rules{Tabs: map[event.Platform]int{"ios": 0, "tv": 1, "web": policy.MaxTabs + 1}},
+			[]string{`Tabs["ios"]`, `Tabs["tv"]`, `Tabs["web"]`}},
+		{"classes", policy.Rules{Classes: map[string][]event.Platform{"ios": {"web"}, "other": {"web"}, "A": {"web"}, "b": {}, "c": {"web", "tv", "web"}}},
+			[]string{`Classes["A"]`, `Classes["b"]`, `Classes["c"][1]`, `Classes["c"][2]`, `Classes["ios"]`, `Classes["other"]`}},
+		{"groups", policy.Rules{Classes: map[string][]event.Platform{"c": {"web", "ios"}}, Groups: []policy.Group{
+			{Name: "a", Members: []string{"c", "web"}, Limit: 1},
+			{Name: "a", Members: []string{"web", "web", "tv", "other", "d"}, Limit: 0, Action: 5},
+			{Name: "", Members: nil, Limit: -1},
+		}}, []string{
+			"Groups[1].Name", "Groups[1].Members[1]", "Groups[1].Members[2]", "Groups[1].Members[3]", "Groups[1].Members[4]",
+			"Groups[1].Limit", "Groups[1].Action", "Groups[2].Name", "Groups[2].Members", "Groups[2].Limit",
+		}},
+		{"most groups", policy.Rules{Groups: groups(policy.MaxGroups)}, nil},
+		{"too many groups", policy.Rules{Groups: groups(policy.MaxGroups + 1)}, []string{"Groups"}},
+		{"other in a group", policy.Rules{Unknown: policy.CountAsOther, Groups: []policy.Group{{Name: "a", Members: []string{"other"}, Limit: 1}}}, nil},
 		{"all at once", policy.Rules{PerPlatform: -9, MaxLogins: 65, Unknown: 2, Platforms: map[event.Platform]int{"B": -2, "A": 1}},
 			[]string{"PerPlatform", `Platforms["A"]`, `Platforms["B"]`, `Platforms["B"]`, "Unknown", "MaxLogins"}},
 	}
@@ -73,6 +93,24 @@ func TestNew_Faults(t *testing.T) {
 			require.Equal(t, tt.want, fields(err))
 		})
 	}
+}
+
+// groups returns n groups, each of web alone.
+func groups(n int) []policy.Group {
+	all := make([]policy.Group, n)
+	for i := range all {
+		all[i] = policy.Group{Name: fmt.Sprintf("g%d", i), Members: []string{"web"}, Limit: n + 1 - i}
+	}
+	return all
+}
+
+// The most rules that there can be: every group evicts, down to the last one's limit.
+func TestDecide_MostRules(t *testing.T) {
+	p := newPolicy(t, policy.Rules{PerPlatform: 60, Groups: groups(policy.MaxGroups), Total: 60})
+	d := p.Decide(logins(50, "web"), policy.Newcomer{Platform: "web"}, time.Time{}, nil)
+	require.Equal(t, policy.Admit, d.Verdict)
+	require.Len(t, d.Victims, 49)
+	require.Equal(t, "group:g31", d.Victims[48].Rule)
 }
 
 // fields returns the field of every InvalidError that err joins.
@@ -94,6 +132,20 @@ func TestRules_AreCopies(t *testing.T) {
 	p := newPolicy(t, given)
 	given.Platforms["tv"] = 0
 	p.Rules().Platforms["tv"] = 0
+	deep := policy.Rules{
+		Classes: map[string][]event.Platform{"c": {"ios"}}, Groups: []policy.Group{{Name: "g", Members: []string{"c"}, Limit: 1}},
+		Actions: map[event.Platform]policy.Action{"ios": policy.RefuseNew}, Tabs: map[event.Platform]int{"web": 2},
+	}
+	kept := newPolicy(t, deep)
+	for _, r := range []policy.Rules{deep, kept.Rules()} {
+		r.Classes["c"][0], r.Groups[0].Members[0], r.Groups[0].Limit = "web", "web", 9
+		r.Actions["ios"], r.Tabs["web"] = policy.AskHost, 3
+	}
+	require.Equal(t, policy.Rules{
+		PerPlatform: 4, MaxLogins: 64, Platforms: deep.Platforms,
+		Classes: map[string][]event.Platform{"c": {"ios"}}, Groups: []policy.Group{{Name: "g", Members: []string{"c"}, Limit: 1}},
+		Actions: map[event.Platform]policy.Action{"ios": policy.RefuseNew}, Tabs: map[event.Platform]int{"web": 2},
+	}, kept.Rules())
 	want := policy.Rules{PerPlatform: 4, Platforms: map[event.Platform]int{"tv": 1}, MaxLogins: 64}
 	require.Equal(t, want, p.Rules())
 	require.Equal(t, policy.Admit, p.Decide(nil, policy.Newcomer{Platform: "tv"}, time.Time{}, nil).Verdict)
@@ -175,7 +227,32 @@ var questions = []struct {
 	{"single", policy.Rules{Single: true}, policy.Newcomer{Device: device(99), Platform: "ios"}},
 	{"other", policy.Rules{Unknown: policy.CountAsOther}, policy.Newcomer{Device: device(99), Platform: "toaster"}},
 	{"refused", policy.Rules{MaxLogins: 8}, policy.Newcomer{Device: device(99), Platform: "macos"}},
+	{"rules=6/admitted", sixRules(8), policy.Newcomer{Device: device(99), Platform: "ios"}},
+	{"rules=6/evicting", sixRules(0), policy.Newcomer{Device: device(99), Platform: "ios"}},
+	{"rules=6/refused", sixRules(-8), policy.Newcomer{Device: device(99), Platform: "ios"}},
+	{"rules=6/asking", asking(sixRules(0)), policy.Newcomer{Device: device(99), Platform: "ios"}},
 	{"comeback", policy.Rules{}, policy.Newcomer{Device: device(1), Platform: "ios", Login: "00000000000000000000000000000001"}},
+}
+
+// sixRules are six rules for a newcomer on ios: device, platform, two groups, total and account. Of the 16 logins there
+// are 6 on ios, 5 on web and 5 on android; room says how many of each more are allowed than there are.
+func sixRules(room int) policy.Rules {
+	r := policy.Rules{
+		PerPlatform: 6 + max(room, 0), Total: 16 + max(room, 0), AtTotal: policy.EvictLeastActive,
+		Groups: []policy.Group{
+			{Name: "phones", Members: []string{"ios", "android"}, Limit: 11 + max(room, 0)},
+			{Name: "screens", Members: []string{"ios", "web"}, Limit: 11 + max(room, 0)},
+		},
+	}
+	if room < 0 {
+		r.AtTotal, r.PerPlatform = policy.RefuseNew, 7
+	}
+	return r
+}
+
+func asking(r policy.Rules) policy.Rules {
+	r.AtPlatform = policy.AskHost
+	return r
 }
 
 func TestDecide_DoesNotAllocate(t *testing.T) {
@@ -213,7 +290,28 @@ func TestStrings(t *testing.T) {
 	}{
 		{"refuse", policy.Refuse, "refuse"},
 		{"admit", policy.Admit, "admit"},
+		{"ask", policy.Ask, "ask"},
 		{"verdict", policy.Verdict(9), "Verdict(9)"},
+		{"earliest", policy.EvictEarliest, "evict_earliest"},
+		{"least active", policy.EvictLeastActive, "evict_least_active"},
+		{"offline first", policy.EvictOfflineFirst, "evict_offline_first"},
+		{"refuse new", policy.RefuseNew, "refuse"},
+		{"ask host", policy.AskHost, "ask"},
+		{"action", policy.Action(9), "Action(9)"},
+		{"protected", policy.PrimaryProtected, "protected"},
+		{"free", policy.PrimaryFree, "free"},
+		{"ordinary", policy.PrimaryOrdinary, "ordinary"},
+		{"primary", policy.PrimaryRule(9), "PrimaryRule(9)"},
+		{"online", policy.SlotOnline, "online"},
+		{"every login", policy.SlotEveryLogin, "every_login"},
+		{"slots", policy.SlotRule(9), "SlotRule(9)"},
+		{"reconnect evicts", policy.ReconnectEvicts, "evict"},
+		{"reconnect refused", policy.ReconnectRefused, "refuse"},
+		{"reconnect", policy.ReconnectRule(9), "ReconnectRule(9)"},
+		{"no wish", policy.NoWish, "none"},
+		{"force", policy.ForceEvict, "force"},
+		{"never", policy.NeverEvict, "never evict"},
+		{"wish", policy.Wish(9), "Wish(9)"},
 		{"unknown refused", policy.RefuseUnknown, "refuse"},
 		{"unknown counted", policy.CountAsOther, "count as other"},
 		{"unknown rule", policy.UnknownRule(9), "UnknownRule(9)"},

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math/bits"
 	"slices"
 	"time"
 )
@@ -13,8 +14,9 @@ type question struct {
 	logins  []Login
 	in      Newcomer
 	now     time.Time
-	answer  *Answer // of the host; nil: it was not asked yet
-	marks   []mark  // by login
+	answer  *Answer          // of the host; nil: it was not asked yet
+	marks   []mark           // by login
+	have    [goneShift]int32 // by bit of the marks: logins that have it and are not gone
 
 	young bool          // the newcomer's device is too new to end older logins
 	since int64         // from when on the account knows that device, in Unix milliseconds
@@ -54,11 +56,13 @@ func (q *question) markLogins(at *entry) {
 			m |= markDevice
 		}
 		if same(string(l.ID), string(q.in.Login)) {
-			if m |= markGone; since.IsZero() {
+			if q.marks[i] = markGone; since.IsZero() {
 				since = l.Since
 			}
+			continue
 		}
 		q.marks[i] = m
+		q.tally(m, 1)
 	}
 	q.age(since, since.IsZero() && q.in.Login == "")
 }
@@ -83,14 +87,31 @@ func same(a, b string) bool {
 	return n > 0 && n == len(b) && a[n-1] == b[n-1] && a == b
 }
 
-// count returns how many logins the rule counts, without the newcomer and the victims so far.
-func (q *question) count(r *rule) int {
-	n, shift := 0, r.shift&63
-	for _, m := range q.marks {
-		n += int(m >> shift &^ (m >> goneShift) & 1)
+// tally adds a login with the mark to the counts, or takes it out of them.
+func (q *question) tally(m mark, by int32) {
+	h := &q.have
+	h[deviceShift] += by & -int32(m>>deviceShift&1)
+	h[deviceShift+1] += by & -int32(m>>(deviceShift+1)&1)
+	h[deviceShift+2] += by & -int32(m>>(deviceShift+2)&1)
+	h[deviceShift+3] += by & -int32(m>>(deviceShift+3)&1)
+	for groups := uint32(m); groups != 0; groups &= groups - 1 {
+		h[bits.TrailingZeros32(groups)] += by
 	}
-	return n
 }
+
+// end takes a login out of all counts; stay puts it back.
+func (q *question) end(i int) {
+	q.tally(q.marks[i], -1)
+	q.marks[i] |= markGone
+}
+
+func (q *question) stay(i int) {
+	q.marks[i] &^= markGone
+	q.tally(q.marks[i], 1)
+}
+
+// count returns how many logins the rule counts, without the newcomer and the victims so far.
+func (q *question) count(r *rule) int { return int(q.have[r.shift%goneShift]) }
 
 // newcomers returns how many the newcomer counts for.
 func (q *question) newcomers(r *rule) int {
@@ -190,8 +211,8 @@ func (q *question) evict(r *rule, order Action, n int, victims []Victim, protect
 			victims[j-1], victims[j] = victims[j], victims[j-1]
 		}
 	}
-	for _, v := range victims[first:] {
-		q.marks[v.Index] |= markGone
+	for i := first; i < len(victims); i++ {
+		q.end(victims[i].Index)
 	}
 	return victims
 }
@@ -204,25 +225,11 @@ func (r *rule) victim(i int, l *Login) Victim {
 // for earlier ones too. The latest choice is looked at first, so that it yields to the earlier one. One pass does: who
 // is needed stays needed when others are spared.
 func (q *question) spare(victims []Victim, e *Explanation) []Victim {
-	rules := q.program.rules
-	var after [maxRules]int
-	for i := range rules {
-		after[i] = q.count(&rules[i]) + q.newcomers(&rules[i])
-	}
 	for v := len(victims) - 1; v >= 0; v-- {
-		at := victims[v].Index
-		m := q.marks[at]
-		needed := false
-		for i := range rules {
-			r := &rules[i]
-			needed = needed || m&r.mark != 0 && r.limit != NoLimit && after[i] >= r.limit
-		}
-		if needed {
+		q.stay(victims[v].Index)
+		if q.broken() {
+			q.end(victims[v].Index)
 			continue
-		}
-		q.marks[at] &^= markGone
-		for i := range rules {
-			after[i] += int(m >> rules[i].shift & 1)
 		}
 		if e != nil {
 			e.Spared = append(e.Spared, victims[v])
@@ -230,6 +237,16 @@ func (q *question) spare(victims []Victim, e *Explanation) []Victim {
 		victims = slices.Delete(victims, v, v+1)
 	}
 	return victims
+}
+
+// broken reports whether some rule is exceeded with the newcomer in.
+func (q *question) broken() bool {
+	for i := range q.program.rules {
+		if r := &q.program.rules[i]; r.limit != NoLimit && q.count(r)+q.newcomers(r) > r.limit {
+			return true
+		}
+	}
+	return false
 }
 
 // earlier reports whether a was admitted before b.

@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,6 +87,22 @@ func TestI22_OneConnectionLives(t *testing.T) {
 		}
 		require.NotNil(w.t, live)
 		require.Equal(w.t, newest.Generation(), live.Generation(), "the last one to come stays")
+	})
+}
+
+// TestI22_DetachWhileMoved: the end of the old connection comes just while the new one takes over.
+func TestI22_DetachWhileMoved(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		g := w.join("ann", "a1", "ios")
+		for range 3_000 {
+			old := g.conn
+			var wg sync.WaitGroup
+			wg.Go(old.Detach)
+			g.attach()
+			wg.Wait()
+			require.True(w.t, g.live())
+			require.Equal(w.t, []session.State{session.Online}, w.states("ann"))
+		}
 	})
 }
 

@@ -76,6 +76,9 @@ func TestLineConn_FramesWaitForTheAnswer(t *testing.T) {
 	defer far.Close()
 	c := newLineConn(near)
 	defer c.abort()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, c.Send(ctx, []event.Frame{&event.Pong{Nonce: "0"}}), context.DeadlineExceeded)
 	sent := make(chan error, 1)
 	send := func() { sent <- c.Send(context.Background(), []event.Frame{&event.Pong{Nonce: "1"}}) }
 	go send()

@@ -139,11 +139,12 @@ func (t *talker) logIn(ctx context.Context, words []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	line := "logged in as " + string(a.Login)
+	var b strings.Builder
+	b.WriteString("logged in as " + string(a.Login))
 	for _, e := range a.Ended {
-		line += fmt.Sprintf("\n  %s had to go: %s", nameOf(e.Name, e.Device), e.Reason)
+		fmt.Fprintf(&b, "\n  %s had to go: %s", nameOf(e.Name, e.Device), e.Reason)
 	}
-	return line, nil
+	return b.String(), nil
 }
 
 func (t *talker) send(ctx context.Context, q *sendRequest) (string, error) {

@@ -275,3 +275,46 @@ func TestI29_CloseFinishesWhatWaits(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// Callers that give up at any moment, also just when it is their turn to commit, hold up nobody.
+func TestContextEndsAtAnyMoment(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{})
+	var wg sync.WaitGroup
+	outcomes := make([][3]int, 16) // done, not done, unknown
+	for i := range outcomes {
+		wg.Go(func() {
+			for n := range 100 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n*37%100)*20*time.Microsecond)
+				_, err := s.Commit(ctx, message(fmt.Sprint("m", i, "-", n), nil, "ann"))
+				cancel()
+				switch {
+				case err == nil:
+					outcomes[i][0]++
+				case errors.Is(err, store.ErrUnknownOutcome):
+					outcomes[i][2]++
+				case errors.Is(err, context.DeadlineExceeded):
+					outcomes[i][1]++
+				default:
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var sum [3]int
+	for _, o := range outcomes {
+		for k := range sum {
+			sum[k] += o[k]
+		}
+	}
+	t.Log("done, not done, unknown:", sum)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := s.Commit(ctx, message("last", nil, "ann"))
+	require.NoError(t, err)
+	_, head, err := readAll(t.Context(), s, "ann")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, head.Entries, sum[0]+1)
+	require.LessOrEqual(t, head.Entries, sum[0]+sum[2]+1)
+	require.EqualValues(t, head.Entries, head.Seq)
+}

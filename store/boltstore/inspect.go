@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -132,16 +133,17 @@ func (c *checker) walk(id uint64, depth int) error {
 // check reads one page with what it overflows into, and returns the pages that it refers to.
 func (c *checker) check(id uint64, depth int) ([]uint64, error) {
 	order := binary.NativeEndian
-	var head [pageHeader]byte
 	if id < 2 || id >= c.high || depth > maxDepth {
 		return nil, c.bad(id)
 	}
-	if _, err := c.file.ReadAt(head[:], int64(id)*c.page); err != nil {
+	c.buf = slices.Grow(c.buf[:0], int(c.page))[:c.page]
+	if _, err := c.file.ReadAt(c.buf, int64(id)*c.page); err != nil {
 		return nil, errors.Join(c.bad(id), err)
 	}
+	head := c.buf[:pageHeader]
 	flags, count := order.Uint16(head[8:]), int64(order.Uint16(head[10:]))
 	pages := uint64(order.Uint32(head[12:])) + 1
-	if order.Uint64(head[:]) != id || pages > c.high-id || flags != branchPage && flags != leafPage {
+	if order.Uint64(head) != id || pages > c.high-id || flags != branchPage && flags != leafPage {
 		return nil, c.bad(id)
 	}
 	for i := id; i < id+pages; i++ {
@@ -154,9 +156,11 @@ func (c *checker) check(id uint64, depth int) ([]uint64, error) {
 	if pageHeader+count*elementBytes > size || flags == branchPage && count == 0 {
 		return nil, c.bad(id)
 	}
-	c.buf = append(c.buf[:0], make([]byte, size)...)
-	if _, err := c.file.ReadAt(c.buf, int64(id)*c.page); err != nil {
-		return nil, errors.Join(c.bad(id), err)
+	if size > c.page {
+		c.buf = slices.Grow(c.buf, int(size-c.page))[:size]
+		if _, err := c.file.ReadAt(c.buf[c.page:], int64(id)*c.page+c.page); err != nil {
+			return nil, errors.Join(c.bad(id), err)
+		}
 	}
 	below, ok := elements(c.buf, int(count), flags == leafPage)
 	if !ok {
