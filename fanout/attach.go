@@ -47,7 +47,8 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	h.mu.Lock()
 	a.conn = c
 	a.running = true // nobody starts a reader before the start is known
-	for _, o := range h.atts { // one that is fenced has not yet noted what it sent
+	for _, o := range h.atts {
+		// One that is fenced has not yet noted what it sent.
 		if o.conn.Incarnation() == c.Incarnation() {
 			a.resend = max(a.resend, o.pos)
 		}

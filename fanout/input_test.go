@@ -40,43 +40,50 @@ var hostile = map[string]string{
 	"a control of C1": "a\u0085b",
 }
 
+// sendFault is what is wrong with a send, and how its error names it.
+type sendFault struct {
+	field string
+	spoil func(q *fanout.SendRequest)
+}
+
+// badSends returns sends that are refused. login is one of the sender's.
+func badSends(login event.LoginID) map[string]sendFault {
+	return map[string]sendFault{
+		"no sender":          {"account", func(q *fanout.SendRequest) { q.From = "" }},
+		"no kind at all":     {"kind", func(q *fanout.SendRequest) { q.Kind = "a b" }},
+		"long kind":          {"kind", func(q *fanout.SendRequest) { q.Kind = event.Kind(strings.Repeat("k", 65)) }},
+		"live-only kind":     {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindTyping }},
+		"forged receipt":     {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindRead }},
+		"forged device":      {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindDeviceLogin }},
+		"forged marker":      {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindConversationRead }},
+		"payload":            {"payload", func(q *fanout.SendRequest) { q.Payload = make([]byte, fanout.MaxPayloadBytes+1) }},
+		"TTL":                {"TTL", func(q *fanout.SendRequest) { q.TTL = -1 }},
+		"recipients":         {"to", func(q *fanout.SendRequest) { q.To = many(fanout.MaxRecipients + 1) }},
+		"an empty recipient": {"account", func(q *fanout.SendRequest) { q.To = []event.Account{"bob", ""} }},
+		"targets":            {"targets", func(q *fanout.SendRequest) { q.To, q.Targets = nil, make([]event.LoginID, fanout.MaxTargets+1) }},
+		"target":             {"login ID", func(q *fanout.SendRequest) { q.To, q.Targets = nil, []event.LoginID{"x"} }},
+		"targets and others": {"targets", func(q *fanout.SendRequest) { q.Targets = []event.LoginID{login} }},
+		"targets, no carbon": {"targets", func(q *fanout.SendRequest) {
+			q.To, q.Targets, q.NoSenderCopy = nil, []event.LoginID{login}, true
+		}},
+		"nobody":       {"to", func(q *fanout.SendRequest) { q.To, q.NoSenderCopy = []event.Account{"ann"}, true }},
+		"receipts":     {"receipts", func(q *fanout.SendRequest) { q.Receipts = 9 }},
+		"receipts for": {"receipts", func(q *fanout.SendRequest) { q.To, q.Receipts = many(201), fanout.ReceiptsOn }},
+	}
+}
+
 func TestHostileSends(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {
 		a := w.ready("ann", "a1")
 		b := w.ready("bob", "b1")
-		type fault struct {
-			field string
-			spoil func(q *fanout.SendRequest)
-		}
-		faults := map[string]fault{
-			"no sender":          {"account", func(q *fanout.SendRequest) { q.From = "" }},
-			"no kind at all":     {"kind", func(q *fanout.SendRequest) { q.Kind = "a b" }},
-			"long kind":          {"kind", func(q *fanout.SendRequest) { q.Kind = event.Kind(strings.Repeat("k", 65)) }},
-			"live-only kind":     {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindTyping }},
-			"forged receipt":     {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindRead }},
-			"forged device":      {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindDeviceLogin }},
-			"forged marker":      {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindConversationRead }},
-			"payload":            {"payload", func(q *fanout.SendRequest) { q.Payload = make([]byte, fanout.MaxPayloadBytes+1) }},
-			"TTL":                {"TTL", func(q *fanout.SendRequest) { q.TTL = -1 }},
-			"recipients":         {"to", func(q *fanout.SendRequest) { q.To = many(fanout.MaxRecipients + 1) }},
-			"an empty recipient": {"account", func(q *fanout.SendRequest) { q.To = []event.Account{"bob", ""} }},
-			"targets":            {"targets", func(q *fanout.SendRequest) { q.To, q.Targets = nil, make([]event.LoginID, fanout.MaxTargets+1) }},
-			"target":             {"login ID", func(q *fanout.SendRequest) { q.To, q.Targets = nil, []event.LoginID{"x"} }},
-			"targets and others": {"targets", func(q *fanout.SendRequest) { q.Targets = []event.LoginID{a[0].Login()} }},
-			"targets, no carbon": {"targets", func(q *fanout.SendRequest) {
-				q.To, q.Targets, q.NoSenderCopy = nil, []event.LoginID{a[0].Login()}, true
-			}},
-			"nobody":       {"to", func(q *fanout.SendRequest) { q.To, q.NoSenderCopy = []event.Account{"ann"}, true }},
-			"receipts":     {"receipts", func(q *fanout.SendRequest) { q.Receipts = 9 }},
-			"receipts for": {"receipts", func(q *fanout.SendRequest) { q.To, q.Receipts = many(201), fanout.ReceiptsOn }},
-		}
+		faults := badSends(a[0].Login())
 		for name, s := range hostile {
-			faults["sender: "+name] = fault{"account", func(q *fanout.SendRequest) { q.From = event.Account(s) }}
-			faults["conversation: "+name] = fault{"conversation", func(q *fanout.SendRequest) { q.Conversation = event.ConversationID(s) }}
-			faults["client ID: "+name] = fault{"client message ID", func(q *fanout.SendRequest) { q.ClientID = event.ClientMessageID(s) }}
-			faults["subject: "+name] = fault{"subject", func(q *fanout.SendRequest) { q.Subject = s }}
-			faults["recipient: "+name] = fault{"account", func(q *fanout.SendRequest) { q.To = []event.Account{event.Account(s)} }}
-			faults["kind: "+name] = fault{"kind", func(q *fanout.SendRequest) { q.Kind = event.Kind(s) }}
+			faults["sender: "+name] = sendFault{"account", func(q *fanout.SendRequest) { q.From = event.Account(s) }}
+			faults["conversation: "+name] = sendFault{"conversation", func(q *fanout.SendRequest) { q.Conversation = event.ConversationID(s) }}
+			faults["client ID: "+name] = sendFault{"client message ID", func(q *fanout.SendRequest) { q.ClientID = event.ClientMessageID(s) }}
+			faults["subject: "+name] = sendFault{"subject", func(q *fanout.SendRequest) { q.Subject = s }}
+			faults["recipient: "+name] = sendFault{"account", func(q *fanout.SendRequest) { q.To = []event.Account{event.Account(s)} }}
+			faults["kind: "+name] = sendFault{"kind", func(q *fanout.SendRequest) { q.Kind = event.Kind(s) }}
 		}
 		before := []store.Head{w.head("ann"), w.head("bob")}
 		for name, f := range faults {
@@ -170,6 +177,27 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	}
 }
 
+// attempts tries what a client of the device may try with what is not its own, and returns the answers.
+func (d *device) attempts(login event.LoginID, token event.ResumeToken, id event.MessageID, account event.Account) []string {
+	ctx := context.Background()
+	var out []string
+	_, err := d.w.r.Send(ctx, fanout.SendRequest{From: d.account, Targets: []event.LoginID{login}})
+	out = append(out, fmt.Sprint("target: ", err))
+	_, err = d.w.r.Send(ctx, fanout.SendRequest{From: d.account, Origin: login, To: []event.Account{"bob"}})
+	out = append(out, fmt.Sprint("origin: ", err))
+	res, err := d.w.r.MarkRead(ctx, fanout.MarkReadRequest{Account: d.account, Message: id})
+	out = append(out, fmt.Sprint("read: ", res, err))
+	for _, q := range []fanout.AttachRequest{
+		{Account: d.account, Login: login, Token: token},
+		{Account: account, Login: login, Token: d.Token()},
+		{Account: account, Login: d.Login(), Token: d.Token()},
+	} {
+		_, err = d.w.r.Attach(ctx, q, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+		out = append(out, fmt.Sprint("attach: ", err))
+	}
+	return out
+}
+
 // TestI23_I25_Adversary has a client of eve try what it can against ann: with and without ann's data the answers and
 // frames are the same, and nothing of ann's is among them.
 func TestI23_I25_Adversary(t *testing.T) {
@@ -182,31 +210,8 @@ func TestI23_I25_Adversary(t *testing.T) {
 		e[0].rough = true
 		place := w.head("ann")
 
-		try := func(login event.LoginID, token event.ResumeToken, id event.MessageID, account event.Account) []string {
-			var out []string
-			note := func(what string, err error) {
-				if err != nil {
-					out = append(out, what+": "+err.Error())
-				}
-			}
-			_, err := w.r.Send(ctx, fanout.SendRequest{From: "eve", Targets: []event.LoginID{login}})
-			note("target", err)
-			_, err = w.r.Send(ctx, fanout.SendRequest{From: "eve", Origin: login, To: []event.Account{"bob"}})
-			note("origin", err)
-			res, err := w.r.MarkRead(ctx, fanout.MarkReadRequest{Account: "eve", Message: id})
-			note(fmt.Sprint("read ", res), err)
-			for _, q := range []fanout.AttachRequest{
-				{Account: "eve", Login: login, Token: token},
-				{Account: account, Login: login, Token: e[0].Token()},
-				{Account: account, Login: e[0].Login(), Token: e[0].Token()},
-			} {
-				_, err = w.r.Attach(ctx, q, transporttest.NewPair(transporttest.PairConfig{}).Conn())
-				note("attach", err)
-			}
-			return out
-		}
-		real := try(a[0].Login(), a[0].Token(), secret.ID, "ann")
-		made := try(event.NewLoginID(), event.NewResumeToken(), event.NewIssuer(w.st.Info().Secret).Issue(), "nobody")
+		real := e[0].attempts(a[0].Login(), a[0].Token(), secret.ID, "ann")
+		made := e[0].attempts(event.NewLoginID(), event.NewResumeToken(), event.NewIssuer(w.st.Info().Secret).Issue(), "nobody")
 		require.Equal(w.t, made, real, "no difference between what exists and what does not")
 
 		for _, frame := range []event.ClientFrame{

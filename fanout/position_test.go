@@ -29,6 +29,8 @@ func TestI8_UselessPositions(t *testing.T) {
 	overStores(t, fanout.Config{MaxEntries: 10, TrimInterval: -1}, func(w *world) {
 		d := w.ready("ann", "a1")[0]
 		w.feed("ann", 0, 30)
+		_, err := w.r.MarkRead(context.Background(), fanout.MarkReadRequest{Account: "ann", Conversation: "c1", Seq: 7})
+		require.NoError(w.t, err)
 		w.fence("ann")
 		w.flush()
 		require.NoError(w.t, w.r.Trim(context.Background(), "ann"))
@@ -65,9 +67,12 @@ func TestI8_UselessPositions(t *testing.T) {
 			for _, f := range d.Frames()[before:] {
 				require.NotContains(w.t, []string{"*event.Data", "*event.CaughtUp", "*event.StatePage"}, fmt.Sprintf("%T", f), c.name)
 			}
+			pages := count[*event.StatePage](d)
 			d.HoldResetAcks(false)
 			d.caughtUp()
 			w.fence("ann")
+			require.Greater(w.t, count[*event.StatePage](d), pages, "I17: conversation state is sent again: %s", c.name)
+			require.Equal(w.t, uint64(7), d.read("c1", event.StateRead), c.name)
 			w.flush()
 			require.Equal(w.t, w.head("ann").Seq, w.cursor(d).Seq, c.name)
 			require.LessOrEqual(w.t, w.cursor(d).Sent, w.head("ann").Seq, "I9: a claim is no proof of anything: %s", c.name)
@@ -204,6 +209,26 @@ func TestI9_CursorOnlyMovesForward(t *testing.T) {
 	})
 }
 
+// TestI9_AcksDuringAReplay has a device that went back acknowledge bit by bit, and then what it had acknowledged long ago.
+func TestI9_AcksDuringAReplay(t *testing.T) {
+	overStores(t, fanout.Config{Window: 2}, func(w *world) {
+		d := w.ready("ann", "a1")[0]
+		w.feed("ann", 0, 10)
+		w.fence("ann")
+		d.acked()
+		place := d.Position()
+		d.HoldAcks(true)
+		d.claim(event.Position{Epoch: place.Epoch, Seq: 1})
+		w.until("a window", func() bool { return d.Position().Seq == 3 })
+		require.NoError(w.t, d.Send(event.Ack{Position: event.Position{Epoch: place.Epoch, Seq: 2}}))
+		require.NoError(w.t, d.Send(event.Ack{Position: place}))
+		w.flush()
+		require.Equal(w.t, place.Seq, w.cursor(d).Seq)
+		d.HoldAcks(false)
+		w.fence("ann")
+	})
+}
+
 // TestI7_CursorPassesNothingUnseen acknowledges bit by bit, and looks what the cursor has passed.
 func TestI7_CursorPassesNothingUnseen(t *testing.T) {
 	overStores(t, fanout.Config{Window: 5}, func(w *world) {
@@ -237,7 +262,7 @@ func TestI7_CursorPassesNothingUnseen(t *testing.T) {
 	})
 }
 
-// TestClaimBeforeTheOldConnectionEnded attaches while the end of the connection before is still being worked on.
+// TestClaimCountsAsAck also attaches while the end of the connection before is still being worked on.
 func TestClaimCountsAsAck(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {
 		d := w.ready("ann", "a1")[0]

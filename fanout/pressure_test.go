@@ -30,7 +30,7 @@ func TestS64_I27_DeviceThatStopsReading(t *testing.T) {
 				entries, bytes, control, live := slow.attachment().Window()
 				require.LessOrEqual(w.t, entries, 8, "memory is bounded by the window")
 				require.LessOrEqual(w.t, bytes, 4_000)
-				require.Zero(w.t, control+live)
+				require.LessOrEqual(w.t, control+live, 2, "that two devices came online")
 			}
 		}
 		w.until("the healthy one has all", func() bool { return len(b[1].wire()) == n })

@@ -218,7 +218,11 @@ func TestI17_EqualDigests(t *testing.T) {
 				require.False(w.t, s.Internal(), "internal registers never leave the engine")
 			}
 		}
-		require.Greater(w.t, count[*event.StatePage](fresh), 9, "page by page, also those with nothing to show")
+		pages := count[*event.StatePage](fresh)
+		require.Greater(w.t, pages, 9, "page by page, also those with nothing to show")
+		fresh.leave()
+		fresh.online()
+		require.Equal(w.t, pages, count[*event.StatePage](fresh), "what a device has is not sent again")
 	})
 }
 

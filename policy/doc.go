@@ -1,6 +1,9 @@
 // Package policy decides who may be logged in to an account at once: given the logins that there are and a new one, it
 // says whether the new one is admitted and which others end for it. It decides nothing else and changes nothing.
 //
+// [Rules] say what is allowed; they are Go values or JSON ([ParseJSON]). [New] makes a [Policy] of them, [Policy.Decide]
+// asks it. The zero Rules allow 4 logins on each platform, where the earliest makes room. [Presets] have the usual ones.
+//
 // # Purity
 //
 // A [Policy] has no clock, no I/O, no lock and no goroutine. The same logins, newcomer and time give the same [Decision],
@@ -15,21 +18,65 @@
 //     again takes no further one.
 //  2. [RuleSingle], if on: every other login ends.
 //  3. [RulePlatform]: logins that hold a slot on the newcomer's platform, the newcomer included, stay within the limit.
-//     All excess ends at once, earliest admission first. It never touches another platform.
-//  4. [RuleAccount]: a safety bound on the logins of the account, slot or not. It refuses and ends nobody.
+//     It never touches another platform.
+//  4. [RuleGroup], for each of the Groups that the newcomer's platform is in, as they are listed: the same over all
+//     platforms of the group.
+//  5. [RuleTotal], if set: the same over all platforms.
+//  6. [RuleAccount]: a safety bound on the logins of the account, slot or not. It refuses and ends nobody.
 //
-// A login that one rule ends is gone for all rules after it, so nobody ends twice and nobody ends in vain: without any
-// one of the victims, some rule would be broken. A refusal by any rule ends nobody.
+// All excess of a rule ends at once. A login that one rule ends is gone for all rules after it, so nobody ends twice. At
+// last those are spared, the latest choice first, without whom all rules hold all the same: nobody ends in vain. A
+// refusal by any rule ends nobody. No login ends for another platform's, but by RuleDevice, RuleSingle, a group or Total.
+//
+// # At a limit
+//
+// The [Action] of a limit says what happens: one of three orders of eviction, refusal, or a question to the host. Whatever
+// it is, the following come first:
+//
+//   - A closed platform (limit 0) and the safety bound refuse.
+//   - A newcomer with the wish [NeverEvict], and with [ReconnectRefused] a login that comes back, is refused.
+//   - A login of the primary device does not end ([PrimaryRule]), nor does, with MinAge, an older login for a device that
+//     is too new. If too few are left who may end, the newcomer is refused.
+//
+// [Decision.Cause] tells these apart. A wish to [ForceEvict] turns a refusal into an eviction, if AllowForce is set.
+//
+// # Asking the host
+//
+// With [AskHost] the verdict is [Ask], and the victims are the candidates to choose from. The caller asks, outside any
+// step or lock, and hands the [Answer] to [Policy.Resolve], which decides anew. It checks the answer against the limits:
+// nobody ends who need not, and what the answer leaves undone is done by the action Unanswered, so also if there is no
+// answer at all.
+//
+// # Slots and reconnects
+//
+// What counts at limits are logins that hold a slot: those online or within their resume window ([SlotOnline]), or all
+// that have not ended ([SlotEveryLogin]). A login without a slot that comes back is a newcomer with Newcomer.Login set.
 //
 // # Platforms
 //
-// Known are android, ios, web, windows, macos, linux, harmony and those that [Rules] name. A platform is compared as it
-// is, in the form that [event.ParsePlatform] returns; anything else is unknown, the empty one too. Unknown platforms are
-// refused, or counted together as "other", so that a made-up name never opens a bucket of its own.
+// Known are android, ios, web, windows, macos, linux, harmony and those that Rules.Platforms names. A platform is compared
+// as it is, in the form that [event.ParsePlatform] returns; anything else is unknown, the empty one too. Unknown platforms
+// are refused, or counted together as "other", so that a made-up name never opens a bucket of its own.
 //
 // # Age
 //
-// Which login is earlier is a matter of the admission number, never of a clock.
+// Which login is earlier is a matter of the admission number, never of a clock. Two knobs do look at times that the caller
+// gives: [EvictLeastActive], and MinAge.
+//
+// MinAge keeps whoever got hold of a password from throwing the owner out. Until the account has known a device for that
+// long, that device may end no login that is older than its own acquaintance, neither by logging in nor by a kick
+// ([Policy.MayEnd]). Ending younger logins, and others of its own device, is allowed. A device that the account does not
+// know is the newest of all: while its platform is full it is refused, and only an older login or the host can make room.
+//
+// # Explanations and rules that change
+//
+// [Policy.Explain] says what would happen and why, by the same code. New rules are a new Policy; they hold from the next
+// decision on. [Policy.Enforce] names whom they would end at once, and [Tally] counts that over many accounts.
+//
+// # Errors
+//
+// [New] and [ParseJSON] report all faults of rules together, each an [*event.InvalidError] with the path to it. Decisions
+// have no errors: what is not allowed is refused.
 //
 // # Concurrency
 //

@@ -352,12 +352,16 @@ func TestS32_LongestNames(t *testing.T) {
 			}
 			require.LessOrEqual(w.t, len(w.stored("ann").data), store.MaxRecordBytes)
 		}
+		rec := shapeOf(w.t, []byte(w.stored("ann").data))
+		require.Greater(w.t, len(rec.Tombstones), 32, "names take no more room than they have bytes")
 	})
 }
 
-// TestI27_FullRecord: when descriptions fill the record, logins are refused, and ends go on.
+// TestI27_FullRecord: when descriptions fill the record, logins are refused. Ends and new tokens still find room.
 func TestI27_FullRecord(t *testing.T) {
-	onStores(t, setup{rules: policy.Rules{PerPlatform: policy.NoLimit}}, func(w *world) {
+	s := setup{rules: policy.Rules{PerPlatform: policy.NoLimit}, config: session.Config{TokenRotation: time.Millisecond}}
+	onStores(t, s, func(w *world) {
+		var all []*gadget
 		var refusal error
 		n := 0
 		for ; n < 64; n++ {
@@ -367,12 +371,21 @@ func TestI27_FullRecord(t *testing.T) {
 			if g, refusal = w.tryLogin(q); refusal != nil {
 				break
 			}
-			g.attach()
+			all = append(all, g.attach())
 		}
 		bad, ok := errors.AsType[*event.InvalidError](refusal)
 		require.True(w.t, ok, "%v", refusal)
 		require.Equal(w.t, "description", bad.Field)
 		require.Greater(w.t, n, 16)
+		for range 3 {
+			w.tick()
+			for _, g := range all {
+				g.conn.Detach()
+				g.attach()
+				require.NotEmpty(w.t, string(g.conn.Token()))
+				g.token = g.conn.Token()
+			}
+		}
 		res, err := w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", All: true, Note: strings.Repeat("x", 512)})
 		require.NoError(w.t, err)
 		require.Len(w.t, res, n)

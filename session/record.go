@@ -163,8 +163,6 @@ func (r *record) tombstone(id event.LoginID) *tombstone {
 // own reports whether the login's device exists only as long as the login, since it came without a device ID.
 func (l *login) own() bool { return string(l.Device) == string(l.ID) }
 
-func (l *login) matches(d digest) bool { return l.Token.equal(d) || l.Issued.equal(d) }
-
 func (l *login) tokens() []digest {
 	toks := []digest{l.Token}
 	if l.Issued != nil {

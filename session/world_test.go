@@ -41,7 +41,6 @@ type world struct {
 	mu      sync.Mutex
 	changes []session.Change
 	revoked []session.Ended
-	closes  []func() // of registries
 }
 
 // onStores tells a story twice: over memory in a bubble, and over a file in real time.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/manydevice/manydevice/store"
 )
@@ -212,7 +213,7 @@ func (s *Store) process(g *group) error {
 	if tx != nil && (err != nil || !written) {
 		// After a failed commit this has been done already, or must be tried, since Close would wait for it.
 		undo := guard(func() error {
-			if err := tx.Rollback(); !errors.Is(err, bolt.ErrTxClosed) {
+			if err := tx.Rollback(); !errors.Is(err, berrors.ErrTxClosed) {
 				return err
 			}
 			return nil
