@@ -138,6 +138,46 @@ func TestI19_AdmissionsNeedNoEnforcement(t *testing.T) {
 	require.Greater(t, admitted, 3000)
 }
 
+// Whom enforcement ends at a limit of 2, of 4 logins on ios: the action's choice.
+func TestA17_EnforceWhom(t *testing.T) {
+	at := func(m int) time.Time { return time.Unix(int64(60*m), 0) }
+	all := logins(4, "ios")
+	all[0].LastActive, all[1].LastActive, all[2].LastActive, all[3].LastActive = at(4), at(3), at(2), at(1)
+	all[0].Online, all[2].Online = true, true
+	primary := slices.Clone(all)
+	primary[0].Primary, primary[1].Primary = true, true
+	same := slices.Clone(primary)
+	same[1].Device = same[0].Device
+	tests := []struct {
+		name   string
+		rules  policy.Rules
+		logins []policy.Login
+		want   []int
+	}{
+		{"earliest", policy.Rules{}, all, []int{0, 1}},
+		{"least active", policy.Rules{AtPlatform: policy.EvictLeastActive}, all, []int{3, 2}},
+		{"offline first", policy.Rules{AtPlatform: policy.EvictOfflineFirst}, all, []int{1, 3}},
+		{"refuse", policy.Rules{AtPlatform: policy.RefuseNew}, all, []int{3, 2}},
+		{"ask", policy.Rules{AtPlatform: policy.AskHost, Unanswered: policy.EvictLeastActive}, all, []int{3, 2}},
+		{"ask, else refuse", policy.Rules{AtPlatform: policy.AskHost, Unanswered: policy.RefuseNew}, all, []int{3, 2}},
+		{"protected", policy.Rules{}, primary, []int{2, 3}},
+		{"all protected but too many", policy.Rules{Platforms: map[event.Platform]int{"ios": 1}}, primary, []int{2, 3}},
+		{"older logins of the primary device", policy.Rules{}, same, []int{0, 2}},
+		{"free", policy.Rules{Primary: policy.PrimaryFree}, primary, nil},
+		{"ordinary", policy.Rules{Primary: policy.PrimaryOrdinary}, primary, []int{0, 1}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.rules.PerPlatform = 2
+			var got []int
+			for _, v := range newPolicy(t, tt.rules).Enforce(tt.logins, nil) {
+				got = append(got, v.Index)
+			}
+			require.Equal(t, tt.want, got)
+		})
+	}
+}
+
 func TestTally(t *testing.T) {
 	p := newPolicy(t, policy.Rules{PerPlatform: 1, MaxLogins: 3})
 	var tally policy.Tally

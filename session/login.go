@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -124,11 +126,13 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	if dev := s.rec.device(device); dev != nil {
 		dev.Seen, l.Incarnation = now, dev.Incarnation
 	} else {
-		l.Incarnation = event.Incarnation(s.rec.Admissions)
+		l.Incarnation = newIncarnation()
 		s.rec.Devices = append(s.rec.Devices, deviceOf(&l))
-		if s.rec.Admissions > 1 {
-			s.begin = append(s.begin, store.Begin{Incarnation: l.Incarnation, Back: q.BackFill})
+		back := q.BackFill
+		if s.rec.Admissions == 1 { // the account's first device begins at the oldest entry
+			back = math.MaxUint64
 		}
+		s.begin = append(s.begin, store.Begin{Incarnation: l.Incarnation, Back: back})
 	}
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.forget = append(s.forget, s.rec.forgetDevices(s.r.cfg.MaxDevices)...)
@@ -138,6 +142,10 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.record(event.KindDeviceLogin, res.Session, "", id)
 	return nil
 }
+
+// newIncarnation returns a number that no registration of the account had before. It is random, so that this holds even
+// if the account was deleted meanwhile and nothing is known of its former devices.
+func newIncarnation() event.Incarnation { return event.Incarnation(rand.Uint64() | 1) }
 
 func deviceOf(l *login) device {
 	return device{ID: l.Device, Incarnation: l.Incarnation, Seen: l.Seen}

@@ -294,7 +294,7 @@ func (w *world) kick(a event.Account, ids ...event.LoginID) {
 func TestS42_WhereDevicesBegin(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		first := w.login("ann", "a1", "ios")
-		require.EqualValues(w.t, -1, w.cursor("ann", first.res.Session.Incarnation), "no cursor: from the oldest entry")
+		require.Zero(w.t, w.cursor("ann", first.res.Session.Incarnation), "from the oldest entry")
 		for range 3 {
 			w.login("ann", "a2", "web")
 		}

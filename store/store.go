@@ -32,7 +32,8 @@ type Store interface {
 	// Cursors returns the cursors of all of the account's devices.
 	Cursors(ctx context.Context, account event.Account) ([]Cursor, error)
 
-	// SaveCursors merges cursors of any accounts by maximum. They are durable when it returns.
+	// SaveCursors merges cursors of any accounts by maximum. They are durable when it returns. Only cursors that a batch
+	// began and none has forgotten are kept up: what comes late for a removed device or a deleted account is void.
 	SaveCursors(ctx context.Context, cursors []Cursor) error
 
 	// Trim removes the account's entries with a sequence number up to and including through, oldest first, at most limit
@@ -99,7 +100,7 @@ type Batch struct {
 	States []StateUpdate
 	// OnlyIfChanged: if no state changes, nothing at all is done, and Result.Unchanged is set.
 	OnlyIfChanged bool
-	// Begin creates the cursors of new devices. A device without a cursor begins at the oldest entry that is left.
+	// Begin creates the cursors of new devices.
 	Begin []Begin
 	// Forget drops the cursors of removed devices.
 	Forget []event.Incarnation
@@ -109,8 +110,8 @@ type Batch struct {
 	Reserve bool
 }
 
-// Begin creates a cursor at the head as the batch leaves it, less Back entries, but not before the trim position. A
-// cursor that is there already stays as it is.
+// Begin creates a cursor at the head as the batch leaves it, Back sequence numbers before it, but not before the trim
+// position. A cursor that is there already stays as it is.
 type Begin struct {
 	Incarnation event.Incarnation
 	Back        uint64
@@ -179,7 +180,7 @@ type Result struct {
 	Duplicate bool          // a batch with the same Idempotency was here before: Messages holds what is known of it
 	Unchanged bool          // OnlyIfChanged, and no state changed: nothing was done
 	Revision  Revision      // of the record, if the batch had one
-	States    []event.State // the registers named by States as they are now, in that order
+	States    []event.State // the registers after each of Batch.States, in that order
 	Messages  []Placed      // one for each message; for a duplicate the first alone
 }
 

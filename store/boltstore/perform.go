@@ -220,23 +220,28 @@ func (w *writer) begin(a *account, devices []store.Begin) error {
 	return w.err
 }
 
-// saveCursor merges a cursor by maximum.
+// saveCursor merges a cursor by maximum, if it is there.
 func (w *writer) saveCursor(c *store.Cursor) error {
 	a, err := w.account(c.Account)
 	if err != nil {
 		return err
 	}
-	w.touch(a)
-	next, key := *c, cursorKey(a.aid, c.Incarnation)
-	if row := w.accounts.Get(key); row != nil {
-		old, err := decodeCursor(string(row))
-		if err != nil {
-			return err
-		}
-		next.Seq, next.Sent = max(next.Seq, old.Seq), max(next.Sent, old.Sent)
-		if next.Seq == old.Seq && next.Sent == old.Sent {
-			return nil
-		}
+	if a.aid == 0 {
+		return nil
+	}
+	key := cursorKey(a.aid, c.Incarnation)
+	row := w.accounts.Get(key)
+	if row == nil {
+		return nil // never begun, or forgotten
+	}
+	old, err := decodeCursor(string(row))
+	if err != nil {
+		return err
+	}
+	next := *c
+	next.Seq, next.Sent = max(next.Seq, old.Seq), max(next.Sent, old.Sent)
+	if next.Seq == old.Seq && next.Sent == old.Sent {
+		return nil
 	}
 	w.put(w.accounts, key, encodeCursor(&next))
 	return w.err

@@ -75,7 +75,6 @@ func (a *account) save(c store.Cursor) {
 			return
 		}
 	}
-	a.cursors = append(a.cursors, c)
 }
 
 // message is what the copies of a message share. Only refs changes after it was made.

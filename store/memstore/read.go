@@ -150,7 +150,9 @@ func (s *Store) SaveCursors(ctx context.Context, cursors []store.Cursor) error {
 	}
 	defer s.mu.Unlock()
 	for _, c := range cursors {
-		s.accountLocked(c.Account).save(c)
+		if a := s.accounts[c.Account]; a != nil {
+			a.save(c)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"math"
 	"testing"
 	"time"
 
@@ -223,8 +224,14 @@ func (f *fixture) cursors(account event.Account) map[event.Incarnation]store.Cur
 	return byDevice
 }
 
+// save begins the cursors that are not there and saves all of them.
 func (f *fixture) save(cursors ...store.Cursor) {
 	f.t.Helper()
+	for _, c := range cursors {
+		b := f.batch(c.Account)
+		b.Begin, b.Reserve = []store.Begin{{Incarnation: c.Incarnation, Back: math.MaxUint64}}, true
+		f.commit(b)
+	}
 	require.NoError(f.t, f.s.SaveCursors(f.ctx, cursors))
 }
 

@@ -236,11 +236,12 @@ func (h *history) saveCursors() {
 		}
 		list = append(list, c)
 		a := h.account(c.Account)
-		have := a.cursors[c.Incarnation]
-		c.Seq, c.Sent = max(c.Seq, have.Seq), max(c.Sent, have.Sent)
-		a.cursors[c.Incarnation] = c
+		if have, ok := a.cursors[c.Incarnation]; ok {
+			c.Seq, c.Sent = max(c.Seq, have.Seq), max(c.Sent, have.Sent)
+			a.cursors[c.Incarnation] = c
+		}
 	}
-	h.save(list...)
+	require.NoError(h.t, h.s.SaveCursors(h.ctx, list))
 }
 
 func (h *history) trimInbox(name event.Account) {

@@ -215,6 +215,18 @@ var cursorRules = []rule{
 			require.EqualValues(f.t, 2, got[1<<63].Sent)
 		}
 	}},
+	{name: "cursor: void unless begun, also after it was forgotten", check: func(f *fixture) {
+		late := store.Cursor{Account: "ann", Incarnation: 1, Seq: 5, Sent: 5}
+		require.NoError(f.t, f.s.SaveCursors(f.ctx, []store.Cursor{late}))
+		require.Empty(f.t, f.cursors("ann"))
+		require.Empty(f.t, f.accounts(10), "it makes no account either")
+		f.save(late)
+		b := f.batch("ann")
+		b.Forget = []event.Incarnation{1}
+		f.commit(b)
+		require.NoError(f.t, f.s.SaveCursors(f.ctx, []store.Cursor{late}))
+		require.Empty(f.t, f.cursors("ann"))
+	}},
 	{name: "cursor: S42 a new device begins at the head, less what it asks for", check: checkBegin},
 	{name: "cursor: one that is there already stays", check: func(f *fixture) {
 		f.fill("ann", 5)
