@@ -28,7 +28,7 @@ func (p *Policy) Resolve(logins []Login, in Newcomer, now time.Time, a Answer, v
 func (q *question) ask(r *rule, excess int, victims []Victim) ([]Victim, outcome) {
 	switch {
 	case q.answer == nil:
-		return q.evict(r, EvictEarliest, len(q.logins), victims, true), outcome{verdict: Ask, need: excess}
+		return q.evict(r, EvictEarliest, len(q.logins), victims, q.guarded), outcome{verdict: Ask, need: excess}
 	case q.answer.Refuse:
 		return victims, outcome{verdict: Refuse, cause: CauseHost}
 	}
@@ -52,7 +52,7 @@ func (q *question) ask(r *rule, excess int, victims []Victim) ([]Victim, outcome
 	case unanswered == RefuseNew:
 		return victims[:first], outcome{verdict: Refuse, cause: CauseUnanswered}
 	default:
-		victims = q.evict(r, unanswered, left, victims, true)
+		victims = q.evict(r, unanswered, left, victims, q.guarded)
 	}
 	return victims, outcome{verdict: Admit}
 }

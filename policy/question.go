@@ -18,9 +18,10 @@ type question struct {
 	marks   []mark           // by login
 	have    [goneShift]int32 // by bit of the marks: logins that have it and are not gone
 
-	young bool          // the newcomer's device is too new to end older logins
-	since int64         // from when on the account knows that device, in Unix milliseconds
-	wait  time.Duration // until it may end them; 0: waiting does not help
+	guarded bool          // some login may be protected: there is a primary device, or the newcomer's is too new
+	young   bool          // the newcomer's device is too new to end older logins
+	since   int64         // from when on the account knows that device, in Unix milliseconds
+	wait    time.Duration // until it may end them; 0: waiting does not help
 }
 
 // outcome is what a rule says to an excess.
@@ -37,7 +38,7 @@ func (q *question) markLogins(at *entry) {
 	every, free := rules.Slots == SlotEveryLogin, rules.Primary == PrimaryFree
 	// Without groups, platforms matter only as far as they are the newcomer's, which comparing tells as well.
 	simple := at != &t.unknown && at.groups == 0
-	since := q.in.Since
+	since, primary := q.in.Since, false
 	for i := range q.logins {
 		l := &q.logins[i]
 		m := markAll
@@ -63,8 +64,10 @@ func (q *question) markLogins(at *entry) {
 		}
 		q.marks[i] = m
 		q.tally(m, 1)
+		primary = primary || l.Primary
 	}
 	q.age(since, since.IsZero() && q.in.Login == "")
+	q.guarded = primary || q.young
 }
 
 // age notes whether the newcomer's device is too new to end older logins: it is unknown, or known since a moment that is
@@ -134,13 +137,15 @@ func (q *question) meet(r *rule, excess int, victims []Victim) ([]Victim, outcom
 	if action == RefuseNew {
 		return victims, outcome{verdict: Refuse, cause: cause}
 	}
-	if may, why := q.evictable(r); may < excess {
-		return victims, why
+	if q.guarded {
+		if may, why := q.evictable(r); may < excess {
+			return victims, why
+		}
 	}
 	if action == AskHost {
 		return q.ask(r, excess, victims)
 	}
-	return q.evict(r, action, excess, victims, true), outcome{verdict: Admit}
+	return q.evict(r, action, excess, victims, q.guarded), outcome{verdict: Admit}
 }
 
 // action returns what the rule does to this newcomer and, if it refuses for the newcomer's sake, why.
