@@ -55,14 +55,6 @@ func (b *cursorBook) get(account event.Account, inc event.Incarnation) (store.Cu
 	return c, ok || moving
 }
 
-// drop forgets a cursor whose device is gone.
-func (b *cursorBook) drop(account event.Account, inc event.Incarnation) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.dirty, cursorKey{account, inc})
-	delete(b.moving, cursorKey{account, inc})
-}
-
 // take moves all dirty cursors to moving and returns them.
 func (b *cursorBook) take() []store.Cursor {
 	b.mu.Lock()

@@ -163,6 +163,7 @@ func TestReadReceipts(t *testing.T) {
 		}
 		group(b[0], "1")
 		last := map[event.Account]event.MessageID{"bob": group(b[0], "2").ID, "cid": group(c[0], "3").ID}
+		w.post(fanout.SendRequest{From: "cid", Conversation: "c2", To: []event.Account{"ann"}, Receipts: fanout.ReceiptsOn})
 		place := w.head("ann").Seq
 		group(b[0], "not read")
 		w.fence("ann")
@@ -177,8 +178,12 @@ func TestReadReceipts(t *testing.T) {
 			require.Equal(w.t, event.ConversationID("c1"), got[0].Conversation)
 		}
 		a[0].mark(place)
-		w.fence("bob")
-		require.Len(w.t, b[0].Messages(event.KindRead), 1, "not told again")
+		group(c[0], "4")
+		a[0].mark(place + 1)
+		a[0].mark(w.head("ann").Seq)
+		w.fence("bob", "cid")
+		require.Len(w.t, b[0].Messages(event.KindRead), 2, "told of what the marker passed now, and not again")
+		require.Len(w.t, c[0].Messages(event.KindRead), 2)
 	})
 }
 
@@ -336,32 +341,31 @@ func TestEarlyReadMarksAreBounded(t *testing.T) {
 		st := &markingStore{Store: w.st, before: true}
 		r2 := w.second(st)
 		issuer := event.NewIssuer(w.st.Info().Secret)
-		fill := func(n int) {
+		fill := func(account event.Account, n int) {
 			for range n {
-				_, err := r2.MarkRead(ctx, fanout.MarkReadRequest{Account: "ann", Message: issuer.Issue()})
+				_, err := r2.MarkRead(ctx, fanout.MarkReadRequest{Account: account, Message: issuer.Issue()})
 				require.NoError(w.t, err)
 			}
 		}
 		for _, c := range []struct {
-			name  string
-			after func()
-			moves bool
+			account event.Account
+			after   func()
+			moves   bool
 		}{
-			{"15 more", func() { fill(15) }, true},
-			{"16 more", func() { fill(16) }, false},
+			{"15 more", func() { fill("15 more", 15) }, true},
+			{"16 more", func() { fill("16 more", 16) }, false},
 			{"59 minutes later", func() { time.Sleep(59 * time.Minute) }, true},
 			{"an hour later", func() { time.Sleep(time.Hour) }, false},
 		} {
-			before := w.register("ann", "c1", event.StateRead)
 			st.mark = func(id event.MessageID) {
-				_, err := r2.MarkRead(ctx, fanout.MarkReadRequest{Account: "ann", Message: id})
+				_, err := r2.MarkRead(ctx, fanout.MarkReadRequest{Account: c.account, Message: id})
 				require.NoError(w.t, err)
 				c.after()
 			}
-			_, err := r2.Send(ctx, fanout.SendRequest{From: "bob", Conversation: "c1", To: []event.Account{"ann"}})
+			_, err := r2.Send(ctx, fanout.SendRequest{From: "bob", Conversation: "c1", To: []event.Account{c.account}})
 			require.NoError(w.t, err)
 			time.Sleep(time.Second)
-			require.Equal(w.t, c.moves, w.register("ann", "c1", event.StateRead) > before, c.name)
+			require.Equal(w.t, c.moves, w.register(c.account, "c1", event.StateRead) > 0, c.account)
 		}
 	})
 }

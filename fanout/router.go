@@ -247,16 +247,6 @@ func (r *Router) loginChanged(c session.Change) {
 		r.announce(c, event.KindDeviceOnline)
 	case session.ChangeOffline:
 		r.announce(c, event.KindDeviceOffline)
-	case session.ChangeEnded:
-		r.forget(c.Session)
-	}
-}
-
-// forget drops the pending cursor of a device that went with its login: written later, it would stay for ever.
-func (r *Router) forget(s session.Session) {
-	devices, err := r.reg.Devices(r.ctx, s.Account)
-	if err == nil && devices[s.Device] != s.Incarnation {
-		r.cursors.drop(s.Account, s.Incarnation)
 	}
 }
 

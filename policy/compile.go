@@ -73,9 +73,13 @@ const (
 	markGone                             // a victim, or the one that comes back
 )
 
+// Where the bits of the marks are.
 const (
-	deviceShift = 32 // of markDevice
-	goneShift   = 36 // of markGone
+	deviceShift = 32 + iota
+	platformShift
+	totalShift
+	allShift
+	goneShift
 )
 
 // program is what is asked of a newcomer of one platform: rules in written order.

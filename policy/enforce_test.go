@@ -55,7 +55,7 @@ func demands(m model) []enforced {
 func TestEnforce_RandomWorlds(t *testing.T) {
 	rng := seeded(t)
 	ends := 0
-	for range 5000 {
+	for range 2000 {
 		q := drawQuestion(rng.IntN, 12)
 		p := newPolicy(t, q.rules)
 		victims := p.Enforce(q.logins, nil)
@@ -84,7 +84,7 @@ func TestEnforce_RandomWorlds(t *testing.T) {
 		rng.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 		require.Equal(t, victimNames(victims), victimNames(p.Enforce(shuffled, nil)))
 	}
-	require.Greater(t, ends, 1000)
+	require.Greater(t, ends, 500)
 }
 
 func victimNames(victims []policy.Victim) []string {

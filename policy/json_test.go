@@ -163,7 +163,7 @@ func roundTrip(t *testing.T, r policy.Rules) {
 
 func TestA19_RoundTrip(t *testing.T) {
 	rng := seeded(t)
-	for range 2000 {
+	for range 700 {
 		q := drawQuestion(rng.IntN, 10)
 		if rng.IntN(2) == 0 {
 			q.rules.Tabs = map[event.Platform]int{"web": 1 + rng.IntN(policy.MaxTabs)}

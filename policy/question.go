@@ -39,6 +39,7 @@ func (q *question) markLogins(at *entry) {
 	// Without groups, platforms matter only as far as they are the newcomer's, which comparing tells as well.
 	simple := at != &t.unknown && at.groups == 0
 	since, primary := q.in.Since, false
+	var device, platform, total, all int32 // counts of the high marks, in registers
 	for i := range q.logins {
 		l := &q.logins[i]
 		m := markAll
@@ -63,9 +64,16 @@ func (q *question) markLogins(at *entry) {
 			continue
 		}
 		q.marks[i] = m
-		q.tally(m, 1)
+		device += int32(m >> deviceShift & 1)
+		platform += int32(m >> platformShift & 1)
+		total += int32(m >> totalShift & 1)
+		all++
+		for groups := uint32(m); groups != 0; groups &= groups - 1 {
+			q.have[bits.TrailingZeros32(groups)]++
+		}
 		primary = primary || l.Primary
 	}
+	copy(q.have[deviceShift:], []int32{device, platform, total, all})
 	q.age(since, since.IsZero() && q.in.Login == "")
 	q.guarded = primary || q.young
 }
@@ -94,9 +102,9 @@ func same(a, b string) bool {
 func (q *question) tally(m mark, by int32) {
 	h := &q.have
 	h[deviceShift] += by & -int32(m>>deviceShift&1)
-	h[deviceShift+1] += by & -int32(m>>(deviceShift+1)&1)
-	h[deviceShift+2] += by & -int32(m>>(deviceShift+2)&1)
-	h[deviceShift+3] += by & -int32(m>>(deviceShift+3)&1)
+	h[platformShift] += by & -int32(m>>platformShift&1)
+	h[totalShift] += by & -int32(m>>totalShift&1)
+	h[allShift] += by & -int32(m>>allShift&1)
 	for groups := uint32(m); groups != 0; groups &= groups - 1 {
 		h[bits.TrailingZeros32(groups)] += by
 	}
