@@ -56,6 +56,7 @@ func sinks(b *testing.B, w *world, account event.Account, n int) []*sink {
 		att, err := w.r.Attach(context.Background(), fanout.AttachRequest{Account: account, Login: d.Login(), Token: d.Token()}, all[i])
 		require.NoError(b, err)
 		<-all[i].caughtUp
+		d.att = att
 		all[i].att.Store(att)
 	}
 	return all
@@ -161,6 +162,7 @@ func BenchmarkCatchUp(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
+				d.att = att
 				s.att.Store(att)
 				close(late.attached)
 				<-s.caughtUp
