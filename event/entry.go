@@ -83,8 +83,9 @@ const (
 	StateRead = "read"
 	// StateReadPrivate is the private read marker: as StateRead, but peers are never told.
 	StateReadPrivate = "readPrivate"
-	// StateDelivered is the furthest entry whose delivery was told to its sender.
-	StateDelivered = "_delivered"
+	// StateDelivered begins the names of the registers that hold, for each sender, the furthest entry whose delivery it
+	// was told.
+	StateDelivered = "_delivered:"
 )
 
 // Internal reports whether the register is the engine's own and never sent to a device.

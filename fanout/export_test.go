@@ -53,3 +53,6 @@ func (r *Router) EarlyReads() int {
 	defer r.early.mu.Unlock()
 	return r.early.waiting.Len()
 }
+
+// DeliveredRegister names the watermark of one sender's messages.
+func DeliveredRegister(from event.Account) string { return deliveredRegister(from) }

@@ -2,6 +2,8 @@ package fanout
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -127,34 +129,38 @@ func (h *hub) takeReceipts(ctx context.Context) (owed map[event.ConversationID]m
 	}
 }
 
-// commitDelivered raises the account's delivered watermark of a conversation and tells the senders. What the watermark
-// has passed was told before, when another device acknowledged it: nobody is told twice.
+// commitDelivered raises, for each sender, how far the account has got its messages in a conversation, and tells the
+// sender. What a watermark has passed was told before, when another device acknowledged it: nobody is told twice.
 func (r *Router) commitDelivered(ctx context.Context, account event.Account, conv event.ConversationID, from map[event.Account]mark) error {
-	told, err := r.register(ctx, account, conv, event.StateDelivered)
-	if err != nil {
-		return err
-	}
-	var through uint64
-	var list []store.Message
 	for a, m := range from {
+		name := deliveredRegister(a)
+		told, err := r.register(ctx, account, conv, name)
+		if err != nil {
+			return err
+		}
 		if m.seq <= told {
 			continue
 		}
-		through = max(through, m.seq)
 		msg, err := r.receipt(event.KindDelivered, account, a, conv, m.id)
 		if err != nil {
 			return err
 		}
-		list = append(list, msg)
+		_, err = r.commit(ctx, store.Batch{
+			Account: account, OnlyIfChanged: true, Reserve: true, Messages: []store.Message{msg},
+			States: []store.StateUpdate{{Conversation: conv, Name: name, Merge: store.MergeMax, Number: m.seq}},
+		})
+		if err != nil {
+			return err
+		}
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	_, err = r.commit(ctx, store.Batch{
-		Account: account, OnlyIfChanged: true, Reserve: true, Messages: list,
-		States: []store.StateUpdate{{Conversation: conv, Name: event.StateDelivered, Merge: store.MergeMax, Number: through}},
-	})
-	return err
+	return nil
+}
+
+// deliveredRegister names the watermark of one sender's messages. An account can be as long as a register's name, so
+// its digest stands for it.
+func deliveredRegister(from event.Account) string {
+	sum := sha256.Sum256([]byte(from))
+	return event.StateDelivered + base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
 // receipt is the message that tells one sender how far his messages have come with an account.

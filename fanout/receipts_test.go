@@ -58,6 +58,30 @@ func TestI18_DeliveredOnce(t *testing.T) {
 	})
 }
 
+// TestI18_EachSenderIsTold: how far one sender's messages have come says nothing about another's.
+func TestI18_EachSenderIsTold(t *testing.T) {
+	overStores(t, fanout.Config{}, func(w *world) {
+		b, c := w.ready("bob", "b1")[0], w.ready("cid", "c1")[0]
+		older := w.ready("ann", "a1")[0]
+		older.drop()
+		w.send(c, "while nobody is there", "ann")
+		newer := w.ready("ann", "a2")[0] // begins behind it
+		w.send(b, "x", "ann")
+		w.fence("bob")
+		newer.acked()
+		w.flush()
+		w.fence("bob", "cid")
+		require.Len(w.t, b.receipts(event.KindDelivered), 1)
+		require.Empty(w.t, c.receipts(event.KindDelivered))
+		older.online()
+		older.acked()
+		w.flush()
+		w.fence("bob", "cid")
+		require.Len(w.t, b.receipts(event.KindDelivered), 1)
+		require.Len(w.t, c.receipts(event.KindDelivered), 1)
+	})
+}
+
 // TestI18_SlowerDevice has a second device acknowledge what was told, together with something new.
 func TestI18_SlowerDevice(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {
