@@ -47,7 +47,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	c.Touch()
 	var older *Connection
 	var refusal error
-	_, err := r.run(ctx, q.Account, func(s *step) error {
+	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		c.token, refusal = "", nil
 		l := s.rec.login(q.Login)
 		if l == nil {
@@ -127,14 +127,19 @@ func (s *step) attach(l *login, c *Connection) error {
 	k, holds := s.a.linkLocked(l.ID), s.r.holdsLocked(s.a, l, s.now)
 	attached := k != nil && k.conn != nil
 	s.a.mu.Unlock()
-	if !holds {
-		d, err := s.decide(policy.Newcomer{Device: l.Device, Platform: l.Platform, Login: l.ID}, l.ID)
+	switch {
+	case holds:
+	case s.r.slots == policy.SlotEveryLogin: // it has never lost its slot
+		l.Slot, l.Seen, s.dirty = true, s.now.UnixMilli(), true
+	default:
+		in := s.newcomer(l.Device, l.Platform, policy.NoWish)
+		in.Login = l.ID
+		d, err := s.decide(in, &l.Description)
 		if err != nil {
 			return err
 		}
-		id := l.ID
-		s.evict(d.Victims, l, id)
-		l = s.rec.login(id) // evictions have moved it
+		s.evict(d.Victims, l, in.Login)
+		l = s.rec.login(in.Login) // evictions have moved it
 		s.rec.Admissions++
 		l.Admission, l.Slot, l.Seen, s.dirty = s.rec.Admissions, true, s.now.UnixMilli(), true
 	}

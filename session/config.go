@@ -29,7 +29,8 @@ const (
 
 // Config tunes a [Registry]. The zero value is valid.
 type Config struct {
-	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform.
+	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform. Rules.Tabs
+	// above 1 are refused: several connections of one login are not supported yet.
 	Policy *policy.Policy
 	// ResumeWindow is how long a login without a connection keeps its slot and is not announced as offline. Zero means
 	// 2 min; negative means that it goes offline at the next sweep.
@@ -51,7 +52,7 @@ type Config struct {
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
 	// negative means never.
 	JanitorInterval time.Duration
-	// HookTimeout bounds each call of Revoke. Zero means 2 s.
+	// HookTimeout bounds each call of Revoke and DecideVictims. Zero means 2 s.
 	HookTimeout time.Duration
 	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
 	CloseTimeout time.Duration
@@ -60,6 +61,10 @@ type Config struct {
 	// Revoke, if set, is called once for each login that ended, after the commit and before its connection is closed, so
 	// that the host can make its credential void. An error or a time-out is logged and does not stop the end.
 	Revoke func(ctx context.Context, ended Ended) error
+	// DecideVictims, if set, chooses who makes room where the policy leaves that to the host (policy.AskHost). It is called
+	// at most once for each login, outside the account's turn, so it may call the registry; other logins may come in
+	// between. Without it, or after an error or a time-out, Rules.Unanswered says what happens.
+	DecideVictims func(ctx context.Context, q Question) (policy.Answer, error)
 	// Logger receives the registry's log lines. Nil discards them.
 	Logger *slog.Logger
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
 )
 
 // KickRequest ends logins of one account. Exactly one of Logins, All and Others says which.
@@ -26,7 +27,9 @@ type KickRequest struct {
 // KickResult is what became of one login.
 type KickResult struct {
 	Login event.LoginID
-	Ended bool // false: the account has no such login
+	Ended bool
+	// Denied says why the login that asked may not end it. Empty, and not ended: the account has no such login.
+	Denied policy.Cause
 }
 
 func (q *KickRequest) validate() error {
@@ -73,7 +76,7 @@ func (q *KickRequest) validate() error {
 // Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, the revoke hook has
 // run and the connections were told. Their devices keep their place in the inbox. The results are in order of the list,
 // or of admission. A login that is not there is no error, so that a kick may be repeated; [ErrNotFound] is returned if By
-// or Others is not a login of the account.
+// or Others is not a login of the account. If By is set, policy may protect some of them (see [policy.Policy.MayEnd]).
 func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -83,20 +86,25 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		results = results[:0]
 		why := q.Reason.Closed(0)
 		why.Note = q.Note
+		var actor *policy.Login
 		if q.By != "" {
 			by := s.rec.login(q.By)
 			if by == nil {
 				return fmt.Errorf("kick: asked for by: %w", ErrNotFound)
 			}
 			why.Cause = by.cause()
+			as := s.policyLogin(by) // it may be the first to end
+			actor = &as
 		}
 		if q.Others != "" && s.rec.login(q.Others) == nil {
 			return fmt.Errorf("kick: all but: %w", ErrNotFound)
 		}
 		for _, id := range s.chosen(q) {
-			there := s.rec.login(id) != nil
-			s.end(id, why, q.By)
-			results = append(results, KickResult{Login: id, Ended: there})
+			res := s.permitted(actor, id)
+			if res.Ended {
+				s.end(id, why, q.By)
+			}
+			results = append(results, res)
 		}
 		return nil
 	}, nil)
@@ -104,6 +112,20 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		return nil, err
 	}
 	return results, nil
+}
+
+// permitted says whether a login is there, and may be ended by the login that asks, if one does.
+func (s *step) permitted(actor *policy.Login, id event.LoginID) KickResult {
+	l := s.rec.login(id)
+	if l == nil {
+		return KickResult{Login: id}
+	}
+	if actor != nil {
+		if p := s.r.policy.MayEnd(*actor, s.policyLogin(l), s.now); !p.OK {
+			return KickResult{Login: id, Denied: p.Cause}
+		}
+	}
+	return KickResult{Login: id, Ended: true}
 }
 
 func (s *step) chosen(q KickRequest) []event.LoginID {
@@ -194,23 +216,8 @@ func (r *Registry) revoke(e Ended) {
 	if r.cfg.Revoke == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.cfg.HookTimeout)
-	done := make(chan error, 1)
-	go func() { // not owned: a hook that ignores its context must not hold up the engine
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("panic: %v", p)
-			}
-		}()
-		done <- r.cfg.Revoke(ctx, e)
-	}()
-	defer cancel()
-	select {
-	case err := <-done:
-		if err != nil {
-			r.log.Warn("session: revoke hook", "login", string(e.Session.Login), "err", err)
-		}
-	case <-ctx.Done():
-		r.log.Warn("session: revoke hook timed out", "login", string(e.Session.Login))
+	err := r.hook(context.WithoutCancel(r.ctx), func(ctx context.Context) error { return r.cfg.Revoke(ctx, e) })
+	if err != nil {
+		r.log.Warn("session: revoke hook", "login", string(e.Session.Login), "err", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
 )
 
 // Errors that callers branch on.
@@ -31,7 +32,11 @@ type RefusedError struct {
 	Limit      int           // logins that the rule allows at once
 	Logins     []Session     // who holds the slots, earliest first
 	RetryAfter time.Duration // zero: not before a slot is free
+	Cause      policy.Cause  // why the rule did not evict; empty: it refuses by itself
 }
+
+// Closed returns what to tell the client of a connection whose attach was refused.
+func (e *RefusedError) Closed() event.Closed { return event.RefusedQuota.Closed(0) }
 
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("session: login refused by rule %q: limit %d, %d present", e.Rule, e.Limit, len(e.Logins))

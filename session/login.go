@@ -27,6 +27,9 @@ type LoginRequest struct {
 	// BackFill lets a device that the account has not had before start so many sequence numbers before the head of the
 	// inbox. Zero means at the head, except for the account's first device, which always starts at the oldest entry.
 	BackFill uint64
+	// Wish is what the client asks for if a limit is reached: to be refused rather than to evict, or to evict where new
+	// logins are refused, which the rules must allow.
+	Wish policy.Wish
 }
 
 // LoginResult is an admitted login.
@@ -66,7 +69,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	q.Description.Extension = slices.Clone(q.Description.Extension)
 	res := &LoginResult{Token: event.NewResumeToken()}
 	id := event.NewLoginID()
-	s, err := r.run(ctx, q.Account, func(s *step) error {
+	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.now, id)
 			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
@@ -111,7 +114,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	if device == "" {
 		device = event.DeviceID(id)
 	}
-	d, err := s.decide(policy.Newcomer{Device: device, Platform: q.Platform}, id)
+	d, err := s.decide(s.newcomer(device, q.Platform, q.Wish), &q.Description)
 	if err != nil {
 		return err
 	}
@@ -124,7 +127,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	}
 	s.evict(d.Victims, &l, id)
 	if dev := s.rec.device(device); dev != nil {
-		dev.Seen, l.Incarnation = now, dev.Incarnation
+		dev.Seen, l.Incarnation, l.Primary = now, dev.Incarnation, dev.Primary
 	} else {
 		l.Incarnation = newIncarnation()
 		s.rec.Devices = append(s.rec.Devices, deviceOf(&l))
@@ -148,54 +151,11 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 func newIncarnation() event.Incarnation { return event.Incarnation(rand.Uint64() | 1) }
 
 func deviceOf(l *login) device {
-	return device{ID: l.Device, Incarnation: l.Incarnation, Seen: l.Seen}
+	return device{ID: l.Device, Incarnation: l.Incarnation, First: l.At, Seen: l.Seen}
 }
 
-// decide asks policy. A refusal becomes a [*RefusedError].
-func (s *step) decide(in policy.Newcomer, by event.LoginID) (policy.Decision, error) {
-	logins := s.policyLogins()
-	d := s.r.policy.Decide(logins, in, s.now, nil)
-	if d.Verdict == policy.Admit {
-		return d, nil
-	}
-	return d, s.refused(d)
-}
-
-func (s *step) policyLogins() []policy.Login {
-	logins := make([]policy.Login, 0, 16)
-	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
-	for i := range s.rec.Logins {
-		l := &s.rec.Logins[i]
-		logins = append(logins, policy.Login{
-			ID: l.ID, Device: l.Device, Platform: l.Platform, Admission: l.Admission, Holds: s.r.holdsLocked(s.a, l, s.now),
-		})
-	}
-	return logins
-}
-
-func (s *step) refused(d policy.Decision) error {
-	e := &RefusedError{Rule: d.Rule, Limit: d.Limit}
-	for i := range s.rec.Logins {
-		if v := s.r.view(s.a, &s.rec.Logins[i], s.now, ""); v.State != Offline {
-			e.Logins = append(e.Logins, v)
-		}
-	}
-	sortSessions(e.Logins)
-	return e
-}
-
-// evict ends the victims that policy named, with the newcomer as the cause.
-func (s *step) evict(victims []policy.Victim, newcomer *login, by event.LoginID) {
-	cause := newcomer.cause() // a comeback stands in the record itself, where it moves when others are taken out
-	for _, v := range victims {
-		why := v.Reason.Closed(0)
-		why.Cause = cause
-		s.end(v.Login, why, by)
-	}
-}
-
-// DryRun says what Login would do, and why, without doing it.
+// DryRun says what Login would do, and why, without doing it. The host is not asked: where it would be, the verdict is
+// policy.Ask.
 func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanation, error) {
 	if err := q.validate(); err != nil {
 		return policy.Explanation{}, err
@@ -206,8 +166,7 @@ func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanati
 	}
 	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec.clone()}
 	s.settle()
-	in := policy.Newcomer{Device: q.Device, Platform: q.Platform}
-	return r.policy.Explain(s.policyLogins(), in, s.now), nil
+	return r.policy.Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
 }
 
 func sortSessions(all []Session) {

@@ -34,6 +34,7 @@ type login struct {
 	At          int64             `json:"at"`   // Unix milliseconds
 	Seen        int64             `json:"seen"` // last known contact, Unix milliseconds
 	Slot        bool              `json:"slot,omitempty"`
+	Primary     bool              `json:"primary,omitempty"` // its device is the primary one
 	Description Description       `json:"desc"`
 	Token       digest            `json:"tok"`            // last confirmed token
 	TokenAt     int64             `json:"tokAt"`          // when it was issued
@@ -62,6 +63,8 @@ type closedRecord struct {
 type device struct {
 	ID          event.DeviceID    `json:"id"`
 	Incarnation event.Incarnation `json:"inc"`
+	First       int64             `json:"first,omitempty"`   // when it was registered, Unix milliseconds; 0: not known
+	Primary     bool              `json:"primary,omitempty"` // policy protects it
 	Seen        int64             `json:"seen"`
 }
 

@@ -24,6 +24,7 @@ type Registry struct {
 	st     store.Store
 	cfg    Config
 	policy *policy.Policy
+	slots  policy.SlotRule
 	issuer *event.Issuer
 	log    *slog.Logger
 
@@ -93,12 +94,15 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		}
 		pol = p
 	}
+	if err := tabsSupported(pol.Rules()); err != nil {
+		return nil, fmt.Errorf("session: config: %w", err)
+	}
 	records, err := lru.New[event.Account, cached](recordsCached)
 	if err != nil {
 		return nil, fmt.Errorf("session: record cache: %w", err)
 	}
 	r := &Registry{
-		st: st, cfg: cfg, policy: pol, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
+		st: st, cfg: cfg, policy: pol, slots: pol.Rules().Slots, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
 		seed: maphash.MakeSeed(), records: records, opened: time.Now(),
 	}
 	for i := range r.shards {
@@ -108,6 +112,18 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	r.owned.start(r.sweepLoop)
 	r.owned.start(r.janitorLoop)
 	return r, nil
+}
+
+// tabsSupported refuses rules that this release cannot carry out.
+func tabsSupported(rules policy.Rules) error {
+	for p, n := range rules.Tabs {
+		if n > 1 {
+			return &event.InvalidError{
+				Field: fmt.Sprintf("Policy.Tabs[%q]", p), Reason: "several connections of one login are not supported yet",
+			}
+		}
+	}
+	return nil
 }
 
 // Watch has fn called for every change of a login, after it was committed, on the goroutine that made it. fn must return

@@ -30,6 +30,7 @@ type Session struct {
 	State       State
 	Node        event.NodeID // where it is attached; empty: nowhere
 	Self        bool         // it is the login that asked
+	Primary     bool         // its device is the account's primary one
 }
 
 // Peer is the address of another login of the account, for messages to it.
@@ -76,7 +77,7 @@ func (r *Registry) view(a *account, l *login, now time.Time, self event.LoginID)
 	s := Session{
 		Account: a.id, Login: l.ID, Device: l.Device, Incarnation: l.Incarnation, Platform: l.Platform,
 		Description: l.Description, Admission: l.Admission, LoggedInAt: time.UnixMilli(l.At), LastSeen: time.UnixMilli(l.Seen),
-		State: Offline, Self: self != "" && l.ID == self,
+		State: Offline, Self: self != "" && l.ID == self, Primary: l.Primary,
 	}
 	s.Description.Extension = append([]byte(nil), l.Description.Extension...)
 	a.mu.Lock()

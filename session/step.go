@@ -10,17 +10,19 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
 
 // step is one change of one account: decided on a clone of its record, committed, then made visible in memory.
 type step struct {
-	r     *Registry
-	a     *account
-	now   time.Time
-	rec   *record // a clone, free to change
-	dirty bool    // rec differs from what is stored
-	grows bool    // a login is added: not to be done on the room that is kept back for ends
+	r      *Registry
+	a      *account
+	now    time.Time
+	rec    *record        // a clone, free to change
+	answer *policy.Answer // the host's, if it was asked
+	dirty  bool           // rec differs from what is stored
+	grows  bool           // a login is added: not to be done on the room that is kept back for ends
 
 	ended    []Ended         // logins that this step ends
 	revoked  []event.LoginID // those of them for which another engine calls the revoke hook

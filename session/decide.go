@@ -1,0 +1,196 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
+)
+
+// Question is what the host is asked when a rule of its policy leaves it to the host who makes room.
+type Question struct {
+	Account     event.Account
+	Device      event.DeviceID
+	Platform    event.Platform
+	Description Description
+	Login       event.LoginID // a login that comes back; empty: a new one
+	Rule        string        // the rule that asks
+	Limit       int           // logins that it allows at once, the newcomer included
+	Need        int           // how many of the candidates must end at least
+	Candidates  []Session     // those who may end, earliest first
+}
+
+// askError takes a question out of the step: the host is not asked while it is the account's turn.
+type askError struct{ question Question }
+
+func (e *askError) Error() string { return "session: rule " + e.question.Rule + " asks the host" }
+
+// runAsking is run for steps that may have to ask the host. It asks once at most; the second try decides with the
+// answer, whatever has changed meanwhile.
+func (r *Registry) runAsking(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
+	s, err := r.run(ctx, id, decide, apply)
+	ask, ok := errors.AsType[*askError](err)
+	if !ok {
+		return s, err
+	}
+	answer := r.askHost(ctx, ask.question)
+	return r.run(ctx, id, func(s *step) error {
+		s.answer = &answer
+		return decide(s)
+	}, apply)
+}
+
+// askHost returns the host's answer, or none if the hook fails.
+func (r *Registry) askHost(ctx context.Context, q Question) policy.Answer {
+	answers := make(chan policy.Answer, 1)
+	err := r.hook(ctx, func(ctx context.Context) error {
+		a, err := r.cfg.DecideVictims(ctx, q)
+		if err == nil {
+			answers <- a
+		}
+		return err
+	})
+	if err != nil {
+		r.log.Warn("session: hook to decide victims", "rule", q.Rule, "err", err)
+		return policy.Answer{}
+	}
+	return <-answers
+}
+
+// hook calls host code, waits for it Config.HookTimeout at most, and survives its panics.
+func (r *Registry) hook(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.HookTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { // not owned: a hook that ignores its context must not hold up the engine
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v", p)
+			}
+		}()
+		done <- call(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("timed out: %w", ctx.Err())
+	}
+}
+
+// newcomer describes a device that wants in. Of a device that the account remembers, policy learns since when.
+func (s *step) newcomer(id event.DeviceID, platform event.Platform, wish policy.Wish) policy.Newcomer {
+	in := policy.Newcomer{Device: id, Platform: platform, Wish: wish}
+	if d := s.rec.device(id); d != nil {
+		in.Primary, in.Since = d.Primary, time.UnixMilli(d.First)
+	}
+	return in
+}
+
+// decide asks policy, and the host if policy says so. A refusal is a [*RefusedError].
+func (s *step) decide(in policy.Newcomer, about *Description) (policy.Decision, error) {
+	logins := s.policyLogins()
+	var d policy.Decision
+	if s.answer == nil {
+		d = s.r.policy.Decide(logins, in, s.now, nil)
+	} else {
+		d = s.r.policy.Resolve(logins, in, s.now, *s.answer, nil)
+	}
+	if d.Verdict == policy.Ask {
+		if s.r.cfg.DecideVictims != nil {
+			return d, s.ask(in, about, d)
+		}
+		d = s.r.policy.Resolve(logins, in, s.now, policy.Answer{}, nil)
+	}
+	if d.Verdict == policy.Admit {
+		return d, nil
+	}
+	return d, s.refused(d)
+}
+
+func (s *step) ask(in policy.Newcomer, about *Description, d policy.Decision) error {
+	q := Question{
+		Account: s.a.id, Device: in.Device, Platform: in.Platform, Description: *about, Login: in.Login,
+		Rule: d.Rule, Limit: d.Limit, Need: d.Need,
+	}
+	q.Description.Extension = append([]byte(nil), about.Extension...)
+	for _, v := range d.Victims {
+		if l := s.rec.login(v.Login); l != nil {
+			q.Candidates = append(q.Candidates, s.r.view(s.a, l, s.now, ""))
+		}
+	}
+	return &askError{question: q}
+}
+
+func (s *step) policyLogins() []policy.Login {
+	logins := make([]policy.Login, 0, 16)
+	for i := range s.rec.Logins {
+		logins = append(logins, s.policyLogin(&s.rec.Logins[i]))
+	}
+	return logins
+}
+
+func (s *step) policyLogin(l *login) policy.Login {
+	v := s.r.view(s.a, l, s.now, "")
+	p := policy.Login{
+		ID: l.ID, Device: l.Device, Platform: l.Platform, Admission: l.Admission, Holds: v.State != Offline,
+		Online: v.State == Online || v.State == Away, Primary: l.Primary, LastActive: v.LastSeen,
+	}
+	if d := s.rec.device(l.Device); d != nil {
+		p.Since = time.UnixMilli(d.First)
+	}
+	return p
+}
+
+func (s *step) refused(d policy.Decision) error {
+	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Cause: d.Cause, RetryAfter: d.Wait}
+	every := s.r.slots == policy.SlotEveryLogin
+	for i := range s.rec.Logins {
+		if v := s.r.view(s.a, &s.rec.Logins[i], s.now, ""); every || v.State != Offline {
+			e.Logins = append(e.Logins, v)
+		}
+	}
+	sortSessions(e.Logins)
+	return e
+}
+
+// evict ends the victims that policy named, with the newcomer as the cause.
+func (s *step) evict(victims []policy.Victim, newcomer *login, by event.LoginID) {
+	cause := newcomer.cause() // a comeback stands in the record itself, where it moves when others are taken out
+	for _, v := range victims {
+		why := v.Reason.Closed(0)
+		why.Cause = cause
+		s.end(v.Login, why, by)
+	}
+}
+
+// SetPrimary makes a device the account's primary one, which policy protects, and no other. An empty ID means that there
+// is none any more. [ErrNotFound] if the account has no such device.
+func (r *Registry) SetPrimary(ctx context.Context, account event.Account, id event.DeviceID) error {
+	if err := account.Validate(); err != nil {
+		return err
+	}
+	if id != "" {
+		if err := id.Validate(); err != nil {
+			return err
+		}
+	}
+	_, err := r.run(ctx, account, func(s *step) error {
+		if id != "" && s.rec.device(id) == nil {
+			return fmt.Errorf("set primary: %w", ErrNotFound)
+		}
+		for i := range s.rec.Devices {
+			d := &s.rec.Devices[i]
+			s.dirty = s.dirty || d.Primary != (d.ID == id)
+			d.Primary = d.ID == id
+		}
+		for i := range s.rec.Logins {
+			s.rec.Logins[i].Primary = s.rec.Logins[i].Device == id
+		}
+		return nil
+	}, nil)
+	return err
+}
