@@ -127,21 +127,11 @@ func (s *step) attach(l *login, c *Connection) error {
 	k, holds := s.a.linkLocked(l.ID), s.r.holdsLocked(s.a, l, s.now)
 	attached := k != nil && k.conn != nil
 	s.a.mu.Unlock()
-	switch {
-	case holds:
-	case s.r.slots == policy.SlotEveryLogin: // it has never lost its slot
-		l.Slot, l.Seen, s.dirty = true, s.now.UnixMilli(), true
-	default:
-		in := s.newcomer(l.Device, l.Platform, policy.NoWish)
-		in.Login = l.ID
-		d, err := s.decide(in, &l.Description)
-		if err != nil {
+	if !holds {
+		var err error
+		if l, err = s.comeBack(l); err != nil {
 			return err
 		}
-		s.evict(d.Victims, l, in.Login)
-		l = s.rec.login(in.Login) // evictions have moved it
-		s.rec.Admissions++
-		l.Admission, l.Slot, l.Seen, s.dirty = s.rec.Admissions, true, s.now.UnixMilli(), true
 	}
 	if every := s.r.cfg.TokenRotation; every > 0 && !attached && s.now.Sub(time.UnixMilli(l.TokenAt)) > every {
 		c.token = event.NewResumeToken()
@@ -152,6 +142,29 @@ func (s *step) attach(l *login, c *Connection) error {
 	c.restored = k == nil && time.UnixMilli(l.At).Before(s.r.opened)
 	c.view = s.r.view(s.a, l, s.now, "")
 	return nil
+}
+
+// comeBack gives a login its slot back. Unless the rules have kept it, that is a new admission. It returns where the
+// login stands now: evictions move it.
+func (s *step) comeBack(l *login) (*login, error) {
+	rules, err := s.rules()
+	if err != nil {
+		return nil, err
+	}
+	if rules.Rules().Slots != policy.SlotEveryLogin {
+		in := s.newcomer(l.Device, l.Platform, policy.NoWish)
+		in.Login = l.ID
+		d, err := s.decide(in, &l.Description)
+		if err != nil {
+			return nil, err
+		}
+		s.evict(d.Victims, l, in.Login)
+		l = s.rec.login(in.Login)
+		s.rec.Admissions++
+		l.Admission = s.rec.Admissions
+	}
+	l.Slot, l.Seen, s.dirty = true, s.now.UnixMilli(), true
+	return l, nil
 }
 
 // bind makes c its login's current connection and returns the one before, fenced, for the caller to shut.
@@ -167,7 +180,7 @@ func (s *step) bind(c *Connection) (older *Connection) {
 	if k.conn != nil && k.conn.fence() {
 		older = k.conn
 	}
-	k.conn = c
+	k.conn, k.admitted = c, c.view.LoggedInAt
 	c.generation = s.r.generation.Add(1) // here, where attaches of one login come one after another
 	if !k.announced {
 		k.announced = true

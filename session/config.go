@@ -17,6 +17,7 @@ var digestEncoding = base64.RawStdEncoding
 
 const (
 	maxTombstones      = 64       // of an account; the oldest is dropped
+	maxRecent          = 32       // logins and ends in an account's log
 	maxDescription     = 1_024    // bytes of a description in all
 	maxNote            = 512      // bytes of a host's note to a device that is put off
 	recordReserve      = 12 << 10 // bytes of a record that logins leave to tombstones and to new tokens
@@ -39,6 +40,9 @@ type Config struct {
 	IdleTimeout time.Duration
 	// IdleDevice ends a login that had no contact for this long. Zero means 30 days; negative means never.
 	IdleDevice time.Duration
+	// AbsoluteLifetime ends a login that long after its admission, whether or not it is attached. Zero and negative mean
+	// never.
+	AbsoluteLifetime time.Duration
 	// TombstoneTTL is how long an ended login's device can learn why. Zero means 30 days.
 	TombstoneTTL time.Duration
 	// TokenRotation is the age from which a resume token is replaced when its login attaches. Zero means 24 h; negative
@@ -52,7 +56,7 @@ type Config struct {
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
 	// negative means never.
 	JanitorInterval time.Duration
-	// HookTimeout bounds each call of Revoke and DecideVictims. Zero means 2 s.
+	// HookTimeout bounds each call of Revoke, Override and DecideVictims. Zero means 2 s.
 	HookTimeout time.Duration
 	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
 	CloseTimeout time.Duration
@@ -61,6 +65,9 @@ type Config struct {
 	// Revoke, if set, is called once for each login that ended, after the commit and before its connection is closed, so
 	// that the host can make its credential void. An error or a time-out is logged and does not stop the end.
 	Revoke func(ctx context.Context, ended Ended) error
+	// Override, if set, returns the policy of one account, nil for that of the registry. It is called when an admission or
+	// a kick by an own device needs one, outside the account's turn. After an error or a time-out the registry's holds.
+	Override func(ctx context.Context, account event.Account) (*policy.Policy, error)
 	// DecideVictims, if set, chooses who makes room where the policy leaves that to the host (policy.AskHost). It is called
 	// at most once for each login, outside the account's turn, so it may call the registry; other logins may come in
 	// between. Without it, or after an error or a time-out, Rules.Unanswered says what happens.

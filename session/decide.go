@@ -24,23 +24,65 @@ type Question struct {
 }
 
 // askError takes a question out of the step: the host is not asked while it is the account's turn.
-type askError struct{ question Question }
+type askError struct {
+	question *Question // nil: which policy the account has
+}
 
-func (e *askError) Error() string { return "session: rule " + e.question.Rule + " asks the host" }
+func (e *askError) Error() string { return "session: the host has to be asked" }
 
-// runAsking is run for steps that may have to ask the host. It asks once at most; the second try decides with the
-// answer, whatever has changed meanwhile.
+// runAsking is run for steps that may have to ask the host. It asks each thing once at most; the next try decides with
+// the answer, whatever has changed meanwhile.
 func (r *Registry) runAsking(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
-	s, err := r.run(ctx, id, decide, apply)
-	ask, ok := errors.AsType[*askError](err)
-	if !ok {
-		return s, err
+	var own *policy.Policy
+	var answer *policy.Answer
+	for {
+		s, err := r.run(ctx, id, func(s *step) error {
+			s.policy, s.answer = own, answer
+			return decide(s)
+		}, apply)
+		ask, ok := errors.AsType[*askError](err)
+		switch {
+		case !ok:
+			return s, err
+		case ask.question == nil:
+			own = r.override(ctx, id)
+		default:
+			a := r.askHost(ctx, *ask.question)
+			answer = &a
+		}
 	}
-	answer := r.askHost(ctx, ask.question)
-	return r.run(ctx, id, func(s *step) error {
-		s.answer = &answer
-		return decide(s)
-	}, apply)
+}
+
+// rules returns the policy that holds for the account. The host may have to be asked for it first.
+func (s *step) rules() (*policy.Policy, error) {
+	if s.policy == nil {
+		if s.r.cfg.Override != nil {
+			return nil, &askError{}
+		}
+		s.policy = s.r.policy.Load()
+	}
+	return s.policy, nil
+}
+
+// override asks the host for the account's own policy. If it has none, or fails, the registry's holds.
+func (r *Registry) override(ctx context.Context, id event.Account) *policy.Policy {
+	got := make(chan *policy.Policy, 1)
+	err := r.hook(ctx, func(ctx context.Context) error {
+		p, err := r.cfg.Override(ctx, id)
+		if err == nil && p != nil {
+			err = tabsSupported(p)
+		}
+		got <- p
+		return err
+	})
+	if err != nil {
+		r.log.Warn("session: hook to override the policy", "err", err)
+		return r.policy.Load()
+	}
+	if p := <-got; p != nil {
+		return p
+	}
+	return r.policy.Load()
 }
 
 // askHost returns the host's answer, or none if the hook fails.
@@ -92,18 +134,22 @@ func (s *step) newcomer(id event.DeviceID, platform event.Platform, wish policy.
 
 // decide asks policy, and the host if policy says so. A refusal is a [*RefusedError].
 func (s *step) decide(in policy.Newcomer, about *Description) (policy.Decision, error) {
+	rules, err := s.rules()
+	if err != nil {
+		return policy.Decision{}, err
+	}
 	logins := s.policyLogins()
 	var d policy.Decision
 	if s.answer == nil {
-		d = s.r.policy.Decide(logins, in, s.now, nil)
+		d = rules.Decide(logins, in, s.now, nil)
 	} else {
-		d = s.r.policy.Resolve(logins, in, s.now, *s.answer, nil)
+		d = rules.Resolve(logins, in, s.now, *s.answer, nil)
 	}
 	if d.Verdict == policy.Ask {
 		if s.r.cfg.DecideVictims != nil {
 			return d, s.ask(in, about, d)
 		}
-		d = s.r.policy.Resolve(logins, in, s.now, policy.Answer{}, nil)
+		d = rules.Resolve(logins, in, s.now, policy.Answer{}, nil)
 	}
 	if d.Verdict == policy.Admit {
 		return d, nil
@@ -122,7 +168,7 @@ func (s *step) ask(in policy.Newcomer, about *Description, d policy.Decision) er
 			q.Candidates = append(q.Candidates, s.r.view(s.a, l, s.now, ""))
 		}
 	}
-	return &askError{question: q}
+	return &askError{question: &q}
 }
 
 func (s *step) policyLogins() []policy.Login {
@@ -147,7 +193,7 @@ func (s *step) policyLogin(l *login) policy.Login {
 
 func (s *step) refused(d policy.Decision) error {
 	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Cause: d.Cause, RetryAfter: d.Wait}
-	every := s.r.slots == policy.SlotEveryLogin
+	every := s.policy.Rules().Slots == policy.SlotEveryLogin
 	for i := range s.rec.Logins {
 		if v := s.r.view(s.a, &s.rec.Logins[i], s.now, ""); every || v.State != Offline {
 			e.Logins = append(e.Logins, v)

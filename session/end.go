@@ -10,12 +10,17 @@ import (
 	"github.com/manydevice/manydevice/policy"
 )
 
-// KickRequest ends logins of one account. Exactly one of Logins, All and Others says which.
+// KickRequest ends logins of one account. Exactly one of Logins, All, Others, Platform and Filter says which.
 type KickRequest struct {
 	Account event.Account
 	Logins  []event.LoginID // these
 	All     bool            // every one
 	Others  event.LoginID   // every one but this, which must be there
+	// Platform: all of this platform.
+	Platform event.Platform
+	// Filter: those for which it returns true. It is called before the step begins; a login that is admitted meanwhile
+	// stays.
+	Filter func(Session) bool
 	// Reason must be one that ends logins. Empty means kicked_host, or kicked_self if By is set.
 	Reason event.Reason
 	// Note is shown to whoever uses the device: at most 512 bytes.
@@ -37,13 +42,13 @@ func (q *KickRequest) validate() error {
 		return err
 	}
 	ways := 0
-	for _, on := range []bool{len(q.Logins) > 0, q.All, q.Others != ""} {
+	for _, on := range []bool{len(q.Logins) > 0, q.All, q.Others != "", q.Platform != "", q.Filter != nil} {
 		if on {
 			ways++
 		}
 	}
 	if ways != 1 {
-		return &event.InvalidError{Field: "logins", Reason: "want exactly one of a list, all, or all others"}
+		return &event.InvalidError{Field: "logins", Reason: "want exactly one of a list, all, all others, a platform, a filter"}
 	}
 	for _, id := range append(slices.Clone(q.Logins), q.Others, q.By) {
 		if id == "" && !slices.Contains(q.Logins, id) {
@@ -55,6 +60,13 @@ func (q *KickRequest) validate() error {
 	}
 	if len(q.Note) > maxNote {
 		return &event.InvalidError{Field: "note", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Note), maxNote)}
+	}
+	if q.Platform != "" {
+		p, err := event.ParsePlatform(string(q.Platform))
+		if err != nil {
+			return err
+		}
+		q.Platform = p
 	}
 	if q.Note != "" {
 		if err := event.CheckText("note", q.Note); err != nil {
@@ -81,8 +93,22 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
+	if q.Filter != nil {
+		all, err := r.List(ctx, q.Account, q.By)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range all {
+			if q.Filter(s) {
+				q.Logins = append(q.Logins, s.Login)
+			}
+		}
+		if len(q.Logins) == 0 {
+			return nil, nil
+		}
+	}
 	var results []KickResult
-	_, err := r.run(ctx, q.Account, func(s *step) error {
+	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		results = results[:0]
 		why := q.Reason.Closed(0)
 		why.Note = q.Note
@@ -93,6 +119,9 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 				return fmt.Errorf("kick: asked for by: %w", ErrNotFound)
 			}
 			why.Cause = by.cause()
+			if _, err := s.rules(); err != nil {
+				return err
+			}
 			as := s.policyLogin(by) // it may be the first to end
 			actor = &as
 		}
@@ -121,7 +150,7 @@ func (s *step) permitted(actor *policy.Login, id event.LoginID) KickResult {
 		return KickResult{Login: id}
 	}
 	if actor != nil {
-		if p := s.r.policy.MayEnd(*actor, s.policyLogin(l), s.now); !p.OK {
+		if p := s.policy.MayEnd(*actor, s.policyLogin(l), s.now); !p.OK {
 			return KickResult{Login: id, Denied: p.Cause}
 		}
 	}
@@ -136,7 +165,7 @@ func (s *step) chosen(q KickRequest) []event.LoginID {
 	all := slices.Clone(s.rec.Logins)
 	slices.SortFunc(all, func(a, b login) int { return int(a.Admission) - int(b.Admission) })
 	for _, l := range all {
-		if l.ID != q.Others {
+		if l.ID != q.Others && (q.Platform == "" || l.Platform == q.Platform) {
 			ids = append(ids, l.ID)
 		}
 	}

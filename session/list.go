@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -118,4 +119,34 @@ func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.
 		return Bound{}, fmt.Errorf("login: %w", ErrNotFound)
 	}
 	return Bound{Device: l.Device, Incarnation: l.Incarnation}, nil
+}
+
+// Event is one line of an account's log: a login was admitted, or has ended.
+type Event struct {
+	Login    event.LoginID
+	Device   event.DeviceID
+	Platform event.Platform
+	Name     string       // of the device
+	IP       string       // as its description said
+	Reason   event.Reason // why it ended; empty: it was admitted
+	Time     time.Time
+}
+
+// Recent returns the account's last 32 admissions and ends, newest first. There may be fewer if descriptions are long.
+func (r *Registry) Recent(ctx context.Context, account event.Account) ([]Event, error) {
+	if err := account.Validate(); err != nil {
+		return nil, err
+	}
+	rec, _, err := r.load(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Event, 0, len(rec.Recent))
+	for _, l := range slices.Backward(rec.Recent) {
+		all = append(all, Event{
+			Login: l.Login, Device: l.Device, Platform: l.Platform, Name: l.Name, IP: l.IP, Reason: l.Reason,
+			Time: time.UnixMilli(l.At),
+		})
+	}
+	return all, nil
 }

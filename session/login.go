@@ -30,6 +30,8 @@ type LoginRequest struct {
 	// Wish is what the client asks for if a limit is reached: to be refused rather than to evict, or to evict where new
 	// logins are refused, which the rules must allow.
 	Wish policy.Wish
+
+	replace []event.LoginID // to end in the same step
 }
 
 // LoginResult is an admitted login.
@@ -78,7 +80,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		return s.admit(q, id, res)
 	}, func(s *step) {
 		s.a.mu.Lock()
-		s.a.links = append(s.a.links, &link{login: id, since: s.now, reason: event.Lost})
+		s.a.links = append(s.a.links, &link{login: id, since: s.now, reason: event.Lost, admitted: s.now})
 		s.a.mu.Unlock()
 	})
 	if err != nil {
@@ -94,6 +96,45 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		res.Position = event.Position{Epoch: page.Head.Epoch, Seq: page.Head.Seq}
 	}
 	return res, nil
+}
+
+// LoginReplacing is Login that ends the given logins of the account in the same step, for a user who was refused and has
+// chosen who is to make room. They end with reason kicked_self and are among the victims. [ErrNotFound] if one of them is
+// not there; a [*RefusedError] with rule "replace" if the policy protects one of them from this device. Nothing has
+// changed then.
+func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ...event.LoginID) (*LoginResult, error) {
+	for _, id := range logins {
+		if err := id.Validate(); err != nil {
+			return nil, err
+		}
+	}
+	q.replace = slices.Clone(logins)
+	return r.Login(ctx, q)
+}
+
+// replace ends the logins that the newcomer takes the place of.
+func (s *step) replace(ids []event.LoginID, newcomer *login) error {
+	rules, err := s.rules()
+	if err != nil {
+		return err
+	}
+	actor := policy.Login{ID: newcomer.ID, Device: newcomer.Device, Platform: newcomer.Platform, Since: s.now}
+	if d := s.rec.device(newcomer.Device); d != nil {
+		actor.Primary, actor.Since = d.Primary, time.UnixMilli(d.First)
+	}
+	for _, id := range ids {
+		l := s.rec.login(id)
+		if l == nil {
+			return fmt.Errorf("replace: %w", ErrNotFound)
+		}
+		if p := rules.MayEnd(actor, s.policyLogin(l), s.now); !p.OK {
+			return &RefusedError{Rule: "replace", Cause: p.Cause, RetryAfter: p.Wait}
+		}
+		why := event.KickedSelf.Closed(0)
+		why.Cause = newcomer.cause()
+		s.end(id, why, newcomer.ID)
+	}
+	return nil
 }
 
 // victims returns the logins that the step ended for the sake of another one, earliest first.
@@ -114,17 +155,23 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	if device == "" {
 		device = event.DeviceID(id)
 	}
+	now := s.now.UnixMilli()
+	l := login{
+		ID: id, Device: device, Platform: q.Platform, At: now, Seen: now, Slot: true,
+		Description: q.Description, Token: digestOf(res.Token), TokenAt: now,
+	}
+	if len(q.replace) > 0 {
+		if err := s.replace(q.replace, &l); err != nil {
+			return err
+		}
+	}
 	d, err := s.decide(s.newcomer(device, q.Platform, q.Wish), &q.Description)
 	if err != nil {
 		return err
 	}
 	res.Decision = d
 	s.rec.Admissions++
-	now := s.now.UnixMilli()
-	l := login{
-		ID: id, Device: device, Platform: q.Platform, Admission: s.rec.Admissions, At: now, Seen: now, Slot: true,
-		Description: q.Description, Token: digestOf(res.Token), TokenAt: now,
-	}
+	l.Admission = s.rec.Admissions
 	s.evict(d.Victims, &l, id)
 	if dev := s.rec.device(device); dev != nil {
 		dev.Seen, l.Incarnation, l.Primary = now, dev.Incarnation, dev.Primary
@@ -160,13 +207,17 @@ func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanati
 	if err := q.validate(); err != nil {
 		return policy.Explanation{}, err
 	}
+	rules := r.policy.Load()
+	if r.cfg.Override != nil {
+		rules = r.override(ctx, q.Account)
+	}
 	rec, _, err := r.load(ctx, q.Account)
 	if err != nil {
 		return policy.Explanation{}, err
 	}
 	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec.clone()}
 	s.settle()
-	return r.policy.Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
+	return rules.Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
 }
 
 func sortSessions(all []Session) {

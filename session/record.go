@@ -22,6 +22,18 @@ type record struct {
 	Logins     []login     `json:"logins,omitempty"`
 	Tombstones []tombstone `json:"tombs,omitempty"` // oldest first
 	Devices    []device    `json:"devices,omitempty"`
+	Recent     []recent    `json:"recent,omitempty"` // oldest first
+}
+
+// recent is one line of the account's log of logins and ends.
+type recent struct {
+	Login    event.LoginID  `json:"id"`
+	Device   event.DeviceID `json:"dev"`
+	Platform event.Platform `json:"plat"`
+	Name     string         `json:"name,omitempty"`
+	IP       string         `json:"ip,omitempty"`
+	Reason   event.Reason   `json:"r,omitempty"` // why it ended; empty: it was admitted
+	At       int64          `json:"at"`
 }
 
 // login is one admission that has not ended.
@@ -115,13 +127,17 @@ func (r *record) encode() ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// fit encodes the record in at most limit bytes, if need be without the oldest tombstones. It reports whether that was
-// possible.
+// fit encodes the record in at most limit bytes, if need be without the oldest lines of the log and the oldest
+// tombstones. It reports whether that was possible.
 func (r *record) fit(limit int) (data []byte, ok bool, err error) {
 	for {
 		data, err = r.encode()
-		if err != nil || len(data) <= limit || len(r.Tombstones) == 0 {
+		if err != nil || len(data) <= limit || len(r.Tombstones)+len(r.Recent) == 0 {
 			return data, len(data) <= limit, err
+		}
+		if n := len(r.Recent); n > 0 {
+			r.Recent = slices.Delete(r.Recent, 0, (n+1)/2)
+			continue
 		}
 		r.Tombstones = slices.Delete(r.Tombstones, 0, (len(r.Tombstones)+7)/8)
 	}
@@ -133,6 +149,7 @@ func (r *record) clone() *record {
 	c.Logins = slices.Clone(r.Logins)
 	c.Tombstones = slices.Clone(r.Tombstones)
 	c.Devices = slices.Clone(r.Devices)
+	c.Recent = slices.Clone(r.Recent)
 	return &c
 }
 
@@ -211,6 +228,14 @@ func (r *record) remove(id event.LoginID, why event.Closed, until int64) event.I
 	}
 	r.Devices = slices.DeleteFunc(r.Devices, func(d device) bool { return d.ID == l.Device })
 	return l.Incarnation
+}
+
+// note adds a line to the log of logins and ends, which keeps the last ones.
+func (r *record) note(line recent) {
+	r.Recent = append(r.Recent, line)
+	if n := len(r.Recent) - maxRecent; n > 0 {
+		r.Recent = slices.Delete(r.Recent, 0, n)
+	}
 }
 
 // prune drops tombstones whose time is over and reports whether there were any.

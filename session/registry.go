@@ -23,8 +23,7 @@ const shardCount = 64 // a power of two, so that the shard is a mask
 type Registry struct {
 	st     store.Store
 	cfg    Config
-	policy *policy.Policy
-	slots  policy.SlotRule
+	policy atomic.Pointer[policy.Policy]
 	issuer *event.Issuer
 	log    *slog.Logger
 
@@ -69,6 +68,7 @@ type link struct {
 	reason event.Reason // why it was detached
 	// announced: watchers were told that it is online, and must be told when it is offline.
 	announced bool
+	admitted  time.Time // zero: not known here yet
 }
 
 type cached struct {
@@ -94,7 +94,7 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		}
 		pol = p
 	}
-	if err := tabsSupported(pol.Rules()); err != nil {
+	if err := tabsSupported(pol); err != nil {
 		return nil, fmt.Errorf("session: config: %w", err)
 	}
 	records, err := lru.New[event.Account, cached](recordsCached)
@@ -102,9 +102,10 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		return nil, fmt.Errorf("session: record cache: %w", err)
 	}
 	r := &Registry{
-		st: st, cfg: cfg, policy: pol, slots: pol.Rules().Slots, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
+		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
 		seed: maphash.MakeSeed(), records: records, opened: time.Now(),
 	}
+	r.policy.Store(pol)
 	for i := range r.shards {
 		r.shards[i].accounts = make(map[event.Account]*account)
 	}
@@ -112,18 +113,6 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	r.owned.start(r.sweepLoop)
 	r.owned.start(r.janitorLoop)
 	return r, nil
-}
-
-// tabsSupported refuses rules that this release cannot carry out.
-func tabsSupported(rules policy.Rules) error {
-	for p, n := range rules.Tabs {
-		if n > 1 {
-			return &event.InvalidError{
-				Field: fmt.Sprintf("Policy.Tabs[%q]", p), Reason: "several connections of one login are not supported yet",
-			}
-		}
-	}
-	return nil
 }
 
 // Watch has fn called for every change of a login, after it was committed, on the goroutine that made it. fn must return

@@ -20,6 +20,7 @@ type step struct {
 	a      *account
 	now    time.Time
 	rec    *record        // a clone, free to change
+	policy *policy.Policy // the account's; nil until it is needed
 	answer *policy.Answer // the host's, if it was asked
 	dirty  bool           // rec differs from what is stored
 	grows  bool           // a login is added: not to be done on the room that is kept back for ends
@@ -201,6 +202,20 @@ func (s *step) settle() {
 	for _, id := range idle {
 		s.end(id, event.ExpiredIdle.Closed(0), "")
 	}
+	s.expire()
+}
+
+// expire ends the logins whose lifetime is over.
+func (s *step) expire() {
+	life := s.r.cfg.AbsoluteLifetime
+	if life <= 0 {
+		return
+	}
+	for i := len(s.rec.Logins) - 1; i >= 0; i-- {
+		if l := &s.rec.Logins[i]; s.now.Sub(time.UnixMilli(l.At)) >= life {
+			s.end(l.ID, event.ExpiredAbsolute.Closed(0), "")
+		}
+	}
 }
 
 // strays ends what lives here of logins that the record does not have any more: a step whose outcome was not known has
@@ -274,6 +289,10 @@ func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.
 		Key: event.DeviceKey(v.Device), To: []store.Inbox{{Account: s.a.id}},
 	})
 	s.about = append(s.about, len(s.changes)-1)
+	s.rec.note(recent{
+		Login: v.Login, Device: v.Device, Platform: v.Platform, Name: v.Description.Name, IP: v.Description.IP,
+		Reason: reason, At: s.now.UnixMilli(),
+	})
 }
 
 // detachEnded takes the ended logins out of memory and fences their connections. From here on no Send begins on them.

@@ -41,7 +41,7 @@ func (r *Registry) sweep(now time.Time) {
 }
 
 // due collects the shard's connections that nothing was heard of for too long, and the accounts with a resume window
-// that is over.
+// or a lifetime that is over.
 func (r *Registry) due(sh *shard, now time.Time) (silent []*Connection, over []event.Account) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -49,6 +49,9 @@ func (r *Registry) due(sh *shard, now time.Time) (silent []*Connection, over []e
 		a.mu.Lock()
 		late := a.unsure
 		for _, k := range a.links {
+			if life := r.cfg.AbsoluteLifetime; life > 0 && now.Sub(k.admitted) >= life {
+				late = true
+			}
 			switch {
 			case k.conn == nil:
 				late = late || !now.Before(k.since.Add(max(r.cfg.ResumeWindow, 0)))
