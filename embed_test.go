@@ -18,6 +18,7 @@ import (
 	"github.com/manydevice/manydevice/fanout"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store/boltstore"
+	"github.com/manydevice/manydevice/store/memstore"
 )
 
 // What stands between the markers is the example of the README, word for word.
@@ -130,4 +131,20 @@ func TestOpenRefusesBadInput(t *testing.T) {
 	var invalid *event.InvalidError
 	require.ErrorAs(t, err, &invalid)
 	require.Equal(t, "store", invalid.Field)
+}
+
+func TestDrainThenClose(t *testing.T) {
+	st := memstore.New(memstore.Config{})
+	engine, err := manydevice.Open(st, manydevice.Config{})
+	require.NoError(t, err)
+	require.NoError(t, engine.Drain(t.Context(), time.Second))
+	_, err = engine.Sessions.Login(t.Context(), session.LoginRequest{Account: "ann", Platform: "ios"})
+	require.ErrorIs(t, err, session.ErrDraining)
+	require.NoError(t, engine.Close(t.Context()))
+	select {
+	case <-engine.Failed():
+		t.Fatal("nothing has failed")
+	default:
+	}
+	require.NoError(t, st.Close(t.Context()))
 }

@@ -48,6 +48,13 @@ func Open(st store.Store, cfg Config) (*Engine, error) {
 // with advice to come back. The host closes the engine and the store, and opens them again.
 func (e *Engine) Failed() <-chan struct{} { return e.st.Failed() }
 
+// Drain prepares for a stop, for instance when a new version is rolled out: no logins and connections are taken any more,
+// those that are there are closed over the given time with advice that spreads their return, and what is pending is
+// written. Close comes after it.
+func (e *Engine) Drain(ctx context.Context, over time.Duration) error {
+	return errors.Join(e.Sessions.Drain(ctx, over), e.Router.Flush(ctx))
+}
+
 // Close closes all connections with reason shutdown and advice to come back, writes what is pending, and waits for what
 // runs as long as ctx allows; a context without deadline is given 5 s. Logins do not end. It may be called again.
 func (e *Engine) Close(ctx context.Context) error {

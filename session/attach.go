@@ -43,6 +43,9 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if conn == nil {
 		return nil, &event.InvalidError{Field: "conn", Reason: "nil"}
 	}
+	if r.draining.Load() {
+		return nil, ErrDraining
+	}
 	c := &Connection{r: r, conn: conn, ends: ended, account: q.Account, login: q.Login}
 	c.Touch()
 	var older *Connection

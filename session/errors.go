@@ -22,6 +22,8 @@ var (
 	ErrRefused = errors.New("session: login refused")
 	// ErrFenced: the connection is not its login's current one any more, or the login has ended.
 	ErrFenced = errors.New("session: connection is fenced")
+	// ErrDraining: the node is about to stop and takes no logins or connections any more. Another one does.
+	ErrDraining = errors.New("session: draining")
 	// ErrClosed: the registry was closed.
 	ErrClosed = errors.New("session: closed")
 )

@@ -68,6 +68,9 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
+	if r.draining.Load() {
+		return nil, ErrDraining
+	}
 	q.Description.Extension = slices.Clone(q.Description.Extension)
 	res := &LoginResult{Token: event.NewResumeToken()}
 	id := event.NewLoginID()

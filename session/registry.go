@@ -34,8 +34,11 @@ type Registry struct {
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
 
-	watchMu  sync.Mutex
-	watchers atomic.Pointer[[]func(Change)]
+	draining atomic.Bool
+
+	watchMu       sync.Mutex
+	subscriptions []*Subscription
+	watchers      atomic.Pointer[[]func(Change)]
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
@@ -129,6 +132,10 @@ func (r *Registry) Watch(fn func(Change)) {
 }
 
 func (r *Registry) tell(changes []Change) {
+	if len(changes) == 0 {
+		return
+	}
+	r.publish(changes)
 	p := r.watchers.Load()
 	if p == nil {
 		return
@@ -155,6 +162,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	go func() {
 		last.Wait()
 		r.owned.wait()
+		r.endSubscriptions()
 		close(done)
 	}()
 	select {

@@ -1,0 +1,46 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// Drain prepares for a stop: from now on Login and Attach return [ErrDraining], and the connections are closed with
+// reason shutdown, spread evenly over the given time in random order. Each is advised to come back after a delay of its
+// own, between one second and one second more than that time, so that they do not all reach the next node at once. Logins
+// do not end. It returns when the last connection is fenced or ctx ends; there is no way back but a new registry.
+func (r *Registry) Drain(ctx context.Context, over time.Duration) error {
+	r.draining.Store(true)
+	over = max(over, 0)
+	for {
+		all := r.connections()
+		if len(all) == 0 {
+			return nil
+		}
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		start := time.Now()
+		for i, c := range all {
+			due := start.Add(over / time.Duration(len(all)) * time.Duration(i))
+			if err := waitUntil(ctx, due); err != nil {
+				return fmt.Errorf("session: drain: %w", err)
+			}
+			c.Close(event.Shutdown.Closed(time.Second + rand.N(over+1)))
+		}
+		over = 0 // those that came in while the others were closed
+	}
+}
+
+func waitUntil(ctx context.Context, due time.Time) error {
+	t := time.NewTimer(time.Until(due))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,89 @@
+package session_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
+)
+
+// TestD9_Drain: nobody new, everybody is told to come back elsewhere, not all at once, and logins live on.
+func TestD9_Drain(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		var all []*gadget
+		for _, a := range []event.Account{"ann", "bob", "cid", "dan", "eve"} {
+			all = append(all, w.fill(a, "ios", "a1", "a2")...)
+		}
+		begin := time.Now()
+		done := make(chan error, 1)
+		go func() { done <- w.reg.Drain(w.t.Context(), 10*time.Second) }()
+		w.pass(4500 * time.Millisecond)
+		shut := 0
+		for _, g := range all {
+			shut += len(g.wire.reasons())
+		}
+		require.Equal(w.t, 5, shut, "half of them after half of the time")
+		_, err := w.tryLogin(request("fay", "f1", "ios"))
+		require.ErrorIs(w.t, err, session.ErrDraining)
+		_, err = all[0].tryAttach(new(wire))
+		require.ErrorIs(w.t, err, session.ErrDraining)
+		require.NoError(w.t, <-done)
+		require.LessOrEqual(w.t, time.Since(begin), 10*time.Second)
+		w.pass(time.Second)
+		delays := map[time.Duration]bool{}
+		for _, g := range all {
+			why := g.wire.ends()[0]
+			require.Equal(w.t, event.Shutdown, why.Reason)
+			require.Equal(w.t, event.RetryAfter, why.Retry)
+			require.GreaterOrEqual(w.t, why.After, time.Second)
+			require.LessOrEqual(w.t, why.After, 11*time.Second)
+			delays[why.After] = true
+		}
+		require.Greater(w.t, len(delays), 5, "jitter")
+		w.restart(setup{})
+		for _, g := range all {
+			g.attach()
+		}
+		ctx, cancel := context.WithCancel(w.t.Context())
+		cancel()
+		require.ErrorIs(w.t, w.reg.Drain(ctx, time.Hour), context.Canceled)
+	})
+}
+
+// TestB14_Subscribe: changes as a stream with a bounded buffer; who does not read loses some, and knows it.
+func TestB14_Subscribe(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		_, err := w.reg.Subscribe(0)
+		require.Error(w.t, err)
+		s, err := w.reg.Subscribe(16)
+		require.NoError(w.t, err)
+		slow, err := w.reg.Subscribe(2)
+		require.NoError(w.t, err)
+		g := w.join("ann", "a1", "ios")
+		g.conn.Detach()
+		w.pass(3 * time.Minute)
+		w.kick("ann", g.id)
+		var kinds []session.ChangeKind
+		for range 4 {
+			kinds = append(kinds, (<-s.Changes()).Kind)
+		}
+		require.Equal(w.t, []session.ChangeKind{
+			session.ChangeLogin, session.ChangeOnline, session.ChangeOffline, session.ChangeEnded,
+		}, kinds)
+		require.Zero(w.t, s.Dropped())
+		require.EqualValues(w.t, 2, slow.Dropped())
+		slow.Close()
+		slow.Close()
+		<-slow.Changes()
+		<-slow.Changes()
+		_, open := <-slow.Changes()
+		require.False(w.t, open)
+		w.shut(w.reg)
+		_, open = <-s.Changes()
+		require.False(w.t, open, "the registry's end is the stream's")
+	})
+}
