@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -321,7 +322,9 @@ func TestTokenRotation(t *testing.T) {
 		time.Sleep(25 * time.Hour)
 		d.online()
 		require.NotEqual(w.t, first, d.Token(), "the new token is in Welcome")
-		require.Contains(w.t, d.Sent(), event.ClientFrame(event.TokenStored{}))
+		w.until("the device says that it has stored it", func() bool {
+			return slices.Contains(d.Sent(), event.ClientFrame(event.TokenStored{}))
+		})
 		d.drop()
 		second := d.Token()
 		d.online()
