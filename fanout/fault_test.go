@@ -37,6 +37,10 @@ func TestReadErrorsOnDelivery(t *testing.T) {
 		t.Run(string(m), func(t *testing.T) {
 			overStores(t, fanout.Config{}, func(w *world) {
 				d := w.ready("ann", "a1")[0]
+				w.until("the ack has arrived, so that Attach has nothing to read up on", func() bool {
+					w.flush()
+					return w.cursor(d).Seq == d.Position().Seq
+				})
 				d.leave()
 				w.feed("ann", 0, 10)
 				skip := 0
