@@ -142,7 +142,7 @@ func (s *step) attach(l *login, c *Connection) error {
 		l.Issued, l.IssuedAt, s.dirty = &d, s.now.UnixMilli(), true
 	}
 	c.device, c.incarnation, c.platform = l.Device, l.Incarnation, l.Platform
-	c.restored = k == nil && time.UnixMilli(l.At).Before(s.r.opened)
+	c.restored = k == nil && !time.UnixMilli(l.At).After(s.r.opened) // both may be of the same millisecond
 	c.view = s.r.view(s.a, l, s.now, "")
 	return nil
 }
