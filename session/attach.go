@@ -46,6 +46,9 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
+	if wait := r.attaches.take(time.Now()); wait > 0 {
+		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+	}
 	c := &Connection{r: r, conn: conn, ends: ended, account: q.Account, login: q.Login}
 	c.Touch()
 	var older *Connection
@@ -159,6 +162,9 @@ func (s *step) comeBack(l *login) (*login, error) {
 		in.Login = l.ID
 		d, err := s.decide(in, &l.Description)
 		if err != nil {
+			return nil, err
+		}
+		if err := s.damp(l.Device, l.Platform, d.Victims); err != nil {
 			return nil, err
 		}
 		s.evict(d.Victims, l, in.Login)

@@ -27,7 +27,9 @@ func openForBench(b *testing.B, st store.Store) *session.Registry {
 	b.Helper()
 	pol, err := policy.New(policy.Rules{PerPlatform: 16})
 	require.NoError(b, err)
-	reg, err := session.New(st, session.Config{Policy: pol})
+	reg, err := session.New(st, session.Config{
+		Policy: pol, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1,
+	})
 	require.NoError(b, err)
 	b.Cleanup(func() {
 		require.NoError(b, reg.Close(context.Background()))

@@ -125,7 +125,7 @@ func TestExpiry_IdleDevice(t *testing.T) {
 		w.pass(2 * time.Hour)
 		require.Equal(w.t, "a1", w.devices("ann"))
 		require.True(w.t, stays.live())
-		require.Equal(w.t, []string{"offline a2 lost", "ended a2 expired_idle"}, w.events.take())
+		require.Equal(w.t, []string{"offline a2 lost", "ended a2 expired_idle", "forgotten a2"}, w.events.take())
 		require.Equal(w.t, event.ExpiredIdle, goes.refused().Reason)
 		require.Equal(w.t, event.RetryLogin, goes.refused().Retry)
 		w.restart(w.now)

@@ -25,6 +25,8 @@ const (
 	maxConflicts       = 16 // tries of a step that others get in the way of
 	recordsCached      = 16_384
 	janitorPage        = 256
+	hookQueue          = 1_024 // changes that wait for Config.OnChange
+	maxLoginsPerMinute = 60_000
 	refreshSeenPerIdle = 10 // how often the time of last contact is written within the idle bound
 )
 
@@ -38,7 +40,8 @@ type Config struct {
 	ResumeWindow time.Duration
 	// IdleTimeout detaches a connection that nothing was heard of for this long. Zero means 90 s; negative means never.
 	IdleTimeout time.Duration
-	// IdleDevice ends a login that had no contact for this long. Zero means 30 days; negative means never.
+	// IdleDevice ends a login that had no contact for this long, and forgets a device that was not seen for this long,
+	// with its place in the inbox. Zero means 30 days; negative means never.
 	IdleDevice time.Duration
 	// AbsoluteLifetime ends a login that long after its admission, whether or not it is attached. Zero and negative mean
 	// never.
@@ -51,6 +54,16 @@ type Config struct {
 	// MaxDevices bounds the devices that an account remembers; those seen longest ago are forgotten, but never one that is
 	// logged in. Zero means 32.
 	MaxDevices int
+	// LoginsPerMinute bounds the logins of one account: so many at once, and as many per minute after that. A login that
+	// comes too early is refused with a [*LimitedError]. Zero means 10; at most 60,000; negative means no bound.
+	LoginsPerMinute int
+	// FlapLimit is how often within 10 s two devices may evict each other in turns before the next one that does so is
+	// refused for 5 s with a [*LimitedError]. Zero means 3; at most 16; negative means no bound.
+	FlapLimit int
+	// AttachesPerSecond bounds the attaches of this node, and as many may come at once. One beyond that is refused with a
+	// [*LimitedError] before anything is read, with an advice that spreads the crowd. Zero means 2,000; negative means no
+	// bound.
+	AttachesPerSecond int
 	// SweepInterval is how often connections and resume windows are looked at. Zero means 5 s.
 	SweepInterval time.Duration
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
@@ -65,6 +78,10 @@ type Config struct {
 	// Revoke, if set, is called once for each login that ended, after the commit and before its connection is closed, so
 	// that the host can make its credential void. An error or a time-out is logged and does not stop the end.
 	Revoke func(ctx context.Context, ended Ended) error
+	// OnChange, if set, is called for every change after it was committed, by one goroutine, in the order in which they
+	// became known. It may take its time and call the registry: changes wait in a queue of 1,024. What finds it full is
+	// left out and counted, see [Registry.HookDrops]. A panic is logged.
+	OnChange func(Change)
 	// Override, if set, returns the policy of one account, nil for that of the registry. It is called when an admission or
 	// a kick by an own device needs one, outside the account's turn. After an error or a time-out the registry's holds.
 	Override func(ctx context.Context, account event.Account) (*policy.Policy, error)
@@ -83,6 +100,9 @@ func (c Config) withDefaults() Config {
 	c.TombstoneTTL = cmp.Or(c.TombstoneTTL, 30*24*time.Hour)
 	c.TokenRotation = cmp.Or(c.TokenRotation, 24*time.Hour)
 	c.MaxDevices = cmp.Or(c.MaxDevices, 32)
+	c.LoginsPerMinute = cmp.Or(c.LoginsPerMinute, 10)
+	c.FlapLimit = cmp.Or(c.FlapLimit, 3)
+	c.AttachesPerSecond = cmp.Or(c.AttachesPerSecond, 2_000)
 	c.SweepInterval = cmp.Or(c.SweepInterval, 5*time.Second)
 	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
 	c.HookTimeout = cmp.Or(c.HookTimeout, 2*time.Second)
@@ -108,6 +128,13 @@ func (c *Config) validate() error {
 	if c.MaxDevices < 1 || c.MaxDevices > 64 {
 		errs = append(errs, &event.InvalidError{Field: "MaxDevices", Reason: fmt.Sprintf("%d, want 1 to 64", c.MaxDevices)})
 	}
+	atMost := func(field string, n, limit int) {
+		if n > limit {
+			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%d, at most %d", n, limit)})
+		}
+	}
+	atMost("LoginsPerMinute", c.LoginsPerMinute, maxLoginsPerMinute)
+	atMost("FlapLimit", c.FlapLimit, maxFlapLimit)
 	errs = append(errs, event.CheckID("Node", string(c.Node)))
 	return errors.Join(errs...)
 }

@@ -58,8 +58,8 @@ func (q *KickRequest) validate() error {
 			return err
 		}
 	}
-	if len(q.Note) > maxNote {
-		return &event.InvalidError{Field: "note", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Note), maxNote)}
+	if err := checkNote(q.Note); err != nil {
+		return err
 	}
 	if q.Platform != "" {
 		p, err := event.ParsePlatform(string(q.Platform))
@@ -67,11 +67,6 @@ func (q *KickRequest) validate() error {
 			return err
 		}
 		q.Platform = p
-	}
-	if q.Note != "" {
-		if err := event.CheckText("note", q.Note); err != nil {
-			return err
-		}
 	}
 	if q.Reason == "" {
 		q.Reason = event.KickedHost
@@ -83,6 +78,17 @@ func (q *KickRequest) validate() error {
 		return &event.InvalidError{Field: "reason", Reason: "not one that ends a login"}
 	}
 	return nil
+}
+
+// checkNote checks what a host says to whoever uses a device.
+func checkNote(note string) error {
+	switch {
+	case len(note) > maxNote:
+		return &event.InvalidError{Field: "note", Reason: fmt.Sprintf("%d bytes, at most %d", len(note), maxNote)}
+	case note == "":
+		return nil
+	}
+	return event.CheckText("note", note)
 }
 
 // Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, the revoke hook has
@@ -198,14 +204,13 @@ func (r *Registry) RemoveDevice(ctx context.Context, account event.Account, id e
 		if d == nil {
 			return fmt.Errorf("remove device: %w", ErrNotFound)
 		}
-		s.forget = append(s.forget, d.Incarnation)
+		gone := *d
 		for _, l := range slices.Clone(s.rec.Logins) {
 			if l.Device == id {
 				s.end(l.ID, event.DeviceRemoved.Closed(0), "")
 			}
 		}
-		s.rec.Devices = slices.DeleteFunc(s.rec.Devices, func(d device) bool { return d.ID == id })
-		s.dirty = true
+		s.forgetDevice(gone)
 		return nil
 	}, nil)
 	return err

@@ -20,6 +20,10 @@ var (
 	ErrEnded = errors.New("session: login has ended")
 	// ErrRefused is matched by every [*RefusedError].
 	ErrRefused = errors.New("session: login refused")
+	// ErrLimited is matched by every [*LimitedError].
+	ErrLimited = errors.New("session: too fast")
+	// ErrBanned is matched by every [*BannedError].
+	ErrBanned = errors.New("session: account is banned")
 	// ErrFenced: the connection is not its login's current one any more, or the login has ended.
 	ErrFenced = errors.New("session: connection is fenced")
 	// ErrDraining: the node is about to stop and takes no logins or connections any more. Another one does.

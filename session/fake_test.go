@@ -101,6 +101,7 @@ type faults struct {
 	after  func(store.Batch, error) error // what Commit returns in place of what it got
 	load   func() error                   // an error: Load returns it
 	read   func() error                   // an error: Read returns it
+	erase  func() error                   // an error: Delete does nothing and returns it
 	saves  int                            // calls of Commit that were tried
 }
 
@@ -115,7 +116,7 @@ func (f *faults) set(change func(f *faults)) {
 
 // heal takes all hooks out.
 func (f *faults) heal() {
-	f.set(func(f *faults) { f.before, f.after, f.load, f.read = nil, nil, nil, nil })
+	f.set(func(f *faults) { f.before, f.after, f.load, f.read, f.erase = nil, nil, nil, nil, nil })
 }
 
 func (f *faults) commits() int {
@@ -173,6 +174,18 @@ func (f *faults) Read(ctx context.Context, a event.Account, o store.ReadOptions)
 		}
 	}
 	return f.Store.Read(ctx, a, o)
+}
+
+func (f *faults) Delete(ctx context.Context, a event.Account, expect store.Revision) error {
+	f.mu.Lock()
+	hook := f.erase
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return err
+		}
+	}
+	return f.Store.Delete(ctx, a, expect)
 }
 
 func (f *faults) Failed() <-chan struct{} { return f.failed }

@@ -61,7 +61,7 @@ func (q *LoginRequest) validate() error {
 }
 
 // Login admits a device. In one step the newcomer is recorded and every login that policy names is ended; their
-// connections are closed before Login returns. A [*RefusedError] means that nothing was changed. The new login holds a
+// connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing was changed. The new login holds a
 // slot from now on and has a resume window to attach in. ctx bounds the wait for the account's turn; a commit that has
 // begun is seen through.
 func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
@@ -163,6 +163,9 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 		ID: id, Device: device, Platform: q.Platform, At: now, Seen: now, Slot: true,
 		Description: q.Description, Token: digestOf(res.Token), TokenAt: now,
 	}
+	if err := cmp.Or(s.banned(), s.pace()); err != nil {
+		return err
+	}
 	if len(q.replace) > 0 {
 		if err := s.replace(q.replace, &l); err != nil {
 			return err
@@ -170,6 +173,9 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	}
 	d, err := s.decide(s.newcomer(device, q.Platform, q.Wish), &q.Description)
 	if err != nil {
+		return err
+	}
+	if err := s.damp(device, q.Platform, d.Victims); err != nil {
 		return err
 	}
 	res.Decision = d
@@ -188,7 +194,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 		s.begin = append(s.begin, store.Begin{Incarnation: l.Incarnation, Back: back})
 	}
 	s.rec.Logins = append(s.rec.Logins, l)
-	s.forget = append(s.forget, s.rec.forgetDevices(s.r.cfg.MaxDevices)...)
+	s.capDevices()
 	s.dirty, s.grows = true, true
 	res.Session = s.r.view(s.a, &l, s.now, id)
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})

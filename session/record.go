@@ -23,6 +23,9 @@ type record struct {
 	Tombstones []tombstone `json:"tombs,omitempty"` // oldest first
 	Devices    []device    `json:"devices,omitempty"`
 	Recent     []recent    `json:"recent,omitempty"` // oldest first
+	Pace       int64       `json:"pace,omitempty"`   // see step.pace; Unix milliseconds
+	Evictions  []eviction  `json:"evs,omitempty"`    // of the last 10 s, oldest first
+	Ban        *ban        `json:"ban,omitempty"`    // nobody may log in
 }
 
 // recent is one line of the account's log of logins and ends.
@@ -132,8 +135,12 @@ func (r *record) encode() ([]byte, error) {
 func (r *record) fit(limit int) (data []byte, ok bool, err error) {
 	for {
 		data, err = r.encode()
-		if err != nil || len(data) <= limit || len(r.Tombstones)+len(r.Recent) == 0 {
+		if err != nil || len(data) <= limit || len(r.Tombstones)+len(r.Recent)+len(r.Evictions) == 0 {
 			return data, len(data) <= limit, err
+		}
+		if n := len(r.Evictions); n > 0 {
+			r.Evictions = slices.Delete(r.Evictions, 0, (n+1)/2)
+			continue
 		}
 		if n := len(r.Recent); n > 0 {
 			r.Recent = slices.Delete(r.Recent, 0, (n+1)/2)
@@ -150,6 +157,7 @@ func (r *record) clone() *record {
 	c.Tombstones = slices.Clone(r.Tombstones)
 	c.Devices = slices.Clone(r.Devices)
 	c.Recent = slices.Clone(r.Recent)
+	c.Evictions = slices.Clone(r.Evictions)
 	return &c
 }
 
@@ -245,25 +253,17 @@ func (r *record) prune(now time.Time) bool {
 	return len(r.Tombstones) != n
 }
 
-// forgetDevices drops the devices seen longest ago that no login uses, until at most limit are left, and returns their
-// incarnations.
-func (r *record) forgetDevices(limit int) []event.Incarnation {
-	var gone []event.Incarnation
-	for len(r.Devices) > limit {
-		oldest := -1
-		for i, d := range r.Devices {
-			used := slices.ContainsFunc(r.Logins, func(l login) bool { return l.Device == d.ID })
-			if !used && (oldest < 0 || d.Seen < r.Devices[oldest].Seen) {
-				oldest = i
-			}
+// oldest returns the device seen longest ago that no login uses, or nil.
+func (r *record) oldest() *device {
+	var oldest *device
+	for i := range r.Devices {
+		d := &r.Devices[i]
+		used := slices.ContainsFunc(r.Logins, func(l login) bool { return l.Device == d.ID })
+		if !used && (oldest == nil || d.Seen < oldest.Seen) {
+			oldest = d
 		}
-		if oldest < 0 {
-			break
-		}
-		gone = append(gone, r.Devices[oldest].Incarnation)
-		r.Devices = slices.Delete(r.Devices, oldest, oldest+1)
 	}
-	return gone
+	return oldest
 }
 
 func (c closedRecord) closed() event.Closed {

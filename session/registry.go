@@ -35,6 +35,10 @@ type Registry struct {
 	hungCloses atomic.Uint64
 
 	draining atomic.Bool
+	attaches limiter
+
+	hooks  *Subscription // feeds Config.OnChange; nil without
+	hooked sync.WaitGroup
 
 	watchMu       sync.Mutex
 	subscriptions []*Subscription
@@ -107,12 +111,19 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	r := &Registry{
 		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
 		seed: maphash.MakeSeed(), records: records, opened: time.Now(),
+		attaches: limiter{perSecond: cfg.AttachesPerSecond},
 	}
 	r.policy.Store(pol)
 	for i := range r.shards {
 		r.shards[i].accounts = make(map[event.Account]*account)
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	if cfg.OnChange != nil {
+		if r.hooks, err = r.Subscribe(hookQueue); err != nil {
+			return nil, err
+		}
+		r.hooked.Go(r.hookLoop)
+	}
 	r.owned.start(r.sweepLoop)
 	r.owned.start(r.janitorLoop)
 	return r, nil
@@ -150,6 +161,30 @@ func (r *Registry) tell(changes []Change) {
 // HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
 func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
 
+// HookDrops returns how many changes Config.OnChange was not told of, because it was too far behind.
+func (r *Registry) HookDrops() uint64 {
+	if r.hooks == nil {
+		return 0
+	}
+	return r.hooks.Dropped()
+}
+
+// hookLoop calls Config.OnChange until the registry is closed and what was queued is told.
+func (r *Registry) hookLoop() {
+	for c := range r.hooks.Changes() {
+		r.onChange(c)
+	}
+}
+
+func (r *Registry) onChange(c Change) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Warn("session: OnChange panicked", "change", string(c.Kind), "panic", p)
+		}
+	}()
+	r.cfg.OnChange(c)
+}
+
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
 // Logins do not end. It may be called again.
 func (r *Registry) Close(ctx context.Context) error {
@@ -163,6 +198,7 @@ func (r *Registry) Close(ctx context.Context) error {
 		last.Wait()
 		r.owned.wait()
 		r.endSubscriptions()
+		r.hooked.Wait()
 		close(done)
 	}()
 	select {

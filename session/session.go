@@ -54,7 +54,7 @@ type Ended struct {
 	Closed  event.Closed
 }
 
-// ChangeKind says what happened to a login.
+// ChangeKind says what happened to a login, or to a device or an account.
 type ChangeKind string
 
 const (
@@ -62,13 +62,22 @@ const (
 	ChangeOnline  ChangeKind = "online"  // it was offline or new and is attached now
 	ChangeOffline ChangeKind = "offline" // it was detached and the resume window is over
 	ChangeEnded   ChangeKind = "ended"   // it is over
+
+	// ChangeContended: logins of the device and of another one evict each other in turns, or two machines have the same
+	// device ID. Only Account, Device and Platform are set.
+	ChangeContended ChangeKind = "contended"
+	// ChangeForgotten: the account does not remember the device any more, nor its place in the inbox. Only Account, Device,
+	// Incarnation and LastSeen are set.
+	ChangeForgotten ChangeKind = "forgotten"
+	// ChangeDeleted: the account and all it had is gone. Only Account is set.
+	ChangeDeleted ChangeKind = "deleted"
 )
 
-// Change is one change of one login. Watchers get it after it was committed.
+// Change is one change of one login, device or account. Watchers get it after it was committed.
 type Change struct {
 	Kind     ChangeKind
 	Session  Session
-	Reason   event.Reason   // ChangeEnded: why; ChangeOffline: why the connection ended
+	Reason   event.Reason   // ChangeEnded: why; ChangeOffline: why the connection ended; ChangeContended: flapping
 	Position event.Position // of the entry about it in the account's inbox; Seq 0: there is none
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -203,6 +204,39 @@ func (s *step) settle() {
 		s.end(id, event.ExpiredIdle.Closed(0), "")
 	}
 	s.expire()
+	s.forgetIdle()
+	s.liftBan()
+}
+
+// forgetDevice drops a device that no login uses, with its place in the inbox.
+func (s *step) forgetDevice(d device) {
+	s.rec.Devices = slices.DeleteFunc(s.rec.Devices, func(o device) bool { return o.ID == d.ID })
+	s.forget, s.dirty = append(s.forget, d.Incarnation), true
+	s.changes = append(s.changes, Change{Kind: ChangeForgotten, Session: Session{
+		Account: s.a.id, Device: d.ID, Incarnation: d.Incarnation, Primary: d.Primary, State: Offline,
+		LastSeen: time.UnixMilli(d.Seen),
+	}})
+}
+
+// capDevices forgets the devices that are more than an account may have, those seen longest ago first.
+func (s *step) capDevices() {
+	for len(s.rec.Devices) > s.r.cfg.MaxDevices {
+		d := s.rec.oldest()
+		if d == nil {
+			return
+		}
+		s.forgetDevice(*d)
+	}
+}
+
+// forgetIdle forgets the devices that were not seen for too long.
+func (s *step) forgetIdle() {
+	if s.r.cfg.IdleDevice <= 0 {
+		return
+	}
+	for d := s.rec.oldest(); d != nil && s.now.Sub(time.UnixMilli(d.Seen)) > s.r.cfg.IdleDevice; d = s.rec.oldest() {
+		s.forgetDevice(*d)
+	}
 }
 
 // expire ends the logins whose lifetime is over.

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,6 +83,10 @@ func (w *world) open(s setup) *session.Registry {
 	w.now = s
 	s.config.Policy, err = policy.New(s.rules)
 	require.NoError(w.t, err)
+	// Stories log in and evict faster than anybody would.
+	s.config.LoginsPerMinute = cmp.Or(s.config.LoginsPerMinute, -1)
+	s.config.FlapLimit = cmp.Or(s.config.FlapLimit, -1)
+	s.config.AttachesPerSecond = cmp.Or(s.config.AttachesPerSecond, -1)
 	hook := s.config.Revoke
 	s.config.Revoke = func(ctx context.Context, e session.Ended) error {
 		w.mu.Lock()

@@ -1,0 +1,243 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+)
+
+// BanRequest keeps an account from logging in.
+type BanRequest struct {
+	Account event.Account
+	// Until is when the ban ends by itself. Zero means never.
+	Until time.Time
+	// Note is shown to whoever uses the account's devices: at most 512 bytes.
+	Note string
+}
+
+// Ban is why an account may not log in.
+type Ban struct {
+	Since  time.Time
+	Until  time.Time    // zero: for good
+	Reason event.Reason // banned or account_deleted
+	Note   string
+}
+
+// BannedError reports a login of an account that is banned, or was deleted for good. Nothing was changed.
+type BannedError struct{ Ban Ban }
+
+// Closed returns what to tell the client.
+func (e *BannedError) Closed() event.Closed {
+	why := e.Ban.Reason.Closed(0)
+	why.Note = e.Ban.Note
+	return why
+}
+
+func (e *BannedError) Error() string {
+	return "session: account may not log in: " + string(e.Ban.Reason)
+}
+
+// Is makes errors.Is(err, ErrBanned) true.
+func (e *BannedError) Is(target error) bool { return target == ErrBanned }
+
+// ban is Ban on disk.
+type ban struct {
+	At     int64        `json:"at"`              // Unix milliseconds
+	Until  int64        `json:"until,omitempty"` // Unix milliseconds; 0: for good
+	Reason event.Reason `json:"r"`
+	Note   string       `json:"n,omitempty"`
+}
+
+func (b *ban) public() Ban {
+	p := Ban{Since: time.UnixMilli(b.At), Reason: b.Reason, Note: b.Note}
+	if b.Until != 0 {
+		p.Until = time.UnixMilli(b.Until)
+	}
+	return p
+}
+
+// banned refuses a login of an account that may not log in.
+func (s *step) banned() error {
+	if s.rec.Ban == nil {
+		return nil
+	}
+	return &BannedError{Ban: s.rec.Ban.public()}
+}
+
+// liftBan takes back a ban whose time is over.
+func (s *step) liftBan() {
+	if b := s.rec.Ban; b != nil && b.Until != 0 && b.Until <= s.now.UnixMilli() {
+		s.rec.Ban, s.dirty = nil, true
+	}
+}
+
+// endAll ends every login of the account, earliest first.
+func (s *step) endAll(why event.Closed) {
+	for _, id := range s.chosen(KickRequest{All: true}) {
+		s.end(id, why, "")
+	}
+}
+
+// Ban ends all logins of the account with reason banned and refuses new ones with a [*BannedError] until the ban is over
+// or taken back. The account keeps its inbox and its devices their place in it. A ban that is there already is replaced.
+// It returns who was logged in.
+func (r *Registry) Ban(ctx context.Context, q BanRequest) ([]Ended, error) {
+	if err := q.Account.Validate(); err != nil {
+		return nil, err
+	}
+	if err := checkNote(q.Note); err != nil {
+		return nil, err
+	}
+	b := &ban{Reason: event.Banned, Note: q.Note}
+	if !q.Until.IsZero() {
+		if b.Until = q.Until.UnixMilli(); !q.Until.After(time.Now()) {
+			return nil, &event.InvalidError{Field: "until", Reason: "is over already"}
+		}
+	}
+	s, err := r.run(ctx, q.Account, func(s *step) error {
+		b.At = s.now.UnixMilli()
+		s.rec.Ban, s.dirty = b, true
+		why := event.Banned.Closed(0)
+		why.Note = q.Note
+		s.endAll(why)
+		return nil
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(s.ended), nil
+}
+
+// Unban takes a ban back, also that of an account that was deleted for good. Without one it does nothing.
+func (r *Registry) Unban(ctx context.Context, account event.Account) error {
+	if err := account.Validate(); err != nil {
+		return err
+	}
+	_, err := r.run(ctx, account, func(s *step) error {
+		s.dirty = s.dirty || s.rec.Ban != nil
+		s.rec.Ban = nil
+		return nil
+	}, nil)
+	return err
+}
+
+// Banned returns the account's ban, or nil if it has none.
+func (r *Registry) Banned(ctx context.Context, account event.Account) (*Ban, error) {
+	if err := account.Validate(); err != nil {
+		return nil, err
+	}
+	rec, _, err := r.load(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Ban == nil || rec.Ban.Until != 0 && !time.UnixMilli(rec.Ban.Until).After(time.Now()) {
+		return nil, nil
+	}
+	b := rec.Ban.public()
+	return &b, nil
+}
+
+// DeleteRequest removes an account.
+type DeleteRequest struct {
+	Account event.Account
+	// Refuse: later logins are refused with a [*BannedError] of reason account_deleted, until Unban. Otherwise whoever
+	// logs in under that name begins anew.
+	Refuse bool
+	// Note is shown to whoever uses the account's devices: at most 512 bytes.
+	Note string
+}
+
+// DeleteAccount ends all logins of the account with reason account_deleted and removes all it has: devices, inbox,
+// conversation state, log. What stays is the epoch of its inbox, raised, so that positions of before mean nothing any
+// more; and a ban, if it had one or is to be refused. No tombstones stay: a device that was not attached is told that
+// its login is unknown.
+//
+// While it runs nobody can log in. If it fails on the way, the account may be left with its logins ended and closed to
+// new ones; a repetition goes on from there, and Unban takes that back.
+func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended, error) {
+	if err := q.Account.Validate(); err != nil {
+		return nil, err
+	}
+	if err := checkNote(q.Note); err != nil {
+		return nil, err
+	}
+	var keep *ban
+	var erased error
+	s, err := r.run(ctx, q.Account, func(s *step) error {
+		gone := &ban{At: s.now.UnixMilli(), Reason: event.AccountDeleted, Note: q.Note}
+		keep = nil
+		switch b := s.rec.Ban; {
+		case q.Refuse:
+			keep = gone
+		case b != nil && b.Reason == event.Banned:
+			keep = b
+		}
+		if s.rec.Ban == nil || keep != s.rec.Ban {
+			s.rec.Ban, s.dirty = gone, true
+		}
+		why := event.AccountDeleted.Closed(0)
+		why.Note = q.Note
+		s.endAll(why)
+		return nil
+	}, func(s *step) {
+		if erased = r.erase(context.WithoutCancel(ctx), s.a.id, keep); erased != nil {
+			return
+		}
+		for i := range s.changes { // the entries that they name are gone
+			s.changes[i].Position = event.Position{}
+		}
+		s.changes = append(s.changes, Change{Kind: ChangeDeleted, Session: Session{Account: s.a.id, State: Offline}})
+	})
+	if err = errors.Join(err, erased); err != nil {
+		return nil, err
+	}
+	return slices.Clone(s.ended), nil
+}
+
+// erase removes all that the account has, except for a ban. It is the account's turn, and a ban keeps others from logging in
+// meanwhile.
+func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error {
+	defer r.records.Remove(id)
+	for range maxConflicts {
+		r.records.Remove(id)
+		rec, rev, err := r.load(ctx, id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case len(rec.Logins) > 0 || rec.Ban == nil && rev != 0:
+			return fmt.Errorf("session: delete account: it was opened again meanwhile: %w", store.ErrConflict)
+		case rev == 0 && keep == nil:
+			return nil
+		case rev == 0:
+			err = r.keepBan(ctx, id, keep)
+		default:
+			err = r.st.Delete(ctx, id, rev)
+		}
+		if err == nil || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnknownOutcome) {
+			if err == nil && rev == 0 {
+				return nil
+			}
+			continue
+		}
+		return fmt.Errorf("session: delete account: %w", err)
+	}
+	return fmt.Errorf("session: delete account: %d attempts: %w", maxConflicts, store.ErrConflict)
+}
+
+// keepBan gives a deleted account a record that has nothing but a ban.
+func (r *Registry) keepBan(ctx context.Context, id event.Account, b *ban) error {
+	data, err := (&record{Version: recordVersion, Ban: b}).encode()
+	if err != nil {
+		return err
+	}
+	_, err = r.st.Commit(ctx, store.Batch{
+		Account: id, Now: time.Now(), Record: &store.RecordUpdate{Data: data}, Reserve: true,
+	})
+	return err
+}
