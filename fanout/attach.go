@@ -18,6 +18,7 @@ type AttachRequest struct {
 	Account event.Account
 	Login   event.LoginID
 	Token   event.ResumeToken
+	Tab     string // see [session.AttachRequest]
 	// Position is up to where the device has everything. Nil: from where it acknowledged last.
 	Position *event.Position
 }
@@ -34,7 +35,7 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	}
 	h := r.hold(q.Account)
 	a := &Attachment{r: r, hub: h}
-	c, err := r.reg.Attach(ctx, session.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token}, conn, a.ended)
+	c, err := r.reg.Attach(ctx, session.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab}, conn, a.ended)
 	if err != nil {
 		h.mu.Lock()
 		told := a.closed // the registry was closed when the connection was bound already

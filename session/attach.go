@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -15,6 +16,9 @@ type AttachRequest struct {
 	Account event.Account
 	Login   event.LoginID
 	Token   event.ResumeToken
+	// Tab names the browser tab, window or process that the connection belongs to, where several share the login. A
+	// connection of the same tab is replaced, since it must be an older one. At most 128 bytes; empty: not named.
+	Tab string
 }
 
 func (q *AttachRequest) validate() error {
@@ -24,13 +28,22 @@ func (q *AttachRequest) validate() error {
 	if err := q.Login.Validate(); err != nil {
 		return err
 	}
+	if q.Tab != "" {
+		if err := event.CheckID("tab", q.Tab); err != nil {
+			return err
+		}
+	}
 	return q.Token.Validate()
 }
 
-// Attach binds a connection to a login that has not ended. An older connection of the login is closed with reason moved.
+// Attach binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
+// default: an older connection of the same tab is closed with reason moved, and of the others the oldest beyond that
+// number, with reason tab_replaced if they are told apart as tabs, moved otherwise. Among several nodes the connections of
+// a login are all on one: the node of the newest takes it over.
 //
-// A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written. One that
-// has lost its slot is admitted again: policy may evict others, or refuse with a [*RefusedError]. If the login has ended,
+// A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written where there are no other nodes. One that
+// has lost its slot is admitted again: policy may evict others, or refuse with a [*RefusedError]. A [*LimitedError] says
+// to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the login has ended,
 // the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
 //
 // ended is called once, when the connection has ended for any reason, before conn.Close; nil is allowed. It must return
@@ -49,9 +62,14 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if wait := r.attaches.take(time.Now()); wait > 0 {
 		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
 	}
-	c := &Connection{r: r, conn: conn, ends: ended, account: q.Account, login: q.Login}
+	c := &Connection{r: r, conn: conn, ends: ended, account: q.Account, login: q.Login, tab: q.Tab}
+	if r.nodes != nil {
+		if c.lease = r.nodes.lease(); c.lease == 0 {
+			return nil, ErrNoLease
+		}
+	}
 	c.Touch()
-	var older *Connection
+	var older []displaced
 	var refusal error
 	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		c.token, refusal = "", nil
@@ -74,8 +92,12 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if err != nil {
 		return nil, err
 	}
-	if older != nil {
-		older.shut(event.Moved.Closed(0))
+	for _, o := range older {
+		o.conn.shut(o.reason.Closed(0))
+	}
+	if !r.nodes.serves(c.lease) { // it was lost meanwhile
+		c.end(event.LeaseLost.Closed(0))
+		return nil, ErrNoLease
 	}
 	if r.ctx.Err() != nil { // Close may have looked for connections before this one was there
 		c.end(event.Shutdown.Closed(time.Second))
@@ -131,8 +153,16 @@ func (l *login) confirm() {
 func (s *step) attach(l *login, c *Connection) error {
 	s.a.mu.Lock()
 	k, holds := s.a.linkLocked(l.ID), s.r.holdsLocked(s.a, l, s.now)
-	attached := k != nil && k.conn != nil
+	attached := k.attached() && !slices.Contains(s.stale, l.ID)
 	s.a.mu.Unlock()
+	c.tabs = 1
+	if attached {
+		rules, err := s.rules()
+		if err != nil {
+			return err
+		}
+		c.tabs = rules.Tabs(l.Platform)
+	}
 	if !holds {
 		var err error
 		if l, err = s.comeBack(l); err != nil {
@@ -146,6 +176,17 @@ func (s *step) attach(l *login, c *Connection) error {
 	}
 	c.device, c.incarnation, c.platform = l.Device, l.Incarnation, l.Platform
 	c.restored = k == nil && !time.UnixMilli(l.At).After(s.r.opened) // both may be of the same millisecond
+	c.announced = false
+	if n := s.r.nodes; n != nil {
+		c.announced = l.attachedBefore()
+		c.restored = k == nil && c.announced
+		if n.elsewhere(l) {
+			s.remote = append(s.remote, l.Node)
+		}
+		if l.Node != n.r.cfg.Node || l.Lease != c.lease {
+			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, c.lease, 0, true
+		}
+	}
 	c.view = s.r.view(s.a, l, s.now, "")
 	return nil
 }
@@ -176,20 +217,18 @@ func (s *step) comeBack(l *login) (*login, error) {
 	return l, nil
 }
 
-// bind makes c its login's current connection and returns the one before, fenced, for the caller to shut.
-func (s *step) bind(c *Connection) (older *Connection) {
+// bind makes c a connection of its login and returns those that it displaces, fenced, for the caller to shut.
+func (s *step) bind(c *Connection) (older []displaced) {
 	a := s.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k := a.linkLocked(c.login)
 	if k == nil {
-		k = &link{login: c.login}
+		k = &link{login: c.login, announced: c.announced}
 		a.links = append(a.links, k)
 	}
-	if k.conn != nil && k.conn.fence() {
-		older = k.conn
-	}
-	k.conn, k.admitted = c, c.view.LoggedInAt
+	older = k.makeRoom(c)
+	k.conns, k.admitted, k.looked, k.told = append(k.conns, c), c.view.LoggedInAt, s.now, false
 	c.generation = s.r.generation.Add(1) // here, where attaches of one login come one after another
 	if !k.announced {
 		k.announced = true
@@ -197,6 +236,7 @@ func (s *step) bind(c *Connection) (older *Connection) {
 		v.State, v.Node = Online, s.r.cfg.Node
 		s.changes = append(s.changes, Change{Kind: ChangeOnline, Session: v})
 	}
+	s.changes = append(s.changes, s.r.turnedLocked(k)...)
 	c.view = Session{}
 	return older
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
+	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/transport"
 )
 
 var digestEncoding = base64.RawStdEncoding
@@ -32,8 +34,8 @@ const (
 
 // Config tunes a [Registry]. The zero value is valid.
 type Config struct {
-	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform. Rules.Tabs
-	// above 1 are refused: several connections of one login are not supported yet.
+	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform. Its Tabs say how many
+	// connections a login may have.
 	Policy *policy.Policy
 	// ResumeWindow is how long a login without a connection keeps its slot and is not announced as offline. Zero means
 	// 2 min; negative means that it goes offline at the next sweep.
@@ -73,8 +75,19 @@ type Config struct {
 	HookTimeout time.Duration
 	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
 	CloseTimeout time.Duration
-	// Node is the name of this engine among several. Empty means "local".
+	// Node is the name of this engine among several, which no other one has at the same time. Empty means "local", and is
+	// refused with Leases.
 	Node event.NodeID
+	// Leases, if set, lets several engines serve the same accounts over one store. It tells which of them live: a node
+	// that does not renew its lease in time closes its connections by itself and takes none, and its logins then linger
+	// as if they had lost their connections. Nil means that this engine is the only one over its store.
+	Leases store.Leases
+	// LeaseLife is how long a lease lasts. It is renewed four times as often; a node stops after three quarters of it without
+	// success. Zero means 20 s; from [store.MinLease] to [store.MaxLease].
+	LeaseLife time.Duration
+	// Bus, with Leases, lets a node that ends or takes over a login tell the one that has its connection. Without it, or
+	// if it does not get through, that node finds out within LeaseLife.
+	Bus transport.Bus
 	// Revoke, if set, is called once for each login that ended, after the commit and before its connection is closed, so
 	// that the host can make its credential void. An error or a time-out is logged and does not stop the end.
 	Revoke func(ctx context.Context, ended Ended) error
@@ -107,7 +120,10 @@ func (c Config) withDefaults() Config {
 	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
 	c.HookTimeout = cmp.Or(c.HookTimeout, 2*time.Second)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, time.Second)
-	c.Node = cmp.Or(c.Node, "local")
+	if c.Leases == nil {
+		c.Node = cmp.Or(c.Node, "local")
+	}
+	c.LeaseLife = cmp.Or(c.LeaseLife, 20*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -135,7 +151,13 @@ func (c *Config) validate() error {
 	}
 	atMost("LoginsPerMinute", c.LoginsPerMinute, maxLoginsPerMinute)
 	atMost("FlapLimit", c.FlapLimit, maxFlapLimit)
+	if c.Bus != nil && c.Leases == nil {
+		errs = append(errs, &event.InvalidError{Field: "Bus", Reason: "is of no use without Leases"})
+	}
 	errs = append(errs, event.CheckID("Node", string(c.Node)))
+	if c.Leases != nil && c.Node != "" {
+		errs = append(errs, store.ValidateLease(c.Node, c.LeaseLife))
+	}
 	return errors.Join(errs...)
 }
 

@@ -27,6 +27,10 @@ type Connection struct {
 	generation  uint64
 	token       event.ResumeToken // to hand out; empty: unchanged
 	restored    bool
+	announced   bool    // watchers of another node were told that the login is online
+	tab         string  // empty: not named
+	tabs        int     // how many the login may have
+	lease       uint64  // of the node, when it was bound; 0: there are no leases
 	view        Session // as of the attach
 
 	seen       atomic.Int64 // Unix milliseconds of the last sign of life
@@ -64,8 +68,21 @@ func (c *Connection) Touch() { c.seen.Store(time.Now().UnixMilli()) }
 
 func (c *Connection) seenAt() time.Time { return time.UnixMilli(c.seen.Load()) }
 
-// SetBackground says whether the client's app is in background: the login is then away.
-func (c *Connection) SetBackground(on bool) { c.background.Store(on) }
+// SetBackground says whether the client's app is in background. A login of which every connection says so is away.
+func (c *Connection) SetBackground(on bool) {
+	if c.background.Load() == on {
+		return
+	}
+	a := c.r.peek(c.account)
+	a.mu.Lock()
+	c.background.Store(on)
+	var turned []Change
+	if k := a.linkLocked(c.login); k.attached() {
+		turned = c.r.turnedLocked(k)
+	}
+	a.mu.Unlock()
+	c.r.tell(turned)
+}
 
 // Background reports what SetBackground said last.
 func (c *Connection) Background() bool { return c.background.Load() }
@@ -74,7 +91,7 @@ func (c *Connection) Background() bool { return c.background.Load() }
 // Send is returned as an error.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
 	c.mu.Lock()
-	if c.fenced {
+	if c.fenced || !c.r.nodes.serves(c.lease) {
 		c.mu.Unlock()
 		return ErrFenced
 	}
@@ -151,10 +168,12 @@ func (c *Connection) detach(reason event.Reason) bool {
 	}
 	a := c.r.peek(c.account)
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if k := a.linkLocked(c.login); k != nil && k.conn == c {
-		k.conn, k.since, k.reason = nil, time.Now(), reason
+	var turned []Change
+	if k := a.linkLocked(c.login); k != nil && k.remove(c, reason) {
+		turned = c.r.turnedLocked(k) // the other tabs may all be in background
 	}
+	a.mu.Unlock()
+	c.r.tell(turned)
 	return true
 }
 

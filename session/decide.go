@@ -69,9 +69,6 @@ func (r *Registry) override(ctx context.Context, id event.Account) *policy.Polic
 	got := make(chan *policy.Policy, 1)
 	err := r.hook(ctx, func(ctx context.Context) error {
 		p, err := r.cfg.Override(ctx, id)
-		if err == nil && p != nil {
-			err = tabsSupported(p)
-		}
 		got <- p
 		return err
 	})
@@ -104,7 +101,12 @@ func (r *Registry) askHost(ctx context.Context, q Question) policy.Answer {
 
 // hook calls host code, waits for it Config.HookTimeout at most, and survives its panics.
 func (r *Registry) hook(ctx context.Context, call func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.HookTimeout)
+	return r.bounded(ctx, r.cfg.HookTimeout, call)
+}
+
+// bounded calls code that is not the registry's, waits for it so long at most, and survives its panics.
+func (r *Registry) bounded(ctx context.Context, limit time.Duration, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { // not owned: a hook that ignores its context must not hold up the engine

@@ -216,33 +216,59 @@ func (r *Registry) RemoveDevice(ctx context.Context, account event.Account, id e
 	return err
 }
 
-// finish tells the host and the connections of logins that have ended. The connections are fenced already.
-func (r *Registry) finish(s *step, fenced map[event.LoginID]*Connection) {
-	var wg sync.WaitGroup
+// finish tells the host and the connections of what has ended. The connections are fenced already.
+func (r *Registry) finish(s *step, gone []fenced) {
+	var tasks []func()
 	for _, e := range s.ended {
-		c, hook := fenced[e.Session.Login], !slices.Contains(s.revoked, e.Session.Login)
-		if len(s.ended) == 1 {
-			r.finishOne(e, c, hook)
-			continue
+		var conns []fenced
+		for _, f := range gone {
+			if f.conn.login == e.Session.Login {
+				conns = append(conns, f)
+			}
 		}
-		wg.Go(func() { r.finishOne(e, c, hook) })
+		hook := !slices.Contains(s.revoked, e.Session.Login)
+		tasks = append(tasks, func() { r.finishOne(e, conns, hook) })
+	}
+	for _, f := range gone {
+		if slices.Contains(s.stale, f.conn.login) {
+			tasks = append(tasks, func() { f.conn.shut(f.why) })
+		}
+	}
+	together(tasks)
+}
+
+// together runs all tasks at once and waits for them.
+func together(tasks []func()) {
+	if len(tasks) == 1 {
+		tasks[0]()
+		return
+	}
+	var wg sync.WaitGroup
+	for _, t := range tasks {
+		wg.Go(t)
 	}
 	wg.Wait()
 }
 
-func (r *Registry) finishOne(e Ended, c *Connection, hook bool) {
-	if c != nil {
-		if c.ends != nil {
-			c.ends(e.Closed)
+// finishOne settles one login: its owners are told, running sends are waited for, the hook is called, the connections
+// are closed.
+func (r *Registry) finishOne(e Ended, conns []fenced, hook bool) {
+	for _, f := range conns {
+		if f.conn.ends != nil {
+			f.conn.ends(f.why)
 		}
-		c.settled()
+	}
+	for _, f := range conns {
+		f.conn.settled()
 	}
 	if hook {
 		r.revoke(e)
 	}
-	if c != nil {
-		r.closeConn(c.conn, e.Closed)
+	var closes []func()
+	for _, f := range conns {
+		closes = append(closes, func() { r.closeConn(f.conn.conn, f.why) })
 	}
+	together(closes)
 }
 
 // revoke calls the host's hook, waits for it a bounded time, and survives its panics.

@@ -20,22 +20,7 @@ func (r *Registry) SetPolicy(p *policy.Policy) error {
 	if p == nil {
 		return &event.InvalidError{Field: "policy", Reason: "nil"}
 	}
-	if err := tabsSupported(p); err != nil {
-		return err
-	}
 	r.policy.Store(p)
-	return nil
-}
-
-// tabsSupported refuses rules that this release cannot carry out.
-func tabsSupported(p *policy.Policy) error {
-	for name, n := range p.Rules().Tabs {
-		if n > 1 {
-			return &event.InvalidError{
-				Field: fmt.Sprintf("Policy.Tabs[%q]", name), Reason: "several connections of one login are not supported yet",
-			}
-		}
-	}
 	return nil
 }
 

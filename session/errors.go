@@ -26,6 +26,8 @@ var (
 	ErrBanned = errors.New("session: account is banned")
 	// ErrFenced: the connection is not its login's current one any more, or the login has ended.
 	ErrFenced = errors.New("session: connection is fenced")
+	// ErrNoLease: this one of several nodes may not serve connections at the moment, since it cannot renew its lease.
+	ErrNoLease = errors.New("session: node has no lease")
 	// ErrDraining: the node is about to stop and takes no logins or connections any more. Another one does.
 	ErrDraining = errors.New("session: draining")
 	// ErrClosed: the registry was closed.

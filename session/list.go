@@ -105,9 +105,9 @@ func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.
 	a := r.peek(account)
 	a.mu.Lock()
 	k := a.linkLocked(id)
-	if k != nil && k.conn != nil {
+	if k.attached() {
 		defer a.mu.Unlock()
-		return Bound{Device: k.conn.device, Incarnation: k.conn.incarnation}, nil
+		return Bound{Device: k.conns[0].device, Incarnation: k.conns[0].incarnation}, nil
 	}
 	a.mu.Unlock()
 	rec, _, err := r.load(ctx, account)

@@ -50,6 +50,9 @@ type login struct {
 	Seen        int64             `json:"seen"` // last known contact, Unix milliseconds
 	Slot        bool              `json:"slot,omitempty"`
 	Primary     bool              `json:"primary,omitempty"` // its device is the primary one
+	Node        event.NodeID      `json:"node,omitempty"`    // among several: where it is attached; empty: nowhere
+	Lease       uint64            `json:"lease,omitempty"`   // of that node
+	Left        int64             `json:"left,omitempty"`    // among several: when its last connection ended; 0: it had none
 	Description Description       `json:"desc"`
 	Token       digest            `json:"tok"`            // last confirmed token
 	TokenAt     int64             `json:"tokAt"`          // when it was issued
@@ -187,6 +190,9 @@ func (r *record) tombstone(id event.LoginID) *tombstone {
 	}
 	return nil
 }
+
+// attachedBefore reports whether other nodes know that the login had a connection since it got its slot.
+func (l *login) attachedBefore() bool { return l.Node != "" || l.Left != 0 }
 
 // own reports whether the login's device exists only as long as the login, since it came without a device ID.
 func (l *login) own() bool { return string(l.Device) == string(l.ID) }

@@ -34,6 +34,9 @@ type Registry struct {
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
 
+	nodes     *nodes        // nil: this registry is the only one over its store
+	cleanSoon chan struct{} // has the janitor come before its time
+
 	draining atomic.Bool
 	attaches limiter
 
@@ -52,30 +55,6 @@ type Registry struct {
 type shard struct {
 	mu       sync.Mutex
 	accounts map[event.Account]*account
-}
-
-// account is what is known of an account beside its record: its connections, and whose turn it is. It exists while there
-// is a connection, a resume window or a step.
-type account struct {
-	id   event.Account
-	turn chan struct{} // holds one token while a step runs
-	refs int           // steps that run or wait; guarded by the shard's mutex
-
-	mu    sync.Mutex
-	links []*link
-	// unsure: a step may have ended logins without its getting known. A later one finds out.
-	unsure bool
-}
-
-// link is one login's live side.
-type link struct {
-	login  event.LoginID
-	conn   *Connection  // nil: detached
-	since  time.Time    // when it was detached, or admitted
-	reason event.Reason // why it was detached
-	// announced: watchers were told that it is online, and must be told when it is offline.
-	announced bool
-	admitted  time.Time // zero: not known here yet
 }
 
 type cached struct {
@@ -101,9 +80,6 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		}
 		pol = p
 	}
-	if err := tabsSupported(pol); err != nil {
-		return nil, fmt.Errorf("session: config: %w", err)
-	}
 	records, err := lru.New[event.Account, cached](recordsCached)
 	if err != nil {
 		return nil, fmt.Errorf("session: record cache: %w", err)
@@ -111,13 +87,19 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	r := &Registry{
 		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
 		seed: maphash.MakeSeed(), records: records, opened: time.Now(),
-		attaches: limiter{perSecond: cfg.AttachesPerSecond},
+		cleanSoon: make(chan struct{}, 1), attaches: limiter{perSecond: cfg.AttachesPerSecond},
 	}
 	r.policy.Store(pol)
 	for i := range r.shards {
 		r.shards[i].accounts = make(map[event.Account]*account)
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	if cfg.Leases != nil {
+		if err := r.joinNodes(); err != nil {
+			r.cancel(ErrClosed)
+			return nil, err
+		}
+	}
 	if cfg.OnChange != nil {
 		if r.hooks, err = r.Subscribe(hookQueue); err != nil {
 			return nil, err
@@ -197,6 +179,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	go func() {
 		last.Wait()
 		r.owned.wait()
+		r.nodes.leave(context.WithoutCancel(ctx))
 		r.endSubscriptions()
 		r.hooked.Wait()
 		close(done)
@@ -218,9 +201,7 @@ func (r *Registry) connections() []*Connection {
 		for _, a := range sh.accounts {
 			a.mu.Lock()
 			for _, k := range a.links {
-				if k.conn != nil {
-					all = append(all, k.conn)
-				}
+				all = append(all, k.conns...)
 			}
 			a.mu.Unlock()
 		}
@@ -290,29 +271,6 @@ func (r *Registry) drop(sh *shard, a *account) {
 	}
 }
 
-func (a *account) linkLocked(id event.LoginID) *link {
-	for _, k := range a.links {
-		if k.login == id {
-			return k
-		}
-	}
-	return nil
-}
-
-// holdsLocked reports whether a login holds its slot. After a restart nothing is known of the connections of before, so
-// every login that held a slot lingers from the time the registry was opened.
-func (r *Registry) holdsLocked(a *account, l *login, now time.Time) bool {
-	k := a.linkLocked(l.ID)
-	if k != nil && k.conn != nil {
-		return true
-	}
-	since := r.opened
-	if k != nil {
-		since = k.since
-	}
-	return l.Slot && now.Before(since.Add(max(r.cfg.ResumeWindow, 0)))
-}
-
 // load returns the account's record. Where no other engine can change it, what this one committed last is what there is.
 func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.Revision, error) {
 	c, known := r.records.Get(id)
@@ -321,6 +279,7 @@ func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.R
 		case <-r.st.Failed():
 			return nil, 0, fmt.Errorf("session: load account: %w", store.ErrFailed)
 		default:
+			r.nodes.learn(ctx, c.rec)
 			return c.rec, c.rev, nil
 		}
 	}
@@ -328,11 +287,14 @@ func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.R
 	if err != nil {
 		return nil, 0, fmt.Errorf("session: load account: %w", err)
 	}
-	if known && c.rev == got.Revision {
-		return c.rec, c.rev, nil
+	rec := c.rec
+	if !known || c.rev != got.Revision {
+		if rec, err = decodeRecord(got.Data); err != nil {
+			return nil, 0, err
+		}
 	}
-	rec, err := decodeRecord(got.Data)
-	return rec, got.Revision, err
+	r.nodes.learn(ctx, rec)
+	return rec, got.Revision, nil
 }
 
 // owner waits for the goroutines that it started and for the calls that it let in.

@@ -11,7 +11,6 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/session"
-	"github.com/manydevice/manydevice/store/memstore"
 )
 
 // refusal returns what an error says of a refused login.
@@ -224,16 +223,4 @@ func TestA21_MinAge(t *testing.T) {
 		require.NoError(w.t, err)
 		require.True(w.t, res[0].Ended)
 	})
-}
-
-// TestTabsAreRefused: rules that the registry cannot carry out are not taken silently.
-func TestTabsAreRefused(t *testing.T) {
-	p, err := policy.New(policy.Rules{Tabs: map[event.Platform]int{"web": 3}})
-	require.NoError(t, err)
-	st := memstore.New(memstore.Config{})
-	_, err = session.New(st, session.Config{Policy: p})
-	invalid, ok := errors.AsType[*event.InvalidError](err)
-	require.True(t, ok)
-	require.Equal(t, `Policy.Tabs["web"]`, invalid.Field)
-	require.NoError(t, st.Close(t.Context()))
 }

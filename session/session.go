@@ -11,7 +11,7 @@ type State string
 
 const (
 	Online    State = "online"    // a connection is attached
-	Away      State = "away"      // a connection is attached, and its app is in background
+	Away      State = "away"      // a connection is attached, and its app is in background; known on its own node only
 	Lingering State = "lingering" // the connection is gone, but the resume window is not over
 	Offline   State = "offline"   // gone for longer; the login holds no slot
 )
@@ -63,6 +63,10 @@ const (
 	ChangeOffline ChangeKind = "offline" // it was detached and the resume window is over
 	ChangeEnded   ChangeKind = "ended"   // it is over
 
+	// ChangeAway and ChangeActive: its app has gone to background, on all of its connections, or has come back. Of the
+	// session, Description, Admission and Primary are not set.
+	ChangeAway   ChangeKind = "away"
+	ChangeActive ChangeKind = "active"
 	// ChangeContended: logins of the device and of another one evict each other in turns, or two machines have the same
 	// device ID. Only Account, Device and Platform are set.
 	ChangeContended ChangeKind = "contended"
@@ -93,15 +97,14 @@ func (r *Registry) view(a *account, l *login, now time.Time, self event.LoginID)
 	defer a.mu.Unlock()
 	k := a.linkLocked(l.ID)
 	switch {
-	case k != nil && k.conn != nil:
-		s.State, s.Node, s.LastSeen = Online, r.cfg.Node, k.conn.seenAt()
-		if k.conn.background.Load() {
-			s.State = Away
-		}
+	case k.attached():
+		s.State, s.Node, s.LastSeen = k.state(), r.cfg.Node, k.seen()
+	case r.nodes.elsewhere(l):
+		s.State, s.Node = Online, l.Node
 	case r.holdsLocked(a, l, now):
 		s.State = Lingering
 	}
-	if k != nil && k.conn == nil && k.since.After(s.LastSeen) {
+	if k != nil && !k.attached() && k.since.After(s.LastSeen) {
 		s.LastSeen = k.since
 	}
 	return s

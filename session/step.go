@@ -28,7 +28,9 @@ type step struct {
 
 	ended    []Ended         // logins that this step ends
 	revoked  []event.LoginID // those of them for which another engine calls the revoke hook
-	unlink   []event.LoginID // logins that have lost their slot
+	unlink   []event.LoginID // logins whose live side is over here
+	stale    []event.LoginID // logins that are attached on another node now
+	remote   []event.NodeID  // other nodes that have to look at the account
 	changes  []Change        // what watchers are told
 	messages []store.Message
 	about    []int // for each message the change that it tells of
@@ -46,23 +48,44 @@ func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step)
 		return nil, ErrClosed
 	}
 	defer r.owned.leave()
+	s, fenced, err := r.change(ctx, id, decide, apply)
+	if err != nil {
+		return nil, err
+	}
+	r.settled(s, fenced)
+	return s, nil
+}
+
+// change is the part of run that is the account's turn. Afterwards no Send begins on connections of what has ended;
+// settled has to come after it.
+func (r *Registry) change(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, []fenced, error) {
 	a, err := r.enter(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	defer r.leave(a)
 	s, err := r.decideAndCommit(ctx, a, decide)
 	if err != nil {
-		r.leave(a)
-		return nil, err
+		return nil, nil, err
 	}
-	fenced := s.detachEnded()
+	gone := s.detachEnded()
 	if apply != nil {
 		apply(s)
 	}
-	r.leave(a)
-	r.finish(s, fenced)
+	return s, gone, nil
+}
+
+// settled tells all whom a step concerns: other nodes, connections, hooks, watchers.
+func (r *Registry) settled(s *step, gone []fenced) {
+	r.nodes.ask(s.a.id, s.remote)
+	r.finish(s, gone)
 	r.tell(s.changes)
-	return s, nil
+}
+
+// fenced is a connection on which no Send begins any more, and why.
+type fenced struct {
+	conn *Connection
+	why  event.Closed
 }
 
 // decideAndCommit sees a commit through even if the caller goes away: otherwise the record could say that a login has
@@ -124,7 +147,7 @@ func (s *step) landed(ctx context.Context) (bool, error) {
 		if err != nil { // mostly: superseded, since a newer entry is about the same device
 			continue
 		}
-		s.place(i, m.To[0])
+		s.landedAt(i, m.To[0])
 	}
 	return true, nil
 }
@@ -156,13 +179,13 @@ func (s *step) commit(ctx context.Context, expect store.Revision) error {
 	}
 	s.r.records.Add(s.a.id, cached{rec: s.rec, rev: res.Revision})
 	for i, m := range res.Messages {
-		s.place(i, m.To[0])
+		s.landedAt(i, m.To[0])
 	}
 	return nil
 }
 
-// place notes where the entry of one of the step's messages stands.
-func (s *step) place(message int, at store.Place) {
+// landedAt notes where the entry of one of the step's messages stands.
+func (s *step) landedAt(message int, at store.Place) {
 	s.head = event.Position{Epoch: at.Epoch, Seq: at.Seq}
 	s.changes[s.about[message]].Position = s.head
 }
@@ -186,12 +209,16 @@ func (s *step) settle() {
 	for i := range s.rec.Logins {
 		l := &s.rec.Logins[i]
 		s.a.mu.Lock()
-		k, holds := s.a.linkLocked(l.ID), r.holdsLocked(s.a, l, s.now)
-		attached := k != nil && k.conn != nil
+		k := s.a.linkLocked(l.ID)
+		s.place(l, k)
+		holds, attached := r.holdsLocked(s.a, l, s.now), k.attached() || r.nodes.elsewhere(l)
 		s.a.mu.Unlock()
 		if l.Slot && !holds {
 			l.Slot, s.dirty = false, true
 			s.wentOffline(l, k)
+		}
+		if !l.Slot && k != nil && !k.attached() && !slices.Contains(s.unlink, l.ID) {
+			s.unlink = append(s.unlink, l.ID) // another node has found out
 		}
 		if !attached && r.cfg.IdleDevice > 0 && s.now.Sub(time.UnixMilli(l.Seen)) > r.cfg.IdleDevice && !l.Slot {
 			idle = append(idle, l.ID)
@@ -239,6 +266,29 @@ func (s *step) forgetIdle() {
 	}
 }
 
+// place brings the login's place among several nodes up to date: it was detached here, or its node is dead, or it is
+// attached on another one although there are connections here.
+func (s *step) place(l *login, k *link) {
+	n := s.r.nodes
+	switch {
+	case n == nil:
+	case n.mine(l) && k.attached():
+	case k != nil && (l.Node == "" || n.mine(l)) && !k.attached():
+		if l.Node != "" {
+			l.Node, l.Lease, l.Left, s.dirty = "", 0, k.since.UnixMilli(), true
+		}
+	case n.elsewhere(l):
+		if k != nil {
+			s.stale = append(s.stale, l.ID)
+		}
+	case k.attached(): // the record says that it is attached nowhere, or on a node that is dead
+		s.stale = append(s.stale, l.ID)
+	case l.Node != "":
+		since, _ := n.left(l)
+		l.Node, l.Lease, l.Left, s.dirty = "", 0, since.UnixMilli(), true
+	}
+}
+
 // expire ends the logins whose lifetime is over.
 func (s *step) expire() {
 	life := s.r.cfg.AbsoluteLifetime
@@ -266,8 +316,9 @@ func (s *step) strays() {
 			why = t.Closed.closed()
 		}
 		v := Session{Account: s.a.id, Login: k.login, State: Offline}
-		if c := k.conn; c != nil {
-			v.Device, v.Incarnation, v.Platform, v.LastSeen = c.device, c.incarnation, c.platform, c.seenAt()
+		if k.attached() {
+			c := k.conns[0]
+			v.Device, v.Incarnation, v.Platform, v.LastSeen = c.device, c.incarnation, c.platform, k.seen()
 			v.State, v.Node = Online, s.r.cfg.Node
 		}
 		s.ended = append(s.ended, Ended{Session: v, Closed: why})
@@ -281,13 +332,16 @@ func (s *step) strays() {
 // wentOffline notes that a login's resume window is over. One that never had a connection was never announced.
 func (s *step) wentOffline(l *login, k *link) {
 	reason := event.Lost
+	told := s.r.nodes == nil || l.attachedBefore()
+	l.Node, l.Lease, l.Left = "", 0, 0
 	if k != nil {
 		l.Seen = max(l.Seen, k.since.UnixMilli())
 		reason = k.reason
 		s.unlink = append(s.unlink, l.ID)
-		if !k.announced {
-			return
-		}
+		told = k.announced
+	}
+	if !told {
+		return
 	}
 	s.changes = append(s.changes, Change{Kind: ChangeOffline, Session: s.r.view(s.a, l, s.now, ""), Reason: reason})
 }
@@ -299,6 +353,9 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 		return
 	}
 	v := s.r.view(s.a, l, s.now, "")
+	if s.r.nodes.elsewhere(l) {
+		s.remote = append(s.remote, l.Node)
+	}
 	l.Seen = max(l.Seen, v.LastSeen.UnixMilli()) // for its device, which stays
 	if own := s.rec.remove(id, why, s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli()); own != 0 {
 		s.forget = append(s.forget, own)
@@ -329,33 +386,31 @@ func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.
 	})
 }
 
-// detachEnded takes the ended logins out of memory and fences their connections. From here on no Send begins on them.
-func (s *step) detachEnded() map[event.LoginID]*Connection {
-	var fenced map[event.LoginID]*Connection
+// detachEnded takes out of memory what has ended, or is attached on another node now, and fences its connections. From
+// here on no Send begins on them.
+func (s *step) detachEnded() []fenced {
+	var gone []fenced
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
 	s.a.unsure = false
-	for _, e := range s.ended {
-		if c := s.a.unlinkLocked(e.Session.Login); c != nil && c.fence() {
-			if fenced == nil {
-				fenced = make(map[event.LoginID]*Connection)
+	out := func(id event.LoginID, why event.Closed) {
+		for _, c := range s.a.unlinkLocked(id) {
+			if c.fence() {
+				gone = append(gone, fenced{c, why})
 			}
-			fenced[e.Session.Login] = c
 		}
+	}
+	for _, e := range s.ended {
+		out(e.Session.Login, e.Closed)
+	}
+	for _, id := range s.stale {
+		out(id, event.Moved.Closed(0))
 	}
 	for _, id := range s.unlink {
 		s.a.unlinkLocked(id)
 	}
-	return fenced
-}
-
-// unlinkLocked forgets a login's live side and returns the connection that it had.
-func (a *account) unlinkLocked(id event.LoginID) *Connection {
-	for i, k := range a.links {
-		if k.login == id {
-			a.links = append(a.links[:i:i], a.links[i+1:]...)
-			return k.conn
-		}
+	for _, k := range s.a.links {
+		k.looked, k.told = s.now, !k.attached()
 	}
-	return nil
+	return gone
 }

@@ -49,14 +49,21 @@ func (r *Registry) due(sh *shard, now time.Time) (silent []*Connection, over []e
 		a.mu.Lock()
 		late := a.unsure
 		for _, k := range a.links {
+			if r.nodes.due(k, now) {
+				late = true
+			}
 			if life := r.cfg.AbsoluteLifetime; life > 0 && now.Sub(k.admitted) >= life {
 				late = true
 			}
 			switch {
-			case k.conn == nil:
+			case !k.attached():
 				late = late || !now.Before(k.since.Add(max(r.cfg.ResumeWindow, 0)))
-			case r.cfg.IdleTimeout > 0 && now.Sub(k.conn.seenAt()) >= r.cfg.IdleTimeout:
-				silent = append(silent, k.conn)
+			case r.cfg.IdleTimeout > 0:
+				for _, c := range k.conns {
+					if now.Sub(c.seenAt()) >= r.cfg.IdleTimeout {
+						silent = append(silent, c)
+					}
+				}
 			}
 		}
 		a.mu.Unlock()
@@ -90,6 +97,8 @@ func (r *Registry) janitorLoop() {
 		case <-t.C:
 			r.clean()
 			t.Reset(r.cfg.JanitorInterval)
+		case <-r.cleanSoon: // a node is dead: its logins linger from now on
+			t.Reset(max(r.cfg.ResumeWindow, 0) + time.Second)
 		}
 	}
 }

@@ -87,9 +87,9 @@ func TestWatch_Story(t *testing.T) {
 		w.kick("ann", g.id)
 		w.pass(10 * time.Minute)
 		require.Equal(w.t, []string{
-			"login a1", "online a1", "offline a1 lost", "online a1", "ended a1 kicked_host",
+			"login a1", "online a1", "away a1", "active a1", "offline a1 lost", "online a1", "ended a1 kicked_host",
 		}, w.events.take())
-		require.Equal(w.t, 5, heard, "every watcher hears everything")
+		require.Equal(w.t, 7, heard, "every watcher hears everything")
 		require.Equal(w.t, session.Online, w.history()[1].Session.State)
 	})
 }

@@ -1,0 +1,328 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/transport"
+)
+
+const (
+	leasesKnown  = 1_024       // leases of which it is remembered whether they live
+	livenessAge  = time.Second // how long an answer holds that a lease is not dead
+	renewsInLife = 4           // renewals within a lease's life; after three quarters without one the node stops
+	lookWait     = time.Second // how long a step waits for another node to act
+	reacquire    = time.Second // between tries to get a lease
+)
+
+// nodes is this registry's place among several over one store. A nil one means that there are no others.
+type nodes struct {
+	r      *Registry
+	leases store.Leases
+	bus    transport.Bus // nil: none
+	life   time.Duration
+	stop   func() // unsubscribes from the bus; nil: there is none
+
+	epoch atomic.Uint64 // of the lease; 0: none
+	until atomic.Int64  // it may be counted on till then, as the time since the registry was opened
+
+	mu    sync.Mutex
+	known *lru.Cache[store.Lease, liveness]
+}
+
+// liveness is what is known of another node's lease.
+type liveness struct {
+	dead bool
+	at   time.Time // when it was asked for; if it is dead, when that was noticed
+}
+
+// joinNodes subscribes to the bus and tries to get a lease. If that fails, nodeLoop goes on trying.
+func (r *Registry) joinNodes() error {
+	known, err := lru.New[store.Lease, liveness](leasesKnown)
+	if err != nil {
+		return fmt.Errorf("session: lease cache: %w", err)
+	}
+	n := &nodes{r: r, leases: r.cfg.Leases, bus: r.cfg.Bus, life: r.cfg.LeaseLife, known: known}
+	if n.bus != nil {
+		if n.stop, err = n.bus.Subscribe(r.cfg.Node, n.handle); err != nil {
+			return fmt.Errorf("session: bus: %w", err)
+		}
+	}
+	r.nodes = n
+	n.acquire()
+	r.owned.start(n.loop)
+	return nil
+}
+
+// serves reports whether what was bound under the lease may still be served.
+func (n *nodes) serves(lease uint64) bool {
+	return n == nil || n.epoch.Load() == lease && int64(time.Since(n.r.opened)) < n.until.Load()
+}
+
+// lease returns the epoch of the node's lease, 0 if it has none.
+func (n *nodes) lease() uint64 {
+	if e := n.epoch.Load(); e != 0 && n.serves(e) {
+		return e
+	}
+	return 0
+}
+
+func (n *nodes) acquire() {
+	begin := time.Since(n.r.opened)
+	err := n.r.bounded(n.r.ctx, n.r.cfg.HookTimeout, func(ctx context.Context) error {
+		l, err := n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
+		if err == nil {
+			n.epoch.Store(l.Epoch)
+		}
+		return err
+	})
+	if err != nil {
+		n.epoch.Store(0) // one that comes after the time-out is not used, and expires
+		if n.r.ctx.Err() == nil {
+			n.r.log.Warn("session: no lease", "node", string(n.r.cfg.Node), "err", err)
+		}
+		return
+	}
+	n.until.Store(int64(begin + n.servedFor()))
+}
+
+// servedFor is how long the node goes on after the beginning of its last renewal that succeeded.
+func (n *nodes) servedFor() time.Duration { return n.life / renewsInLife * (renewsInLife - 1) }
+
+// loop keeps the lease. When it is lost, all connections are closed, and a new one is tried for.
+func (n *nodes) loop() {
+	for {
+		wait := reacquire
+		if n.epoch.Load() != 0 {
+			left := time.Duration(n.until.Load()) - time.Since(n.r.opened)
+			wait = max(min(n.life/renewsInLife-(n.servedFor()-left), left), 0)
+			if wait == 0 { // a renewal is due, or failed
+				wait = min(n.life/renewsInLife/5, max(left, 0))
+			}
+		}
+		if !n.sleep(wait) {
+			return
+		}
+		switch e := n.epoch.Load(); {
+		case e == 0:
+			n.acquire()
+		case !n.serves(e):
+			n.lose(errors.New("it was not renewed in time"))
+		default:
+			n.renew(e)
+		}
+	}
+}
+
+func (n *nodes) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-n.r.ctx.Done():
+		return false
+	}
+}
+
+func (n *nodes) renew(e uint64) {
+	begin := time.Since(n.r.opened)
+	err := n.r.bounded(n.r.ctx, time.Duration(n.until.Load())-begin, func(ctx context.Context) error {
+		return n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
+	})
+	switch {
+	case err == nil:
+		n.until.Store(int64(begin + n.servedFor()))
+	case errors.Is(err, store.ErrLeaseLost):
+		n.lose(err)
+	case n.r.ctx.Err() == nil:
+		n.r.log.Warn("session: lease not renewed", "node", string(n.r.cfg.Node), "err", err)
+	}
+}
+
+// lose fences and closes all connections: other nodes may take their logins over from now on.
+func (n *nodes) lose(err error) {
+	n.epoch.Store(0)
+	n.r.log.Warn("session: lease lost", "node", string(n.r.cfg.Node), "err", err)
+	for _, c := range n.r.connections() {
+		c.Close(event.LeaseLost.Closed(0))
+	}
+}
+
+// leave gives the lease back and leaves the bus. The connections are closed already.
+func (n *nodes) leave(ctx context.Context) {
+	if n == nil {
+		return
+	}
+	if n.stop != nil {
+		n.stop()
+	}
+	e := n.epoch.Swap(0)
+	if e == 0 {
+		return
+	}
+	err := n.r.bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) error {
+		return n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
+	})
+	if err != nil {
+		n.r.log.Warn("session: lease not released", "node", string(n.r.cfg.Node), "err", err)
+	}
+}
+
+// mine reports whether the record says that the login is attached here.
+func (n *nodes) mine(l *login) bool {
+	return l.Node == n.r.cfg.Node && l.Lease == n.epoch.Load()
+}
+
+// learn asks which of the other nodes that hold a login of the record live. What cannot be told counts as alive.
+func (n *nodes) learn(ctx context.Context, rec *record) {
+	if n == nil {
+		return
+	}
+	for i := range rec.Logins {
+		l := &rec.Logins[i]
+		if l.Node == "" || n.mine(l) {
+			continue
+		}
+		lease := store.Lease{Node: l.Node, Epoch: l.Lease}
+		if v, ok := n.look(lease); ok && (v.dead || time.Since(v.at) < livenessAge) {
+			continue
+		}
+		dead := false
+		err := n.r.bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) error {
+			v, err := n.leases.Alive(ctx, lease)
+			dead = err == nil && v == store.Dead
+			return err
+		})
+		if err != nil {
+			n.r.log.Warn("session: liveness of a node", "node", string(l.Node), "err", err)
+			dead = false
+		}
+		n.note(lease, dead)
+	}
+}
+
+func (n *nodes) look(l store.Lease) (liveness, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.known.Get(l)
+}
+
+// note remembers an answer. When a lease is dead, the logins that it held are over for nobody yet: all accounts are looked
+// through once their resume windows are.
+func (n *nodes) note(l store.Lease, dead bool) {
+	n.mu.Lock()
+	v, known := n.known.Get(l)
+	if !v.dead {
+		n.known.Add(l, liveness{dead: dead, at: time.Now()})
+	}
+	n.mu.Unlock()
+	if dead && !(known && v.dead) && n.r.cfg.JanitorInterval > 0 {
+		select {
+		case n.r.cleanSoon <- struct{}{}:
+		default: // it is due already
+		}
+	}
+}
+
+// elsewhere reports whether the login is attached on another node that is not known to be dead.
+func (n *nodes) elsewhere(l *login) bool {
+	if n == nil || l.Node == "" || n.mine(l) {
+		return false
+	}
+	v, _ := n.look(store.Lease{Node: l.Node, Epoch: l.Lease})
+	return !v.dead
+}
+
+// left returns since when a login that has no connection here has been without one, as far as is known. attached: it has
+// one on another node.
+func (n *nodes) left(l *login) (since time.Time, attached bool) {
+	switch {
+	case l.Node == "":
+		return time.UnixMilli(max(l.Left, l.At)), false
+	case n.mine(l):
+		return time.UnixMilli(max(l.Seen, l.At)), false
+	}
+	v, _ := n.look(store.Lease{Node: l.Node, Epoch: l.Lease})
+	return v.at, !v.dead
+}
+
+// due reports whether the sweep has to look at a login: it was detached and the other nodes do not know yet, or it has
+// not been compared with the record for a lease's life.
+func (n *nodes) due(k *link, now time.Time) bool {
+	if n == nil {
+		return false
+	}
+	if !k.attached() {
+		return !k.told
+	}
+	return now.Sub(k.looked) >= n.life
+}
+
+// message is what nodes say to each other.
+type message struct {
+	Look event.Account `json:"look"` // what this account's record says has changed
+}
+
+// handle is called for each message of another node. It answers when what the record does not allow any more is fenced.
+func (n *nodes) handle(raw []byte) []byte {
+	var m message
+	if err := json.Unmarshal(raw, &m); err != nil || m.Look.Validate() != nil {
+		n.r.log.Warn("session: message of another node", "bytes", len(raw))
+		return nil
+	}
+	if n.r.lives(m.Look) {
+		ctx, cancel := context.WithTimeout(n.r.ctx, lookWait)
+		defer cancel()
+		s, fenced, err := n.r.change(ctx, m.Look, func(*step) error { return nil }, nil)
+		if err != nil {
+			n.r.log.Warn("session: look of another node", "err", err)
+			return nil
+		}
+		n.r.owned.start(func() { n.r.settled(s, fenced) })
+	}
+	return []byte("{}")
+}
+
+// lives reports whether anything of the account is in memory.
+func (r *Registry) lives(id event.Account) bool {
+	sh := r.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.accounts[id] != nil
+}
+
+// ask has other nodes look at an account, and waits until they have fenced what they must, a second at most. A node that
+// does not answer finds out by itself within a lease's life.
+func (n *nodes) ask(account event.Account, who []event.NodeID) {
+	if n == nil || n.bus == nil || len(who) == 0 {
+		return
+	}
+	raw, err := json.Marshal(message{Look: account})
+	if err != nil {
+		n.r.log.Error("session: message to another node", "err", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.r.ctx), lookWait)
+	defer cancel()
+	slices.Sort(who)
+	var wg sync.WaitGroup
+	for _, node := range slices.Compact(who) {
+		wg.Go(func() {
+			if _, err := n.bus.Request(ctx, node, raw); err != nil && !errors.Is(err, transport.ErrGone) {
+				n.r.log.Warn("session: another node does not answer", "node", string(node), "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
