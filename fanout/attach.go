@@ -88,7 +88,7 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.head = max(h.head, head.Seq)
+	r.reachedLocked(h, event.Position{Epoch: head.Epoch, Seq: head.Seq})
 	a.epoch, a.acked = head.Epoch, cur.Seq
 	a.resend = max(a.resend, cur.Sent, cur.Seq)
 	if a.conn.Restored() {

@@ -23,6 +23,7 @@ type device struct {
 	account event.Account
 	id      event.DeviceID
 	inc     event.Incarnation
+	tab     string
 	rough   bool // it sends what a correct client does not: refused replies are no fault of the engine
 	pairs   []*transporttest.Pair
 	pair    *transporttest.Pair // of the latest connection
@@ -48,6 +49,16 @@ func (w *world) loginWith(account event.Account, id event.DeviceID, cfg transpor
 	return d
 }
 
+// sibling is another tab of a device, with the same login and storage of its own.
+func (d *device) sibling(tab string) *device {
+	d.w.t.Helper()
+	o := &device{w: d.w, account: d.account, id: d.id, inc: d.inc, tab: tab}
+	o.Device = transporttest.NewDevice(d.w.t, transporttest.DeviceConfig{Attach: o.attach})
+	o.LoggedIn(d.Login(), d.Token())
+	d.w.devices = append(d.w.devices, o)
+	return o
+}
+
 // relogin logs the device in once more.
 func (d *device) relogin() {
 	d.w.t.Helper()
@@ -59,7 +70,7 @@ func (d *device) relogin() {
 
 func (d *device) attach(conn transport.Conn, q transporttest.AttachRequest) (transporttest.Handle, error) {
 	att, err := d.w.r.Attach(context.Background(), fanout.AttachRequest{
-		Account: d.account, Login: q.Login, Token: q.Token, Position: q.Position,
+		Account: d.account, Login: q.Login, Token: q.Token, Position: q.Position, Tab: d.tab,
 	}, conn)
 	if err != nil {
 		return nil, err
@@ -155,6 +166,12 @@ func (w *world) ready(account event.Account, ids ...event.DeviceID) []*device {
 	for i, id := range ids {
 		all[i] = w.login(account, id)
 		all[i].online()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, d := range all { // each hears of those that came after it
+		require.NoError(w.t, d.WaitPosition(ctx, w.head(account).Seq))
+		d.acked()
 	}
 	return all
 }

@@ -241,6 +241,13 @@ func (b *earlyReads) put(account event.Account, q MarkReadRequest) {
 	b.waiting.Add(account, list)
 }
 
+// drop forgets the account's marks.
+func (b *earlyReads) drop(account event.Account) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting.Remove(account)
+}
+
 // take returns the mark that waited for a message, if there was one.
 func (b *earlyReads) take(account event.Account, id event.MessageID) (MarkReadRequest, bool) {
 	if !b.any.Load() {

@@ -212,8 +212,8 @@ func (a *Attachment) loadPage() bool {
 		return false
 	case page.Head.Epoch != a.epoch:
 		from := event.Position{Epoch: a.epoch, Seq: a.pos}
-		a.epoch, h.head, a.acked = page.Head.Epoch, page.Head.Seq, 0
-		a.r.dropTailLocked(h)
+		a.epoch, a.acked = page.Head.Epoch, 0
+		a.r.reachedLocked(h, event.Position{Epoch: page.Head.Epoch, Seq: page.Head.Seq})
 		a.resetLocked(event.ResetEpoch, from, page.Head.Trim)
 	case page.Head.Trim > a.scan:
 		a.resetLocked(event.ResetTrimmed, event.Position{Epoch: a.epoch, Seq: a.pos}, page.Head.Trim)

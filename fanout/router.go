@@ -69,6 +69,7 @@ type hub struct {
 
 	mu       sync.Mutex
 	atts     []*Attachment
+	epoch    event.Epoch     // of head and tail
 	head     uint64          // newest entry that this node knows of
 	tail     []*event.Sealed // the newest entries without a gap, for readers that are nearly there
 	receipts deliveredBook
@@ -183,7 +184,7 @@ func (h *hub) unwatchLocked() {
 }
 
 // appended rings the doorbell: the account's inbox has grown to the given place. e may be nil.
-func (r *Router) appended(account event.Account, seq uint64, e *event.Sealed) {
+func (r *Router) appended(account event.Account, at event.Position, e *event.Sealed) {
 	if r.cfg.TrimInterval > 0 { // nobody takes them out otherwise
 		r.grown.add(account)
 	}
@@ -196,13 +197,29 @@ func (r *Router) appended(account event.Account, seq uint64, e *event.Sealed) {
 	if len(h.atts) == 0 {
 		return
 	}
-	h.head = max(h.head, seq)
+	if !r.reachedLocked(h, at) {
+		return
+	}
 	if e != nil {
 		r.keepLocked(h, e)
 	}
 	for _, a := range h.atts {
 		a.wakeLocked()
 	}
+}
+
+// reachedLocked notes that the inbox goes up to a place, and reports whether that is so: an inbox that was deleted begins
+// anew under a higher epoch, and what is heard of the old one comes too late.
+func (r *Router) reachedLocked(h *hub, at event.Position) bool {
+	if at.Epoch < h.epoch {
+		return false
+	}
+	if at.Epoch > h.epoch {
+		r.dropTailLocked(h)
+		h.epoch, h.head = at.Epoch, 0
+	}
+	h.head = max(h.head, at.Seq)
+	return true
 }
 
 // keepLocked adds an entry to the tail. The tail has no gaps, so an entry that does not follow the last one starts it
@@ -240,13 +257,25 @@ func (r *Router) dropTailLocked(h *hub) {
 // loginChanged hears of every committed change of a login.
 func (r *Router) loginChanged(c session.Change) {
 	if c.Position.Seq > 0 {
-		r.appended(c.Session.Account, c.Position.Seq, nil)
+		r.appended(c.Session.Account, c.Position, nil)
 	}
 	switch c.Kind {
 	case session.ChangeOnline:
 		r.announce(c, event.KindDeviceOnline)
 	case session.ChangeOffline:
 		r.announce(c, event.KindDeviceOffline)
+	case session.ChangeDeleted:
+		r.forget(c.Session.Account)
+	}
+}
+
+// forget drops what is owed to and by an account that was deleted.
+func (r *Router) forget(account event.Account) {
+	r.early.drop(account)
+	if h := r.find(account); h != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.receipts.owed = nil
 	}
 }
 

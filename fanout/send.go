@@ -131,7 +131,7 @@ func (r *Router) ring(m store.Message, now time.Time, placed store.Placed) {
 		if r.find(p.Account) != nil {
 			e = event.Seal(entryOf(&m, m.To[i], now, p))
 		}
-		r.appended(p.Account, p.Seq, e)
+		r.appended(p.Account, event.Position{Epoch: p.Epoch, Seq: p.Seq}, e)
 		r.arrived(p.Account, m.ID)
 	}
 }
