@@ -3,6 +3,7 @@ package memstore
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -42,6 +43,7 @@ func (m *Leases) Acquire(ctx context.Context, node event.NodeID, life time.Durat
 	if h, ok := m.held[node]; ok && now.Before(h.until) {
 		return store.Lease{}, fmt.Errorf("memstore: node %q: %w", node, store.ErrLeaseHeld)
 	}
+	maps.DeleteFunc(m.held, func(_ event.NodeID, h held) bool { return !now.Before(h.until) })
 	m.epoch++
 	m.held[node] = held{epoch: m.epoch, life: life, until: now.Add(life)}
 	return store.Lease{Node: node, Epoch: m.epoch}, nil
