@@ -83,6 +83,11 @@ func (s *step) endAll(why event.Closed) {
 	}
 }
 
+// endedFor returns the logins that the step has ended for a reason, earliest first.
+func (s *step) endedFor(reason event.Reason) []Ended {
+	return slices.DeleteFunc(slices.Clone(s.ended), func(e Ended) bool { return e.Closed.Reason != reason })
+}
+
 // Ban ends all logins of the account with reason banned and refuses new ones with a [*BannedError] until the ban is over
 // or taken back. The account keeps its inbox and its devices their place in it. A ban that is there already is replaced.
 // It returns who was logged in.
@@ -110,7 +115,7 @@ func (r *Registry) Ban(ctx context.Context, q BanRequest) ([]Ended, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Clone(s.ended), nil
+	return s.endedFor(event.Banned), nil
 }
 
 // Unban takes a ban back, also that of an account that was deleted for good. Without one it does nothing.
@@ -154,8 +159,8 @@ type DeleteRequest struct {
 
 // DeleteAccount ends all logins of the account with reason account_deleted and removes all it has: devices, inbox,
 // conversation state, log. What stays is the epoch of its inbox, raised, so that positions of before mean nothing any
-// more; and a ban, if it had one or is to be refused. No tombstones stay: a device that was not attached is told that
-// its login is unknown.
+// more; and a ban, if it had one or is to be refused. No tombstones stay: a device that was not attached, or
+// attached to another node that cannot be reached, is told that its login is unknown.
 //
 // While it runs nobody can log in. If it fails on the way, the account may be left with its logins ended and closed to
 // new ones; a repetition goes on from there, and Unban takes that back.
@@ -185,6 +190,8 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended,
 		s.endAll(why)
 		return nil
 	}, func(s *step) {
+		r.nodes.ask(s.a.id, s.remote) // while the record still says why they have ended
+		s.remote = nil
 		if erased = r.erase(context.WithoutCancel(ctx), s.a.id, keep); erased != nil {
 			return
 		}
@@ -196,7 +203,7 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended,
 	if err = errors.Join(err, erased); err != nil {
 		return nil, err
 	}
-	return slices.Clone(s.ended), nil
+	return s.endedFor(event.AccountDeleted), nil
 }
 
 // erase removes all that the account has, except for a ban. It is the account's turn, and a ban keeps others from logging in

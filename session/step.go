@@ -311,6 +311,10 @@ func (s *step) strays() {
 		if s.rec.login(k.login) != nil {
 			continue
 		}
+		if !s.a.unsure && !k.attached() { // whoever has ended it has told of it
+			s.unlink = append(s.unlink, k.login)
+			continue
+		}
 		why := event.Unknown.Closed(0)
 		if t := s.rec.tombstone(k.login); t != nil {
 			why = t.Closed.closed()
