@@ -337,7 +337,12 @@ func (h *history) change(m *modelAccount) {
 
 // restart closes a registry and opens another one over the same store.
 func (h *history) restart(w *world) {
-	w.pass(10 * time.Second) // what is over is noted
+	for _, m := range h.accounts { // any step notes what is over; otherwise it would linger anew
+		_, err := w.reg.Kick(h.t.Context(), session.KickRequest{Account: m.name, Logins: []event.LoginID{event.NewLoginID()}})
+		for h.failed(err) {
+			_, err = w.reg.Kick(h.t.Context(), session.KickRequest{Account: m.name, Logins: []event.LoginID{event.NewLoginID()}})
+		}
+	}
 	w.restart(w.now)
 	w.heard(session.Change{Kind: restarted})
 	now := time.Now()
