@@ -121,11 +121,12 @@ func (a answer) refused(t *testing.T, status int, code string) map[string]any {
 
 // at returns a path below an account.
 func at(account event.Account, rest ...string) string {
-	path := "/accounts/" + url.PathEscape(string(account))
+	var path strings.Builder
+	path.WriteString("/accounts/" + url.PathEscape(string(account)))
 	for _, r := range rest {
-		path += "/" + url.PathEscape(r)
+		path.WriteString("/" + url.PathEscape(r))
 	}
-	return path
+	return path.String()
 }
 
 var _ store.Store = (*storetest.Faulty)(nil)
