@@ -1,0 +1,229 @@
+package session_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
+	"github.com/manydevice/manydevice/session"
+)
+
+func (h *history) login(w *world, m *modelAccount) {
+	p := modelPlatforms[h.random.IntN(len(modelPlatforms))]
+	q := request(m.name, event.DeviceID(fmt.Sprint("d", h.random.IntN(12))), p)
+	if h.random.IntN(5) == 0 {
+		q.Device = ""
+	}
+	g, err := w.tryLogin(q)
+	if m.banned {
+		require.True(h.t, errors.Is(err, session.ErrBanned) || h.faulty && errors.Is(err, errDown), "%v", err)
+		return
+	}
+	if h.failed(err) {
+		return
+	}
+	h.admitted(m, g, p, nil)
+}
+
+// admitted compares an admission with what the model makes of it.
+func (h *history) admitted(m *modelAccount, g *gadget, p event.Platform, replaced []*modelLogin) {
+	in := &modelLogin{g: g, device: g.res.Session.Device, platform: p}
+	for _, l := range replaced {
+		l.ended = event.KickedSelf
+	}
+	victims := append(slices.Clone(replaced), m.admit(in)...)
+	slices.SortFunc(victims, func(a, b *modelLogin) int { return int(a.admission) - int(b.admission) })
+	m.all = append(m.all, in)
+	require.Equal(h.t, in.admission, g.res.Session.Admission)
+	require.Len(h.t, g.res.Victims, len(victims), "I19: exactly the victims that the rules name")
+	for i, v := range g.res.Victims {
+		require.Equal(h.t, victims[i].g.id, v.Session.Login)
+		require.Equal(h.t, victims[i].ended, v.Closed.Reason)
+		h.over(victims[i], v.Closed.Reason)
+	}
+}
+
+func (h *history) replace(w *world, m *modelAccount, l *modelLogin) {
+	p := modelPlatforms[h.random.IntN(len(modelPlatforms))]
+	q := request(m.name, event.DeviceID(fmt.Sprint("d", h.random.IntN(12))), p)
+	res, err := w.reg.LoginReplacing(h.t.Context(), q, l.g.id)
+	if h.failed(err) {
+		return
+	}
+	g := &gadget{w: w, res: res, acc: m.name, id: res.Session.Login, token: res.Token}
+	h.admitted(m, g, p, []*modelLogin{l})
+}
+
+func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
+	b := tab{wire: new(wire)}
+	var err error
+	b.conn, err = w.reg.Attach(h.t.Context(), session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: l.g.token}, b.wire, nil)
+	if h.failed(err) {
+		return
+	}
+	var victims []*modelLogin
+	if !m.holds(l) {
+		victims = m.admit(l)
+	}
+	limit := 1
+	if l.platform == "web" {
+		limit = 2
+	}
+	if l.on != w {
+		limit = 1
+	}
+	for len(l.tabs) >= limit {
+		reason := event.Moved
+		if limit > 1 {
+			reason = event.TabReplaced
+		}
+		h.settle()
+		require.Equal(h.t, []event.Reason{reason}, l.tabs[0].wire.reasons())
+		require.False(h.t, l.tabs[0].live())
+		l.tabs = l.tabs[1:]
+	}
+	l.tabs, l.online, l.on, l.g = append(l.tabs, b), true, w, l.g.on(w)
+	for _, v := range victims {
+		h.over(v, v.ended)
+		require.Equal(h.t, v.ended, v.g.refused().Reason)
+	}
+}
+
+func (h *history) detach(l *modelLogin) {
+	if !l.online {
+		return
+	}
+	i := h.random.IntN(len(l.tabs))
+	l.tabs[i].conn.Detach()
+	if l.tabs = slices.Delete(l.tabs, i, i+1); len(l.tabs) == 0 {
+		l.online, l.since = false, time.Now()
+	}
+}
+
+// over notes the end of a login, and checks that its connections were told.
+func (h *history) over(l *modelLogin, why event.Reason) {
+	l.ended = why
+	h.ended++
+	if len(h.worlds) > 1 {
+		for _, b := range l.tabs {
+			require.False(h.t, b.live(), "I21: no Send begins on any node")
+		}
+		synctest.Wait()
+	}
+	for _, b := range l.tabs {
+		require.Equal(h.t, []event.Reason{why}, b.wire.reasons())
+	}
+	l.online, l.tabs = false, nil
+}
+
+func (h *history) logout(w *world, m *modelAccount, l *modelLogin) {
+	if !h.failed(w.reg.Logout(h.t.Context(), m.name, l.g.id)) {
+		h.over(l, event.Logout)
+	}
+}
+
+func (h *history) kick(w *world, m *modelAccount, q session.KickRequest) {
+	q.Account = m.name
+	want := map[event.LoginID]bool{}
+	for _, l := range m.live() {
+		want[l.g.id] = q.All || q.Others != "" && q.Others != l.g.id || slices.Contains(q.Logins, l.g.id) ||
+			q.Platform != "" && l.platform == q.Platform || q.Filter != nil && l.platform == "ios"
+	}
+	res, err := w.reg.Kick(h.t.Context(), q)
+	if h.failed(err) {
+		return
+	}
+	for _, r := range res {
+		require.Equal(h.t, want[r.Login], r.Ended)
+		delete(want, r.Login)
+		for _, l := range m.live() {
+			if r.Ended && l.g.id == r.Login {
+				h.over(l, event.KickedHost)
+			}
+		}
+	}
+	for _, ended := range want {
+		require.False(h.t, ended)
+	}
+}
+
+func (h *history) remove(w *world, m *modelAccount, d event.DeviceID) {
+	if h.failed(w.reg.RemoveDevice(h.t.Context(), m.name, d)) {
+		return
+	}
+	for _, l := range m.live() {
+		if l.device == d {
+			h.over(l, event.DeviceRemoved)
+		}
+	}
+}
+
+func (h *history) ban(w *world, m *modelAccount) {
+	if m.banned {
+		if !h.failed(w.reg.Unban(h.t.Context(), m.name)) {
+			m.banned = false
+		}
+		return
+	}
+	ended, err := w.reg.Ban(h.t.Context(), session.BanRequest{Account: m.name})
+	if h.failed(err) {
+		return
+	}
+	m.banned = true
+	require.Len(h.t, ended, len(m.live()))
+	for _, l := range m.live() {
+		h.over(l, event.Banned)
+	}
+}
+
+// erase removes the account. Faults are off meanwhile: a deletion that fails on the way is a story of its own.
+func (h *history) erase(w *world, m *modelAccount) {
+	faulty := h.faulty
+	h.faults(false)
+	_, err := w.reg.DeleteAccount(h.t.Context(), session.DeleteRequest{Account: m.name})
+	require.NoError(h.t, err)
+	for _, l := range m.live() {
+		h.over(l, event.AccountDeleted)
+	}
+	m.all, m.admission = nil, 0
+	h.faults(faulty)
+}
+
+// change lowers the limits of the policy, or raises them again, and enforces them on everybody.
+func (h *history) change(m *modelAccount) {
+	if h.faulty {
+		return
+	}
+	limits := map[event.Platform]int{"ios": 1, "web": 1, "macos": 1}
+	if h.lowered {
+		limits = modelLimits
+	}
+	h.lowered = !h.lowered
+	p, err := policy.New(policy.Rules{Platforms: limits, Tabs: modelTabs})
+	require.NoError(h.t, err)
+	for _, w := range h.worlds {
+		w.now.rules = p.Rules()
+		require.NoError(h.t, w.reg.SetPolicy(p))
+	}
+	_, err = h.world().reg.Enforce(h.t.Context(), session.EnforceRequest{PerSecond: -1})
+	require.NoError(h.t, err)
+	for _, o := range h.accounts {
+		o.limits = limits
+		for p, limit := range limits {
+			var holders []*modelLogin
+			for _, l := range o.live() {
+				if l.platform == p && o.holds(l) {
+					holders = append(holders, l)
+				}
+			}
+			for _, l := range holders[:max(len(holders)-limit, 0)] {
+				h.over(l, event.PolicyChanged)
+			}
+		}
+	}
+}

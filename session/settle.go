@@ -1,0 +1,161 @@
+package session
+
+import (
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// settle brings the record up to date with what time alone has done: logins that lost their slot, those without contact
+// for too long, tombstones that are no longer owed.
+func (s *step) settle() {
+	r := s.r
+	s.strays()
+	if s.rec.prune(s.now) {
+		s.dirty = true
+	}
+	var idle []event.LoginID
+	for i := range s.rec.Logins {
+		l := &s.rec.Logins[i]
+		s.a.mu.Lock()
+		k := s.a.linkLocked(l.ID)
+		s.place(l, k)
+		holds, attached := r.holdsLocked(s.a, l, s.now), k.attached() || r.nodes.elsewhere(l)
+		s.a.mu.Unlock()
+		if l.Slot && !holds {
+			l.Slot, s.dirty = false, true
+			s.wentOffline(l, k)
+		}
+		if !l.Slot && k != nil && !k.attached() && !slices.Contains(s.unlink, l.ID) {
+			s.unlink = append(s.unlink, l.ID) // another node has found out
+		}
+		if !attached && r.cfg.IdleDevice > 0 && s.now.Sub(time.UnixMilli(l.Seen)) > r.cfg.IdleDevice && !l.Slot {
+			idle = append(idle, l.ID)
+		}
+		if every := r.cfg.IdleDevice / refreshSeenPerIdle; attached && every > 0 && s.now.Sub(time.UnixMilli(l.Seen)) > every {
+			l.Seen, s.dirty = s.now.UnixMilli(), true
+		}
+	}
+	for _, id := range idle {
+		s.end(id, event.ExpiredIdle.Closed(0), "")
+	}
+	s.expire()
+	s.forgetIdle()
+	s.liftBan()
+}
+
+// forgetDevice drops a device that no login uses, with its place in the inbox.
+func (s *step) forgetDevice(d device) {
+	s.rec.Devices = slices.DeleteFunc(s.rec.Devices, func(o device) bool { return o.ID == d.ID })
+	s.forget, s.dirty = append(s.forget, d.Incarnation), true
+	s.changes = append(s.changes, Change{Kind: ChangeForgotten, Session: Session{
+		Account: s.a.id, Device: d.ID, Incarnation: d.Incarnation, Primary: d.Primary, State: Offline,
+		LastSeen: time.UnixMilli(d.Seen),
+	}})
+}
+
+// capDevices forgets the devices that are more than an account may have, those seen longest ago first.
+func (s *step) capDevices() {
+	for len(s.rec.Devices) > s.r.cfg.MaxDevices {
+		d := s.rec.oldest()
+		if d == nil {
+			return
+		}
+		s.forgetDevice(*d)
+	}
+}
+
+// forgetIdle forgets the devices that were not seen for too long.
+func (s *step) forgetIdle() {
+	if s.r.cfg.IdleDevice <= 0 {
+		return
+	}
+	for d := s.rec.oldest(); d != nil && s.now.Sub(time.UnixMilli(d.Seen)) > s.r.cfg.IdleDevice; d = s.rec.oldest() {
+		s.forgetDevice(*d)
+	}
+}
+
+// place brings the login's place among several nodes up to date: it was detached here, or its node is dead, or it is
+// attached on another one although there are connections here.
+func (s *step) place(l *login, k *link) {
+	n := s.r.nodes
+	switch {
+	case n == nil:
+	case n.mine(l) && k.attached():
+	case k != nil && (l.Node == "" || n.mine(l)) && !k.attached():
+		if l.Node != "" {
+			l.Node, l.Lease, l.Left, s.dirty = "", 0, k.since.UnixMilli(), true
+		}
+	case n.elsewhere(l):
+		if k != nil {
+			s.stale = append(s.stale, l.ID)
+		}
+	case k.attached(): // the record says that it is attached nowhere, or on a node that is dead
+		s.stale = append(s.stale, l.ID)
+	case l.Node != "":
+		since, _ := n.left(l)
+		l.Node, l.Lease, l.Left, s.dirty = "", 0, since.UnixMilli(), true
+	}
+}
+
+// expire ends the logins whose lifetime is over.
+func (s *step) expire() {
+	life := s.r.cfg.AbsoluteLifetime
+	if life <= 0 {
+		return
+	}
+	for i := len(s.rec.Logins) - 1; i >= 0; i-- {
+		if l := &s.rec.Logins[i]; s.now.Sub(time.UnixMilli(l.At)) >= life {
+			s.end(l.ID, event.ExpiredAbsolute.Closed(0), "")
+		}
+	}
+}
+
+// strays ends what lives here of logins that the record does not have any more: a step whose outcome was not known has
+// ended them, or another engine. There is an entry about each already.
+func (s *step) strays() {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	for _, k := range s.a.links {
+		if s.rec.login(k.login) != nil {
+			continue
+		}
+		if !s.a.unsure && !k.attached() { // whoever has ended it has told of it
+			s.unlink = append(s.unlink, k.login)
+			continue
+		}
+		why := event.Unknown.Closed(0)
+		if t := s.rec.tombstone(k.login); t != nil {
+			why = t.Closed.closed()
+		}
+		v := Session{Account: s.a.id, Login: k.login, State: Offline}
+		if k.attached() {
+			c := k.conns[0]
+			v.Device, v.Incarnation, v.Platform, v.LastSeen = c.device, c.incarnation, c.platform, k.seen()
+			v.State, v.Node = Online, s.r.cfg.Node
+		}
+		s.ended = append(s.ended, Ended{Session: v, Closed: why})
+		s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: why.Reason})
+		if !s.a.unsure {
+			s.revoked = append(s.revoked, k.login)
+		}
+	}
+}
+
+// wentOffline notes that a login's resume window is over. One that never had a connection was never announced.
+func (s *step) wentOffline(l *login, k *link) {
+	reason := event.Lost
+	told := s.r.nodes == nil || l.attachedBefore()
+	l.Node, l.Lease, l.Left = "", 0, 0
+	if k != nil {
+		l.Seen = max(l.Seen, k.since.UnixMilli())
+		reason = k.reason
+		s.unlink = append(s.unlink, l.ID)
+		told = k.announced
+	}
+	if !told {
+		return
+	}
+	s.changes = append(s.changes, Change{Kind: ChangeOffline, Session: s.r.view(s.a, l, s.now, ""), Reason: reason})
+}
