@@ -202,36 +202,49 @@ func (q *question) evictable(r *rule) (int, outcome) {
 	return n, why
 }
 
-// evict appends n of the logins that the rule counts to the victims, in the order of the action; only those that are not
-// protected, if that matters. It sorts by insertion, which takes one pass if the logins are in that order, as they are
-// by admission in an account's record.
+// evict chooses n logins and takes them out of all counts.
 func (q *question) evict(r *rule, order Action, n int, victims []Victim, protect bool) []Victim {
 	first := len(victims) // those before it were chosen by earlier rules
-	for i := range q.logins {
-		l, last := &q.logins[i], len(victims)-1
-		if !q.counts(r, i) || protect && q.protected(l) != CauseRule {
-			continue
-		}
-		switch {
-		case len(victims)-first < n:
-			victims = append(victims, r.victim(i, l))
-		case order.before(l, &q.logins[victims[last].Index]):
-			victims[last] = r.victim(i, l)
-		default:
-			continue
-		}
-		for j := len(victims) - 1; j > first && order.before(l, &q.logins[victims[j-1].Index]); j-- {
-			victims[j-1], victims[j] = victims[j], victims[j-1]
-		}
-	}
+	victims = q.choose(r, order, n, victims, protect)
 	for i := first; i < len(victims); i++ {
 		q.end(victims[i].Index)
 	}
 	return victims
 }
 
-func (r *rule) victim(i int, l *Login) Victim {
-	return Victim{Index: i, Login: l.ID, Reason: r.reason, Rule: r.name}
+// choose appends n of the logins that the rule counts to the victims, in the order of the action; only those that are not
+// protected, if that matters. It sorts by insertion, which takes one pass if the logins are in that order, as they are
+// by admission in an account's record.
+func (q *question) choose(r *rule, order Action, n int, victims []Victim, protect bool) []Victim {
+	first := len(victims)
+	for i := range q.logins {
+		if !q.counts(r, i) {
+			continue
+		}
+		l, last := &q.logins[i], len(victims)-1
+		switch {
+		case protect && q.protected(l) != CauseRule:
+			continue
+		case len(victims)-first < n:
+			last++
+			if last == cap(victims) {
+				victims = slices.Grow(victims, 1)
+			}
+			victims = victims[:last+1]
+		case !order.before(l, &q.logins[victims[last].Index]):
+			continue
+		}
+		for ; last > first && order.before(l, &q.logins[victims[last-1].Index]); last-- {
+			victims[last] = victims[last-1]
+		}
+		r.victim(&victims[last], i, l)
+	}
+	return victims
+}
+
+// victim fills in what the rule says about a victim. It writes in place, since copying took as long as all the rest.
+func (r *rule) victim(v *Victim, i int, l *Login) {
+	v.Index, v.Login, v.Reason, v.Rule = i, l.ID, r.reason, r.name
 }
 
 // spare takes those from the victims without whom every rule holds all the same, because victims of later rules count

@@ -2,8 +2,11 @@ package session_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -52,36 +55,84 @@ func fillForBench(b *testing.B, reg *session.Registry, a event.Account, n int) *
 	return last
 }
 
-// BenchmarkLogin_Evicting measures logins that each end another one.
+var benchAccounts = flag.Int("bench.accounts", 100_000, "accounts in the larger store of BenchmarkLogin_Accounts")
+
+// BenchmarkLogin_Evicting measures logins into accounts that are full: each ends the earliest of 16. Every caller has an
+// account of its own.
 func BenchmarkLogin_Evicting(b *testing.B) {
-	b.Run("store=memory", func(b *testing.B) {
-		reg := openForBench(b, memory())
-		fillForBench(b, reg, "ann", 16)
-		b.ReportAllocs()
-		for i := 0; b.Loop(); i++ {
-			if _, err := reg.Login(b.Context(), request("ann", event.DeviceID(fmt.Sprint("d", i%20)), "ios")); err != nil {
-				b.Fatal(err)
-			}
+	for _, kind := range []string{"memory", "file"} {
+		for _, callers := range []int{1, 256} {
+			b.Run(fmt.Sprintf("store=%s/callers=%d", kind, callers), func(b *testing.B) {
+				benchEvicting(b, openForBench(b, storeForBench(b, kind)), callers)
+			})
 		}
-	})
-	for _, callers := range []int{1, 128} { // for each processor
-		b.Run(fmt.Sprintf("store=file/callers=%d", callers), func(b *testing.B) {
-			st, err := boltstore.Open(filepath.Join(b.TempDir(), "store"), boltstore.Config{})
-			require.NoError(b, err)
-			reg := openForBench(b, st)
-			var accounts atomic.Int64
-			b.SetParallelism(callers)
-			b.ReportAllocs()
-			b.ResetTimer()
-			b.RunParallel(func(pb *testing.PB) {
-				a := event.Account(fmt.Sprint("ann", accounts.Add(1)))
-				for pb.Next() { // each replaces the one before
-					if _, err := reg.Login(context.Background(), request(a, "phone", "ios")); err != nil {
-						b.Error(err)
-						return
-					}
+	}
+}
+
+func storeForBench(b *testing.B, kind string) store.Store {
+	b.Helper()
+	if kind == "memory" {
+		return memory()
+	}
+	st, err := boltstore.Open(filepath.Join(b.TempDir(), "store"), boltstore.Config{})
+	require.NoError(b, err)
+	return st
+}
+
+func benchEvicting(b *testing.B, reg *session.Registry, callers int) {
+	each := func(work func(a event.Account) error) {
+		var all sync.WaitGroup
+		for i := range callers {
+			all.Go(func() {
+				if err := work(event.Account(fmt.Sprint("ann", i))); err != nil {
+					b.Error(err)
 				}
 			})
+		}
+		all.Wait()
+	}
+	logIn := func(a event.Account, n int64) error {
+		_, err := reg.Login(b.Context(), request(a, event.DeviceID(fmt.Sprint("d", n%20)), "ios"))
+		return err
+	}
+	each(func(a event.Account) error {
+		for i := range int64(16) {
+			if err := logIn(a, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var next atomic.Int64
+	b.ReportAllocs()
+	b.ResetTimer()
+	each(func(a event.Account) error {
+		for i := int64(16); next.Add(1) <= int64(b.N); i++ {
+			if err := logIn(a, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// BenchmarkLogin_Accounts measures logins into different accounts of a store that has few or many. What a login costs
+// should not depend on it.
+func BenchmarkLogin_Accounts(b *testing.B) {
+	for _, accounts := range []int{10_000, *benchAccounts} {
+		b.Run(fmt.Sprintf("accounts=%d", accounts), func(b *testing.B) {
+			reg := openForBench(b, memory())
+			for i := range accounts {
+				fillForBench(b, reg, event.Account(fmt.Sprint("ann", i)), 1)
+			}
+			random := rand.New(rand.NewPCG(1, 1))
+			b.ReportAllocs()
+			for b.Loop() {
+				a := event.Account(fmt.Sprint("ann", random.IntN(accounts)))
+				if _, err := reg.Login(b.Context(), request(a, "phone", "ios")); err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
