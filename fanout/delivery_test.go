@@ -116,7 +116,7 @@ func TestS38_I13_OriginIsALoginNotASocket(t *testing.T) {
 	})
 }
 
-func TestS39_SenderIsMember(t *testing.T) {
+func TestD7_S39_SenderIsMember(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {
 		a := w.ready("ann", "a1", "a2")
 		b := w.ready("bob", "b1")

@@ -112,7 +112,7 @@ func TestBackground(t *testing.T) {
 	})
 }
 
-func TestPresence(t *testing.T) {
+func TestB14_Presence(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
 		a := w.ready("ann", "a1", "a2")
 		seen := func() (online, offline int) {

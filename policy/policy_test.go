@@ -181,7 +181,7 @@ func TestDecide_TieByLoginID(t *testing.T) {
 	}
 }
 
-func TestS07_ClockDoesNotMatter(t *testing.T) {
+func TestS7_ClockDoesNotMatter(t *testing.T) {
 	p := newPolicy(t, policy.Rules{})
 	all := logins(9, "ios", "web")
 	now := time.Unix(1_700_000_000, 0)

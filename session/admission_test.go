@@ -87,7 +87,7 @@ func TestS2_OtherPlatformsStay(t *testing.T) {
 	})
 }
 
-func TestS3_LoweredQuotaTakesAllExcessAtOnce(t *testing.T) {
+func TestA11_S3_LoweredQuotaTakesAllExcessAtOnce(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		old := w.fill("ann", "ios", "a1", "a2", "a3", "a4")
 		w.restart(setup{rules: policy.Rules{PerPlatform: 2}})
@@ -100,7 +100,7 @@ func TestS3_LoweredQuotaTakesAllExcessAtOnce(t *testing.T) {
 	})
 }
 
-func TestS4_SameDeviceReplacesItself(t *testing.T) {
+func TestA12_S4_SameDeviceReplacesItself(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		old := w.fill("ann", "ios", "a1", "a2", "a3", "a4")
 		g := w.login("ann", "a3", "ios")

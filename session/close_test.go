@@ -115,7 +115,7 @@ func TestClose_WhileAttaching(t *testing.T) {
 	}
 }
 
-func TestExpiry_IdleDevice(t *testing.T) {
+func TestB13_D12_IdleDevice(t *testing.T) {
 	inBubble(t, setup{config: session.Config{IdleTimeout: -1, SweepInterval: time.Minute}}, func(w *world) {
 		stays, goes := w.join("ann", "a1", "ios"), w.join("ann", "a2", "ios")
 		goes.conn.Detach()

@@ -37,7 +37,7 @@ func TestI22_Moved(t *testing.T) {
 	})
 }
 
-func TestS17_LateCloseOfTheOldConnection(t *testing.T) {
+func TestB11_S17_LateCloseOfTheOldConnection(t *testing.T) {
 	inBubble(t, setup{}, func(w *world) {
 		old := w.join("ann", "a1", "ios")
 		next := w.join("ann", "a1", "ios")
@@ -166,7 +166,7 @@ func TestTouch_KeepsAConnection(t *testing.T) {
 	}
 }
 
-func TestPresence(t *testing.T) {
+func TestB14_Presence(t *testing.T) {
 	inBubble(t, setup{config: session.Config{IdleTimeout: -1, Node: "n1"}}, func(w *world) {
 		presence := func() session.State {
 			p, err := w.reg.Presence(w.t.Context(), "ann")
@@ -355,7 +355,7 @@ func TestClose_ByTheHost(t *testing.T) {
 	})
 }
 
-func TestNeverAttached(t *testing.T) {
+func TestB1_ALoginWithoutAConnection(t *testing.T) {
 	inBubble(t, setup{}, func(w *world) {
 		g := w.login("ann", "a1", "ios")
 		require.Equal(w.t, []string{"login a1"}, w.events.take())

@@ -4,12 +4,39 @@
 // inbox. A login is one admission of a device; it holds a slot of the policy's quota and is known by a fresh login ID. A
 // connection is a [transport.Conn] bound to a login; it comes and goes.
 //
+// # Setting it up
+//
+// [New] makes a [Registry] over a store. Who may be there at once is [Config].Policy, made from policy.Rules: the example
+// of [Registry.Login] (refused) sets up two phones, one tablet and browser tabs that share one login, and refuses the
+// rest. Without a policy it is four logins on each platform, where the newest ends the earliest.
+//
+//	Login            admits a device and returns its login ID and resume token
+//	LoginReplacing   the same, after a refusal: the user chose which logins go
+//	Attach           binds a connection to a login; a device that was away comes back by it, with the token
+//	List, Get, Peers, Presence, Devices, Recent   what there is, and what was
+//	Kick, Logout, RemoveDevice, Ban, DeleteAccount   what ends it
+//	DryRun, SetPolicy, Enforce   what rules would do, and new ones, for the next login or for all at once
+//	Subscribe, Config.OnChange   what happens, as it happens
+//	Drain, Close     before a deploy, and the end
+//
 // # States
 //
-// A login is online while a connection is attached, away while that connection says that the app is in background,
+// A login is online while a connection is attached, away while every connection says that its app is in background,
 // lingering for the resume window after the connection is gone, and offline after that. It holds its slot until it goes
-// offline. It ends by logout, kick, eviction, expiry or removal of its device, and leaves a tombstone, so that the device
-// learns the reason when it comes back. After a restart every login that held a slot lingers anew.
+// offline. It ends by logout, kick, eviction, expiry, ban or removal of its device or account, and leaves a tombstone, so
+// that the device learns the reason when it comes back. After a restart every login that held a slot lingers anew.
+//
+// # Tabs
+//
+// A login has one connection, and a newer one takes the place of the older, unless policy.Rules.Tabs allows more on its
+// platform. Then connections that name different [AttachRequest].Tab values share the login: one slot, one place in the
+// inbox, everything on each. The login is gone when the last of them is.
+//
+// # Resume tokens
+//
+// The token is the credential of a login; its ID is only an address. A token that is older than Config.TokenRotation is
+// replaced at an attach. The old one stays good until the device has shown that it has the new one. If an old token is
+// used after that, two hold what one should: the login ends with reason token_reused.
 //
 // # Steps
 //
@@ -22,10 +49,36 @@
 // After a commit that ends a login, its connection is fenced: no Send begins any more, and a running one is waited for,
 // a second at most. Then the host's revoke hook runs, then the connection is closed. When Kick returns, all this is done.
 //
+// Ending a login is not forgetting its device: a device that was kicked goes on where it was when it logs in again.
+// [Registry.RemoveDevice] forgets it, as Config.IdleDevice and Config.MaxDevices do by themselves. [Registry.Ban] keeps an
+// account out, for a while or for good. [Registry.DeleteAccount] ends its logins and erases what is stored about it.
+//
+// # Storms
+//
+// Three bounds turn clients away that are wrong or too many, each with a [*LimitedError] that says when to try again:
+// logins of one account (Config.LoginsPerMinute), two devices that evict each other in turns (Config.FlapLimit), and
+// attaches of this node (Config.AttachesPerSecond). [Registry.Drain] sends everybody elsewhere, spread over a while.
+//
+// # Watching
+//
+// [Registry.Subscribe] is a bounded stream of changes; a watcher that falls behind is told so. Config.OnChange is the same
+// as a function, called by one goroutine from a bounded queue. The account's own devices learn of each other's logins and
+// ends by entries in their inbox, which are part of the step.
+//
+// # Several nodes
+//
+// With Config.Leases several registries serve the same accounts over one store, each under its own Config.Node. A login
+// knows the node that it is attached on. A node that cannot renew its lease closes its connections before others count it
+// as dead; the logins of a dead node linger and go offline as if they had lost their connections. Quotas, kicks and
+// takeovers hold over all nodes, since each is a conditional write of the account's record. Config.Bus makes the other node act at
+// once; without it, it finds out within a lease's life. Presence costs a write when a login comes or goes.
+//
 // # Concurrency and errors
 //
 // A [Registry] and its [Connection]s are safe for concurrent use. No host code (hooks, watchers, Send, Close) is called
 // with a lock held or inside a step, so it may call back. Input is checked first; a bad field is an
-// [*event.InvalidError] and nothing is written. A login that policy turns down is a [*RefusedError], a resume of an ended
-// login an [*EndedError].
+// [*event.InvalidError] and nothing is written. A login that policy turns down is a [*RefusedError], one of a banned
+// account a [*BannedError], one that comes too fast a [*LimitedError], and a resume of an ended login an [*EndedError].
+// Closed of each is what to tell the client. A resume with a wrong token or ID is [ErrUnknownLogin], whatever it is that
+// is wrong.
 package session

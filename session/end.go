@@ -27,6 +27,9 @@ type KickRequest struct {
 	Note string
 	// By is the account's own login that asked for it. It is named as the cause. Empty: the host.
 	By event.LoginID
+	// KeepCredential: the revoke hook is not called, so what the host gave the device to log in with stays good. The
+	// login's own token is void either way.
+	KeepCredential bool
 }
 
 // KickResult is what became of one login.
@@ -138,6 +141,9 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			res := s.permitted(actor, id)
 			if res.Ended {
 				s.end(id, why, q.By)
+				if q.KeepCredential {
+					s.unrevoked = append(s.unrevoked, id)
+				}
 			}
 			results = append(results, res)
 		}
@@ -226,7 +232,7 @@ func (r *Registry) finish(s *step, gone []fenced) {
 				conns = append(conns, f)
 			}
 		}
-		hook := !slices.Contains(s.revoked, e.Session.Login)
+		hook := !slices.Contains(s.unrevoked, e.Session.Login)
 		tasks = append(tasks, func() { r.finishOne(e, conns, hook) })
 	}
 	for _, f := range gone {

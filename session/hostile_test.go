@@ -184,7 +184,7 @@ func TestInvalid_Rest(t *testing.T) {
 	}
 }
 
-func TestDescription_Largest(t *testing.T) {
+func TestB2_LargestDescription(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		q := request("ann", event.DeviceID(strings.Repeat("d", 128)), "ios")
 		q.Description = session.Description{
@@ -199,8 +199,8 @@ func TestDescription_Largest(t *testing.T) {
 	})
 }
 
-// TestDryRun_AgreesWithLogin: at any point of a random story, DryRun says what Login then does.
-func TestDryRun_AgreesWithLogin(t *testing.T) {
+// TestA18_DryRunAgreesWithLogin: at any point of a random story, DryRun says what Login then does.
+func TestA18_DryRunAgreesWithLogin(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rules := policy.Rules{PerPlatform: 2, MaxLogins: 6, Platforms: map[event.Platform]int{"web": 0}}
@@ -250,8 +250,8 @@ func TestDryRun_AgreesWithLogin(t *testing.T) {
 	})
 }
 
-// TestDryRun_KnowsWhatTimeHasDone: a login that is overdue does not count any more.
-func TestDryRun_KnowsWhatTimeHasDone(t *testing.T) {
+// TestA18_DryRunKnowsWhatTimeHasDone: a login that is overdue does not count any more.
+func TestA18_DryRunKnowsWhatTimeHasDone(t *testing.T) {
 	s := setup{rules: policy.Rules{MaxLogins: 1}, config: session.Config{IdleDevice: time.Hour, JanitorInterval: -1}}
 	inBubble(t, s, func(w *world) {
 		w.login("ann", "a1", "ios")

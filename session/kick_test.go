@@ -63,7 +63,7 @@ func TestS19_KickAllWhileOneLogsIn(t *testing.T) {
 	})
 }
 
-func TestS20_KickedComesBackAtOnce(t *testing.T) {
+func TestB9_S20_KickedComesBackAtOnce(t *testing.T) {
 	var log journal
 	s := setup{}
 	s.config.Revoke = func(_ context.Context, e session.Ended) error {
@@ -223,8 +223,8 @@ func TestLogout(t *testing.T) {
 	})
 }
 
-// TestS50_KickIsNotForget and its opposite: a removed device begins anew.
-func TestS50_KickIsNotForget(t *testing.T) {
+// TestB6_S50_KickIsNotForget and its opposite: a removed device begins anew.
+func TestB6_S50_KickIsNotForget(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		other, g := w.join("ann", "a1", "ios"), w.join("ann", "a2", "ios")
 		inc := g.res.Session.Incarnation

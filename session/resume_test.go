@@ -16,7 +16,7 @@ import (
 	"github.com/manydevice/manydevice/session"
 )
 
-func TestS5_ResumeWithinTheWindow(t *testing.T) {
+func TestB10_S5_ResumeWithinTheWindow(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		all := w.fill("ann", "ios", "a1", "a2", "a3", "a4")
 		w.events.take()

@@ -191,8 +191,8 @@ func TestA14_EveryLoginHoldsASlot(t *testing.T) {
 	})
 }
 
-// TestA10_Wishes: a newcomer may ask to be refused rather than to evict.
-func TestA10_Wishes(t *testing.T) {
+// TestA9_Wishes: a newcomer may ask to be refused rather than to evict.
+func TestA9_Wishes(t *testing.T) {
 	onStores(t, setup{rules: policy.Rules{PerPlatform: 1}}, func(w *world) {
 		w.join("ann", "a1", "ios")
 		q := request("ann", "a2", "ios")

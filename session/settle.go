@@ -138,7 +138,7 @@ func (s *step) strays() {
 		s.ended = append(s.ended, Ended{Session: v, Closed: why})
 		s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: why.Reason})
 		if !s.a.unsure {
-			s.revoked = append(s.revoked, k.login)
+			s.unrevoked = append(s.unrevoked, k.login)
 		}
 	}
 }

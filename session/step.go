@@ -25,16 +25,16 @@ type step struct {
 	dirty  bool           // rec differs from what is stored
 	grows  bool           // a login is added: not to be done on the room that is kept back for ends
 
-	ended    []Ended         // logins that this step ends
-	revoked  []event.LoginID // those of them for which another engine calls the revoke hook
-	unlink   []event.LoginID // logins whose live side is over here
-	stale    []event.LoginID // logins that are attached on another node now
-	remote   []event.NodeID  // other nodes that have to look at the account
-	changes  []Change        // what watchers are told
-	messages []store.Message
-	about    []int // for each message the change that it tells of
-	begin    []store.Begin
-	forget   []event.Incarnation
+	ended     []Ended         // logins that this step ends
+	unrevoked []event.LoginID // those of them for which the revoke hook is not called here: another engine does, or nobody
+	unlink    []event.LoginID // logins whose live side is over here
+	stale     []event.LoginID // logins that are attached on another node now
+	remote    []event.NodeID  // other nodes that have to look at the account
+	changes   []Change        // what watchers are told
+	messages  []store.Message
+	about     []int // for each message the change that it tells of
+	begin     []store.Begin
+	forget    []event.Incarnation
 
 	head event.Position // after the commit: of the last own entry; Seq 0 if the step appended none
 }

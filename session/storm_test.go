@@ -105,7 +105,7 @@ func TestS7_LoginRateAfterClockJump(t *testing.T) {
 	})
 }
 
-func TestS22_SwapsAreSlowedDown(t *testing.T) {
+func TestA20_S22_SwapsAreSlowedDown(t *testing.T) {
 	one := policy.Rules{Platforms: map[event.Platform]int{"ios": 1}}
 	onStores(t, setup{rules: one, config: session.Config{FlapLimit: 3}}, func(w *world) {
 		phones := []event.DeviceID{"x", "y"}
@@ -199,7 +199,7 @@ func countKind(w *world, k session.ChangeKind) int {
 	return n
 }
 
-func TestS66_AttachLimiter(t *testing.T) {
+func TestD10_S66_AttachLimiter(t *testing.T) {
 	inBubble(t, setup{config: session.Config{AttachesPerSecond: 50, IdleTimeout: -1}}, func(w *world) {
 		var crowd []*gadget
 		for i := range 1_000 {

@@ -81,8 +81,8 @@ func TestToken_NoRotationBesideALiveConnection(t *testing.T) {
 	})
 }
 
-// TestI26_ReuseEndsTheLogin: whoever comes with a token that was replaced holds a copy of it.
-func TestI26_ReuseEndsTheLogin(t *testing.T) {
+// TestD12_I26_ReuseEndsTheLogin: whoever comes with a token that was replaced holds a copy of it.
+func TestD12_I26_ReuseEndsTheLogin(t *testing.T) {
 	tests := []struct {
 		name    string
 		confirm func(w *world, g *gadget)

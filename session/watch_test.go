@@ -94,7 +94,7 @@ func TestWatch_Story(t *testing.T) {
 	})
 }
 
-func TestList_SelfAndPeers(t *testing.T) {
+func TestB3_B4_SelfAndPeers(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		all := w.fill("ann", "ios", "a1", "a2", "a3")
 		all[2].conn.SetBackground(true)
@@ -173,7 +173,7 @@ func TestS28_HooksCallBack(t *testing.T) {
 	})
 }
 
-func TestRevoke_SlowOrBroken(t *testing.T) {
+func TestB7_RevokeSlowOrBroken(t *testing.T) {
 	tests := []struct {
 		name string
 		hook func(ctx context.Context) error
@@ -207,8 +207,23 @@ func TestRevoke_SlowOrBroken(t *testing.T) {
 	}
 }
 
-// TestRevoke_Once: for each login that ended, and for no other.
-func TestRevoke_Once(t *testing.T) {
+// TestB7_KeepCredential: whether a kick also takes the credential is the caller's choice. The token is void either way.
+func TestB7_KeepCredential(t *testing.T) {
+	onStores(t, setup{}, func(w *world) {
+		keeps, loses := w.join("ann", "a1", "ios"), w.join("ann", "a2", "ios")
+		for g, keep := range map[*gadget]bool{keeps: true, loses: false} {
+			_, err := w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", Logins: []event.LoginID{g.id}, KeepCredential: keep})
+			require.NoError(w.t, err)
+			require.Equal(w.t, []event.Reason{event.KickedHost}, g.wire.reasons())
+			require.Equal(w.t, event.KickedHost, g.refused().Reason)
+		}
+		require.Len(w.t, w.revocations(), 1)
+		require.Equal(w.t, loses.id, w.revocations()[0].Session.Login)
+	})
+}
+
+// TestB7_RevokedOnce: for each login that ended, and for no other.
+func TestB7_RevokedOnce(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		want := map[event.LoginID]event.Reason{}
 		for i := range 12 {
