@@ -66,62 +66,56 @@ func (s *step) rules() (*policy.Policy, error) {
 
 // override asks the host for the account's own policy. If it has none, or fails, the registry's holds.
 func (r *Registry) override(ctx context.Context, id event.Account) *policy.Policy {
-	got := make(chan *policy.Policy, 1)
-	err := r.hook(ctx, func(ctx context.Context) error {
-		p, err := r.cfg.Override(ctx, id)
-		got <- p
-		return err
+	p, err := bounded(ctx, r.cfg.HookTimeout, func(ctx context.Context) (*policy.Policy, error) {
+		return r.cfg.Override(ctx, id)
 	})
 	if err != nil {
 		r.log.Warn("session: hook to override the policy", "err", err)
+	}
+	if err != nil || p == nil {
 		return r.policy.Load()
 	}
-	if p := <-got; p != nil {
-		return p
-	}
-	return r.policy.Load()
+	return p
 }
 
 // askHost returns the host's answer, or none if the hook fails.
 func (r *Registry) askHost(ctx context.Context, q Question) policy.Answer {
-	answers := make(chan policy.Answer, 1)
-	err := r.hook(ctx, func(ctx context.Context) error {
-		a, err := r.cfg.DecideVictims(ctx, q)
-		if err == nil {
-			answers <- a
-		}
-		return err
+	a, err := bounded(ctx, r.cfg.HookTimeout, func(ctx context.Context) (policy.Answer, error) {
+		return r.cfg.DecideVictims(ctx, q)
 	})
 	if err != nil {
 		r.log.Warn("session: hook to decide victims", "rule", q.Rule, "err", err)
 		return policy.Answer{}
 	}
-	return <-answers
+	return a
 }
 
-// hook calls host code, waits for it Config.HookTimeout at most, and survives its panics.
-func (r *Registry) hook(ctx context.Context, call func(context.Context) error) error {
-	return r.bounded(ctx, r.cfg.HookTimeout, call)
-}
-
-// bounded calls code that is not the registry's, waits for it so long at most, and survives its panics.
-func (r *Registry) bounded(ctx context.Context, limit time.Duration, call func(context.Context) error) error {
+// bounded calls code that is not the registry's, waits for it so long at most, and survives its panics. The result goes
+// through a channel, for the call may go on after nobody waits for it any more.
+func bounded[T any](ctx context.Context, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	done := make(chan error, 1)
+	done := make(chan answer, 1)
 	go func() { // not owned: a hook that ignores its context must not hold up the engine
+		var a answer
 		defer func() {
 			if p := recover(); p != nil {
-				done <- fmt.Errorf("panic: %v", p)
+				a.err = fmt.Errorf("panic: %v", p)
 			}
+			done <- a
 		}()
-		done <- call(ctx)
+		a.value, a.err = call(ctx)
 	}()
 	select {
-	case err := <-done:
-		return err
+	case a := <-done:
+		return a.value, a.err
 	case <-ctx.Done():
-		return fmt.Errorf("timed out: %w", ctx.Err())
+		var none T
+		return none, fmt.Errorf("timed out: %w", ctx.Err())
 	}
 }
 

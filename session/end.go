@@ -282,7 +282,9 @@ func (r *Registry) revoke(e Ended) {
 	if r.cfg.Revoke == nil {
 		return
 	}
-	err := r.hook(context.WithoutCancel(r.ctx), func(ctx context.Context) error { return r.cfg.Revoke(ctx, e) })
+	_, err := bounded(context.WithoutCancel(r.ctx), r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.cfg.Revoke(ctx, e)
+	})
 	if err != nil {
 		r.log.Warn("session: revoke hook", "login", string(e.Session.Login), "err", err)
 	}

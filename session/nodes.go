@@ -79,21 +79,17 @@ func (n *nodes) lease() uint64 {
 
 func (n *nodes) acquire() {
 	begin := time.Since(n.r.opened)
-	err := n.r.bounded(n.r.ctx, n.r.cfg.HookTimeout, func(ctx context.Context) error {
-		l, err := n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
-		if err == nil {
-			n.epoch.Store(l.Epoch)
-		}
-		return err
+	l, err := bounded(n.r.ctx, n.r.cfg.HookTimeout, func(ctx context.Context) (store.Lease, error) {
+		return n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
 	})
-	if err != nil {
-		n.epoch.Store(0) // one that comes after the time-out is not used, and expires
+	if err != nil { // one that comes after the time-out is not used, and expires
 		if n.r.ctx.Err() == nil {
 			n.r.log.Warn("session: no lease", "node", string(n.r.cfg.Node), "err", err)
 		}
 		return
 	}
 	n.until.Store(int64(begin + n.servedFor()))
+	n.epoch.Store(l.Epoch)
 }
 
 // servedFor is how long the node goes on after the beginning of its last renewal that succeeded.
@@ -137,8 +133,8 @@ func (n *nodes) sleep(d time.Duration) bool {
 
 func (n *nodes) renew(e uint64) {
 	begin := time.Since(n.r.opened)
-	err := n.r.bounded(n.r.ctx, time.Duration(n.until.Load())-begin, func(ctx context.Context) error {
-		return n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
+	_, err := bounded(n.r.ctx, time.Duration(n.until.Load())-begin, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	switch {
 	case err == nil:
@@ -171,8 +167,8 @@ func (n *nodes) leave(ctx context.Context) {
 	if e == 0 {
 		return
 	}
-	err := n.r.bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) error {
-		return n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
+	_, err := bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	if err != nil {
 		n.r.log.Warn("session: lease not released", "node", string(n.r.cfg.Node), "err", err)
@@ -198,17 +194,13 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 		if v, ok := n.look(lease); ok && (v.dead || time.Since(v.at) < livenessAge) {
 			continue
 		}
-		dead := false
-		err := n.r.bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) error {
-			v, err := n.leases.Alive(ctx, lease)
-			dead = err == nil && v == store.Dead
-			return err
+		v, err := bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
+			return n.leases.Alive(ctx, lease)
 		})
 		if err != nil {
 			n.r.log.Warn("session: liveness of a node", "node", string(l.Node), "err", err)
-			dead = false
 		}
-		n.note(lease, dead)
+		n.note(lease, err == nil && v == store.Dead)
 	}
 }
 
