@@ -49,7 +49,7 @@ func ExampleRegistry_Login_refused() {
 	for _, tab := range []string{"mail", "chat"} {
 		must(reg.Attach(ctx, session.AttachRequest{
 			Account: "ann", Login: browser.Session.Login, Token: browser.Token, Tab: tab,
-		}, printer{tab}, nil))
+		}, printer{"a tab"}, nil))
 	}
 	_, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "green", Platform: "phone"})
 	if refused, ok := errors.AsType[*session.RefusedError](err); ok {
@@ -64,8 +64,8 @@ func ExampleRegistry_Login_refused() {
 	//    blue phone lingering
 	//    slate tablet lingering
 	//    browser web online
-	// mail is closed: shutdown
-	// chat is closed: shutdown
+	// a tab is closed: shutdown
+	// a tab is closed: shutdown
 }
 
 // The user who was refused chooses who is to make room.
