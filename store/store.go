@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -20,7 +21,7 @@ type Store interface {
 	Commit(ctx context.Context, b Batch) (Result, error)
 
 	// Message returns what is known of a message, without the payload: who has it and where. ErrNotFound if there is
-	// none, or no inbox holds it any more.
+	// none, or neither an inbox holds it any more nor a message that changes it is known.
 	Message(ctx context.Context, id event.MessageID) (MessageInfo, error)
 
 	// Read returns a page of the account's inbox. An account that was never written has an empty inbox.
@@ -28,6 +29,10 @@ type Store interface {
 
 	// States returns registers of the account's conversation state, in a fixed order.
 	States(ctx context.Context, account event.Account, o StateOptions) (StatePage, error)
+
+	// Conversations returns how many entries of the account's conversations count as unread, in a fixed order. It has
+	// every conversation that an entry was ever counted in.
+	Conversations(ctx context.Context, account event.Account, o ConversationOptions) (ConversationPage, error)
 
 	// Cursors returns the cursors of all of the account's devices.
 	Cursors(ctx context.Context, account event.Account) ([]Cursor, error)
@@ -40,7 +45,8 @@ type Store interface {
 	// of them, and returns the new head. Trim of the head never goes beyond its Seq. A limit below 1 is an error.
 	Trim(ctx context.Context, account event.Account, through uint64, limit int) (Head, error)
 
-	// Void removes single entries before their time. Numbers without an entry are skipped.
+	// Void removes single entries before their time, and takes them out of the count of their conversation. Numbers without
+	// an entry are skipped.
 	Void(ctx context.Context, account event.Account, seqs []uint64) (Head, error)
 
 	// Delete removes all that the account has, if its record still has the expected revision (0: none). What stays is the
@@ -110,11 +116,12 @@ type Batch struct {
 	Reserve bool
 }
 
-// Begin creates a cursor at the head as the batch leaves it, Back sequence numbers before it, but not before the trim
-// position. A cursor that is there already stays as it is.
+// Begin creates a cursor at the head as the batch leaves it, Back sequence numbers before it, or at At if that is set and
+// lower, but not before the trim position. A cursor that is there already stays as it is.
 type Begin struct {
 	Incarnation event.Incarnation
 	Back        uint64
+	At          uint64
 }
 
 // RecordUpdate is a compare-and-set of an account record.
@@ -163,9 +170,16 @@ type Message struct {
 	From         event.Account
 	Origin       event.LoginID // kept in the inbox of From only
 	Key          string        // at most 512 bytes; in each inbox the entry that has the same key is removed
-	Expires      time.Time
-	Payload      []byte
-	To           []Inbox // at least one, no account twice
+	Drop         string        // another key whose entry is removed; empty: none
+	// Of is the message that this one changes: what is known of it stays known as long as this one is in an inbox. One
+	// that the store does not know (any more) is ignored.
+	Of event.MessageID
+	// Uncount: what this one replaces is taken out of the count of its conversation. Otherwise this one takes its place in
+	// the count. See [Inbox.Replaces].
+	Uncount bool
+	Expires time.Time
+	Payload []byte
+	To      []Inbox // at least one, no account twice
 }
 
 // Inbox is one addressee of a message.
@@ -173,6 +187,11 @@ type Inbox struct {
 	Account event.Account
 	Targets []event.Incarnation // devices; none: all
 	Flags   event.Flags         // in this inbox, beside those of the message
+	// Replaces is the place of an entry that is removed, as are those with Key and Drop. If it is set, and the message
+	// names no targets here, it takes over those of what it removes; unless it counts itself or Uncount is set, also the
+	// flag [event.FlagUnread] and the ordinal. If it is not set, or names another epoch, what is removed by Key and Drop
+	// is taken out of the count.
+	Replaces event.Position
 }
 
 // Result is what a batch did.
@@ -250,6 +269,26 @@ type StatePage struct {
 	Next   string // cursor of the next page; empty: this was the last
 }
 
+// ConversationOptions choose conversations.
+type ConversationOptions struct {
+	Conversation event.ConversationID // only this one; empty: all
+	Cursor       string               // where the last page ended; empty: begin
+	Limit        int                  // at most so many are returned; at least 1
+}
+
+// ConversationPage is a part of an account's conversations.
+type ConversationPage struct {
+	Conversations []Conversation
+	Next          string // cursor of the next page; empty: this was the last
+}
+
+// Conversation is how many entries of a conversation count as unread.
+type Conversation struct {
+	Conversation event.ConversationID
+	Counted      uint64   // entries that were counted so far: the highest ordinal given
+	Uncounted    []uint64 // ordinals of those that were taken out of the count since, lowest first; at most [MaxUncounted]
+}
+
 // Cursor is a device's place in its account's inbox.
 type Cursor struct {
 	Account     event.Account
@@ -287,7 +326,18 @@ const (
 	MaxPayloadBytes = 1 << 20
 	MaxTargets      = 64
 	MaxInboxes      = 16_384
+	MaxUncounted    = 64 // of a conversation; the lowest are forgotten: they are most likely read
 )
+
+// Uncount adds an ordinal to those that were taken out of the count. Stores use it, so that all of them forget alike.
+func Uncount(list []uint64, ordinal uint64) []uint64 {
+	i, there := slices.BinarySearch(list, ordinal)
+	if there || ordinal == 0 {
+		return list
+	}
+	list = slices.Insert(list, i, ordinal)
+	return list[max(0, len(list)-MaxUncounted):]
+}
 
 // Merge applies an update to a register (nil: it does not exist) and reports whether it changes. Stores use it, so that
 // all of them merge alike. Seq of the result is the old one's: the store sets the new one.

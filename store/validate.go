@@ -109,6 +109,7 @@ func (m *Message) validate() error {
 		{"conversation", string(m.Conversation)},
 		{"client message ID", string(m.ClientID)},
 		{"origin", string(m.Origin)},
+		{"changed message", string(m.Of)},
 	} {
 		if o.value == "" {
 			continue
@@ -119,6 +120,9 @@ func (m *Message) validate() error {
 	}
 	if len(m.Key) > MaxKeyBytes {
 		return tooLong("coalesce key", len(m.Key), MaxKeyBytes)
+	}
+	if len(m.Drop) > MaxKeyBytes {
+		return tooLong("dropped key", len(m.Drop), MaxKeyBytes)
 	}
 	if !m.Expires.IsZero() {
 		if err := checkTime("expiry", m.Expires); err != nil {
@@ -204,6 +208,12 @@ func (o *StateOptions) Validate() error {
 		return nil
 	}
 	return checkID("conversation", string(o.Conversation))
+}
+
+// Validate reports whether the options are well-formed, as those of registers.
+func (o *ConversationOptions) Validate() error {
+	s := StateOptions{Conversation: o.Conversation, Limit: o.Limit}
+	return s.Validate()
 }
 
 // Validate reports whether the cursor is well-formed: an account and an incarnation that is not zero. The error is an

@@ -154,7 +154,7 @@ func decodeEntry(row string) (entry, error) {
 	return e, d.done("entry")
 }
 
-// message is what all copies of a message share. Its row never changes.
+// message is what all copies of a message share. Its row changes once at most: the payload goes with the last copy.
 type message struct {
 	id           event.MessageID
 	kind         event.Kind
@@ -163,6 +163,7 @@ type message struct {
 	from         event.Account
 	time         uint64 // Unix milliseconds
 	expires      uint64 // Unix milliseconds plus one; 0: never
+	of           uint64 // number of the message that it changes; 0: none
 	payload      value
 }
 
@@ -185,7 +186,8 @@ func (m *message) encodeHeader() []byte {
 	b = appendString(b, m.conversation)
 	b = appendString(b, m.from)
 	b = binary.AppendUvarint(b, m.time)
-	return binary.AppendUvarint(b, m.expires)
+	b = binary.AppendUvarint(b, m.expires)
+	return binary.AppendUvarint(b, m.of)
 }
 
 func decodeMessage(row string) (message, error) {
@@ -193,7 +195,7 @@ func decodeMessage(row string) (message, error) {
 	m := message{
 		id: event.MessageID(d.string()), kind: event.Kind(d.string()), flags: event.Flags(d.bounded(math.MaxUint16)),
 		conversation: event.ConversationID(d.string()), from: event.Account(d.string()),
-		time: d.bounded(math.MaxInt64), expires: d.bounded(math.MaxInt64), payload: d.value(),
+		time: d.bounded(math.MaxInt64), expires: d.bounded(math.MaxInt64), of: d.uvarint(), payload: d.value(),
 	}
 	return m, d.done("message")
 }
@@ -206,6 +208,39 @@ func (m *message) expiry() time.Time {
 }
 
 func millis(ms uint64) time.Time { return time.UnixMilli(int64(ms)).UTC() }
+
+// references say who needs a message: inboxes that hold it, and messages that change it.
+type references struct{ inboxes, changes uint64 }
+
+func (r references) encode() []byte {
+	return binary.BigEndian.AppendUint64(numberKey(r.inboxes), r.changes)
+}
+
+func decodeReferences(row []byte) (references, error) {
+	if len(row) != 2*numberBytes {
+		return references{}, corrupt("reference count")
+	}
+	return references{binary.BigEndian.Uint64(row), binary.BigEndian.Uint64(row[numberBytes:])}, nil
+}
+
+// encodeCount and decodeCount are about what a conversation has of entries that count as unread.
+func encodeCount(counted uint64, uncounted []uint64) []byte {
+	b := numberKey(counted)
+	for _, n := range uncounted {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	return b
+}
+
+func decodeCount(row []byte) (counted uint64, uncounted []uint64, err error) {
+	if len(row) == 0 || len(row)%numberBytes != 0 {
+		return 0, nil, corrupt("count")
+	}
+	for b := row[numberBytes:]; len(b) > 0; b = b[numberBytes:] {
+		uncounted = append(uncounted, binary.BigEndian.Uint64(b))
+	}
+	return binary.BigEndian.Uint64(row), uncounted, nil
+}
 
 // place is one inbox that got a message.
 type place struct {

@@ -18,7 +18,7 @@ const (
 	bucketMessages = "message"    // message number → what its copies share
 	bucketBlobs    = "blob"       // blob number, chunk → part of a long payload, record or register
 	bucketPlaces   = "place"      // message number, chunk → some of the inboxes that got it
-	bucketRefs     = "ref"        // message number → how many inboxes hold it
+	bucketRefs     = "ref"        // message number → how many inboxes hold it, how many messages that change it are there
 	bucketPurge    = "purge"      // number of a deleted account whose rows are still there → nothing
 )
 
@@ -36,7 +36,7 @@ const (
 	tagHead        = 'h' // → head
 	tagIdempotency = 'i' // device, 0, client message ID → attempt
 	tagKey         = 'k' // coalesce key → sequence number
-	tagOrdinal     = 'o' // conversation → how many of its entries counted as unread so far
+	tagOrdinal     = 'o' // conversation → count: how many of its entries count as unread
 	tagRecord      = 'r' // → record
 	tagState       = 's' // conversation, 0, name → register
 	tagExpiry      = 't' // time, device, 0, client message ID → nothing; time is when the attempt is forgotten

@@ -28,7 +28,7 @@ func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error
 	var own place
 	placed := false
 	for i := range b.Messages {
-		places, err := w.deliver(&b.Messages[i], uint64(b.Now.UnixMilli()))
+		places, err := s.deliver(w, &b.Messages[i], uint64(b.Now.UnixMilli()))
 		if err != nil {
 			return r, err
 		}
@@ -110,12 +110,12 @@ func (w *writer) addAttempt(a *account, b *store.Batch, own place, placed bool) 
 }
 
 // deliver appends a message to its inboxes.
-func (w *writer) deliver(in *store.Message, now uint64) ([]place, error) {
+func (s *Store) deliver(w *writer, in *store.Message, now uint64) ([]place, error) {
 	mid := w.addMessage(in, now)
 	places := make([]place, len(in.To))
 	for i := range in.To {
 		var err error
-		if places[i], err = w.append(mid, in, &in.To[i]); err != nil {
+		if places[i], err = w.append(mid, in, &in.To[i], s.epoch); err != nil {
 			return nil, err
 		}
 	}
@@ -125,8 +125,8 @@ func (w *writer) deliver(in *store.Message, now uint64) ([]place, error) {
 	return places, w.err
 }
 
-// append appends one copy, and removes the one that it supersedes.
-func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox) (place, error) {
+// append appends one copy, and removes those that it replaces.
+func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox, epoch func(uint32) event.Epoch) (place, error) {
 	a, err := w.account(to.Account)
 	if err != nil {
 		return place{}, err
@@ -136,12 +136,12 @@ func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox) (place, 
 	if to.Account == in.From {
 		e.clientID, e.origin = in.ClientID, in.Origin
 	}
-	if in.Key != "" {
-		if err := w.supersede(a, in.Key); err != nil {
-			return place{}, err
-		}
+	counts := e.flags&event.FlagUnread != 0
+	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == epoch(a.head.epoch)
+	if err := w.replace(a, &e, in, to, successor); err != nil {
+		return place{}, err
 	}
-	if e.flags&event.FlagUnread != 0 {
+	if counts {
 		if e.ordinal, err = w.count(a, in.Conversation); err != nil {
 			return place{}, err
 		}
@@ -157,44 +157,106 @@ func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox) (place, 
 	return place{account: to.Account, epoch: a.head.epoch, seq: a.head.seq, ordinal: e.ordinal}, w.err
 }
 
-// count returns the next ordinal of a conversation.
-func (w *writer) count(a *account, c event.ConversationID) (uint64, error) {
-	key, n := ordinalKey(a.aid, c), uint64(0)
-	if v := w.accounts.Get(key); v != nil {
-		var err error
-		if n, err = number(v, "ordinal"); err != nil {
-			return 0, err
+// replace removes the entries that e takes the place of. A successor takes over what it has to.
+func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbox, successor bool) error {
+	var seqs []uint64
+	if successor {
+		seqs = append(seqs, to.Replaces.Seq)
+	}
+	for _, key := range [...]string{in.Key, in.Drop} {
+		if key == "" {
+			continue
+		}
+		if v := w.accounts.Get(coalesceKey(a.aid, key)); v != nil {
+			seq, err := number(v, "key")
+			if err != nil {
+				return err
+			}
+			seqs = append(seqs, seq)
 		}
 	}
-	w.put(w.accounts, key, numberKey(n+1))
+	for _, seq := range seqs {
+		old, err := w.remove(a, seq)
+		if err != nil {
+			return err
+		}
+		if old.mid == 0 {
+			continue
+		}
+		if successor && len(to.Targets) == 0 && e.targets == nil {
+			e.targets = old.targets
+		}
+		heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0 && old.conversation == in.Conversation
+		if heir && old.ordinal > 0 {
+			e.ordinal, e.flags = old.ordinal, e.flags|event.FlagUnread
+			continue
+		}
+		if err := w.uncount(a, old.conversation, old.ordinal); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count returns the next ordinal of a conversation.
+func (w *writer) count(a *account, c event.ConversationID) (uint64, error) {
+	n, uncounted, err := w.counted(a, c)
+	if err != nil {
+		return 0, err
+	}
+	w.put(w.accounts, ordinalKey(a.aid, c), encodeCount(n+1, uncounted))
 	return n + 1, w.err
 }
 
-func (w *writer) supersede(a *account, key string) error {
-	v := w.accounts.Get(coalesceKey(a.aid, key))
-	if v == nil {
+// uncount takes an entry out of the count of its conversation; ordinal 0 stands for one that did not count.
+func (w *writer) uncount(a *account, c event.ConversationID, ordinal uint64) error {
+	if ordinal == 0 {
 		return nil
 	}
-	seq, err := number(v, "key")
+	n, uncounted, err := w.counted(a, c)
 	if err != nil {
 		return err
 	}
-	return w.remove(a, seq)
+	w.put(w.accounts, ordinalKey(a.aid, c), encodeCount(n, store.Uncount(uncounted, ordinal)))
+	return w.err
 }
 
-// remove takes an entry out of an inbox. A number without an entry is skipped.
-func (w *writer) remove(a *account, seq uint64) error {
+func (w *writer) counted(a *account, c event.ConversationID) (uint64, []uint64, error) {
+	row := w.accounts.Get(ordinalKey(a.aid, c))
+	if row == nil {
+		return 0, nil, nil
+	}
+	return decodeCount(row)
+}
+
+// removed is an entry that was, and its conversation if it counted as unread.
+type removed struct {
+	entry
+	conversation event.ConversationID
+}
+
+// remove takes an entry out of an inbox and returns it as it was. A number without an entry is skipped: then it has no
+// message.
+func (w *writer) remove(a *account, seq uint64) (removed, error) {
 	key := entryKey(a.aid, seq)
 	row := w.accounts.Get(key)
 	if row == nil {
-		return nil
+		return removed{}, nil
 	}
 	e, err := decodeEntry(string(row))
 	if err != nil {
-		return err
+		return removed{}, err
 	}
 	if a.head.bytes < e.size+entryBytes || e.key == "" && a.head.entries == 0 {
-		return corrupt("count of entries")
+		return removed{}, corrupt("count of entries")
+	}
+	old := removed{entry: e}
+	if e.ordinal > 0 {
+		m, err := w.message(e.mid)
+		if err != nil {
+			return removed{}, err
+		}
+		old.conversation = m.conversation
 	}
 	w.touch(a)
 	a.head.bytes -= e.size + entryBytes
@@ -204,7 +266,7 @@ func (w *writer) remove(a *account, seq uint64) error {
 		w.del(w.accounts, k)
 	}
 	w.del(w.accounts, key)
-	return w.release(e.mid)
+	return old, w.release(e.mid)
 }
 
 // begin creates the cursors of new devices.
@@ -214,7 +276,11 @@ func (w *writer) begin(a *account, devices []store.Begin) error {
 		if w.accounts.Get(key) != nil {
 			continue
 		}
-		seq := max(a.head.trim, a.head.seq-min(d.Back, a.head.seq))
+		seq := a.head.seq - min(d.Back, a.head.seq)
+		if d.At != 0 {
+			seq = min(seq, d.At)
+		}
+		seq = max(seq, a.head.trim)
 		w.put(w.accounts, key, encodeCursor(&store.Cursor{Seq: seq}))
 	}
 	return w.err

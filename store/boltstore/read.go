@@ -172,7 +172,7 @@ func (s *Store) Message(ctx context.Context, id event.MessageID) (store.MessageI
 		if err != nil {
 			return err
 		}
-		held, err := b.held(places)
+		held, err := b.held(mid, places)
 		if err != nil {
 			return err
 		}
@@ -202,11 +202,14 @@ func (b *buckets) placesOf(mid uint64) ([]place, error) {
 	return all, err
 }
 
-// held reports whether any inbox still holds a message. A message has a row until the last copy's row is gone, which is
-// later than it should be only while rows of deleted accounts wait to be removed.
-func (b *buckets) held(places []place) (bool, error) {
+// held reports whether any inbox still holds a message, or any message that changes it is there. A message has a row
+// until neither is the case, which is later than it should be only while rows of deleted accounts wait to be removed.
+func (b *buckets) held(mid uint64, places []place) (bool, error) {
 	if k, _ := b.purge.Cursor().First(); k == nil {
 		return true, nil
+	}
+	if refs, err := decodeReferences(b.refs.Get(numberKey(mid))); err != nil || refs.changes > 0 {
+		return err == nil, err
 	}
 	for i := range places {
 		a, err := b.find(places[i].account)
@@ -314,6 +317,45 @@ func (b *buckets) registers(page *store.StatePage, aid uint64, after []byte, o *
 		last = key
 		return true, err
 	})
+}
+
+// Conversations implements [store.Store]. The order is that of the identifiers' bytes.
+func (s *Store) Conversations(ctx context.Context, name event.Account, o store.ConversationOptions) (store.ConversationPage, error) {
+	if err := store.CheckAccount(name); err != nil {
+		return store.ConversationPage{}, err
+	}
+	if err := o.Validate(); err != nil {
+		return store.ConversationPage{}, err
+	}
+	var page store.ConversationPage
+	err := s.view(ctx, func(b *buckets) error {
+		a, err := b.find(name)
+		if err != nil || a.aid == 0 {
+			return err
+		}
+		prefix := tagKeyFor(a.aid, tagOrdinal, 0)
+		// The cursor is the last identifier and a line feed, which no identifier has, so that there is one for "" too.
+		start := slices.Concat(prefix, []byte(max(o.Cursor, string(o.Conversation))))
+		return scan(b.accounts, prefix, start, func(rest, row []byte) (bool, error) {
+			c := event.ConversationID(rest)
+			if o.Conversation != "" && c != o.Conversation {
+				return false, nil
+			}
+			if len(page.Conversations) == min(o.Limit, maxPageEntries) {
+				page.Next = string(page.Conversations[len(page.Conversations)-1].Conversation) + "\n"
+				return false, nil
+			}
+			counted, uncounted, err := decodeCount(row)
+			page.Conversations = append(page.Conversations, store.Conversation{
+				Conversation: c, Counted: counted, Uncounted: uncounted,
+			})
+			return true, err
+		})
+	})
+	if err != nil {
+		return store.ConversationPage{}, err
+	}
+	return page, nil
 }
 
 // Accounts implements [store.Store]. The order is that of the names' bytes.

@@ -62,7 +62,7 @@ func (w *writer) trim(name event.Account, through uint64, limit int) (head, int,
 		return head{}, 0, err
 	}
 	for _, seq := range seqs {
-		if err := w.remove(a, seq); err != nil {
+		if _, err := w.remove(a, seq); err != nil {
 			return head{}, 0, err
 		}
 	}
@@ -95,7 +95,7 @@ func (s *Store) Void(ctx context.Context, name event.Account, seqs []uint64) (st
 			}
 			if a.aid != 0 {
 				for _, seq := range seqs[:n] {
-					if err := w.remove(a, seq); err != nil {
+					if err := w.void(a, seq); err != nil {
 						return err
 					}
 				}
@@ -110,6 +110,15 @@ func (s *Store) Void(ctx context.Context, name event.Account, seqs []uint64) (st
 			return s.head(&after), nil
 		}
 	}
+}
+
+// void removes an entry and takes it out of the count of its conversation.
+func (w *writer) void(a *account, seq uint64) error {
+	old, err := w.remove(a, seq)
+	if err != nil {
+		return err
+	}
+	return w.uncount(a, old.conversation, old.ordinal)
 }
 
 // SaveCursors implements [store.Store]. Many cursors are saved in several commits; if one fails, the earlier ones stay.

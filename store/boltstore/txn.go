@@ -162,9 +162,27 @@ func keysWith(b *bolt.Bucket, prefix []byte) [][]byte {
 func (w *writer) addMessage(in *store.Message, now uint64) uint64 {
 	mid := w.next(w.messages)
 	m := newMessage(in, now)
+	if in.Of != "" {
+		m.of = w.hold(in.Of)
+	}
 	w.put(w.messages, numberKey(mid), w.addValue(m.encodeHeader(), in.Payload))
 	w.put(w.ids, []byte(in.ID), numberKey(mid))
-	w.put(w.refs, numberKey(mid), numberKey(uint64(len(in.To))))
+	w.put(w.refs, numberKey(mid), references{inboxes: uint64(len(in.To))}.encode())
+	return mid
+}
+
+// hold has a message stay known, and returns its number; 0 if there is none.
+func (w *writer) hold(id event.MessageID) uint64 {
+	mid, err := number(w.ids.Get([]byte(id)), "message number")
+	if err != nil {
+		return 0
+	}
+	refs, err := decodeReferences(w.refs.Get(numberKey(mid)))
+	if err != nil {
+		return 0
+	}
+	refs.changes++
+	w.put(w.refs, numberKey(mid), refs.encode())
 	return mid
 }
 
@@ -234,30 +252,49 @@ func (b *buckets) message(mid uint64) (message, error) {
 	return decodeMessage(string(row))
 }
 
-// release takes one inbox off a message, which goes with the last one. If a row of it cannot be read, they all stay:
-// that costs some room, but holds up nothing else.
+// release takes one inbox off a message. The payload goes with the last one, and the rest with the last message that
+// changes it. If a row of it cannot be read, they all stay: that costs some room, but holds up nothing else.
 func (w *writer) release(mid uint64) error {
-	key := numberKey(mid)
-	refs, err := number(w.refs.Get(key), "reference count")
+	refs, err := decodeReferences(w.refs.Get(numberKey(mid)))
 	if err != nil {
 		return w.err
 	}
-	if refs > 1 {
-		w.put(w.refs, key, numberKey(refs-1))
+	refs.inboxes = max(refs.inboxes, 1) - 1
+	return w.unreferenced(mid, refs)
+}
+
+// unreferenced notes who still needs a message, and removes what nobody does.
+func (w *writer) unreferenced(mid uint64, refs references) error {
+	key := numberKey(mid)
+	if refs.inboxes > 0 {
+		w.put(w.refs, key, refs.encode())
 		return w.err
 	}
 	m, err := w.message(mid)
 	if err != nil {
 		return w.err
 	}
+	w.dropValue(&m.payload)
+	if refs.changes > 0 {
+		w.put(w.refs, key, refs.encode())
+		w.put(w.messages, key, appendInline(m.encodeHeader(), nil))
+		return w.err
+	}
 	if v := w.ids.Get([]byte(m.id)); string(v) == string(key) {
 		w.del(w.ids, []byte(m.id))
 	}
-	w.dropValue(&m.payload)
 	for _, k := range keysWith(w.places, key) {
 		w.del(w.places, k)
 	}
 	w.del(w.refs, key)
 	w.del(w.messages, key)
-	return w.err
+	if m.of == 0 {
+		return w.err
+	}
+	of, err := decodeReferences(w.refs.Get(numberKey(m.of)))
+	if err != nil {
+		return w.err
+	}
+	of.changes = max(of.changes, 1) - 1
+	return w.unreferenced(m.of, of)
 }

@@ -23,8 +23,34 @@ type account struct {
 	inbox    inbox
 	states   []event.State // by conversation and name
 	cursors  []store.Cursor
-	ordinals map[event.ConversationID]uint64 // entries that counted as unread so far
+	counts   map[event.ConversationID]count
 	window   window
+}
+
+// count is what a conversation has of entries that count as unread.
+type count struct {
+	counted   uint64
+	uncounted []uint64
+}
+
+// next returns the ordinal of another entry of the conversation.
+func (a *account) next(c event.ConversationID) uint64 {
+	if a.counts == nil {
+		a.counts = make(map[event.ConversationID]count)
+	}
+	n := a.counts[c]
+	n.counted++
+	a.counts[c] = n
+	return n.counted
+}
+
+// uncount takes an entry out of the count of its conversation.
+func (a *account) uncount(c event.ConversationID, ordinal uint64) {
+	if ordinal != 0 {
+		n := a.counts[c]
+		n.uncounted = store.Uncount(n.uncounted, ordinal)
+		a.counts[c] = n
+	}
 }
 
 // state returns the place of a register and whether it is there.
@@ -63,7 +89,11 @@ func (a *account) begin(d store.Begin) {
 	if slices.ContainsFunc(a.cursors, func(c store.Cursor) bool { return c.Incarnation == d.Incarnation }) {
 		return
 	}
-	seq := max(a.inbox.trim, a.inbox.seq-min(d.Back, a.inbox.seq))
+	seq := a.inbox.seq - min(d.Back, a.inbox.seq)
+	if d.At != 0 {
+		seq = min(seq, d.At)
+	}
+	seq = max(seq, a.inbox.trim)
 	a.cursors = append(a.cursors, store.Cursor{Account: a.name, Incarnation: d.Incarnation, Seq: seq})
 }
 
@@ -77,7 +107,8 @@ func (a *account) save(c store.Cursor) {
 	}
 }
 
-// message is what the copies of a message share. Only refs changes after it was made.
+// message is what the copies of a message share. Only refs and holds change after it was made, and the payload, which goes
+// with the last copy.
 type message struct {
 	id           event.MessageID
 	kind         event.Kind
@@ -93,6 +124,8 @@ type message struct {
 	payload      []byte
 	to           []store.Place
 	refs         int // inboxes that hold it
+	of           *message
+	holds        int // messages that change it and are held themselves
 }
 
 // entry is one account's copy of a message. An entry that was voided or superseded stays as a hole, without a message,
@@ -164,20 +197,20 @@ func (b *inbox) push(e entry) {
 	}
 }
 
-// punch makes a hole of the entry with the given number, and returns its message, or nil if there was no entry.
-func (b *inbox) punch(seq uint64) *message {
+// punch makes a hole of the entry with the given number, and returns it as it was; without a message if there was none.
+func (b *inbox) punch(seq uint64) entry {
 	i := b.after(seq) - 1
 	if i < 0 || b.entries[i].seq != seq {
-		return nil
+		return entry{}
 	}
 	return b.punchAt(i)
 }
 
-func (b *inbox) punchAt(i int) *message {
+func (b *inbox) punchAt(i int) entry {
 	e := &b.entries[i]
-	m := e.message
+	old, m := *e, e.message
 	if m == nil {
-		return nil
+		return old
 	}
 	b.live--
 	b.bytes -= int64(len(m.payload)) + entryBytes
@@ -187,7 +220,7 @@ func (b *inbox) punchAt(i int) *message {
 		delete(b.keys, m.key)
 	}
 	e.message, e.targets = nil, nil
-	return m
+	return old
 }
 
 // tidy drops holes at the front, and all of them once they are more than the rest.

@@ -135,50 +135,90 @@ func (s *Store) appendLocked(in *store.Message, now int64) store.Placed {
 	if !in.Expires.IsZero() {
 		m.mayExpire, m.expires = true, in.Expires.UnixMilli()
 	}
+	if m.of = s.messages[in.Of]; m.of != nil {
+		m.of.holds++
+	}
 	s.messages[m.id] = m
 	s.bytes += int64(len(m.payload)) + int64(len(in.To))*entryBytes
 	for i := range in.To {
-		m.to[i] = s.deliverLocked(m, &in.To[i])
+		m.to[i] = s.deliverLocked(m, in, &in.To[i])
 	}
 	return store.Placed{ID: m.id, To: slices.Clone(m.to)}
 }
 
-// deliverLocked appends one copy, and removes the one that it supersedes.
-func (s *Store) deliverLocked(m *message, to *store.Inbox) store.Place {
+// deliverLocked appends one copy, and removes those that it replaces.
+func (s *Store) deliverLocked(m *message, in *store.Message, to *store.Inbox) store.Place {
 	a := s.accountLocked(to.Account)
 	box := &a.inbox
-	if m.key != "" {
-		if old, ok := box.keys[m.key]; ok {
-			s.removedLocked(box.punch(old))
-			box.tidy()
+	e := entry{seq: box.seq + 1, message: m, flags: m.flags | to.Flags, targets: slices.Clone(to.Targets)}
+	counts := e.flags&event.FlagUnread != 0
+	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == s.epoch(a.epoch)
+	for _, seq := range box.replaced(in, to, successor) {
+		old := box.punch(seq)
+		if old.message == nil {
+			continue
 		}
+		if successor && len(to.Targets) == 0 && e.targets == nil {
+			e.targets = old.targets
+		}
+		heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0 && old.message.conversation == m.conversation
+		if heir && old.ordinal > 0 {
+			e.ordinal, e.flags = old.ordinal, e.flags|event.FlagUnread
+		} else {
+			a.uncount(old.message.conversation, old.ordinal)
+		}
+		s.releaseLocked(old.message)
+	}
+	box.tidy()
+	if counts {
+		e.ordinal = a.next(m.conversation)
 	}
 	box.seq++
-	e := entry{seq: box.seq, message: m, flags: m.flags | to.Flags, targets: slices.Clone(to.Targets)}
-	if e.flags&event.FlagUnread != 0 {
-		if a.ordinals == nil {
-			a.ordinals = make(map[event.ConversationID]uint64)
-		}
-		e.ordinal = a.ordinals[m.conversation] + 1
-		a.ordinals[m.conversation] = e.ordinal
-	}
 	box.push(e)
 	return store.Place{Account: a.name, Epoch: s.epoch(a.epoch), Seq: e.seq, Ordinal: e.ordinal}
 }
 
-// removedLocked accounts for an entry that left its inbox; nil stands for none.
-func (s *Store) removedLocked(m *message) {
-	if m != nil {
-		s.releaseLocked(m)
+// replaced returns the numbers of the entries that a message takes the place of.
+func (b *inbox) replaced(in *store.Message, to *store.Inbox, successor bool) []uint64 {
+	var seqs []uint64
+	if successor {
+		seqs = append(seqs, to.Replaces.Seq)
+	}
+	for _, key := range [...]string{in.Key, in.Drop} {
+		if key == "" {
+			continue
+		}
+		if seq, ok := b.keys[key]; ok {
+			seqs = append(seqs, seq)
+		}
+	}
+	return seqs
+}
+
+// removedLocked accounts for an entry that left its inbox; one without a message was none.
+func (s *Store) removedLocked(e entry) {
+	if e.message != nil {
+		s.releaseLocked(e.message)
 	}
 }
 
-// releaseLocked takes one inbox off a message, which goes with the last one.
+// releaseLocked takes one inbox off a message. The payload goes with the last one, and what is known of the message with
+// the last one of those that change it.
 func (s *Store) releaseLocked(m *message) {
 	s.bytes -= entryBytes
 	m.refs--
 	if m.refs == 0 {
 		s.bytes -= int64(len(m.payload))
+		m.payload = nil
+		s.forgetLocked(m)
+	}
+}
+
+func (s *Store) forgetLocked(m *message) {
+	for ; m != nil && m.refs == 0 && m.holds == 0; m = m.of {
 		delete(s.messages, m.id)
+		if m.of != nil {
+			m.of.holds--
+		}
 	}
 }

@@ -123,6 +123,45 @@ func (s *Store) States(ctx context.Context, name event.Account, o store.StateOpt
 	return page, nil
 }
 
+// Conversations implements [store.Store]. The order is that of the identifiers. A page takes time in proportion to all
+// of the account's conversations.
+func (s *Store) Conversations(ctx context.Context, name event.Account, o store.ConversationOptions) (store.ConversationPage, error) {
+	if err := store.CheckAccount(name); err != nil {
+		return store.ConversationPage{}, err
+	}
+	if err := o.Validate(); err != nil {
+		return store.ConversationPage{}, err
+	}
+	if err := s.lock(ctx); err != nil {
+		return store.ConversationPage{}, err
+	}
+	defer s.mu.Unlock()
+	a := s.accounts[name]
+	if a == nil {
+		return store.ConversationPage{}, nil
+	}
+	var ids []event.ConversationID
+	for c := range a.counts {
+		// The cursor ends with a line feed, which no identifier has, so that the conversation without a name comes once.
+		if (o.Conversation == "" || c == o.Conversation) && (o.Cursor == "" || string(c)+"\n" > o.Cursor) {
+			ids = append(ids, c)
+		}
+	}
+	slices.Sort(ids)
+	var page store.ConversationPage
+	for _, c := range ids {
+		if len(page.Conversations) == o.Limit {
+			page.Next = string(page.Conversations[o.Limit-1].Conversation) + "\n"
+			break
+		}
+		n := a.counts[c]
+		page.Conversations = append(page.Conversations, store.Conversation{
+			Conversation: c, Counted: n.counted, Uncounted: slices.Clone(n.uncounted),
+		})
+	}
+	return page, nil
+}
+
 // Cursors implements [store.Store].
 func (s *Store) Cursors(ctx context.Context, name event.Account) ([]store.Cursor, error) {
 	if err := store.CheckAccount(name); err != nil {
@@ -206,7 +245,10 @@ func (s *Store) Void(ctx context.Context, name event.Account, seqs []uint64) (st
 		return s.headLocked(nil), nil
 	}
 	for _, seq := range seqs {
-		s.removedLocked(a.inbox.punch(seq))
+		if e := a.inbox.punch(seq); e.message != nil {
+			a.uncount(e.message.conversation, e.ordinal)
+			s.removedLocked(e)
+		}
 	}
 	a.inbox.tidy()
 	return s.headLocked(a), nil

@@ -72,6 +72,8 @@ func calls(s store.Store, ctx context.Context, b store.Batch, rev store.Revision
 	add("Read", err)
 	_, err = s.States(ctx, b.Account, store.StateOptions{Limit: 1})
 	add("States", err)
+	_, err = s.Conversations(ctx, b.Account, store.ConversationOptions{Limit: 1})
+	add("Conversations", err)
 	_, err = s.Cursors(ctx, b.Account)
 	add("Cursors", err)
 	add("SaveCursors", s.SaveCursors(ctx, []store.Cursor{{Account: b.Account, Incarnation: 1, Seq: 1}}))
@@ -125,6 +127,8 @@ var badBatches = []struct {
 	{"bad client message ID", func(b *store.Batch) { b.Messages[1].ClientID = "a\x7fb" }},
 	{"bad origin", func(b *store.Batch) { b.Messages[1].Origin = "\t" }},
 	{"key too long", func(b *store.Batch) { b.Messages[1].Key = strings.Repeat("k", store.MaxKeyBytes+1) }},
+	{"dropped key too long", func(b *store.Batch) { b.Messages[1].Drop = strings.Repeat("k", store.MaxKeyBytes+1) }},
+	{"bad changed message", func(b *store.Batch) { b.Messages[1].Of = "\n" }},
 	{"expiry out of range", func(b *store.Batch) { b.Messages[1].Expires = time.UnixMilli(-5) }},
 	{"payload too long", func(b *store.Batch) { b.Messages[1].Payload = make([]byte, store.MaxPayloadBytes+1) }},
 	{"no inbox", func(b *store.Batch) { b.Messages[1].To = nil }},

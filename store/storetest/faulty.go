@@ -14,17 +14,18 @@ type Method string
 
 // The methods that faults can be injected into.
 const (
-	Load        Method = "Load"
-	Commit      Method = "Commit"
-	Message     Method = "Message"
-	Read        Method = "Read"
-	States      Method = "States"
-	Cursors     Method = "Cursors"
-	SaveCursors Method = "SaveCursors"
-	Trim        Method = "Trim"
-	Void        Method = "Void"
-	Delete      Method = "Delete"
-	Accounts    Method = "Accounts"
+	Load          Method = "Load"
+	Commit        Method = "Commit"
+	Message       Method = "Message"
+	Read          Method = "Read"
+	States        Method = "States"
+	Conversations Method = "Conversations"
+	Cursors       Method = "Cursors"
+	SaveCursors   Method = "SaveCursors"
+	Trim          Method = "Trim"
+	Void          Method = "Void"
+	Delete        Method = "Delete"
+	Accounts      Method = "Accounts"
 )
 
 // Fault is what happens to calls of one method.
@@ -223,6 +224,13 @@ func (f *Faulty) Read(ctx context.Context, account event.Account, o store.ReadOp
 // States implements [store.Store].
 func (f *Faulty) States(ctx context.Context, account event.Account, o store.StateOptions) (store.StatePage, error) {
 	return through(ctx, f, States, account, func() (store.StatePage, error) { return f.inner.States(ctx, account, o) })
+}
+
+// Conversations implements [store.Store].
+func (f *Faulty) Conversations(ctx context.Context, account event.Account, o store.ConversationOptions) (store.ConversationPage, error) {
+	return through(ctx, f, Conversations, account, func() (store.ConversationPage, error) {
+		return f.inner.Conversations(ctx, account, o)
+	})
 }
 
 // Cursors implements [store.Store].

@@ -116,6 +116,10 @@ func TestFaulty_EveryMethod(t *testing.T) {
 			_, err := s.States(ctx, "ann", store.StateOptions{Limit: 1})
 			return err
 		},
+		storetest.Conversations: func(ctx context.Context, s store.Store) error {
+			_, err := s.Conversations(ctx, "ann", store.ConversationOptions{Limit: 1})
+			return err
+		},
 		storetest.Cursors:     func(ctx context.Context, s store.Store) error { _, err := s.Cursors(ctx, "ann"); return err },
 		storetest.SaveCursors: func(ctx context.Context, s store.Store) error { return s.SaveCursors(ctx, nil) },
 		storetest.Trim:        func(ctx context.Context, s store.Store) error { _, err := s.Trim(ctx, "ann", 1, 1); return err },

@@ -206,6 +206,36 @@ func (f *fixture) states(account event.Account, o store.StateOptions) []event.St
 	}
 }
 
+// counts returns the account's conversations, page by page.
+func (f *fixture) counts(account event.Account, o store.ConversationOptions) []store.Conversation {
+	f.t.Helper()
+	if o.Limit == 0 {
+		o.Limit = 2
+	}
+	var all []store.Conversation
+	for {
+		p, err := f.s.Conversations(f.ctx, account, o)
+		require.NoError(f.t, err)
+		require.LessOrEqual(f.t, len(p.Conversations), o.Limit)
+		all = append(all, p.Conversations...)
+		if o.Cursor = p.Next; o.Cursor == "" {
+			return all
+		}
+		require.NotEmpty(f.t, p.Conversations, "a page that is not the last is not empty")
+	}
+}
+
+// count returns what one conversation has.
+func (f *fixture) count(account event.Account, c event.ConversationID) store.Conversation {
+	f.t.Helper()
+	all := f.counts(account, store.ConversationOptions{Conversation: c})
+	if len(all) == 0 {
+		return store.Conversation{Conversation: c}
+	}
+	require.Len(f.t, all, 1)
+	return all[0]
+}
+
 func (f *fixture) set(account event.Account, updates ...store.StateUpdate) store.Result {
 	f.t.Helper()
 	return f.commit(store.Batch{Account: account, Now: f.now, States: updates})

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -27,6 +28,7 @@ type history struct {
 	rnd   *rand.Rand
 	model *model
 	step  int
+	sent  []store.Placed // the latest messages, to be changed
 }
 
 var historyAccounts = []event.Account{"ann", "an", "bob", "cat/1", "\u00e9"}
@@ -91,7 +93,7 @@ func (h *history) randomBatch(name event.Account) store.Batch {
 		b.Forget = []event.Incarnation{event.Incarnation(1 + h.rnd.IntN(4))} // never one of Begin's
 	}
 	if h.chance(15) {
-		b.Begin = []store.Begin{{Incarnation: event.Incarnation(5 + h.rnd.IntN(4))}}
+		b.Begin = []store.Begin{{Incarnation: event.Incarnation(5 + h.rnd.IntN(4)), At: h.rnd.Uint64N(2) * h.rnd.Uint64N(30)}}
 	}
 	for range h.rnd.IntN(4) {
 		b.Messages = append(b.Messages, h.randomMessage(name))
@@ -116,14 +118,35 @@ func (h *history) randomMessage(from event.Account) store.Message {
 	if h.chance(30) {
 		m.Expires = h.now.Add(time.Minute)
 	}
+	if h.chance(20) {
+		m.Drop = fmt.Sprint("key-", h.rnd.IntN(3))
+	}
+	places := map[event.Account]event.Position{}
+	if h.chance(30) {
+		m.Uncount = h.chance(50)
+		m.Of, places = h.randomChange()
+	}
 	for _, i := range h.rnd.Perm(len(historyAccounts))[:1+h.rnd.IntN(3)] {
-		in := store.Inbox{Account: historyAccounts[i], Flags: event.Flags(h.rnd.IntN(2))}
+		in := store.Inbox{Account: historyAccounts[i], Flags: event.Flags(h.rnd.IntN(2)), Replaces: places[historyAccounts[i]]}
 		if h.chance(20) {
 			in.Targets = []event.Incarnation{1, event.Incarnation(2 + h.rnd.IntN(2))}
 		}
 		m.To = append(m.To, in)
 	}
 	return m
+}
+
+// randomChange picks a message that was there once.
+func (h *history) randomChange() (event.MessageID, map[event.Account]event.Position) {
+	places := map[event.Account]event.Position{}
+	if len(h.sent) == 0 {
+		return "nobody", places
+	}
+	p := h.sent[h.rnd.IntN(len(h.sent))]
+	for _, at := range p.To {
+		places[at.Account] = event.Position{Epoch: at.Epoch, Seq: at.Seq}
+	}
+	return p.ID, places
 }
 
 func (h *history) commitBatch(b store.Batch) {
@@ -163,7 +186,11 @@ func (h *history) apply(a *modelAccount, b *store.Batch, r *store.Result) {
 	}
 	for _, d := range b.Begin {
 		if _, ok := a.cursors[d.Incarnation]; !ok {
-			a.cursors[d.Incarnation] = store.Cursor{Account: b.Account, Incarnation: d.Incarnation, Seq: a.head.Seq}
+			at := a.head.Seq
+			if d.At != 0 {
+				at = max(min(at, d.At), a.head.Trim)
+			}
+			a.cursors[d.Incarnation] = store.Cursor{Account: b.Account, Incarnation: d.Incarnation, Seq: at}
 		}
 	}
 	for i, u := range b.States {
@@ -202,28 +229,29 @@ func (h *history) applyMessage(msg *store.Message, p store.Placed, now time.Time
 			ID: msg.ID, Kind: msg.Kind, Flags: msg.Flags, Conversation: msg.Conversation, From: msg.From,
 			Time: now.UTC(), To: plain(p.To),
 		},
-		holders: map[event.Account]bool{},
+		holders: map[event.Account]bool{}, known: true,
+	}
+	if of := h.model.messages[msg.Of]; of != nil && of.known {
+		h.model.messages[msg.ID].of = of
+		of.changes++
+	}
+	h.sent = append(h.sent, p)
+	if len(h.sent) > 10 {
+		h.sent = h.sent[1:]
 	}
 	for i := range msg.To {
 		to, place := &msg.To[i], p.To[i]
 		// An account that the model meets here for the first time has no head to ask the store for any more.
 		a := h.model.account(to.Account, func() event.Epoch { return place.Epoch })
-		var ordinal uint64
-		if (msg.Flags|to.Flags)&event.FlagUnread != 0 {
-			a.ordinals[msg.Conversation]++
-			ordinal = a.ordinals[msg.Conversation]
-		}
 		require.Greater(h.t, place.Seq, a.head.Seq, "step %d", h.step)
 		if h.h.Capabilities.Dense {
 			require.Equal(h.t, a.head.Seq+1, place.Seq, "step %d", h.step)
 		}
-		if msg.Conversation == "" {
-			ordinal = place.Ordinal // the contract does not say what counts outside conversations
-		}
+		e := h.model.entry(a, msg, to, place, now)
 		require.Equal(h.t, store.Place{
-			Account: to.Account, Epoch: a.head.Epoch, Seq: place.Seq, Ordinal: ordinal,
+			Account: to.Account, Epoch: a.head.Epoch, Seq: place.Seq, Ordinal: e.Ordinal,
 		}, place, "step %d", h.step)
-		h.model.append(a, msg, to, place, now)
+		h.model.append(a, msg, to, e)
 	}
 }
 
@@ -276,7 +304,9 @@ func (h *history) voidEntries(name event.Account) {
 	for range 1 + h.rnd.IntN(4) {
 		list = append(list, h.rnd.Uint64N(a.head.Seq+3))
 	}
-	h.model.remove(a, name, func(e *event.Entry) bool { return slices.Contains(list, e.Seq) })
+	for _, e := range h.model.remove(a, name, func(e *event.Entry) bool { return slices.Contains(list, e.Seq) }) {
+		a.uncount(&e)
+	}
 	h.void(name, list...)
 }
 
@@ -317,10 +347,11 @@ func (h *history) compareAll() {
 		got := h.states(name, store.StateOptions{})
 		slices.SortFunc(got, compareStates)
 		require.Equal(h.t, a.sortedStates(), got, "step %d", h.step)
+		require.ElementsMatch(h.t, slices.Collect(maps.Values(a.counts)), h.counts(name, store.ConversationOptions{}), "step %d", h.step)
 	}
 	require.ElementsMatch(h.t, present, h.accounts(2), "step %d", h.step)
 	for id, m := range h.model.messages {
-		if len(m.holders) == 0 {
+		if !m.known {
 			h.gone(id)
 			continue
 		}

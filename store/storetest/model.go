@@ -19,18 +19,21 @@ type model struct {
 }
 
 type modelAccount struct {
-	record   store.Record
-	head     store.Head
-	entries  []event.Entry
-	states   map[register]event.State
-	cursors  map[event.Incarnation]store.Cursor
-	ordinals map[event.ConversationID]uint64
-	names    map[attemptName]attempt
+	record  store.Record
+	head    store.Head
+	entries []event.Entry
+	states  map[register]event.State
+	cursors map[event.Incarnation]store.Cursor
+	counts  map[event.ConversationID]store.Conversation
+	names   map[attemptName]attempt
 }
 
 type modelMessage struct {
 	info    store.MessageInfo
 	holders map[event.Account]bool
+	of      *modelMessage
+	changes int  // messages that change it and are known
+	known   bool // an inbox holds it, or a message that changes it is known
 }
 
 type register struct {
@@ -67,8 +70,8 @@ func (m *model) account(name event.Account, epoch func() event.Epoch) *modelAcco
 func (a *modelAccount) clear(epoch event.Epoch) {
 	*a = modelAccount{
 		head: store.Head{Epoch: epoch}, states: map[register]event.State{},
-		cursors:  map[event.Incarnation]store.Cursor{},
-		ordinals: map[event.ConversationID]uint64{}, names: map[attemptName]attempt{},
+		cursors: map[event.Incarnation]store.Cursor{},
+		counts:  map[event.ConversationID]store.Conversation{}, names: map[attemptName]attempt{},
 	}
 }
 
@@ -129,21 +132,60 @@ func compareStates(s, t event.State) int {
 	return cmp.Or(strings.Compare(string(s.Conversation), string(t.Conversation)), strings.Compare(s.Name, t.Name))
 }
 
-// append puts an entry into the inbox, with the place that the store gave it.
-func (m *model) append(a *modelAccount, msg *store.Message, to *store.Inbox, p store.Place, now time.Time) {
-	if msg.Key != "" {
-		m.remove(a, to.Account, func(e *event.Entry) bool { return e.Key == msg.Key })
-	}
+// entry is what a message becomes in an inbox, with the place that the store gave it. What it replaces is removed.
+func (m *model) entry(a *modelAccount, msg *store.Message, to *store.Inbox, p store.Place, now time.Time) event.Entry {
 	e := event.Entry{
 		Seq: p.Seq, Kind: msg.Kind, Flags: msg.Flags | to.Flags, Conversation: msg.Conversation, ID: msg.ID,
-		From: msg.From, Targets: to.Targets, Key: msg.Key, Time: now, Expires: msg.Expires, Ordinal: p.Ordinal,
-		Payload: msg.Payload,
+		From: msg.From, Targets: to.Targets, Key: msg.Key, Time: now, Expires: msg.Expires, Payload: msg.Payload,
 	}
 	if to.Account == msg.From {
 		e.ClientID, e.Origin = msg.ClientID, msg.Origin
 	}
+	counts := e.Flags&event.FlagUnread != 0
+	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == a.head.Epoch
+	for _, which := range []func(o *event.Entry) bool{
+		func(o *event.Entry) bool { return successor && o.Seq == to.Replaces.Seq },
+		func(o *event.Entry) bool { return msg.Key != "" && o.Key == msg.Key },
+		func(o *event.Entry) bool { return msg.Drop != "" && o.Key == msg.Drop },
+	} {
+		for _, old := range m.remove(a, to.Account, which) {
+			if successor && len(e.Targets) == 0 {
+				e.Targets = old.Targets
+			}
+			if successor && !counts && !msg.Uncount && e.Ordinal == 0 && old.Conversation == e.Conversation && old.Ordinal > 0 {
+				e.Ordinal, e.Flags = old.Ordinal, e.Flags|event.FlagUnread
+				continue
+			}
+			a.uncount(&old)
+		}
+	}
+	if counts {
+		c := a.counts[e.Conversation]
+		c.Conversation = e.Conversation
+		c.Counted++
+		a.counts[e.Conversation], e.Ordinal = c, c.Counted
+	}
+	return e
+}
+
+// uncount is written out here, so that store.Uncount is checked too.
+func (a *modelAccount) uncount(e *event.Entry) {
+	if e.Ordinal == 0 {
+		return
+	}
+	c := a.counts[e.Conversation]
+	c.Uncounted = append(slices.Clone(c.Uncounted), e.Ordinal)
+	slices.Sort(c.Uncounted)
+	if len(c.Uncounted) > store.MaxUncounted {
+		c.Uncounted = c.Uncounted[1:]
+	}
+	a.counts[e.Conversation] = c
+}
+
+// append puts an entry into the inbox.
+func (m *model) append(a *modelAccount, msg *store.Message, to *store.Inbox, e event.Entry) {
 	a.entries = append(a.entries, normalised([]event.Entry{e})...)
-	a.head.Seq = p.Seq
+	a.head.Seq = e.Seq
 	a.head.Bytes += int64(e.Size())
 	if e.Key == "" {
 		a.head.Entries++
@@ -151,8 +193,18 @@ func (m *model) append(a *modelAccount, msg *store.Message, to *store.Inbox, p s
 	m.messages[msg.ID].holders[to.Account] = true
 }
 
-// remove takes entries out of an inbox.
-func (m *model) remove(a *modelAccount, name event.Account, which func(e *event.Entry) bool) {
+// forget notes that nobody knows a message any more, unless an inbox holds it or a message that changes it is known.
+func (msg *modelMessage) forget() {
+	for ; msg != nil && msg.known && len(msg.holders) == 0 && msg.changes == 0; msg = msg.of {
+		msg.known = false
+		if msg.of != nil {
+			msg.of.changes--
+		}
+	}
+}
+
+// remove takes entries out of an inbox and returns them.
+func (m *model) remove(a *modelAccount, name event.Account, which func(e *event.Entry) bool) (gone []event.Entry) {
 	a.entries = slices.DeleteFunc(a.entries, func(e event.Entry) bool {
 		if !which(&e) {
 			return false
@@ -163,6 +215,9 @@ func (m *model) remove(a *modelAccount, name event.Account, which func(e *event.
 		}
 		msg := m.messages[e.ID]
 		delete(msg.holders, name)
+		msg.forget()
+		gone = append(gone, e)
 		return true
 	})
+	return gone
 }

@@ -50,7 +50,7 @@ func TestStore(t *testing.T, h Harness) {
 		require.NotNil(t, h.Reopen, "Harness.Reopen is required for a durable store")
 	}
 	for _, group := range [][]rule{
-		infoRules, recordRules, inboxRules, pageRules, removalRules, sendRules, orderRules, stateRules, cursorRules,
+		infoRules, recordRules, inboxRules, pageRules, removalRules, sendRules, orderRules, changeRules, countRules, stateRules, cursorRules,
 		idempotencyRules, accountRules, errorRules, fullRules, reopenRules, historyRules,
 	} {
 		for _, r := range group {
