@@ -14,6 +14,11 @@ const (
 	FlagUnread Flags = 1 << iota
 	// FlagReceipts marks a message whose sender gets delivered and read receipts.
 	FlagReceipts
+	// FlagNoPush marks an entry that no push is to be sent for.
+	FlagNoPush
+	// FlagHigh and FlagLow mark what its sender takes for more or less urgent than usual.
+	FlagHigh
+	FlagLow
 )
 
 // Entry is one element of an account's inbox. Once appended it never changes; it can only vanish, because it was trimmed,
@@ -79,10 +84,13 @@ type State struct {
 
 // Names of the registers that the engine itself keeps. Names that begin with '_' never leave the engine.
 const (
-	// StateRead is the read marker: the furthest entry of the conversation that was read on any device.
+	// StateRead is the read marker: the furthest entry of the conversation that was read on any device. Its value is the
+	// ordinal up to which entries that count as unread were read, in decimal digits; empty: none.
 	StateRead = "read"
 	// StateReadPrivate is the private read marker: as StateRead, but peers are never told.
 	StateReadPrivate = "readPrivate"
+	// StateUnread is 1 if the user has marked the conversation as unread. Reading it sets it to 0.
+	StateUnread = "unread"
 	// StateDelivered begins the names of the registers that hold, for each sender, the furthest entry whose delivery it
 	// was told.
 	StateDelivered = "_delivered:"

@@ -1,9 +1,11 @@
 package event
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Kind names what an entry or a live-only event is, such as "message" or "group.join". Names are stable.
@@ -85,6 +87,74 @@ type KindInfo struct {
 	Unread    bool   // counts as unread for those who receive it
 	Droppable bool   // may be dropped under pressure; only live-only kinds are
 	Coalesce  string // name of the coalesce group: a newer entry of the group for the same subject supersedes the older
+	Register  string // name of the register of conversation state that it sets for the account that does it; see [KindInfo.State]
+	Off       bool   // it sets the register to 0; otherwise to 1
+	Change    Change // what it does to the message that it is about
+}
+
+// Change says what an entry does to the message that it is about. The names are stable.
+type Change string
+
+const (
+	// ChangeNone: it is about no message.
+	ChangeNone Change = ""
+	// ChangeReplace takes the message's place: who has not got the message yet, gets this instead.
+	ChangeReplace Change = "replace"
+	// ChangeRemove takes the message away from everybody, with all that has replaced it, and out of the count of unread ones.
+	ChangeRemove Change = "remove"
+	// ChangeHide does so for the account that does it only.
+	ChangeHide Change = "hide"
+	// ChangeAnnotate adds something to the message, such as a reaction. The newest for a subject and account counts.
+	ChangeAnnotate Change = "annotate"
+)
+
+// coalesce is the group within which changes of a sort supersede each other, by message.
+func (c Change) coalesce() string {
+	switch c {
+	case ChangeReplace:
+		return "edit"
+	case ChangeRemove:
+		return "recall"
+	case ChangeHide:
+		return "hide"
+	case ChangeAnnotate:
+		return "reaction"
+	}
+	return ""
+}
+
+// ReplacementKey is the coalesce key of what has replaced a message, in every inbox.
+func ReplacementKey(conversation ConversationID, message MessageID) string {
+	return KindInfo{Coalesce: ChangeReplace.coalesce()}.CoalesceKey(conversation, string(message))
+}
+
+// ReplacedMessage returns the message that an entry with the key of ReplacementKey has replaced; empty for other keys.
+func ReplacedMessage(key string) MessageID {
+	rest, ok := strings.CutPrefix(key, ChangeReplace.coalesce()+"\n")
+	if !ok {
+		return ""
+	}
+	id, _, _ := strings.Cut(rest, "\n")
+	return MessageID(id)
+}
+
+// State returns the register that an entry of the kind sets, and false if it sets none. Its name is that of the row, and
+// with a subject a colon and the subject, which is the middle line of the entry's key; its number is 1, or 0 if the row
+// says Off; its value is the payload. Entries of such kinds are only in inboxes of the account that did it.
+func (i KindInfo) State(e *Entry) (State, bool) {
+	if i.Register == "" {
+		return State{}, false
+	}
+	s := State{Conversation: e.Conversation, Name: i.Register, Seq: e.Seq, Value: e.Payload}
+	if _, rest, ok := strings.Cut(e.Key, "\n"); ok {
+		if subject, _, ok := strings.Cut(rest, "\n"); ok && subject != "" {
+			s.Name += ":" + subject
+		}
+	}
+	if !i.Off {
+		s.Number = 1
+	}
+	return s, true
 }
 
 // CoalesceKey returns the key under which a newer entry supersedes this one, or "" if the kind does not coalesce.
@@ -102,8 +172,9 @@ type Registry struct {
 	list []Kind
 }
 
-// NewRegistry returns the built-in kinds together with the host's own. A kind that is there already, a bad name of a kind
-// or coalesce group, or a row that is both durable and droppable is an error; all faults are reported at once.
+// NewRegistry returns the built-in kinds together with the host's own. A kind that is there already, a bad name of a kind,
+// coalesce group or register, a row that is both durable and droppable, one that sets a register but does not coalesce, or
+// one that changes messages under a coalesce group of its own is an error; all faults are reported at once.
 func NewRegistry(own ...KindInfo) (*Registry, error) {
 	r := &Registry{rows: make(map[Kind]KindInfo, len(builtin)+len(own))}
 	var errs []error
@@ -133,11 +204,47 @@ func (r *Registry) add(row KindInfo) error {
 			return fmt.Errorf("%q: %w", row.Kind, err)
 		}
 	}
+	if err := row.checkState(); err != nil {
+		return fmt.Errorf("%q: %w", row.Kind, err)
+	}
+	if err := row.checkChange(); err != nil {
+		return fmt.Errorf("%q: %w", row.Kind, err)
+	}
 	if row.Family == "" {
 		row.Family = FamilyHost
 	}
 	r.rows[row.Kind] = row
 	r.list = append(r.list, row.Kind)
+	return nil
+}
+
+// checkState: a newer entry that supersedes an older one must set the same register, or devices would miss it.
+func (i *KindInfo) checkState() error {
+	switch {
+	case i.Register == "":
+		return nil
+	case !i.Durable || i.Coalesce == "" || i.Unread:
+		return &InvalidError{Field: "register", Reason: "only for durable kinds that coalesce and do not count as unread"}
+	case i.Register == StateRead || i.Register == StateReadPrivate || i.Register[0] == '_' || strings.Contains(i.Register, ":"):
+		return &InvalidError{Field: "register", Reason: "a name of the engine's own"}
+	}
+	return CheckID("register", i.Register)
+}
+
+// checkChange sees to it that all kinds that change messages supersede each other alike.
+func (i *KindInfo) checkChange() error {
+	group := i.Change.coalesce()
+	switch {
+	case i.Change == ChangeNone:
+		return nil
+	case group == "":
+		return &InvalidError{Field: "change", Reason: "unknown"}
+	case !i.Durable || i.Unread || i.Register != "":
+		return &InvalidError{Field: "change", Reason: "only for durable kinds that do not count as unread and set no register"}
+	case i.Coalesce != "" && i.Coalesce != group:
+		return &InvalidError{Field: "coalesce group", Reason: "want " + group + " or none for a kind with that change"}
+	}
+	i.Coalesce = group
 	return nil
 }
 
@@ -148,6 +255,23 @@ func (r *Registry) Info(k Kind) KindInfo {
 		return row
 	}
 	return KindInfo{Kind: k, Family: FamilyHost, Durable: true, Mirrored: true}
+}
+
+// States returns the registers that an entry of the account's own inbox sets, with the entry's number. A read mark that
+// cannot be decoded sets none.
+func (r *Registry) States(e *Entry) []State {
+	switch e.Kind {
+	case KindConversationRead, KindConversationClearUnread, KindConversationClearAllUnread:
+		var mark ReadMark
+		if json.Unmarshal(e.Payload, &mark) != nil {
+			return nil
+		}
+		return mark.States(e)
+	}
+	if s, ok := r.Info(e.Kind).State(e); ok {
+		return []State{s}
+	}
+	return nil
 }
 
 // Known reports whether the kind is registered.

@@ -170,14 +170,25 @@ func TestRegistry_AllFaultsAtOnce(t *testing.T) {
 		event.KindInfo{Kind: "acme.group", Coalesce: "a\nb"},
 		event.KindInfo{Kind: "acme.good"},
 		event.KindInfo{Kind: "acme.good"},
+		event.KindInfo{Kind: "acme.live", Register: "x", Coalesce: "x"},
+		event.KindInfo{Kind: "acme.alone", Register: "x", Durable: true},
+		event.KindInfo{Kind: "acme.own", Register: "read", Durable: true, Coalesce: "x"},
+		event.KindInfo{Kind: "acme.colon", Register: "a:b", Durable: true, Coalesce: "x"},
+		event.KindInfo{Kind: "acme.name", Register: "a\nb", Durable: true, Coalesce: "x"},
+		event.KindInfo{Kind: "acme.change", Change: "twist", Durable: true},
+		event.KindInfo{Kind: "acme.edit", Change: event.ChangeReplace, Durable: true, Coalesce: "mine"},
+		event.KindInfo{Kind: "acme.unread", Change: event.ChangeReplace, Durable: true, Unread: true},
 	)
 	require.Nil(t, r)
 	require.ErrorContains(t, err, "event: registry: ")
 	for _, part := range []string{`"message": registered twice`, `"": invalid kind`, `"a b": invalid kind`, `"acme.both": a durable`,
-		`"acme.group": invalid coalesce group`, `"acme.good": registered twice`} {
+		`"acme.group": invalid coalesce group`, `"acme.good": registered twice`, `"acme.live": invalid register`,
+		`"acme.alone": invalid register`, `"acme.own": invalid register`, `"acme.colon": invalid register`,
+		`"acme.name": invalid register`, `"acme.change": invalid change`, `"acme.edit": invalid coalesce group: want edit`,
+		`"acme.unread": invalid change`} {
 		require.ErrorContains(t, err, part)
 	}
-	require.Equal(t, 5, strings.Count(err.Error(), "\n"))
+	require.Equal(t, 13, strings.Count(err.Error(), "\n"))
 }
 
 func TestKind_Validate(t *testing.T) {
@@ -209,6 +220,28 @@ func TestKindInfo_CoalesceKey(t *testing.T) {
 	require.NotEqual(t, event.DeviceKey("a"), event.DeviceKey("b"))
 }
 
+func TestC22_Registers(t *testing.T) {
+	r := newRegistry(t, event.KindInfo{Kind: "acme.draft", Durable: true, Coalesce: "draft", Register: "draft"})
+	entry := func(k event.Kind, subject string, payload string) *event.Entry {
+		return &event.Entry{Seq: 7, Kind: k, Conversation: "room", Key: r.Info(k).CoalesceKey("room", subject), Payload: []byte(payload)}
+	}
+	one := func(name string, number uint64, value string) []event.State {
+		return []event.State{{Conversation: "room", Name: name, Number: number, Value: []byte(value), Seq: 7}}
+	}
+	require.Equal(t, one("pinned", 1, "{}"), r.States(entry(event.KindConversationPin, "", "{}")))
+	require.Equal(t, one("pinned", 0, "{}"), r.States(entry(event.KindConversationUnpin, "", "{}")))
+	require.Equal(t, one("mark:star", 1, ""), r.States(entry(event.KindConversationMark, "star", "")))
+	require.Equal(t, one("draft", 1, "hel"), r.States(entry("acme.draft", "", "hel")))
+	require.Empty(t, r.States(entry(event.KindMessage, "", "")))
+	require.Empty(t, r.States(entry(event.KindConversationRead, "", "{")))
+	require.Equal(t, one(event.StateReadPrivate, 5, "3"), r.States(entry(event.KindConversationClearUnread, "", `{"seq":"5","private":true,"ordinal":"3"}`)))
+	all := r.States(entry(event.KindConversationClearAllUnread, "", `{"seq":"5","private":true,"marks":[{"conversation":"a","ordinal":"3"},{"conversation":"b","ordinal":"1"}]}`))
+	require.Len(t, all, 2)
+	require.Equal(t, event.State{Conversation: "b", Name: event.StateReadPrivate, Number: 5, Value: []byte("1"), Seq: 7}, all[1])
+	require.EqualValues(t, 1, all[1].Ordinal())
+	require.Zero(t, new(event.State).Ordinal())
+}
+
 // kindRows returns the registry as a table.
 func kindRows(t *testing.T) [][]string {
 	r := newRegistry(t)
@@ -219,7 +252,7 @@ func kindRows(t *testing.T) [][]string {
 		if i.Code != 0 {
 			code = strconv.Itoa(i.Code)
 		}
-		rows = append(rows, []string{string(i.Kind), code, string(i.Family), string(i.Style), yes(i.Durable), yes(i.Mirrored), yes(i.Unread), yes(i.Droppable), i.Coalesce})
+		rows = append(rows, []string{string(i.Kind), code, string(i.Family), string(i.Style), yes(i.Durable), yes(i.Mirrored), yes(i.Unread), yes(i.Droppable), i.Coalesce, register(i), string(i.Change)})
 	}
 	return rows
 }
@@ -231,7 +264,17 @@ func yes(b bool) string {
 	return ""
 }
 
-var kindColumns = []string{"name", "code", "family", "style", "durable", "mirrored", "unread", "droppable", "coalesces"}
+func register(i event.KindInfo) string {
+	switch {
+	case i.Register == "":
+		return ""
+	case i.Off:
+		return i.Register + " = 0"
+	}
+	return i.Register + " = 1"
+}
+
+var kindColumns = []string{"name", "code", "family", "style", "durable", "mirrored", "unread", "droppable", "coalesces", "register", "change"}
 
 func TestKinds_Table(t *testing.T) {
 	var out strings.Builder
@@ -278,5 +321,9 @@ its own rows with ` + "`event.NewRegistry`" + `. A kind that is in no row passes
 - *unread*: counts as unread for those who receive it.
 - *droppable*: may be dropped under pressure.
 - *coalesces*: name of the group within which a newer entry about the same subject supersedes the older one.
+- *register*: the register of conversation state that it sets for the account that did it, and to what number; with a subject,
+  a colon and the subject follow the name. The payload is its value.
+- *change*: what it does to the message that it is about. ` + "`replace`" + `: takes its place. ` + "`remove`" + `: takes it away from everybody.
+  ` + "`hide`" + `: from the account that did it only. ` + "`annotate`" + `: adds something to it.
 
 `

@@ -2,6 +2,7 @@ package event
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 )
 
@@ -28,9 +29,54 @@ type Operation struct {
 
 // ReadMark is the payload of conversation.read: how far the account has read the entry's conversation.
 type ReadMark struct {
-	Seq     uint64    `json:"seq,string"`        // in the account's own inbox
-	Message MessageID `json:"message,omitempty"` // the message at the marker, if the marker was set by message
-	Private bool      `json:"private,omitempty"` // peers are not told
+	Seq     uint64    `json:"seq,string"`               // in the account's own inbox
+	Message MessageID `json:"message,omitempty"`        // the message at the marker, if the marker was set by message
+	Private bool      `json:"private,omitempty"`        // peers are not told
+	Ordinal uint64    `json:"ordinal,omitempty,string"` // of the last entry up to Seq that counts as unread
+	// Marks are, for conversation.clearAllUnread, the conversations that were marked, with their ordinals.
+	Marks []ConversationMark `json:"marks,omitempty"`
+}
+
+// ConversationMark is one conversation of a ReadMark.
+type ConversationMark struct {
+	Conversation ConversationID `json:"conversation"`
+	Ordinal      uint64         `json:"ordinal,string"`
+}
+
+// States returns the registers that the entry sets whose payload m is.
+func (m *ReadMark) States(e *Entry) []State {
+	name := StateRead
+	if m.Private {
+		name = StateReadPrivate
+	}
+	one := func(c ConversationID, ordinal uint64) State {
+		return State{Conversation: c, Name: name, Number: m.Seq, Value: OrdinalValue(ordinal), Seq: e.Seq}
+	}
+	if e.Kind != KindConversationClearAllUnread {
+		return []State{one(e.Conversation, m.Ordinal)}
+	}
+	all := make([]State, len(m.Marks))
+	for i, c := range m.Marks {
+		all[i] = one(c.Conversation, c.Ordinal)
+	}
+	return all
+}
+
+// OrdinalValue is the value of a read marker at an ordinal.
+func OrdinalValue(ordinal uint64) []byte {
+	if ordinal == 0 {
+		return nil
+	}
+	return strconv.AppendUint(nil, ordinal, 10)
+}
+
+// Ordinal returns the ordinal that a read marker holds; 0 if it holds none.
+func (s *State) Ordinal() uint64 {
+	n, err := strconv.ParseUint(string(s.Value), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Receipt is the payload of receipt.delivered and receipt.read: everything that the recipient of this receipt sent to By

@@ -175,8 +175,15 @@ func TestS41_MirroredOperations(t *testing.T) {
 		for _, k := range kinds.Kinds() {
 			info := kinds.Info(k)
 			q := fanout.SendRequest{From: "ann", Origin: a[0].Login(), Kind: k, Conversation: event.ConversationID("of " + k), Payload: []byte(`{}`)}
+			if info.Change != event.ChangeNone {
+				q.Of = w.send(a[0], "changed").ID
+				q.Conversation = ""
+			}
 			res, err := w.r.Send(context.Background(), q)
-			if !info.Durable || info.Family == event.FamilyReceipt || info.Family == event.FamilyDevice || k == event.KindConversationRead {
+			own := info.Family == event.FamilyReceipt || info.Family == event.FamilyDevice || slices.Contains([]event.Kind{
+				event.KindConversationRead, event.KindConversationClearUnread, event.KindConversationClearAllUnread, event.KindClaim,
+			}, k)
+			if !info.Durable || own {
 				var invalid *event.InvalidError
 				require.ErrorAs(w.t, err, &invalid, k)
 				require.Equal(w.t, "kind", invalid.Field)

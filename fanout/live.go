@@ -19,6 +19,8 @@ type PublishRequest struct {
 	Conversation event.ConversationID
 	To           []event.Account // at most 10,000
 	Mirror       bool            // the sender's other devices get it too
+	Narrow       []Narrow        // see [SendRequest.Narrow]
+	Priority     Priority        // low ones are dropped first
 	// Subject: a waiting event with the same kind, sender, conversation and subject is replaced by this one.
 	Subject string
 	Payload []byte // at most 64 KiB
@@ -36,6 +38,9 @@ func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
 	if len(q.To) > MaxRecipients {
 		return 0, &event.InvalidError{Field: "to", Reason: fmt.Sprintf("%d recipients, at most %d", len(q.To), MaxRecipients)}
 	}
+	if q.Priority > PriorityLow {
+		return 0, &event.InvalidError{Field: "priority", Reason: "unknown"}
+	}
 	if len(q.Subject) > maxSubjectBytes {
 		return 0, &event.InvalidError{Field: "subject", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Subject), maxSubjectBytes)}
 	}
@@ -52,6 +57,16 @@ func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
 			return 0, notFound(err, ErrUnknownOrigin)
 		}
 	}
+	err := checkNarrow(q.Narrow, q.From, q.Origin, func(a event.Account) bool {
+		return slices.Contains(q.To, a) && a != q.From || a == q.From && q.Mirror
+	})
+	if err != nil {
+		return 0, err
+	}
+	chosen, err := r.narrowed(ctx, q.Narrow)
+	if err != nil {
+		return 0, err
+	}
 	to := slices.DeleteFunc(slices.Clone(q.To), func(a event.Account) bool { return a == q.From && !q.Mirror })
 	if q.Mirror {
 		to = append(to, q.From)
@@ -59,18 +74,23 @@ func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
 	slices.Sort(to)
 	e := event.Entry{
 		Kind: q.Kind, Conversation: q.Conversation, ID: r.issuer.Issue(), From: q.From, Time: time.Now().Truncate(event.Millis),
-		Key: string(q.Kind) + "\n" + string(q.From) + "\n" + q.Subject + "\n" + string(q.Conversation), Payload: slices.Clone(q.Payload),
+		Flags: q.Priority.flags(), Key: string(q.Kind) + "\n" + string(q.From) + "\n" + q.Subject + "\n" + string(q.Conversation), Payload: slices.Clone(q.Payload),
 	}
 	theirs := event.Seal(e)
 	e.Origin = q.Origin // only its own account learns which login did it
 	own := event.Seal(e)
 	n := 0
 	for _, a := range slices.Compact(to) {
+		shared := theirs
 		if a == q.From {
-			n += r.live(a, own)
-		} else {
-			n += r.live(a, theirs)
+			shared = own
 		}
+		if devices := chosen[a]; devices != nil {
+			narrow := shared.Entry
+			narrow.Targets = devices
+			shared = event.Seal(narrow)
+		}
+		n += r.live(a, shared)
 	}
 	return n, nil
 }
@@ -103,12 +123,34 @@ func (a *Attachment) offerLocked(e *event.Sealed) bool {
 		a.r.stats.liveDropped.Add(1)
 	}
 	if len(a.live) >= a.r.cfg.LiveRing {
-		a.live = slices.Delete(a.live, 0, 1)
+		i := a.leastLocked()
 		a.r.stats.liveDropped.Add(1)
+		if e.Flags&event.FlagLow != 0 && a.live[i].e.Flags&event.FlagLow == 0 {
+			return false // all that wait are more important
+		}
+		a.live = slices.Delete(a.live, i, i+1)
 	}
 	a.live = append(a.live, liveEvent{e: e, till: time.Now().Add(a.r.cfg.LiveLife)})
 	a.wakeLocked()
 	return true
+}
+
+// leastLocked returns the event of the ring to drop first: the oldest of the lowest priority that is there.
+func (a *Attachment) leastLocked() int {
+	least, rank := 0, 3
+	for i, l := range a.live {
+		r := 1
+		switch {
+		case l.e.Flags&event.FlagLow != 0:
+			r = 0
+		case l.e.Flags&event.FlagHigh != 0:
+			r = 2
+		}
+		if r < rank {
+			least, rank = i, r
+		}
+	}
+	return least
 }
 
 // takeLiveLocked moves what waits in the ring into frames, but for what is too old.

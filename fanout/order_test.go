@@ -61,13 +61,18 @@ func TestI11_WhatIsTheSameSend(t *testing.T) {
 		heads := []store.Head{w.head("ann"), w.head("bob")}
 		for name, change := range map[string]func(q *fanout.SendRequest){
 			"payload":      func(q *fanout.SendRequest) { q.Payload = []byte("y") },
-			"kind":         func(q *fanout.SendRequest) { q.Kind = event.KindEdit },
+			"kind":         func(q *fanout.SendRequest) { q.Kind = event.KindGroupJoin },
 			"conversation": func(q *fanout.SendRequest) { q.Conversation = "c2" },
 			"subject":      func(q *fanout.SendRequest) { q.Subject = "s" },
 			"recipients":   func(q *fanout.SendRequest) { q.To = []event.Account{"bob"} },
 			"targets":      func(q *fanout.SendRequest) { q.To, q.Targets = nil, []event.LoginID{a[1].Login()} },
 			"receipts":     func(q *fanout.SendRequest) { q.Receipts = fanout.ReceiptsOn },
-			"carbon":       func(q *fanout.SendRequest) { q.NoSenderCopy = true },
+			"no push":      func(q *fanout.SendRequest) { q.NoPush = true },
+			"priority":     func(q *fanout.SendRequest) { q.Priority = fanout.PriorityLow },
+			"narrow": func(q *fanout.SendRequest) {
+				q.Narrow = []fanout.Narrow{{Account: "ann", Logins: []event.LoginID{a[1].Login()}}}
+			},
+			"carbon": func(q *fanout.SendRequest) { q.NoSenderCopy = true },
 		} {
 			q := base
 			change(&q)

@@ -35,12 +35,14 @@ type MarkReadResult struct {
 	Seq      uint64         // of the marker: never lower than before
 	Advanced bool           // this call has moved it
 	Pending  bool           // the message has not arrived yet: the marker moves when it does
-	Position event.Position // of the entry that tells the account's devices; Seq 0 if the marker did not move
+	Position event.Position // of the entry that tells the account's devices; Seq 0 if nothing has changed
+	// States are the registers as they are now: the login that read gets no entry, and should take them from here.
+	States []event.State
 }
 
 // MarkRead moves the account's read marker of a conversation forward and tells its other devices; unless it is private,
-// the senders of what was read get a receipt. A marker never goes back: a lower report changes nothing and is answered
-// with the marker as it is.
+// the senders of what was read get a receipt. A marker never goes back: a lower report changes no marker and is answered
+// with the marker as it is. If the conversation is marked as unread (conversation.unread), that is taken back.
 //
 // Errors: [*event.InvalidError], [ErrUnknownMessage], [ErrUnknownOrigin], [ErrClosed], or the store's.
 func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
@@ -55,8 +57,9 @@ func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResul
 			return MarkReadResult{}, notFound(err, ErrUnknownOrigin)
 		}
 	}
+	var ordinal uint64
 	if q.Message != "" {
-		pending, err := r.locate(ctx, &q)
+		pending, err := r.locate(ctx, &q, &ordinal)
 		if err != nil || pending {
 			return MarkReadResult{Pending: pending}, err
 		}
@@ -68,7 +71,7 @@ func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResul
 	if q.Seq > page.Head.Seq {
 		return MarkReadResult{}, &event.InvalidError{Field: "seq", Reason: fmt.Sprintf("%d is beyond the end, %d", q.Seq, page.Head.Seq)}
 	}
-	return r.markRead(ctx, q)
+	return r.markRead(ctx, q, ordinal)
 }
 
 func (q *MarkReadRequest) validate() error {
@@ -86,23 +89,23 @@ func (q *MarkReadRequest) validate() error {
 
 // locate turns a message ID into its place in the account's inbox. An ID of this store that is not there is remembered,
 // whether it is on its way or was never meant for the account: the answer tells nothing about other accounts.
-func (r *Router) locate(ctx context.Context, q *MarkReadRequest) (pending bool, err error) {
+func (r *Router) locate(ctx context.Context, q *MarkReadRequest, ordinal *uint64) (pending bool, err error) {
 	if !r.issuer.Issued(q.Message) {
 		return false, ErrUnknownMessage
 	}
-	found, err := r.place(ctx, q)
+	found, err := r.place(ctx, q, ordinal)
 	if found || err != nil {
 		return false, err
 	}
 	r.early.put(q.Account, *q)
-	if found, err = r.place(ctx, q); found { // it arrived before anybody knew that it was waited for
+	if found, err = r.place(ctx, q, ordinal); found { // it arrived before anybody knew that it was waited for
 		r.early.take(q.Account, q.Message)
 	}
 	return !found, err
 }
 
 // place looks for the message in the account's inbox, and completes the request if it is there.
-func (r *Router) place(ctx context.Context, q *MarkReadRequest) (found bool, err error) {
+func (r *Router) place(ctx context.Context, q *MarkReadRequest, ordinal *uint64) (found bool, err error) {
 	info, err := r.st.Message(ctx, q.Message)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, fmt.Errorf("fanout: mark read: %w", err)
@@ -114,28 +117,68 @@ func (r *Router) place(ctx context.Context, q *MarkReadRequest) (found bool, err
 		if q.Conversation != "" && q.Conversation != info.Conversation {
 			return false, &event.InvalidError{Field: "conversation", Reason: "not that of the message"}
 		}
-		q.Seq, q.Conversation = p.Seq, info.Conversation
+		q.Seq, q.Conversation, *ordinal = p.Seq, info.Conversation, p.Ordinal
 		return true, nil
 	}
 	return false, nil
 }
 
-// markRead commits marker, entry and receipts together.
-func (r *Router) markRead(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
+// markRead commits marker, entry and receipts together. Reading a conversation also takes back that it was marked as
+// unread, wherever the marker is.
+func (r *Router) markRead(ctx context.Context, q MarkReadRequest, ordinal uint64) (MarkReadResult, error) {
 	name := event.StateRead
 	if q.Private {
 		name = event.StateReadPrivate
 	}
-	old, err := r.register(ctx, q.Account, q.Conversation, name)
+	old, _, err := r.register(ctx, q.Account, q.Conversation, name)
 	if err != nil {
 		return MarkReadResult{}, err
 	}
-	if q.Seq <= old {
-		return MarkReadResult{Seq: old}, nil
-	}
-	payload, err := json.Marshal(event.ReadMark{Seq: q.Seq, Message: q.Message, Private: q.Private})
+	flag, _, err := r.register(ctx, q.Account, q.Conversation, event.StateUnread)
 	if err != nil {
-		return MarkReadResult{}, fmt.Errorf("fanout: encode read mark: %w", err)
+		return MarkReadResult{}, err
+	}
+	switch {
+	case q.Seq > old.Number:
+		if ordinal == 0 {
+			ordinal, err = r.ordinalAt(ctx, q.Account, q.Conversation, q.Seq)
+		}
+	case flag.Number != 0:
+		q.Seq, ordinal = old.Number, old.Ordinal()
+	default:
+		return MarkReadResult{Seq: old.Number, States: []event.State{old}}, nil
+	}
+	if err != nil {
+		return MarkReadResult{}, err
+	}
+	ordinal = max(ordinal, old.Ordinal())
+	b, err := r.readBatch(ctx, q, ordinal, old.Number)
+	if err != nil {
+		return MarkReadResult{}, err
+	}
+	b.States = []store.StateUpdate{readState(q.Conversation, name, q.Seq, ordinal)}
+	if flag.Number != 0 {
+		b.States = append(b.States, store.StateUpdate{Conversation: q.Conversation, Name: event.StateUnread, Merge: store.MergeLast})
+	}
+	res, err := r.commit(ctx, b)
+	if err != nil {
+		return MarkReadResult{}, err
+	}
+	now := res.States[0]
+	if res.Unchanged { // another device was faster
+		return MarkReadResult{Seq: now.Number, States: res.States}, nil
+	}
+	p := res.Messages[0].To[0]
+	return MarkReadResult{
+		Seq: now.Number, Advanced: q.Seq > old.Number, Position: event.Position{Epoch: p.Epoch, Seq: p.Seq}, States: res.States,
+	}, nil
+}
+
+// readBatch is what a read mark appends: an entry for the own devices and receipts for others.
+func (r *Router) readBatch(ctx context.Context, q MarkReadRequest, ordinal, old uint64) (store.Batch, error) {
+	payload, err := json.Marshal(event.ReadMark{Seq: q.Seq, Message: q.Message, Private: q.Private, Ordinal: ordinal})
+	if err != nil {
+		return store.Batch{}, fmt.Errorf("fanout: encode read mark: %w", err)
 	}
 	kind, subject := event.KindConversationRead, ""
 	if q.Private {
@@ -148,40 +191,28 @@ func (r *Router) markRead(ctx context.Context, q MarkReadRequest) (MarkReadResul
 	if !q.Private {
 		receipts, err := r.readReceipts(ctx, q, old)
 		if err != nil {
-			return MarkReadResult{}, err
+			return store.Batch{}, err
 		}
 		list = append(list, receipts...)
 	}
-	res, err := r.commit(ctx, store.Batch{
-		Account: q.Account, OnlyIfChanged: true, Reserve: true, Messages: list,
-		States: []store.StateUpdate{{Conversation: q.Conversation, Name: name, Merge: store.MergeMax, Number: q.Seq}},
-	})
-	if err != nil {
-		return MarkReadResult{}, err
-	}
-	if res.Unchanged { // another device was faster
-		now, err := r.register(ctx, q.Account, q.Conversation, name)
-		return MarkReadResult{Seq: now}, err
-	}
-	p := res.Messages[0].To[0]
-	return MarkReadResult{Seq: q.Seq, Advanced: true, Position: event.Position{Epoch: p.Epoch, Seq: p.Seq}}, nil
+	return store.Batch{Account: q.Account, OnlyIfChanged: true, Reserve: true, Messages: list}, nil
 }
 
-// register returns the number of one register, 0 if it was never set.
-func (r *Router) register(ctx context.Context, account event.Account, conv event.ConversationID, name string) (uint64, error) {
-	o := store.StateOptions{Conversation: conv, Limit: 64}
+// register returns one register, and false if it was never set.
+func (r *Router) register(ctx context.Context, account event.Account, conv event.ConversationID, name string) (event.State, bool, error) {
+	o := store.StateOptions{Conversation: conv, Limit: statePage}
 	for {
 		page, err := r.st.States(ctx, account, o)
 		if err != nil {
-			return 0, fmt.Errorf("fanout: read state: %w", err)
+			return event.State{}, false, fmt.Errorf("fanout: read state: %w", err)
 		}
 		for _, s := range page.States {
-			if s.Name == name {
-				return s.Number, nil
+			if s.Name == name && s.Conversation == conv {
+				return s, true, nil
 			}
 		}
 		if o.Cursor = page.Next; o.Cursor == "" {
-			return 0, nil
+			return event.State{Conversation: conv, Name: name}, false, nil
 		}
 	}
 }

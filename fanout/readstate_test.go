@@ -23,7 +23,7 @@ func (d *device) mark(seq uint64) fanout.MarkReadResult {
 	d.w.t.Helper()
 	res, err := d.w.r.MarkRead(context.Background(), fanout.MarkReadRequest{Account: d.account, Origin: d.Login(), Conversation: "c1", Seq: seq})
 	require.NoError(d.w.t, err)
-	d.Record(event.State{Conversation: "c1", Name: event.StateRead, Number: res.Seq, Seq: res.Position.Seq})
+	d.Record(res.States...)
 	return res
 }
 
@@ -199,11 +199,7 @@ func TestI17_EqualDigests(t *testing.T) {
 			d, q := a[i%2], fanout.MarkReadRequest{Account: "ann", Origin: a[i%2].Login(), Conversation: conv, Seq: w.head("ann").Seq, Private: i%3 == 0}
 			res, err := w.r.MarkRead(context.Background(), q)
 			require.NoError(w.t, err)
-			name := event.StateRead
-			if q.Private {
-				name = event.StateReadPrivate
-			}
-			d.Record(event.State{Conversation: conv, Name: name, Number: res.Seq, Seq: res.Position.Seq})
+			d.Record(res.States...)
 		}
 		w.post(fanout.SendRequest{From: "bob", Origin: b[0].Login(), Conversation: "z", To: []event.Account{"ann"}})
 		w.fence("ann")

@@ -134,11 +134,11 @@ func (h *hub) takeReceipts(ctx context.Context) (owed map[event.ConversationID]m
 func (r *Router) commitDelivered(ctx context.Context, account event.Account, conv event.ConversationID, from map[event.Account]mark) error {
 	for a, m := range from {
 		name := deliveredRegister(a)
-		told, err := r.register(ctx, account, conv, name)
+		told, _, err := r.register(ctx, account, conv, name)
 		if err != nil {
 			return err
 		}
-		if m.seq <= told {
+		if m.seq <= told.Number {
 			continue
 		}
 		msg, err := r.receipt(event.KindDelivered, account, a, conv, m.id)

@@ -254,6 +254,15 @@ func (r *Router) dropTailLocked(h *hub) {
 	h.tail = nil
 }
 
+// dropTail forgets the newest entries of an account: some were replaced.
+func (r *Router) dropTail(account event.Account) {
+	if h := r.find(account); h != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		r.dropTailLocked(h)
+	}
+}
+
 // loginChanged hears of every committed change of a login.
 func (r *Router) loginChanged(c session.Change) {
 	if c.Position.Seq > 0 {

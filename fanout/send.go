@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -28,15 +28,25 @@ type SendRequest struct {
 	Kind event.Kind
 	// Conversation that it belongs to. May be empty.
 	Conversation event.ConversationID
-	// Subject tells operations apart that must not supersede each other, such as two marks of one conversation. Counts only
-	// for kinds that coalesce. At most 128 bytes.
+	// Subject tells operations apart that must not supersede each other, such as two marks of one conversation, or two
+	// reactions of an account to one message. Counts only for kinds that coalesce. At most 128 bytes.
 	Subject string
+	// Of is the message that a recall, an edit, a reaction or another kind with an [event.Change] is about. Required for
+	// these, refused for others. Whether From may do that is for the host to say, also after a recall. Without recipients
+	// everybody gets it who got the message; Conversation is then the message's.
+	Of event.MessageID
 	// To are the recipients, at most 10,000; repetitions and From itself are allowed and count once. Empty: only the other
 	// devices of From get it.
 	To []event.Account
+	// Members are further recipients, for a host that has them in no slice. It is called once; the bound is that of To
+	// and Members together.
+	Members iter.Seq[event.Account]
 	// Targets are logins of From, at most 16: only their devices get it, also after they have logged in anew. To must then
 	// be empty.
 	Targets []event.LoginID
+	// Narrow leaves out some devices of From or of recipients. Those of another account only without an Origin: clients do
+	// not choose among other people's devices.
+	Narrow []Narrow
 	// Payload is the content, at most 64 KiB.
 	Payload []byte
 	// TTL is how long it may still be delivered. Zero means as long as it is kept; negative is refused.
@@ -45,6 +55,29 @@ type SendRequest struct {
 	NoSenderCopy bool
 	// Receipts says whether the sender wants to be told of delivery and reading.
 	Receipts ReceiptMode
+	// NoPush: no push is sent for it.
+	NoPush bool
+	// Priority is a hint to clients and to the host's push service.
+	Priority Priority
+}
+
+// Priority is how urgent something is.
+type Priority uint8
+
+const (
+	PriorityNormal Priority = iota
+	PriorityHigh
+	PriorityLow // of live-only events: the first to be dropped
+)
+
+func (p Priority) flags() event.Flags {
+	switch p {
+	case PriorityHigh:
+		return event.FlagHigh
+	case PriorityLow:
+		return event.FlagLow
+	}
+	return 0
 }
 
 // ReceiptMode says whether a message has receipts.
@@ -64,14 +97,18 @@ type SendResult struct {
 	ID        event.MessageID
 	Position  event.Position // in the sender's inbox; Seq 0 without a sender copy
 	Duplicate bool           // the same send was accepted before: this is its result
+	// States are the registers that it has set, for kinds that set one: the login that sends gets no copy, and should take
+	// them from here.
+	States []event.State
 }
 
 // Send accepts a message or operation: one commit that holds an entry for each recipient and one for the sender's own
 // devices. It returns when that is durable, and waits for no device.
 //
-// Errors: [*event.InvalidError], [ErrUnknownOrigin], [ErrUnknownTarget], [store.ErrMismatch] for a ClientID that was used
-// for something else, [store.ErrWindowFull], [store.ErrFull]: nothing was appended. After [store.ErrUnknownOutcome] or the
-// end of ctx the send may have been accepted: repeat it with the same ClientID.
+// Errors: [*event.InvalidError], [ErrUnknownOrigin], [ErrUnknownTarget], [ErrUnknownMessage] for what a change is about,
+// [store.ErrMismatch] for a ClientID that was used for something else, [store.ErrWindowFull], [store.ErrFull]: nothing was
+// appended. After [store.ErrUnknownOutcome] or the end of ctx the send may have been accepted: repeat it with the same
+// ClientID.
 func (r *Router) Send(ctx context.Context, q SendRequest) (SendResult, error) {
 	info, err := r.check(&q)
 	if err != nil {
@@ -90,25 +127,50 @@ func (r *Router) Send(ctx context.Context, q SendRequest) (SendResult, error) {
 	if err != nil {
 		return SendResult{}, err
 	}
-	now := time.Now().Truncate(event.Millis)
-	m := message(&q, info, targets, now)
-	m.ID = r.issuer.Issue()
-	b := store.Batch{Account: q.From, Now: now, Messages: []store.Message{m}}
+	b := store.Batch{Account: q.From, Now: time.Now().Truncate(event.Millis)}
 	if q.ClientID != "" {
 		b.Idempotency = &store.Idempotency{
 			Device: from.Device, ClientID: q.ClientID, Digest: digest(&q), Window: idempotencyHours, Max: idempotencyMax,
 		}
 	}
+	var of subject
+	if info.Change != event.ChangeNone {
+		if of, err = r.changes(ctx, &q, info.Change); err != nil {
+			return SendResult{}, err
+		}
+	}
+	m := message(&q, info, targets, b.Now)
+	m.ID = r.issuer.Issue()
+	of.apply(&m, info.Change)
+	b.Messages = []store.Message{m}
+	if err := setRegister(&b, info, &q); err != nil {
+		return SendResult{}, err
+	}
 	res, err := r.st.Commit(ctx, b)
 	if err != nil {
 		return SendResult{}, fmt.Errorf("fanout: send: %w", err)
 	}
-	return r.sent(&q, b.Messages[0], now, res), nil
+	return r.sent(ctx, &q, &b, res)
+}
+
+// setRegister has the commit set the register of conversation state that goes with the kind.
+func setRegister(b *store.Batch, info event.KindInfo, q *SendRequest) error {
+	s, ok := info.State(&event.Entry{Conversation: q.Conversation, Key: b.Messages[0].Key, Payload: b.Messages[0].Payload})
+	if !ok {
+		return nil
+	}
+	if err := event.CheckID("subject", s.Name); err != nil {
+		return err
+	}
+	b.States = []store.StateUpdate{{
+		Conversation: s.Conversation, Name: s.Name, Merge: store.MergeLast, Number: s.Number, Value: s.Value,
+	}}
+	return nil
 }
 
 // sent rings the doorbells and words the answer.
-func (r *Router) sent(q *SendRequest, m store.Message, now time.Time, res store.Result) SendResult {
-	out := SendResult{ID: res.Messages[0].ID, Duplicate: res.Duplicate}
+func (r *Router) sent(ctx context.Context, q *SendRequest, b *store.Batch, res store.Result) (SendResult, error) {
+	out := SendResult{ID: res.Messages[0].ID, Duplicate: res.Duplicate, States: res.States}
 	for _, p := range res.Messages[0].To {
 		if p.Account == q.From && !q.NoSenderCopy {
 			out.Position = event.Position{Epoch: p.Epoch, Seq: p.Seq}
@@ -116,11 +178,20 @@ func (r *Router) sent(q *SendRequest, m store.Message, now time.Time, res store.
 	}
 	if res.Duplicate {
 		r.stats.duplicates.Add(1)
-		return out
+		for _, u := range b.States { // as it is now
+			s, ok, err := r.register(ctx, q.From, u.Conversation, u.Name)
+			if err != nil {
+				return SendResult{}, err
+			}
+			if ok {
+				out.States = append(out.States, s)
+			}
+		}
+		return out, nil
 	}
 	r.stats.sends.Add(1)
-	r.ring(m, now, res.Messages[0])
-	return out
+	r.ring(b.Messages[0], b.Now, res.Messages[0])
+	return out, nil
 }
 
 // ring tells every attached device of a message's inboxes that there is something new, and hands over the entry, so that
@@ -128,7 +199,9 @@ func (r *Router) sent(q *SendRequest, m store.Message, now time.Time, res store.
 func (r *Router) ring(m store.Message, now time.Time, placed store.Placed) {
 	for i, p := range placed.To {
 		var e *event.Sealed
-		if r.find(p.Account) != nil {
+		if m.Of != "" { // what it has replaced may be in the tail
+			r.dropTail(p.Account)
+		} else if r.find(p.Account) != nil {
 			e = event.Seal(entryOf(&m, m.To[i], now, p))
 		}
 		r.appended(p.Account, event.Position{Epoch: p.Epoch, Seq: p.Seq}, e)
@@ -162,6 +235,10 @@ func (r *Router) check(q *SendRequest) (event.KindInfo, error) {
 		return info, &event.InvalidError{Field: "kind", Reason: "live-only: use Publish"}
 	case issuedByEngine(info):
 		return info, &event.InvalidError{Field: "kind", Reason: "issued by the engine itself"}
+	case (info.Change != event.ChangeNone) != (q.Of != ""):
+		return info, &event.InvalidError{Field: "of", Reason: "want a message for kinds that change one, and for no others"}
+	case q.Priority > PriorityLow:
+		return info, &event.InvalidError{Field: "priority", Reason: "unknown"}
 	case q.TTL < 0:
 		return info, &event.InvalidError{Field: "TTL", Reason: "negative"}
 	case len(q.Subject) > maxSubjectBytes:
@@ -175,7 +252,13 @@ func (r *Router) check(q *SendRequest) (event.KindInfo, error) {
 			return info, err
 		}
 	}
-	return info, checkAddressees(q)
+	if err := checkAddressees(q); err != nil {
+		return info, err
+	}
+	if info.Register != "" && (q.NoSenderCopy || len(q.Targets) > 0 || slices.ContainsFunc(q.To, func(a event.Account) bool { return a != q.From })) {
+		return info, &event.InvalidError{Field: "to", Reason: "the kind sets the state of its own account: it has no recipients"}
+	}
+	return info, nil
 }
 
 func checkCommon(from event.Account, kind event.Kind, conv event.ConversationID, payload []byte) error {
@@ -202,70 +285,15 @@ func issuedByEngine(i event.KindInfo) bool {
 	case event.FamilyReceipt, event.FamilyDevice:
 		return true
 	}
-	return i.Kind == event.KindConversationRead
-}
-
-func checkAddressees(q *SendRequest) error {
-	if len(q.To) > MaxRecipients {
-		return &event.InvalidError{Field: "to", Reason: fmt.Sprintf("%d recipients, at most %d", len(q.To), MaxRecipients)}
+	switch i.Kind {
+	case event.KindConversationRead, event.KindConversationClearUnread, event.KindConversationClearAllUnread, event.KindClaim:
+		return true
 	}
-	if len(q.Targets) > MaxTargets {
-		return &event.InvalidError{Field: "targets", Reason: fmt.Sprintf("%d logins, at most %d", len(q.Targets), MaxTargets)}
-	}
-	for _, t := range q.Targets {
-		if err := t.Validate(); err != nil {
-			return err
-		}
-	}
-	q.To = slices.Clone(q.To)
-	slices.Sort(q.To)
-	q.To = slices.Compact(q.To)
-	for _, a := range q.To {
-		if err := a.Validate(); err != nil {
-			return err
-		}
-	}
-	others := len(q.To)
-	if _, self := slices.BinarySearch(q.To, q.From); self {
-		others--
-	}
-	switch {
-	case len(q.Targets) > 0 && (len(q.To) > 0 || q.NoSenderCopy):
-		return &event.InvalidError{Field: "targets", Reason: "only for logins of the sender, without recipients"}
-	case q.NoSenderCopy && others == 0:
-		return &event.InvalidError{Field: "to", Reason: "nobody would get it"}
-	case q.Receipts == ReceiptsOn && others > MaxReceiptPeers:
-		return &event.InvalidError{Field: "receipts", Reason: fmt.Sprintf("%d recipients, at most %d", others, MaxReceiptPeers)}
-	case q.Receipts > ReceiptsOff:
-		return &event.InvalidError{Field: "receipts", Reason: "unknown mode"}
-	}
-	return nil
-}
-
-// targets resolves logins to devices, so that the message survives a new login of the device.
-func (r *Router) targets(ctx context.Context, q *SendRequest) ([]event.Incarnation, error) {
-	var all []event.Incarnation
-	for _, id := range q.Targets {
-		b, err := r.reg.Resolve(ctx, q.From, id)
-		if err != nil {
-			return nil, notFound(err, ErrUnknownTarget)
-		}
-		if !slices.Contains(all, b.Incarnation) {
-			all = append(all, b.Incarnation)
-		}
-	}
-	return all, nil
-}
-
-func notFound(err, as error) error {
-	if errors.Is(err, session.ErrNotFound) {
-		return as
-	}
-	return fmt.Errorf("fanout: send: %w", err)
+	return false
 }
 
 // message lays out who gets what.
-func message(q *SendRequest, info event.KindInfo, targets []event.Incarnation, now time.Time) store.Message {
+func message(q *SendRequest, info event.KindInfo, targets map[event.Account][]event.Incarnation, now time.Time) store.Message {
 	m := store.Message{
 		Kind: q.Kind, Conversation: q.Conversation, ClientID: q.ClientID, From: q.From, Origin: q.Origin,
 		Key: info.CoalesceKey(q.Conversation, q.Subject), Payload: slices.Clone(q.Payload), To: make([]store.Inbox, 0, len(q.To)+1),
@@ -274,7 +302,11 @@ func message(q *SendRequest, info event.KindInfo, targets []event.Incarnation, n
 		m.Expires = now.Add(q.TTL)
 	}
 	if !q.NoSenderCopy {
-		m.To = append(m.To, store.Inbox{Account: q.From, Targets: targets})
+		m.To = append(m.To, store.Inbox{Account: q.From, Targets: targets[q.From]})
+	}
+	m.Flags = q.Priority.flags()
+	if q.NoPush {
+		m.Flags |= event.FlagNoPush
 	}
 	var flags event.Flags
 	if info.Unread {
@@ -282,7 +314,7 @@ func message(q *SendRequest, info event.KindInfo, targets []event.Incarnation, n
 	}
 	for _, a := range q.To {
 		if a != q.From {
-			m.To = append(m.To, store.Inbox{Account: a, Flags: flags})
+			m.To = append(m.To, store.Inbox{Account: a, Flags: flags, Targets: targets[a]})
 		}
 	}
 	others := len(m.To)
@@ -308,13 +340,17 @@ func digest(q *SendRequest) [32]byte {
 	field([]byte(q.Conversation))
 	field([]byte(q.Subject))
 	field(q.Payload)
-	field([]byte{byte(q.Receipts), boolByte(q.NoSenderCopy)})
+	field([]byte{byte(q.Receipts), boolByte(q.NoSenderCopy), boolByte(q.NoPush), byte(q.Priority)})
+	field([]byte(q.Of))
 	for _, a := range q.To {
 		field([]byte(a))
 	}
 	field(nil)
 	for _, t := range q.Targets {
 		field([]byte(t))
+	}
+	for i := range q.Narrow {
+		q.Narrow[i].digest(field)
 	}
 	return [32]byte(h.Sum(nil))
 }

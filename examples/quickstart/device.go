@@ -117,7 +117,7 @@ func (d *device) markRead(ctx context.Context, conv event.ConversationID, seq ui
 	err := d.call(ctx, "read", &readRequest{Conversation: conv, Seq: seq}, &a)
 	if err == nil {
 		d.mu.Lock()
-		d.machine.Record(event.State{Conversation: conv, Name: event.StateRead, Number: a.Seq, Seq: a.Position.Seq})
+		d.machine.Record(event.State{Conversation: conv, Name: event.StateRead, Number: a.Seq, Value: event.OrdinalValue(a.Ordinal), Seq: a.Position.Seq})
 		d.mu.Unlock()
 	}
 	return a, err

@@ -265,7 +265,8 @@ type readAnswer struct {
 	Seq      uint64         `json:"seq,string"`
 	Advanced bool           `json:"advanced,omitempty"`
 	Pending  bool           `json:"pending,omitempty"`
-	Position event.Position `json:"position"` // of the entry about it; seq 0: none
+	Position event.Position `json:"position"`                 // of the entry about it; seq 0: none
+	Ordinal  uint64         `json:"ordinal,omitempty,string"` // of the last entry up to seq that counts as unread
 }
 
 func (g *guest) read(ctx context.Context, q *readRequest) (any, error) {
@@ -280,5 +281,9 @@ func (g *guest) read(ctx context.Context, q *readRequest) (any, error) {
 	res, err := g.s.engine.Router.MarkRead(ctx, fanout.MarkReadRequest{
 		Account: g.account, Origin: g.login, Conversation: q.Conversation, Seq: q.Seq, Message: q.Message, Private: q.Private,
 	})
-	return readAnswer{Seq: res.Seq, Advanced: res.Advanced, Pending: res.Pending, Position: res.Position}, err
+	answer := readAnswer{Seq: res.Seq, Advanced: res.Advanced, Pending: res.Pending, Position: res.Position}
+	if len(res.States) > 0 {
+		answer.Ordinal = res.States[0].Ordinal()
+	}
+	return answer, err
 }

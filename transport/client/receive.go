@@ -137,7 +137,7 @@ func (m *Machine) data(f *event.Data) (Step, *ViolationError) {
 		if e.Seq <= m.pos.Seq {
 			continue
 		}
-		m.setStates(&step, stated(&e.Entry, m.cfg.Registers))
+		m.setStates(&step, m.stated(&e.Entry))
 		if !m.holds(e.ID, step.Apply) {
 			m.hold(e.ID)
 			step.Apply = append(step.Apply, e)

@@ -5,8 +5,8 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"slices"
+	"sync"
 
 	"github.com/manydevice/manydevice/event"
 )
@@ -82,26 +82,31 @@ func Digest(states []event.State) [32]byte {
 	return sha256.Sum256(b)
 }
 
+// builtin are the kinds that every engine has.
+var builtin = sync.OnceValue(func() *event.Registry {
+	r, err := event.NewRegistry()
+	if err != nil {
+		panic(err) // a table of this module
+	}
+	return r
+})
+
 // stated returns the registers that an entry sets. A read mark that cannot be decoded sets none: the entry still reaches
-// the app, and the register comes with the next State frames.
-func stated(e *event.Entry, more func(*event.Entry) []event.State) []event.State {
-	var out []event.State
-	if e.Kind == event.KindConversationRead {
-		var mark event.ReadMark
-		if json.Unmarshal(e.Payload, &mark) == nil {
-			name := event.StateRead
-			if mark.Private {
-				name = event.StateReadPrivate
-			}
-			out = append(out, event.State{Name: name, Number: mark.Seq})
+// the app, and the register comes with the next State frames. Reading a conversation also takes back that it was marked
+// as unread.
+func (m *Machine) stated(e *event.Entry) []event.State {
+	kinds := m.cfg.Kinds
+	if kinds == nil {
+		kinds = builtin()
+	}
+	out := kinds.States(e)
+	for _, s := range out {
+		if !marker(s.Name) {
+			continue
 		}
-	}
-	if more != nil {
-		out = append(out, more(e)...)
-	}
-	for i := range out {
-		out[i].Conversation = cmp.Or(out[i].Conversation, e.Conversation)
-		out[i].Seq = cmp.Or(out[i].Seq, e.Seq)
+		if old := m.registers[registerKey{s.Conversation, event.StateUnread}]; old.Number != 0 {
+			out = append(out, event.State{Conversation: s.Conversation, Name: event.StateUnread, Seq: e.Seq})
+		}
 	}
 	return out
 }

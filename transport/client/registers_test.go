@@ -38,40 +38,51 @@ func TestI16_MarkersNeverGoBack(t *testing.T) {
 	require.False(t, ok)
 }
 
-func TestRegistersOfOtherKinds(t *testing.T) {
-	cfg := client.Config{Registers: func(e *event.Entry) []event.State {
-		switch e.Kind {
-		case event.KindConversationPin:
-			return []event.State{{Name: "pinned", Number: 1}}
-		case event.KindConversationUnpin:
-			return []event.State{{Name: "pinned"}, {Conversation: "all", Name: "pins", Value: e.Payload, Seq: 3}}
-		}
-		return nil
-	}}
-	m := client.New(client.State{Position: atPtr(0)}, cfg)
+func TestC22_RegistersOfOtherKinds(t *testing.T) {
+	kinds, err := event.NewRegistry(event.KindInfo{Kind: "acme.topic", Durable: true, Coalesce: "topic", Register: "topic"})
+	require.NoError(t, err)
+	m := client.New(client.State{Position: atPtr(0)}, client.Config{Kinds: kinds})
 	m.Attach()
 	receive(t, m, welcome(0))
 	pin := event.Seal(event.Entry{Seq: 1, Kind: event.KindConversationPin, Conversation: "c"})
-	unpin := event.Seal(event.Entry{Seq: 2, Kind: event.KindConversationUnpin, Conversation: "c", Payload: []byte("x")})
-	receive(t, m, data(0, 2, pin, unpin))
+	unpin := event.Seal(event.Entry{Seq: 2, Kind: event.KindConversationUnpin, Conversation: "c"})
+	topic := event.Seal(event.Entry{Seq: 3, Kind: "acme.topic", Conversation: "all", Payload: []byte("x")})
+	receive(t, m, data(0, 3, pin, unpin, topic))
 	want := []event.State{
-		{Conversation: "all", Name: "pins", Value: []byte("x"), Seq: 3},
+		{Conversation: "all", Name: "topic", Number: 1, Value: []byte("x"), Seq: 3},
 		{Conversation: "c", Name: "pinned", Seq: 2},
 	}
 	require.Equal(t, want, m.Registers())
 	t.Run("copies", func(t *testing.T) {
 		m.Registers()[0].Value[0] = 'y'
 		m.Snapshot().Registers[0].Value[0] = 'y'
-		r, _ := m.Register("all", "pins")
+		r, _ := m.Register("all", "topic")
 		r.Value[0] = 'y'
 		require.Equal(t, want, m.Registers())
 	})
 	t.Run("a damaged read mark sets none", func(t *testing.T) {
-		bad := event.Seal(event.Entry{Seq: 3, Kind: event.KindConversationRead, Conversation: "c", Payload: []byte("{")})
-		step := receive(t, m, data(2, 3, bad))
+		bad := event.Seal(event.Entry{Seq: 4, Kind: event.KindConversationRead, Conversation: "c", Payload: []byte("{")})
+		step := receive(t, m, data(3, 4, bad))
 		require.Equal(t, []*event.Sealed{bad}, step.Apply)
 		require.Empty(t, step.States)
 	})
+}
+
+// S62: the flag is one thing, the marker another; reading takes the flag back.
+func TestS62_ReadingTakesTheFlagBack(t *testing.T) {
+	m := attached(t, 0)
+	flag := event.Seal(event.Entry{Seq: 1, Kind: event.KindConversationUnread, Conversation: "c"})
+	receive(t, m, data(0, 1, flag))
+	got, _ := m.Register("c", event.StateUnread)
+	require.EqualValues(t, 1, got.Number)
+	_, ok := m.Register("c", event.StateRead)
+	require.False(t, ok)
+	receive(t, m, data(1, 2, mark(2, 0, false)))
+	got, _ = m.Register("c", event.StateUnread)
+	require.Equal(t, event.State{Conversation: "c", Name: event.StateUnread, Seq: 2}, got)
+	receive(t, m, data(2, 3, mark(3, 1, false)))
+	got, _ = m.Register("c", event.StateUnread)
+	require.EqualValues(t, 2, got.Seq, "it is not set anew")
 }
 
 func TestDigest(t *testing.T) {

@@ -31,9 +31,8 @@ type Config struct {
 	// Holds replaces that list for an app that has its messages in a database: it reports whether a message was applied
 	// before. It must know of those in steps that are not saved yet. Nil: the machine keeps a list.
 	Holds func(id event.MessageID) bool
-	// Registers says which registers an entry sets, for kinds other than conversation.read, which the machine knows.
-	// Conversation and Seq may be left empty: they are then the entry's. It must depend on the entry alone. Nil: none.
-	Registers func(e *event.Entry) []event.State
+	// Kinds says which registers entries set; see [event.Registry.States]. Nil: those of the built-in kinds.
+	Kinds *event.Registry
 }
 
 // held is the list of message IDs applied last.
