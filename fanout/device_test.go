@@ -42,7 +42,7 @@ func (w *world) login(account event.Account, id event.DeviceID) *device {
 func (w *world) loginWith(account event.Account, id event.DeviceID, cfg transporttest.DeviceConfig) *device {
 	w.t.Helper()
 	d := &device{w: w, account: account, id: id}
-	cfg.Attach = d.attach
+	cfg.Attach, cfg.Client.Kinds = d.attach, w.fcfg.Kinds
 	d.Device = transporttest.NewDevice(w.t, cfg)
 	d.relogin()
 	w.devices = append(w.devices, d)

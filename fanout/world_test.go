@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -235,6 +236,14 @@ func (w *world) cursor(d *device) store.Cursor {
 		return store.Cursor{}
 	}
 	return all[i]
+}
+
+// invalid requires an error about a field of the input.
+func (w *world) invalid(err error, field string) {
+	w.t.Helper()
+	bad, ok := errors.AsType[*event.InvalidError](err)
+	require.True(w.t, ok, "want an InvalidError, have %v", err)
+	require.Equal(w.t, field, bad.Field)
 }
 
 func (w *world) flush() {
