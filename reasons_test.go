@@ -139,7 +139,7 @@ var endings = map[event.Reason]func(s *stage) event.Closed{
 	},
 	event.DeviceRemoved: func(s *stage) event.Closed {
 		d := s.login("a1", "ios").attach("")
-		require.NoError(s.t, s.Sessions.RemoveDevice(s.ctx, "ann", "a1"))
+		require.NoError(s.t, s.Sessions.RemoveDevice(s.ctx, session.RemoveDeviceRequest{Account: "ann", Device: "a1"}))
 		return d.told()
 	},
 	event.PasswordChanged: func(s *stage) event.Closed {

@@ -19,6 +19,8 @@ const (
 	// FlagHigh and FlagLow mark what its sender takes for more or less urgent than usual.
 	FlagHigh
 	FlagLow
+	// FlagTargeted marks an entry of a message that was for some devices only, in this inbox or in another that got it.
+	FlagTargeted
 )
 
 // Entry is one element of an account's inbox. Once appended it never changes; it can only vanish, because it was trimmed,
@@ -53,21 +55,55 @@ func (e *Entry) For(device Incarnation, login LoginID) bool {
 }
 
 // Sealed is an entry that nobody changes any more, with its encoding, which is made once and shared by all devices of
-// the account. Its fields and the encoding are read-only. It is safe for concurrent use.
+// the account; see [Seal], and [SealPage] for one device. Its fields and the encoding are read-only. It is safe for
+// concurrent use.
 type Sealed struct {
 	Entry
 
-	once sync.Once
-	json []byte
+	alone bool // it is for one device, and encoded into the frame that takes it there
+	once  sync.Once
+	json  []byte
 }
 
 // Seal wraps e. The payload is shared, not copied.
 func Seal(e Entry) *Sealed { return &Sealed{Entry: e} }
 
+const (
+	sealBlock    = 16      // entries that share a block of memory
+	sealBlockMax = 1 << 10 // bytes of a payload whose entry may be among them
+)
+
+// SealPage wraps entries that go to one device, once: [AppendFrame] does not keep their encoding. Payloads are shared, not
+// copied. Who keeps one of the results keeps up to 16 of them in memory, with payloads of at most 1 KiB each.
+func SealPage(entries []Entry) []*Sealed {
+	all := make([]*Sealed, len(entries))
+	var block []Sealed
+	for i := range entries {
+		e := &entries[i]
+		if len(e.Payload) > sealBlockMax {
+			all[i] = &Sealed{Entry: *e, alone: true}
+			continue
+		}
+		if len(block) == 0 {
+			block = make([]Sealed, min(sealBlock, len(entries)-i))
+		}
+		all[i], block = &block[0], block[1:]
+		all[i].Entry, all[i].alone = *e, true
+	}
+	return all
+}
+
 // JSON returns the reference encoding of the entry. The caller may keep the bytes but not change them.
 func (s *Sealed) JSON() []byte {
 	s.once.Do(func() { s.json = slices.Clip(appendEntry(nil, &s.Entry)) })
 	return s.json
+}
+
+func (s *Sealed) append(dst []byte) []byte {
+	if s.alone {
+		return appendEntry(dst, &s.Entry)
+	}
+	return append(dst, s.JSON()...)
 }
 
 // Size is what an entry counts for in windows and limits: its payload plus a fixed 64 bytes for the rest.

@@ -112,6 +112,15 @@ func CheckName(field, s string) error {
 // CheckText reports whether s is valid UTF-8 without control or bidirectional override characters, of any length. The
 // error is an [*InvalidError] with the given field.
 func CheckText(field, s string) error {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' {
+			return checkRunes(field, s)
+		}
+	}
+	return nil
+}
+
+func checkRunes(field, s string) error {
 	if !utf8.ValidString(s) {
 		return &InvalidError{Field: field, Reason: "not valid UTF-8"}
 	}

@@ -51,23 +51,49 @@ func NewIssuer(secret [32]byte) *Issuer {
 
 // Issue returns a fresh message ID.
 func (i *Issuer) Issue() MessageID {
-	var plain, sealed [16]byte
-	binary.BigEndian.PutUint32(plain[:], i.node)
-	binary.BigEndian.PutUint64(plain[4:], i.counter.Add(1))
-	i.block.Encrypt(sealed[:], plain[:])
-	return MessageID(base32Lower.EncodeToString(sealed[:]))
+	b := make([]byte, aes.BlockSize)
+	binary.BigEndian.PutUint32(b, i.node)
+	binary.BigEndian.PutUint64(b[4:], i.counter.Add(1))
+	i.block.Encrypt(b, b)
+	var text [messageIDBytes]byte
+	base32Lower.Encode(text[:], b)
+	return MessageID(text[:])
 }
 
 // Issued reports whether id was issued for this store.
 func (i *Issuer) Issued(id MessageID) bool {
+	_, ok := i.Open(id)
+	return ok
+}
+
+// Open returns what is sealed in an ID that was issued for this store, and false for any other. Those that one issuer
+// made later have higher bytes, until its counter begins anew: stores keep rows of messages in that order.
+func (i *Issuer) Open(id MessageID) (number [12]byte, ok bool) {
 	if !isBase32(string(id), messageIDBytes) {
-		return false
+		return number, false
 	}
-	sealed, err := base32Lower.DecodeString(string(id))
-	if err != nil || base32Lower.EncodeToString(sealed) != string(id) {
-		return false // the last character of an ID carries two unused bits, which must be zero
+	b := make([]byte, aes.BlockSize)
+	if !decodeBase32(b, string(id)) {
+		return number, false // the last character of an ID carries two unused bits, which must be zero
 	}
-	var plain [16]byte
-	i.block.Decrypt(plain[:], sealed)
-	return binary.BigEndian.Uint32(plain[12:]) == 0
+	i.block.Decrypt(b, b)
+	copy(number[:], b)
+	return number, binary.BigEndian.Uint32(b[12:]) == 0
+}
+
+// decodeBase32 decodes lowercase base32 that [isBase32] has looked at, and reports whether the unused bits are zero.
+func decodeBase32(to []byte, s string) bool {
+	bits, n := uint64(0), 0
+	for i := range len(s) {
+		c := s[i] - 'a'
+		if s[i] < 'a' {
+			c = s[i] - '2' + 26
+		}
+		if bits, n = bits<<5|uint64(c), n+5; n >= 8 {
+			n -= 8
+			to[0] = byte(bits >> n)
+			to = to[1:]
+		}
+	}
+	return bits&(1<<n-1) == 0
 }

@@ -23,6 +23,25 @@ func TestIssuer_KnowsItsOwn(t *testing.T) {
 	}
 }
 
+// Stores keep messages in the order of what is sealed in their IDs.
+func TestIssuer_OpenIsInOrder(t *testing.T) {
+	mine, other := event.NewIssuer([32]byte{1}), event.NewIssuer([32]byte{2})
+	var last [12]byte
+	rises := 0
+	for range 500 {
+		id := mine.Issue()
+		number, ok := event.NewIssuer([32]byte{1}).Open(id)
+		require.True(t, ok)
+		if string(number[:]) > string(last[:]) {
+			rises++
+		}
+		last = number
+		_, ok = other.Open(id)
+		require.False(t, ok)
+	}
+	require.GreaterOrEqual(t, rises, 499, "but where the counter begins anew")
+}
+
 // TestI23_MadeUpMessageIDs: an ID that the store did not issue is known as such.
 func TestI23_MadeUpMessageIDs(t *testing.T) {
 	issuer := event.NewIssuer([32]byte{7})

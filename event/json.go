@@ -14,15 +14,18 @@ const (
 	MaxClientFrameBytes = 4 << 10 // from a device to the engine
 )
 
+// maxKeyBytes bounds coalesce keys: stores take no longer ones.
+const maxKeyBytes = 512
+
 // textSlack is how much longer than twice its payload a JSON text may be. Beyond that, which only text full of control
 // characters reaches, base64 is used, so that the size of a frame stays near that of its payloads.
 const textSlack = 1024
 
 // AppendFrame appends the reference encoding of f to dst: one JSON object without a line end. The encoding of an entry is
-// made once and reused; see [Sealed.JSON]. A frame that is nil, lacks a required field, holds a register of the engine's
-// own or would be longer than [MaxFrameBytes] is refused with a [*FrameError], and dst is returned as it was. Text that
-// is not valid UTF-8 is written with replacement characters, times before 1970 as 1970, and a delay is rounded up to
-// milliseconds. It is safe for concurrent use.
+// made once and reused, see [Sealed.JSON], but for those of [SealPage]. A frame that is nil, lacks a required field, holds
+// a register of the engine's own or would be longer than [MaxFrameBytes] is refused with a [*FrameError], and dst is
+// returned as it was. Text that is not valid UTF-8 is written with replacement characters, times before 1970 as 1970, and
+// a delay is rounded up to milliseconds. It is safe for concurrent use.
 func AppendFrame(dst []byte, f Frame) ([]byte, error) {
 	out, err := appendFrame(dst, f)
 	if err == nil && len(out)-len(dst) > MaxFrameBytes {
@@ -154,7 +157,7 @@ func appendData(dst []byte, f *Data) ([]byte, error) {
 		} else {
 			out = append(out, ',')
 		}
-		out = append(out, e.JSON()...)
+		out = e.append(out)
 	}
 	if len(f.Entries) > 0 {
 		out = append(out, ']')
@@ -197,7 +200,8 @@ func appendState(dst []byte, s *State) []byte {
 		dst = appendNumber(dst, "number", s.Number)
 	}
 	dst = appendNumber(dst, "seq", s.Seq)
-	return append(appendPayload(dst, s.Value), '}')
+	plain, text := plainText(s.Value)
+	return append(appendPayload(dst, s.Value, plain, text), '}')
 }
 
 func appendReset(dst []byte, f *Reset) ([]byte, error) {
@@ -250,7 +254,8 @@ func appendNonce(dst []byte, name, nonce string) ([]byte, error) {
 
 // appendEntry appends the encoding of an entry. Targets are left out: no client ever sees them.
 func appendEntry(dst []byte, e *Entry) []byte {
-	dst = slices.Grow(dst, len(e.Payload)+len(e.Payload)/8+320)
+	plain, text := plainText(e.Payload)
+	dst = slices.Grow(dst, entryRoom(e, text))
 	dst = append(dst, `{"kind":`...)
 	dst = appendString(dst, string(e.Kind))
 	if e.Seq != 0 {
@@ -271,19 +276,42 @@ func appendEntry(dst []byte, e *Entry) []byte {
 	if e.Ordinal != 0 {
 		dst = appendNumber(dst, "ordinal", e.Ordinal)
 	}
-	return append(appendPayload(dst, e.Payload), '}')
+	return append(appendPayload(dst, e.Payload, plain, text), '}')
 }
 
-// appendPayload appends bytes as a field "text" or "data", or nothing if there are none.
-func appendPayload(dst, b []byte) []byte {
+// entryRoom is about how long the encoding of an entry gets: exact enough to be made in one piece as a rule, and to leave
+// little of it unused.
+func entryRoom(e *Entry, text bool) int {
+	const field = 24 // the name of a field and what stands around its value, or all of it if that is a number
+	n := 3*field + len(e.Kind) + len(e.Payload) + len(e.Payload)/64
+	for _, s := range [...]int{len(e.Conversation), len(e.ID), len(e.ClientID), len(e.From), len(e.Origin), len(e.Key)} {
+		if s > 0 {
+			n += s + field
+		}
+	}
+	if !text {
+		n += len(e.Payload) * 2 / 5 // base64
+	}
+	return n
+}
+
+// plainText says how many bytes at the begin of a payload a JSON string holds as they are, and whether it is valid UTF-8.
+func plainText(b []byte) (plain int, text bool) {
+	plain = plainBytes(b)
+	return plain, utf8.Valid(b[plain:])
+}
+
+// appendPayload appends bytes as a field "text", if they are valid UTF-8, or "data", or nothing if there are none. What
+// is known of them is from plainText.
+func appendPayload(dst, b []byte, plain int, text bool) []byte {
 	if len(b) == 0 {
 		return dst
 	}
 	start := len(dst)
-	if utf8.Valid(b) {
+	if text {
 		dst = append(dst, `,"text":`...)
 		begin := len(dst)
-		dst = appendString(dst, b)
+		dst = appendText(dst, b, plain)
 		if len(dst)-begin <= 2*len(b)+textSlack {
 			return dst
 		}
@@ -317,45 +345,4 @@ func appendOptional(dst []byte, name, s string) []byte {
 	}
 	dst = append(append(append(dst, `,"`...), name...), `":`...)
 	return appendString(dst, s)
-}
-
-// appendString appends s as a JSON string. Beside what JSON demands it escapes the characters U+0085, U+2028 and U+2029,
-// at which some readers of lines split.
-func appendString[T string | []byte](dst []byte, s T) []byte {
-	const hex = "0123456789abcdef"
-	dst = append(dst, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
-			i++
-			continue
-		}
-		r, size := rune(c), 1
-		if c >= utf8.RuneSelf {
-			r, size = utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-			if (r != utf8.RuneError || size > 1) && r != 0x85 && r != 0x2028 && r != 0x2029 {
-				i += size
-				continue
-			}
-		}
-		dst = append(dst, s[start:i]...)
-		switch r {
-		case '"', '\\':
-			dst = append(dst, '\\', c)
-		case '\n':
-			dst = append(dst, `\n`...)
-		case '\r':
-			dst = append(dst, `\r`...)
-		case '\t':
-			dst = append(dst, `\t`...)
-		case utf8.RuneError:
-			dst = utf8.AppendRune(dst, utf8.RuneError)
-		default:
-			dst = append(dst, '\\', 'u', hex[r>>12], hex[r>>8&15], hex[r>>4&15], hex[r&15])
-		}
-		i += size
-		start = i
-	}
-	return append(append(dst, s[start:]...), '"')
 }

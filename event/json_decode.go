@@ -165,6 +165,7 @@ func decodeData(o *object) *Data {
 	}
 	last := f.Prev
 	o.each("entries", func(e *object) {
+		e.need("seq") // only live-only events have none
 		s := decodeEntry(e)
 		if s.Seq <= last || s.Seq > f.Seq {
 			o.d.fail(FaultValue, "entries: not in order within prev and seq")
@@ -221,7 +222,7 @@ func decodeEntry(o *object) *Sealed {
 		ClientID:     ClientMessageID(o.id("clientId")),
 		From:         Account(o.id("from")),
 		Origin:       LoginID(o.id("origin")),
-		Key:          o.text("key"),
+		Key:          o.key("key"),
 		Time:         o.time("time"),
 		Expires:      o.time("expires"),
 		Ordinal:      o.number("ordinal"),

@@ -111,7 +111,7 @@ func sound(e *event.Entry) bool {
 			return false
 		}
 	}
-	return e.Kind.Validate() == nil && utf8.ValidString(e.Key) && e.Time.UnixMilli() >= 0 && e.Expires.UnixMilli() >= 0
+	return e.Kind.Validate() == nil && utf8.ValidString(e.Key) && len(e.Key) <= 512 && e.Time.UnixMilli() >= 0 && e.Expires.UnixMilli() >= 0
 }
 
 func requireFrameError(t testing.TB, err error) {

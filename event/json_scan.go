@@ -296,6 +296,15 @@ func (o *object) name(name string) string {
 	return s
 }
 
+// key returns a coalesce key, which may be missing.
+func (o *object) key(name string) string {
+	s := o.text(name)
+	if len(s) > maxKeyBytes {
+		o.d.fail(FaultValue, name+": too long")
+	}
+	return s
+}
+
 func (o *object) parseNumber(name string, raw []byte, limit uint64) uint64 {
 	if raw == nil {
 		return 0

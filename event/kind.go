@@ -84,7 +84,8 @@ type KindInfo struct {
 	Style     Style  // for operations
 	Durable   bool   // kept in the inbox; otherwise live-only
 	Mirrored  bool   // goes to the other devices of the account that did it
-	Unread    bool   // counts as unread for those who receive it
+	Unread    bool   // counts as unread for those who receive it, and so wants a push
+	Push      bool   // wants a push although it does not count as unread, such as a call; for durable kinds
 	Droppable bool   // may be dropped under pressure; only live-only kinds are
 	Coalesce  string // name of the coalesce group: a newer entry of the group for the same subject supersedes the older
 	Register  string // name of the register of conversation state that it sets for the account that does it; see [KindInfo.State]
@@ -157,6 +158,9 @@ func (i KindInfo) State(e *Entry) (State, bool) {
 	return s, true
 }
 
+// WantsPush reports whether an entry of the kind may wake the devices of those who receive it.
+func (i KindInfo) WantsPush() bool { return i.Unread || i.Push }
+
 // CoalesceKey returns the key under which a newer entry supersedes this one, or "" if the kind does not coalesce.
 // The subject tells entries of one conversation apart that must not supersede each other, such as two marks.
 func (i KindInfo) CoalesceKey(conversation ConversationID, subject string) string {
@@ -173,8 +177,9 @@ type Registry struct {
 }
 
 // NewRegistry returns the built-in kinds together with the host's own. A kind that is there already, a bad name of a kind,
-// coalesce group or register, a row that is both durable and droppable, one that sets a register but does not coalesce, or
-// one that changes messages under a coalesce group of its own is an error; all faults are reported at once.
+// coalesce group or register, a row that is both durable and droppable, a live-only one that wants a push, one that sets a
+// register but does not coalesce, or one that changes messages under a coalesce group of its own is an error; all faults are
+// reported at once.
 func NewRegistry(own ...KindInfo) (*Registry, error) {
 	r := &Registry{rows: make(map[Kind]KindInfo, len(builtin)+len(own))}
 	var errs []error
@@ -195,6 +200,9 @@ func (r *Registry) add(row KindInfo) error {
 	}
 	if _, ok := r.rows[row.Kind]; ok {
 		return fmt.Errorf("%q: registered twice", row.Kind)
+	}
+	if row.Push && !row.Durable {
+		return fmt.Errorf("%q: a live-only kind wants no push", row.Kind)
 	}
 	if row.Durable && row.Droppable {
 		return fmt.Errorf("%q: a durable kind is never dropped", row.Kind)

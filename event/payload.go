@@ -79,6 +79,16 @@ func (s *State) Ordinal() uint64 {
 	return n
 }
 
+// Claim is the payload of claim: a device of the account has taken something on itself, and the others need not.
+type Claim struct {
+	Key      string   `json:"key"`
+	Login    LoginID  `json:"login"`
+	Device   DeviceID `json:"device,omitempty"`
+	Platform Platform `json:"platform"`
+	Name     string   `json:"name,omitempty"` // of the device
+	Data     []byte   `json:"data,omitempty"` // the host's
+}
+
 // Receipt is the payload of receipt.delivered and receipt.read: everything that the recipient of this receipt sent to By
 // in the entry's conversation up to and including Message has arrived at, or was read on, a device of By.
 type Receipt struct {

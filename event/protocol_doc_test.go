@@ -75,7 +75,7 @@ func requireExample(t *testing.T, seen map[string]int, line string, fromClient b
 
 // requirePayload checks an example of a payload: it is exactly one of the types of the package.
 func requirePayload(t *testing.T, line string) {
-	for _, v := range []any{&event.ReadMark{}, &event.Receipt{}, &event.DeviceChange{}, &event.Operation{}} {
+	for _, v := range []any{&event.ReadMark{}, &event.Receipt{}, &event.DeviceChange{}, &event.Claim{}, &event.Operation{}} {
 		if json.Unmarshal([]byte(line), v) != nil {
 			continue
 		}

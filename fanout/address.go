@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
@@ -194,30 +195,43 @@ func checkAddressees(q *SendRequest) error {
 
 // gather puts all recipients into To, in order, each once.
 func gather(q *SendRequest) error {
-	tooMany := func(n int) error {
-		return &event.InvalidError{Field: "to", Reason: fmt.Sprintf("%d recipients or more, at most %d", n, MaxRecipients)}
-	}
 	if len(q.To) > MaxRecipients {
 		return tooMany(len(q.To))
 	}
-	q.To = slices.Clone(q.To)
+	q.To = slices.Clip(q.To)
 	if q.Members != nil {
-		for a := range q.Members {
-			if len(q.To) == MaxRecipients {
-				return tooMany(MaxRecipients + 1)
-			}
-			q.To = append(q.To, a)
+		var err error
+		if q.To, err = members(q.Members, q.To); err != nil {
+			return err
 		}
 		q.Members = nil
 	}
-	slices.Sort(q.To)
-	q.To = slices.Compact(q.To)
+	if len(q.To) > 1 {
+		q.To = slices.Clone(q.To)
+		slices.Sort(q.To)
+		q.To = slices.Compact(q.To)
+	}
 	for _, a := range q.To {
 		if err := a.Validate(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// members adds those of a sequence to a list.
+func members(all iter.Seq[event.Account], list []event.Account) ([]event.Account, error) {
+	for a := range all {
+		if len(list) == MaxRecipients {
+			return nil, tooMany(MaxRecipients + 1)
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+func tooMany(n int) error {
+	return &event.InvalidError{Field: "to", Reason: fmt.Sprintf("%d recipients or more, at most %d", n, MaxRecipients)}
 }
 
 // targets resolves logins and choices to devices, so that the message survives a new login of the device.

@@ -34,7 +34,10 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 		return nil, ErrClosed
 	}
 	h := r.hold(q.Account)
-	a := &Attachment{r: r, hub: h}
+	a := &Attachment{r: r, hub: h, active: r.clock(), business: &r.none}
+	h.mu.Lock()
+	parks := h.parks
+	h.mu.Unlock()
 	c, err := r.reg.Attach(ctx, session.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab}, conn, a.ended)
 	if err != nil {
 		h.mu.Lock()
@@ -46,7 +49,7 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 		return nil, err
 	}
 	h.mu.Lock()
-	a.conn = c
+	a.conn, a.window = c, a.slots[:0]
 	a.running = true // nobody starts a reader before the start is known
 	for _, o := range h.atts {
 		// One that is fenced has not yet noted what it sent.
@@ -57,16 +60,17 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	if !a.closed {
 		h.atts = append(h.atts, a)
 	}
+	missed := h.parks != parks // since it was read what is parked
 	h.mu.Unlock()
-	if err := r.begin(ctx, a, q.Position); err != nil {
+	if err := r.begin(ctx, a, q.Position, missed); err != nil {
 		c.Close(event.Unavailable.Closed(time.Second))
 		return nil, fmt.Errorf("fanout: attach: %w", err)
 	}
 	return a, nil
 }
 
-// begin finds out where delivery starts and starts it.
-func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Position) error {
+// begin finds out where delivery starts and starts it. parks says that entries may have been parked while it attached.
+func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Position, parks bool) error {
 	h := a.hub
 	cur, known, err := r.cursor(ctx, h.account, a.conn.Incarnation())
 	if err != nil {
@@ -81,6 +85,17 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 		cur = store.Cursor{Seq: head.Trim, Sent: head.Trim}
 	}
 	cur.Seq = min(cur.Seq, head.Seq)
+	parked := a.conn.Parked()
+	if parks {
+		if parked, err = r.reg.Parked(ctx, h.account, a.conn.Incarnation()); err != nil {
+			return err
+		}
+	}
+	h.mu.Lock()
+	for _, p := range parked { // beside those of calls since the attachment is known
+		a.passLocked(p)
+	}
+	h.mu.Unlock()
 	owed, err := r.claimed(ctx, a, cur.Seq, claimed, head)
 	if err != nil {
 		return err
@@ -91,16 +106,17 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 	r.reachedLocked(h, event.Position{Epoch: head.Epoch, Seq: head.Seq})
 	a.epoch, a.acked = head.Epoch, cur.Seq
 	a.resend = max(a.resend, cur.Sent, cur.Seq)
-	if a.conn.Restored() {
-		a.resend = max(a.resend, head.Seq)
+	if a.conn.Restored() && head.Seq > a.resend { // the device's later connections have to know, too
+		a.resend = head.Seq
+		r.cursors.put(store.Cursor{Account: h.account, Incarnation: a.conn.Incarnation(), Seq: cur.Seq, Sent: head.Seq})
 	}
 	start := event.Position{Epoch: head.Epoch, Seq: cur.Seq}
 	if claimed != nil {
 		start = *claimed
 	}
-	a.progress = time.Now()
+	a.progress = r.clock()
 	if claimed != nil { // a device that names no position may know no state either, such as one that is new
-		a.statesAfter = start.Seq
+		a.ownLocked().statesAfter = start.Seq
 	}
 	a.pos, a.scan = start.Seq, start.Seq
 	switch {
@@ -113,15 +129,17 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 	case start.Seq > a.acked:
 		a.acked = start.Seq
 		for _, e := range owed {
-			h.receipts.add(e)
+			r.oweLocked(h, &e.Entry, head.Epoch)
 		}
 		if len(owed) > 0 {
 			h.watchLocked()
 		}
 		a.noteLocked()
 	}
+	a.recallLocked()
 	welcome := &event.Welcome{Login: a.conn.Login(), Position: start, Head: head.Seq, Token: a.conn.Token()}
-	a.control = slices.Insert(a.control, 0, event.Frame(welcome))
+	b := a.ownLocked()
+	b.control = slices.Insert(b.control, 0, event.Frame(welcome))
 	a.running = false
 	a.wakeLocked()
 	return nil
@@ -139,11 +157,13 @@ func (r *Router) claimed(ctx context.Context, a *Attachment, after uint64, p *ev
 		if err != nil {
 			return nil, err
 		}
+		a.hub.mu.Lock()
 		for _, e := range page.Entries {
-			if e.Seq <= p.Seq && e.For(a.conn.Incarnation(), a.conn.Login()) && wantsDelivered(&e, a.hub.account) {
+			if e.Seq <= p.Seq && a.getsLocked(head.Epoch, &e) && r.wantsReceipt(&e, a.hub.account) {
 				owed = append(owed, event.Seal(e))
 			}
 		}
+		a.hub.mu.Unlock()
 		if page.Through <= after {
 			break
 		}
@@ -152,9 +172,29 @@ func (r *Router) claimed(ctx context.Context, a *Attachment, after uint64, p *ev
 	return owed, nil
 }
 
+// pending returns what is known of a device's cursor beside what the store has. Ask it before the store.
+func (r *Router) pending(account event.Account, inc event.Incarnation) (store.Cursor, bool) {
+	c := store.Cursor{Account: account, Incarnation: inc}
+	known := false
+	if h := r.find(account); h != nil {
+		h.mu.Lock()
+		for _, a := range h.atts {
+			if a.noted && a.conn.Incarnation() == inc {
+				here := a.cursorLocked()
+				c.Seq, c.Sent, known = max(c.Seq, here.Seq), max(c.Sent, here.Sent), true
+			}
+		}
+		h.mu.Unlock()
+	}
+	// An attachment that ends, or whose cursor is being written, is in the book before it is not there any more.
+	book, there := r.cursors.get(account, inc)
+	c.Seq, c.Sent = max(c.Seq, book.Seq), max(c.Sent, book.Sent)
+	return c, known || there
+}
+
 // cursor returns a device's cursor: the higher of what this node has not yet written and what the store has.
 func (r *Router) cursor(ctx context.Context, account event.Account, inc event.Incarnation) (store.Cursor, bool, error) {
-	pending, known := r.cursors.get(account, inc)
+	pending, known := r.pending(account, inc)
 	all, err := r.st.Cursors(ctx, account)
 	if err != nil {
 		return store.Cursor{}, false, err

@@ -17,29 +17,58 @@ type Attachment struct {
 	conn *session.Connection
 
 	// All that follows is guarded by hub.mu.
-	running bool // a reader goroutine exists, or must not be started yet
-	closed  bool
-	phase   phase
+	running  bool // a reader goroutine exists, or must not be started yet
+	closed   bool
+	phase    phase
+	caughtUp bool
+	blocked  bool   // the next entry does not fit into the window; an ack makes room
+	noted    bool   // the cursor waits to be written
+	filtered uint16 // so many entries of the last page from the store were not for this device
 
 	epoch  event.Epoch
 	pos    uint64 // covered by what was sent
 	scan   uint64 // looked at; entries in (pos, scan] are not for this device
 	acked  uint64
 	resend uint64 // entries up to here may have been sent to the device before
-	reset  event.Position
 
+	window   []*event.Sealed  // sent and not acknowledged, oldest first
+	slots    [2]*event.Sealed // what window is in as long as it is short
+	bytes    int              // sizes of the window
+	progress time.Duration    // Router.clock of the last ack, or since when the window is not empty; while it is, meaningless
+	skipped  time.Duration    // since when pos is behind scan
+	active   time.Duration    // when its user did something last
+
+	*business // never nil; an attachment at rest has Router.none, which is not to be written to
+}
+
+// business is what an attachment needs beside its place in the inbox, but not at rest.
+type business struct {
+	reset       event.Position
 	statesAfter uint64 // registers set later than this are sent first
 	statesNext  string
-	caughtUp    bool
 
-	window   []*event.Sealed // sent and not acknowledged, oldest first
-	bytes    int             // sizes of the window
-	blocked  bool            // the next entry does not fit into the window; an ack makes room
-	progress time.Time       // of the last ack, or since when the window is not empty
-	skipped  time.Time       // since when pos is behind scan
+	parked  []event.Position // entries that the device does not get, rising
+	suspect uint64           // until this is acknowledged the device counts as one in trouble; 0: it does not
+	careful uint64           // if not 0, entries go one at a time until suspect is acknowledged
 
 	control []event.Frame
 	live    []liveEvent
+}
+
+// ownLocked returns the attachment's own business, to be written to.
+func (a *Attachment) ownLocked() *business {
+	if a.business == &a.r.none {
+		a.business = new(business)
+	}
+	return a.business
+}
+
+// restLocked lets go of a business in which nothing is left.
+func (a *Attachment) restLocked() {
+	b := a.business
+	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked) == 0 && b.suspect == 0 {
+		a.business = &a.r.none
+	}
 }
 
 // phase says what may be sent next.
@@ -89,14 +118,15 @@ func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 // Handle takes in one frame of the client. It returns [ErrDetached] after the connection has ended, a [*ProtocolError]
 // for a frame that ended it, or the store's error if a confirmed token could not be written.
 func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
+	a.conn.Touch()
+	if f, ok := f.(event.Ack); ok {
+		_, err := a.ack(f.Position)
+		return err
+	}
 	if a.gone() {
 		return ErrDetached
 	}
-	a.conn.Touch()
 	switch f := f.(type) {
-	case event.Ack:
-		_, err := a.ack(f.Position)
-		return err
 	case event.Nack:
 		return a.nack(f)
 	case event.ResetAck:
@@ -105,6 +135,9 @@ func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
 		return a.r.reg.ConfirmToken(ctx, a.conn)
 	case event.Background:
 		a.conn.SetBackground(f.On)
+		if !f.On {
+			a.foreground()
+		}
 		return nil
 	case event.Ping:
 		return a.enqueue(&event.Pong{Nonce: f.Nonce})
@@ -131,7 +164,8 @@ func (a *Attachment) enqueue(f event.Frame) error {
 		return ErrDetached
 	}
 	if len(a.control) < maxControl {
-		a.control = append(a.control, f)
+		b := a.ownLocked()
+		b.control = append(b.control, f)
 	}
 	a.wakeLocked()
 	return nil
@@ -155,22 +189,27 @@ func (a *Attachment) ack(p event.Position) (waited bool, err error) {
 	}
 	waited = slices.ContainsFunc(a.window, func(e *event.Sealed) bool { return e.Seq == p.Seq })
 	due := a.ackedLocked(p.Seq)
+	var d *round
+	if a.rouseLocked() {
+		d = a.r.newRound(1)
+		d.addLocked(a, a.r.clock())
+	}
 	a.hub.mu.Unlock()
 	if due {
 		a.hub.receiptsSoon(a.r)
 	}
+	a.r.serve(a.hub, d)
 	return waited, nil
 }
 
 // ackedLocked takes entries off the window and reports whether delivered receipts are due at once.
 func (a *Attachment) ackedLocked(seq uint64) bool {
-	now := time.Now()
 	n := 0
 	for n < len(a.window) && a.window[n].Seq <= seq {
 		e := a.window[n]
 		a.bytes -= e.Size()
-		if wantsDelivered(&e.Entry, a.hub.account) {
-			a.hub.receipts.add(e)
+		if a.r.wantsReceipt(&e.Entry, a.hub.account) {
+			a.r.oweLocked(a.hub, &e.Entry, a.epoch)
 		}
 		n++
 	}
@@ -179,22 +218,31 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 	}
 	a.window = slices.Delete(a.window, 0, n)
 	if len(a.window) == 0 {
-		a.window = nil // an idle attachment keeps no buffer
+		a.emptyLocked()
+	} else {
+		a.progress = a.r.clock()
 	}
-	a.acked, a.progress, a.blocked = max(a.acked, seq), now, false
+	a.acked, a.blocked = max(a.acked, seq), false
+	a.progressedLocked(seq)
 	if a.hub.receipts.len() > 0 {
 		a.hub.watchLocked() // before the cursor is noted: a flush of cursors looks there for receipts
 	}
 	a.noteLocked()
-	a.wakeLocked()
-	return a.hub.receipts.due(now)
+	return a.hub.receipts.len() > 0 && a.hub.receipts.due(time.Now())
 }
 
 // noteLocked has the cursor written soon.
 func (a *Attachment) noteLocked() {
-	a.r.cursors.put(store.Cursor{
+	if !a.noted {
+		a.noted = true
+		a.r.cursors.note(a)
+	}
+}
+
+func (a *Attachment) cursorLocked() store.Cursor {
+	return store.Cursor{
 		Account: a.hub.account, Incarnation: a.conn.Incarnation(), Seq: a.acked, Sent: max(a.pos, a.acked),
-	})
+	}
 }
 
 // nack acknowledges and tells the host that the last entry could not be processed: once, and only of an entry that was
@@ -205,6 +253,7 @@ func (a *Attachment) nack(f event.Nack) error {
 		return err
 	}
 	a.r.stats.nacked.Add(1)
+	a.tell(Event{Kind: EventNacked, To: f.Position, Code: f.Code})
 	if a.r.cfg.OnNack != nil {
 		a.r.cfg.OnNack(Nacked{
 			Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: f.Position, Code: f.Code,
@@ -213,15 +262,26 @@ func (a *Attachment) nack(f event.Nack) error {
 	return nil
 }
 
+// emptyLocked drops the window. An idle attachment keeps no buffer for it, and no entry: those that were in slots before the
+// window got longer are still there.
+func (a *Attachment) emptyLocked() {
+	a.slots = [2]*event.Sealed{}
+	a.window = a.slots[:0]
+}
+
 // resetLocked stops delivery until the client has acknowledged that it continues at seq.
 func (a *Attachment) resetLocked(why event.ResetReason, from event.Position, seq uint64) {
 	a.phase = awaitResetAck
-	a.reset = event.Position{Epoch: a.epoch, Seq: seq}
+	b := a.ownLocked()
+	b.reset = event.Position{Epoch: a.epoch, Seq: seq}
 	a.pos, a.scan = seq, seq // not where the device says it is: that may be anywhere
-	a.window, a.bytes, a.blocked = nil, 0, false
-	a.progress = time.Now()
-	a.control = append(a.control, &event.Reset{Reason: why, From: from, To: a.reset})
+	a.emptyLocked()
+	a.bytes, a.blocked = 0, false
+	a.progress = a.r.clock()
+	b.control = append(b.control, &event.Reset{Reason: why, From: from, To: b.reset})
 	a.r.stats.resets.Add(1)
+	a.r.stats.cause(Cause(why), 1)
+	a.tell(Event{Kind: EventReset, From: from, To: a.reset, Cause: Cause(why)})
 }
 
 func (a *Attachment) resetAck(p event.Position) error {
@@ -236,40 +296,57 @@ func (a *Attachment) resetAck(p event.Position) error {
 	}
 	defer a.hub.mu.Unlock()
 	a.pos, a.scan, a.acked = p.Seq, p.Seq, max(a.acked, p.Seq)
-	a.progress = time.Now()
-	a.phase, a.statesAfter, a.statesNext = sendStates, 0, ""
+	a.progress = a.r.clock()
+	a.progressedLocked(p.Seq)
+	b := a.ownLocked()
+	a.phase, b.statesAfter, b.statesNext = sendStates, 0, ""
 	a.noteLocked()
 	a.wakeLocked()
 	return nil
 }
 
 // ended is called once when the connection has ended, whoever ended it.
-func (a *Attachment) ended(event.Closed) {
+func (a *Attachment) ended(why event.Closed) {
 	h := a.hub
 	h.mu.Lock()
 	a.closed = true
+	poison := a.attemptLocked(why.Reason)
+	if len(a.live) > 0 {
+		a.dropLocked(len(a.live), CauseEnded)
+	}
 	if i := slices.Index(h.atts, a); i >= 0 {
 		h.atts = slices.Delete(h.atts, i, i+1)
-		if a.pos > a.acked {
-			a.noteLocked()
+		if a.noted || a.pos > a.acked {
+			a.noted = false
+			a.r.cursors.put(a.cursorLocked())
 		}
 	}
 	if len(h.atts) == 0 {
 		a.r.dropTailLocked(h)
 	}
-	a.window, a.live, a.control = nil, nil, nil
+	a.window, a.slots, a.business = nil, [2]*event.Sealed{}, &a.r.none
 	h.mu.Unlock()
+	if poison != nil {
+		a.report(poison)
+	}
 	h.release()
 }
 
-// stuckLocked reports whether the device has made no progress for too long.
-func (a *Attachment) stuckLocked(now time.Time) bool {
-	return len(a.window) > 0 && now.Sub(a.progress) >= a.r.cfg.AckWait ||
-		a.phase == awaitResetAck && now.Sub(a.progress) >= a.r.cfg.AckWait
+// slow closes a connection that makes no progress.
+func (a *Attachment) slow(why Cause) {
+	a.r.stats.slow.Add(1)
+	a.r.stats.cause(why, 1)
+	a.tell(Event{Kind: EventSlow, Cause: why})
+	a.conn.Close(event.Slow.Closed(0))
 }
 
-func (a *Attachment) coverDueLocked(now time.Time) bool {
-	return a.scan > a.pos && (a.scan-a.pos >= coverEntries || now.Sub(a.skipped) >= coverAge)
+// stuckLocked reports whether the device has made no progress for too long.
+func (a *Attachment) stuckLocked(now time.Duration) bool {
+	return (len(a.window) > 0 || a.phase == awaitResetAck) && now-a.progress >= a.r.cfg.AckWait
+}
+
+func (a *Attachment) coverDueLocked(now time.Duration) bool {
+	return a.scan > a.pos && (a.scan-a.pos >= coverEntries || now-a.skipped >= coverAge)
 }
 
 // atRestLocked reports that time alone changes nothing.

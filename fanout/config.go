@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,8 +27,9 @@ const (
 	pendingAccounts  = 4_096
 	maxControl       = 8 // control frames that may wait for one connection
 	maxSubjectBytes  = event.MaxIDBytes
-	trimSlice        = 500
-	trimPage         = 256
+	trimSlice        = 256 // entries that are read, and then removed by one commit: a few milliseconds
+	trimPage         = 256 // accounts
+	trimWork         = 2 * time.Millisecond
 	sweepInterval    = time.Second
 	idempotencyHours = 24 * time.Hour
 )
@@ -65,8 +67,14 @@ type Config struct {
 	// TrimInterval is how often inboxes that have grown are trimmed. All others are looked at every hundredth time.
 	// Zero means 1 min; negative means never.
 	TrimInterval time.Duration
+	// Push says when the host is asked to wake devices by push. The zero value means never.
+	Push PushConfig
 	// OnNack, if set, is called for each entry that a device says it cannot process. It must return quickly.
 	OnNack func(Nacked)
+	// OnPoison, if set, is called when an entry has defeated a device 5 times, 10, 20, 40 and so on. It is called on a
+	// goroutine of its own, so it may take its time and call the router, for instance Park; ctx ends when the router is
+	// closed. A panic is logged.
+	OnPoison func(ctx context.Context, p Poison)
 	// Logger receives the router's log lines. Nil discards them.
 	Logger *slog.Logger
 }
@@ -103,6 +111,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxBytes = cmp.Or(c.MaxBytes, 16<<20)
 	c.KeepMinimum = cmp.Or(c.KeepMinimum, 24*time.Hour)
 	c.TrimInterval = cmp.Or(c.TrimInterval, time.Minute)
+	c.Push = c.Push.withDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -125,5 +134,5 @@ func (c *Config) validate() error {
 	positive("CursorFlush", int64(c.CursorFlush))
 	positive("PageEntries", int64(c.PageEntries))
 	positive("PageBytes", int64(c.PageBytes))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Push.validate())...)
 }

@@ -16,7 +16,8 @@ type cursorBook struct {
 	turn chan struct{} // holds one token while a flush runs
 
 	mu     sync.Mutex
-	dirty  map[cursorKey]store.Cursor
+	noted  []*Attachment              // whose cursors have moved
+	dirty  map[cursorKey]store.Cursor // of attachments that have ended, or that could not be written
 	moving map[cursorKey]store.Cursor // on their way into the store
 }
 
@@ -44,7 +45,14 @@ func (b *cursorBook) put(c store.Cursor) {
 	merge(b.dirty, c)
 }
 
-// get returns what is newer than in the store. Ask it before the store: what it does not have is there.
+// note has the cursor of an attachment written, as it will be then. The attachment's hub is locked.
+func (b *cursorBook) note(a *Attachment) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.noted = append(b.noted, a)
+}
+
+// get returns what is newer than in the store, of attachments that are noted no more.
 func (b *cursorBook) get(account event.Account, inc event.Incarnation) (store.Cursor, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -55,16 +63,34 @@ func (b *cursorBook) get(account event.Account, inc event.Incarnation) (store.Cu
 	return c, ok || moving
 }
 
-// take moves all dirty cursors to moving and returns them.
+// take moves all cursors that are to be written to moving and returns them.
 func (b *cursorBook) take() []store.Cursor {
 	b.mu.Lock()
+	noted := b.noted
+	b.noted, b.moving, b.dirty = nil, b.dirty, make(map[cursorKey]store.Cursor)
+	b.mu.Unlock()
+	for _, a := range noted {
+		b.move(a)
+	}
+	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.moving, b.dirty = b.dirty, make(map[cursorKey]store.Cursor)
 	list := make([]store.Cursor, 0, len(b.moving))
 	for _, c := range b.moving {
 		list = append(list, c)
 	}
 	return list
+}
+
+// move takes over the cursor of an attachment that is noted, unless it has ended since.
+func (b *cursorBook) move(a *Attachment) {
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	if a.noted {
+		a.noted = false
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		merge(b.moving, a.cursorLocked())
+	}
 }
 
 // done ends a flush. What was not written is dirty again.
@@ -88,10 +114,17 @@ func (r *Router) flushLoop() {
 			return
 		case <-t.C:
 			if err := r.flushCursors(r.ctx); err != nil && r.ctx.Err() == nil {
-				r.log.Warn("fanout: flush cursors", "err", err)
+				r.flushFailed("", err)
 			}
 		}
 	}
+}
+
+// flushFailed says that cursors, or the receipts of one account, could not be written yet.
+func (r *Router) flushFailed(account event.Account, err error) {
+	r.stats.flushFailures.Add(1)
+	r.feed.emit(Event{Kind: EventFlushFailed, Account: account, Err: err})
+	r.log.Warn("fanout: cursors or receipts could not be written yet", "account", string(account), "err", err)
 }
 
 // flushCursors writes the cursors that have moved. Delivered receipts that are owed for the same acks go first: once the

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -303,5 +304,37 @@ func TestS48_HolesDoNotStall(t *testing.T) {
 		require.Equal(w.t, []string{"0", "40", "80"}, a1.wire())
 		require.Len(w.t, a1.Messages(event.KindConversationPin), 1)
 		require.Equal(w.t, w.head("ann").Seq, a1.Position().Seq)
+	})
+}
+
+func TestC10_BackFillSince(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		a := w.ready("ann", "a1")
+		begin := time.Now()
+		for i := range 10 {
+			w.host("bob", fmt.Sprint(i), "ann")
+			time.Sleep(time.Hour)
+		}
+		for name, c := range map[string]struct {
+			since time.Time
+			fill  uint64
+			want  []string
+		}{
+			"not at all":          {time.Time{}, 0, nil},
+			"three hours":         {begin.Add(7 * time.Hour), 0, []string{"7", "8", "9"}},
+			"between two entries": {begin.Add(7*time.Hour + time.Minute), 0, []string{"8", "9"}},
+			"the earlier of both": {begin.Add(9 * time.Hour), 1000, a[0].texts()},
+			"all":                 {begin.Add(-time.Hour), 0, a[0].texts()},
+			"the future":          {begin.Add(24 * time.Hour), 0, nil},
+		} {
+			id := event.DeviceID(name)
+			_, err := w.reg.Login(context.Background(), session.LoginRequest{
+				Account: "ann", Device: id, Platform: "ios", BackFill: c.fill, BackFillSince: c.since,
+			})
+			require.NoError(w.t, err)
+			d := w.login("ann", id) // its place does not change
+			d.online()
+			require.Equal(w.t, c.want, d.wire(), name)
+		}
 	})
 }

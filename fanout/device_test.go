@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -19,15 +20,17 @@ import (
 // device is a client that follows the client rule, with its connection.
 type device struct {
 	*transporttest.Device
-	w       *world
-	account event.Account
-	id      event.DeviceID
-	inc     event.Incarnation
-	tab     string
-	rough   bool // it sends what a correct client does not: refused replies are no fault of the engine
-	pairs   []*transporttest.Pair
-	pair    *transporttest.Pair // of the latest connection
-	pairCfg transporttest.PairConfig
+	w        *world
+	account  event.Account
+	id       event.DeviceID
+	platform event.Platform // empty: ios
+	inc      event.Incarnation
+	incs     []event.Incarnation // all that it had
+	tab      string
+	rough    bool // it sends what a correct client does not: refused replies are no fault of the engine
+	pairs    []*transporttest.Pair
+	pair     *transporttest.Pair // of the latest connection
+	pairCfg  transporttest.PairConfig
 
 	mu  sync.Mutex
 	att *fanout.Attachment
@@ -52,7 +55,7 @@ func (w *world) loginWith(account event.Account, id event.DeviceID, cfg transpor
 // sibling is another tab of a device, with the same login and storage of its own.
 func (d *device) sibling(tab string) *device {
 	d.w.t.Helper()
-	o := &device{w: d.w, account: d.account, id: d.id, inc: d.inc, tab: tab}
+	o := &device{w: d.w, account: d.account, id: d.id, inc: d.inc, incs: d.incs, tab: tab}
 	o.Device = transporttest.NewDevice(d.w.t, transporttest.DeviceConfig{Attach: o.attach})
 	o.LoggedIn(d.Login(), d.Token())
 	d.w.devices = append(d.w.devices, o)
@@ -62,9 +65,10 @@ func (d *device) sibling(tab string) *device {
 // relogin logs the device in once more.
 func (d *device) relogin() {
 	d.w.t.Helper()
-	res, err := d.w.reg.Login(context.Background(), session.LoginRequest{Account: d.account, Device: d.id, Platform: "ios"})
+	res, err := d.w.reg.Login(context.Background(), session.LoginRequest{Account: d.account, Device: d.id, Platform: cmp.Or(d.platform, "ios")})
 	require.NoError(d.w.t, err)
 	d.inc = res.Session.Incarnation
+	d.incs = append(d.incs, d.inc)
 	d.LoggedIn(res.Session.Login, res.Token)
 }
 
@@ -229,19 +233,12 @@ func (d *device) read(conv event.ConversationID, name string) uint64 {
 	return 0
 }
 
-// verify checks what every device must find: nothing for other devices, no broken contract of its connections, and
-// nothing refused of what a correct client sends. The order and coverage of frames is checked as they come.
+// verify checks what every device must find: no broken contract of its connections, and nothing refused of what a correct
+// client sends.
 func (d *device) verify() {
 	d.w.t.Helper()
 	for _, p := range d.pairs {
 		require.Empty(d.w.t, p.Faults(), "connection of %s", d.id)
-	}
-	for _, data := range framesOf[*event.Data](d) {
-		for _, e := range data.Entries {
-			if len(e.Targets) > 0 {
-				require.Contains(d.w.t, e.Targets, d.inc, "I14: %s got an entry for another device", d.id)
-			}
-		}
 	}
 	for _, err := range d.HandleErrors() {
 		if !d.rough {

@@ -20,10 +20,27 @@
 // device that makes no progress is closed with advice to reconnect, and gets the same entries again, flagged. Cursors are
 // written behind: after a crash they are at most Config.CursorFlush older than the last ack.
 //
+// # Entries that defeat a device
+//
+// A device that loses its connection at the same entry again and again is reported (Config.OnPoison), and gets its entries one
+// at a time, so that the report names the right one. Nothing is skipped by itself: [Router.Park] has an entry passed over for
+// one device.
+//
+// # What hosts see
+//
+// [Router.Stats] counts everything by cause, [Router.Subscribe] is a bounded stream of what is out of the ordinary, and
+// [Router.Inspect] shows one account as JSON, without payloads unless asked. docs/operations.md says what to watch.
+//
 // # Live-only events
 //
 // [Router.Publish] reaches devices that are attached now. Such events are in no inbox; when a connection cannot take them
 // they are dropped, oldest first.
+//
+// # Push
+//
+// With Config.Push the host is told, after a delay, which devices a message has not reached, so that it can wake them:
+// exactly those that hold a login, have not acknowledged it, and whose account has not read it meanwhile, as far as a rule or
+// the host lets them. docs/push.md has the whole of it.
 //
 // # Concurrency and errors
 //

@@ -126,3 +126,36 @@ func ExampleRouter_Attach() {
 	// laptop: are you there? from ann
 	// <nil> <nil>
 }
+
+func ExampleRouter_Claim() {
+	ctx := context.Background()
+	st := memstore.New(memstore.Config{})
+	reg, err := session.New(st, session.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	router, err := fanout.New(reg, st, fanout.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// A call rings on both devices of Ann.
+	for _, device := range []event.DeviceID{"phone", "laptop"} {
+		login, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: device, Platform: "ios"})
+		if err != nil {
+			log.Fatal(err)
+		}
+		res, err := router.Claim(ctx, fanout.ClaimRequest{Account: "ann", Origin: login.Session.Login, Key: "call-7"})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(device, "answers:", res.Won, "- it is on the", res.Winner.Device)
+	}
+	for _, end := range []func(context.Context) error{reg.Close, router.Close, st.Close} {
+		if err := end(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// phone answers: true - it is on the phone
+	// laptop answers: false - it is on the phone
+}

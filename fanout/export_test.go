@@ -17,6 +17,9 @@ func (r *Router) Hubs() (all, restless int) {
 // TailBytes returns how much the tail cache holds.
 func (r *Router) TailBytes() int64 { return r.tailBytes.Load() }
 
+// Ring rings the doorbell of an account that somebody is attached for: its inbox is said to go up to a place.
+func (r *Router) Ring(account event.Account, at event.Position) { r.appended(r.find(account), at, nil) }
+
 // Grown returns how many accounts wait for the next trim round.
 func (r *Router) Grown() int {
 	r.grown.mu.Lock()
@@ -54,5 +57,27 @@ func (r *Router) EarlyReads() int {
 	return r.early.waiting.Len()
 }
 
-// DeliveredRegister names the watermark of one sender's messages.
-func DeliveredRegister(from event.Account) string { return deliveredRegister(from) }
+// DeliveredRegister names the watermark of one sender's messages in an inbox of the given epoch.
+func DeliveredRegister(from event.Account, e event.Epoch) string { return deliveredRegister(from, e) }
+
+// PushPending returns how many accounts have something undecided, and how many slots for their turns are taken.
+func (r *Router) PushPending() (accounts, slots int) {
+	r.push.mu.Lock()
+	defer r.push.mu.Unlock()
+	return len(r.push.items), len(r.push.slots)
+}
+
+// PushMark is the mark up to which pushes of an account are decided, in an inbox of the given epoch.
+func PushMark(e event.Epoch) (event.ConversationID, string) { return pushConversation, pushRegister(e) }
+
+// Kept returns how many entries an attachment keeps in the room that it has for a short window.
+func (a *Attachment) Kept() (n int) {
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	for _, e := range a.slots {
+		if e != nil {
+			n++
+		}
+	}
+	return n
+}

@@ -29,6 +29,14 @@ type PublishRequest struct {
 // Publish sends a live-only event to the devices that are attached to this engine now. It stores nothing, and a device
 // that cannot take it loses it. The result is the number of connections that it was handed to.
 func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
+	n, err := r.publish(ctx, q)
+	if err != nil {
+		r.refused("publish", q.From, q.Origin, err)
+	}
+	return n, err
+}
+
+func (r *Router) publish(ctx context.Context, q PublishRequest) (int, error) {
 	if err := checkCommon(q.From, q.Kind, q.Conversation, q.Payload); err != nil {
 		return 0, err
 	}
@@ -53,7 +61,7 @@ func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
 		return 0, ErrClosed
 	}
 	if q.Origin != "" {
-		if _, err := r.reg.Resolve(ctx, q.From, q.Origin); err != nil {
+		if _, err := r.acting(ctx, q.From, q.Origin); err != nil {
 			return 0, notFound(err, ErrUnknownOrigin)
 		}
 	}
@@ -115,24 +123,34 @@ func (r *Router) live(account event.Account, e *event.Sealed) int {
 // offerLocked puts an event into the connection's ring, in place of one with the same key, or of the oldest.
 func (a *Attachment) offerLocked(e *event.Sealed) bool {
 	if a.conn.Background() {
-		a.r.stats.liveDropped.Add(1)
+		a.dropLocked(1, CauseBackground)
 		return false
 	}
 	if i := slices.IndexFunc(a.live, func(l liveEvent) bool { return l.e.Key == e.Key }); i >= 0 {
 		a.live = slices.Delete(a.live, i, i+1)
-		a.r.stats.liveDropped.Add(1)
+		a.dropLocked(1, CauseReplaced)
 	}
 	if len(a.live) >= a.r.cfg.LiveRing {
 		i := a.leastLocked()
-		a.r.stats.liveDropped.Add(1)
+		a.dropLocked(1, CauseRingFull)
 		if e.Flags&event.FlagLow != 0 && a.live[i].e.Flags&event.FlagLow == 0 {
 			return false // all that wait are more important
 		}
 		a.live = slices.Delete(a.live, i, i+1)
 	}
-	a.live = append(a.live, liveEvent{e: e, till: time.Now().Add(a.r.cfg.LiveLife)})
+	b := a.ownLocked()
+	b.live = append(b.live, liveEvent{e: e, till: time.Now().Add(a.r.cfg.LiveLife)})
 	a.wakeLocked()
 	return true
+}
+
+// dropLocked counts live-only events that the connection does not get, and tells of them.
+func (a *Attachment) dropLocked(n int, why Cause) {
+	a.r.stats.liveDropped.Add(uint64(n))
+	a.r.stats.cause(why, n)
+	if a.r.feed.watched() {
+		a.tell(Event{Kind: EventLiveDropped, Count: n, Cause: why})
+	}
 }
 
 // leastLocked returns the event of the ring to drop first: the oldest of the lowest priority that is there.
@@ -158,16 +176,19 @@ func (a *Attachment) takeLiveLocked(frames []event.Frame) []event.Frame {
 	if len(a.live) == 0 {
 		return frames
 	}
-	now := time.Now()
+	now, old := time.Now(), 0
 	for _, l := range a.live {
 		if !now.Before(l.till) {
-			a.r.stats.liveDropped.Add(1)
+			old++
 			continue
 		}
 		frames = append(frames, &event.Live{Event: l.e})
 		a.r.stats.liveSent.Add(1)
 	}
 	a.live = nil
+	if old > 0 {
+		a.dropLocked(old, CauseTooOld)
+	}
 	return frames
 }
 

@@ -16,8 +16,8 @@ import (
 	"github.com/manydevice/manydevice/transport/transporttest"
 )
 
-// history is a random history of two devices of one account, whose connections, processes and engine die all the time.
-type history struct {
+// simpleHistory is a random history of two devices of one account, whose connections, processes and engine die all the time.
+type simpleHistory struct {
 	w       *world
 	rnd     *rand.Rand
 	devices []*device
@@ -28,7 +28,7 @@ type history struct {
 }
 
 func runHistory(w *world, seed uint64, steps int) {
-	h := &history{w: w, rnd: rand.New(rand.NewPCG(seed, 1))}
+	h := &simpleHistory{w: w, rnd: rand.New(rand.NewPCG(seed, 1))}
 	for _, id := range []event.DeviceID{"a1", "a2"} {
 		d := w.login("ann", id)
 		h.devices = append(h.devices, d)
@@ -56,7 +56,7 @@ func runHistory(w *world, seed uint64, steps int) {
 	require.Equal(w.t, h.devices[0].read("c1", event.StateRead), h.devices[1].read("c1", event.StateRead), "I17: seed %d", seed)
 }
 
-func (h *history) step() {
+func (h *simpleHistory) step() {
 	i := h.rnd.IntN(len(h.devices))
 	d := h.devices[i]
 	switch n := h.rnd.IntN(100); {
@@ -103,7 +103,7 @@ func (h *history) step() {
 
 // lose has the device's process die with all that was not saved. Its acks went out after saving, so that only what it
 // did not acknowledge may be lost.
-func (h *history) lose(i int) {
+func (h *simpleHistory) lose(i int) {
 	d := h.devices[i]
 	d.drop()
 	for _, f := range d.Sent() {
@@ -116,7 +116,7 @@ func (h *history) lose(i int) {
 }
 
 // send has bob, or one of the devices, send something to ann.
-func (h *history) send(from *device) {
+func (h *simpleHistory) send(from *device) {
 	h.sent++
 	q := fanout.SendRequest{From: "bob", ClientID: clientID(), Conversation: "c1", To: []event.Account{"ann"}, Payload: fmt.Append(nil, h.sent)}
 	if from != nil {
@@ -133,7 +133,7 @@ func (h *history) send(from *device) {
 	}
 }
 
-func (h *history) markRead() {
+func (h *simpleHistory) markRead() {
 	if seq := h.w.head("ann").Seq; seq > 0 {
 		_, err := h.w.r.MarkRead(context.Background(), fanout.MarkReadRequest{Account: "ann", Conversation: "c1", Seq: 1 + h.rnd.Uint64N(seq)})
 		require.NoError(h.w.t, err)

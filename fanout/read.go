@@ -46,6 +46,14 @@ type MarkReadResult struct {
 //
 // Errors: [*event.InvalidError], [ErrUnknownMessage], [ErrUnknownOrigin], [ErrClosed], or the store's.
 func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
+	res, err := r.markReadChecked(ctx, q)
+	if err != nil {
+		r.refused("mark_read", q.Account, q.Origin, err)
+	}
+	return res, err
+}
+
+func (r *Router) markReadChecked(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
 	if err := q.validate(); err != nil {
 		return MarkReadResult{}, err
 	}
@@ -53,7 +61,7 @@ func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResul
 		return MarkReadResult{}, ErrClosed
 	}
 	if q.Origin != "" {
-		if _, err := r.reg.Resolve(ctx, q.Account, q.Origin); err != nil {
+		if _, err := r.acting(ctx, q.Account, q.Origin); err != nil {
 			return MarkReadResult{}, notFound(err, ErrUnknownOrigin)
 		}
 	}
@@ -134,7 +142,7 @@ func (r *Router) markRead(ctx context.Context, q MarkReadRequest, ordinal uint64
 	if err != nil {
 		return MarkReadResult{}, err
 	}
-	flag, _, err := r.register(ctx, q.Account, q.Conversation, event.StateUnread)
+	flag, flagged, err := r.register(ctx, q.Account, q.Conversation, event.StateUnread)
 	if err != nil {
 		return MarkReadResult{}, err
 	}
@@ -146,7 +154,7 @@ func (r *Router) markRead(ctx context.Context, q MarkReadRequest, ordinal uint64
 	case flag.Number != 0:
 		q.Seq, ordinal = old.Number, old.Ordinal()
 	default:
-		return MarkReadResult{Seq: old.Number, States: []event.State{old}}, nil
+		return MarkReadResult{Seq: old.Number, States: withFlag([]event.State{old}, flag, flagged)}, nil
 	}
 	if err != nil {
 		return MarkReadResult{}, err
@@ -164,14 +172,23 @@ func (r *Router) markRead(ctx context.Context, q MarkReadRequest, ordinal uint64
 	if err != nil {
 		return MarkReadResult{}, err
 	}
-	now := res.States[0]
+	now := MarkReadResult{Seq: res.States[0].Number, States: withFlag(res.States, flag, flagged && flag.Number == 0)}
 	if res.Unchanged { // another device was faster
-		return MarkReadResult{Seq: now.Number, States: res.States}, nil
+		return now, nil
 	}
 	p := res.Messages[0].To[0]
-	return MarkReadResult{
-		Seq: now.Number, Advanced: q.Seq > old.Number, Position: event.Position{Epoch: p.Epoch, Seq: p.Seq}, States: res.States,
-	}, nil
+	now.Advanced, now.Position = q.Seq > old.Number, event.Position{Epoch: p.Epoch, Seq: p.Seq}
+	return now, nil
+}
+
+// withFlag adds whether the conversation is marked as unread, unless it never was. The device may not learn in another way
+// that it is not any more: the answer to an earlier try may have got lost, or the entry of this mark, which it does not get
+// itself, may have superseded the one that took the flag back.
+func withFlag(states []event.State, flag event.State, flagged bool) []event.State {
+	if flagged {
+		return append(states, flag)
+	}
+	return states
 }
 
 // readBatch is what a read mark appends: an entry for the own devices and receipts for others.
@@ -217,19 +234,33 @@ func (r *Router) register(ctx context.Context, account event.Account, conv event
 	}
 }
 
-// readReceipts finds, among the entries that the marker passes, the last message of each sender who wants to know. Each
-// entry is looked at once in its life, since the marker never goes back.
+// readReceipts finds, among the entries that the marker passes, the furthest message of each sender who wants to know. Each
+// entry is looked at once in its life, since the marker never goes back. An edit counts where its message stood: what the
+// marker had passed before was told then.
 func (r *Router) readReceipts(ctx context.Context, q MarkReadRequest, old uint64) ([]store.Message, error) {
-	last := make(map[event.Account]event.MessageID)
+	last := make(map[event.Account]mark)
+	there := q.Message == "" || q.Seq <= old
 	for after := old; after < q.Seq; {
 		page, err := r.st.Read(ctx, q.Account, store.ReadOptions{After: after, Limit: r.cfg.PageEntries, NoBodies: true})
 		if err != nil {
 			return nil, fmt.Errorf("fanout: mark read: %w", err)
 		}
-		for _, e := range page.Entries {
-			wanted := e.Flags&event.FlagReceipts != 0 && e.From != q.Account && len(e.Targets) == 0
-			if e.Seq <= q.Seq && wanted && e.Conversation == q.Conversation {
-				last[e.From] = e.ID
+		for i := range page.Entries {
+			e := &page.Entries[i]
+			there = there || e.Seq == q.Seq
+			if e.Seq > q.Seq || e.Conversation != q.Conversation || !r.wantsReceipt(e, q.Account) {
+				continue
+			}
+			from, m := e.From, mark{event.Position{Epoch: page.Head.Epoch, Seq: e.Seq}, e.ID}
+			if id := r.replaced(e); id != "" {
+				info, at, err := r.original(ctx, q.Account, id)
+				if err != nil {
+					return nil, err
+				}
+				from, m = info.From, mark{at, id}
+			}
+			if from != q.Account && m.at.Epoch == page.Head.Epoch && m.at.Seq > old && m.after(last[from]) {
+				last[from] = m
 			}
 		}
 		if page.Through <= after {
@@ -237,15 +268,34 @@ func (r *Router) readReceipts(ctx context.Context, q MarkReadRequest, old uint64
 		}
 		after = page.Through
 	}
+	if !there {
+		if err := r.readByName(ctx, q, last); err != nil {
+			return nil, err
+		}
+	}
 	list := make([]store.Message, 0, len(last))
-	for from, id := range last {
-		m, err := r.receipt(event.KindRead, q.Account, from, q.Conversation, id)
+	for from, at := range last {
+		m, err := r.receipt(event.KindRead, q.Account, from, q.Conversation, at.id)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, m)
 	}
 	return list, nil
+}
+
+// readByName adds the message that a mark names, of which no entry is left where it stood: its edit is further on. Whether
+// one that was for some devices only was for all of this account's, nobody knows.
+func (r *Router) readByName(ctx context.Context, q MarkReadRequest, last map[event.Account]mark) error {
+	info, at, err := r.original(ctx, q.Account, q.Message)
+	if err != nil {
+		return err
+	}
+	wanted := info.Flags&(event.FlagReceipts|event.FlagTargeted) == event.FlagReceipts && info.From != q.Account
+	if m := (mark{at, q.Message}); wanted && r.cfg.Kinds.Info(info.Kind).Change == event.ChangeNone && m.after(last[info.From]) {
+		last[info.From] = m
+	}
+	return nil
 }
 
 // earlyReads are read marks for messages that have not arrived: 16 an account, for an hour.

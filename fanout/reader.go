@@ -1,8 +1,8 @@
 package fanout
 
 import (
-	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -18,30 +18,35 @@ func (a *Attachment) wakeLocked() {
 	a.running = a.r.owned.start(a.read)
 }
 
-// scratch is what a reader reuses from frame to frame.
-type scratch struct {
-	frames []event.Frame
-	data   event.Data
+// rouseLocked is wakeLocked for callers that lend their goroutine to connections that never wait: if it returns true, they
+// add the attachment to a round, and serve that once they have unlocked the hub.
+func (a *Attachment) rouseLocked() bool {
+	if !a.conn.NonBlocking() {
+		a.wakeLocked()
+		return false
+	}
+	if a.running || a.closed {
+		return false
+	}
+	a.running = true
+	return true
 }
 
-// read sends what there is to send, and ends when there is nothing.
+// read is the reader on a goroutine of its own. It sends what there is to send until there is nothing.
 func (a *Attachment) read() {
-	var buf scratch
+	buf, ok := a.r.scratches.Get().(*scratch)
+	if !ok {
+		buf = new(scratch)
+	}
+	defer func() {
+		buf.reset()
+		a.r.scratches.Put(buf)
+	}()
 	for a.r.ctx.Err() == nil {
-		buf.frames = buf.frames[:0]
-		need := a.next(&buf)
-		switch need {
-		case idle:
+		buf.reset()
+		need := a.next(buf)
+		if need == idle || need == needStates && !a.loadStates(buf) || need == needPage && !a.loadPage(buf) {
 			return
-		case needStates:
-			if !a.loadStates(&buf) {
-				return
-			}
-		case needPage:
-			if !a.loadPage() {
-				return
-			}
-			continue
 		}
 		if len(buf.frames) > 0 && !a.send(buf.frames) {
 			return
@@ -53,51 +58,57 @@ func (a *Attachment) read() {
 type need uint8
 
 const (
-	idle       need = iota
-	sendFrames      // the frames are chosen
-	needStates      // a page of conversation state has to be loaded
-	needPage        // entries have to be loaded from the store
+	idle          need = iota
+	sendFrames         // the frames are chosen
+	needStates         // a page of conversation state has to be loaded
+	needPage           // entries have to be loaded from the store
+	needGoroutine      // the one that is lent has done enough
 )
 
-// next chooses what to send: control, then live-only, then state, then data.
 func (a *Attachment) next(buf *scratch) need {
-	h := a.hub
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	now := a.r.clock()
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	return a.nextLocked(buf, now)
+}
+
+// nextLocked chooses what to send: control, then live-only, then state, then data.
+func (a *Attachment) nextLocked(buf *scratch, now time.Duration) need {
 	if a.closed {
 		return idle
 	}
-	buf.frames = append(buf.frames, a.control...)
-	a.control = nil
+	if len(a.control) > 0 {
+		buf.frames = append(buf.frames, a.control...)
+		a.control = nil
+	}
 	buf.frames = a.takeLiveLocked(buf.frames)
 	if len(buf.frames) > 0 {
 		return sendFrames
 	}
 	switch a.phase {
 	case awaitResetAck:
-		h.watchLocked()
+		a.hub.watchLocked()
 		return a.stopLocked()
 	case sendStates:
 		return needStates
 	}
-	return a.nextDataLocked(buf)
+	return a.nextDataLocked(buf, now)
 }
 
-func (a *Attachment) nextDataLocked(buf *scratch) need {
+func (a *Attachment) nextDataLocked(buf *scratch, now time.Duration) need {
 	h := a.hub
 	if !a.blocked && a.scan < h.head {
 		entries := h.afterLocked(a.scan)
 		if entries == nil {
 			return needPage
 		}
-		a.takeLocked(buf, entries, entries[len(entries)-1].Seq)
+		a.takeLocked(buf, entries, entries[len(entries)-1].Seq, now)
 		if len(buf.frames) > 0 {
 			return sendFrames
 		}
 	}
-	now := time.Now()
 	end := a.scan >= h.head
-	if a.coverDueLocked(now) || end && !a.caughtUp && a.scan > a.pos {
+	if a.scan > a.pos && (end && !a.caughtUp || a.coverDueLocked(now)) {
 		a.coverLocked(buf)
 	}
 	if end && !a.caughtUp && a.pos == a.scan {
@@ -116,6 +127,7 @@ func (a *Attachment) nextDataLocked(buf *scratch) need {
 // stopLocked ends the reader. Whoever changes anything from here on wakes a new one.
 func (a *Attachment) stopLocked() need {
 	a.running = false
+	a.restLocked()
 	if !a.atRestLocked() {
 		a.hub.watchLocked()
 	}
@@ -137,21 +149,20 @@ func (h *hub) afterLocked(seq uint64) []*event.Sealed {
 }
 
 // takeLocked chooses from entries those for this device, as many as the window holds, and covers the rest up to through.
-func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through uint64) {
-	now := time.Now()
+func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through uint64, now time.Duration) {
 	d := &buf.data
-	d.Epoch, d.Prev, d.Entries, d.Redelivered = a.epoch, a.pos, d.Entries[:0], false
-	cut := false
+	d.Epoch, d.Prev, d.Redelivered = a.epoch, a.pos, false
+	cut, before := false, a.bytes
 	for _, e := range entries {
 		if e.Seq <= a.scan {
 			continue
 		}
-		if e.Expired(now) || !e.For(a.conn.Incarnation(), a.conn.Login()) {
+		if !e.Expires.IsZero() && e.Expired(time.Now()) || !a.getsLocked(a.epoch, &e.Entry) {
 			a.skipLocked(e.Seq, now)
 			continue
 		}
 		again := e.Seq <= a.resend
-		a.blocked = len(a.window) >= a.r.cfg.Window || len(a.window) > 0 && a.bytes+e.Size() > a.r.cfg.WindowBytes
+		a.blocked = len(a.window) >= a.windowLocked() || len(a.window) > 0 && a.bytes+e.Size() > a.r.cfg.WindowBytes
 		if cut = a.blocked || len(d.Entries) > 0 && again != d.Redelivered; cut {
 			break
 		}
@@ -170,10 +181,13 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 	}
 	d.Seq, a.pos = a.scan, a.scan
 	buf.frames = append(buf.frames, d)
-	a.r.stats.sent(len(d.Entries), d.Redelivered)
+	a.hub.shard.sent.add(len(d.Entries), a.bytes-before, d.Redelivered)
+	if d.Redelivered && a.r.feed.watched() {
+		a.tell(Event{Kind: EventRedelivered, To: event.Position{Epoch: a.epoch, Seq: a.pos}, Count: len(d.Entries)})
+	}
 }
 
-func (a *Attachment) skipLocked(seq uint64, now time.Time) {
+func (a *Attachment) skipLocked(seq uint64, now time.Duration) {
 	if a.scan == a.pos {
 		a.skipped = now
 	}
@@ -187,12 +201,13 @@ func (a *Attachment) coverLocked(buf *scratch) {
 	a.r.stats.covers.Add(1)
 }
 
-// loadPage reads entries from the store into the window's reach and sends them. It reports whether to go on.
-func (a *Attachment) loadPage() bool {
+// loadPage reads entries from the store: as many as the window holds, one more, which says whether the window is full, and
+// as many as there were in the page before that were not for this device. It reports whether to go on.
+func (a *Attachment) loadPage(buf *scratch) bool {
 	h := a.hub
 	h.mu.Lock()
-	after, known := a.scan, h.head
-	limit := min(a.r.cfg.PageEntries, max(a.r.cfg.Window-len(a.window), 1)+8)
+	after, known, rings := a.scan, h.head, h.rings
+	limit := min(a.r.cfg.PageEntries, max(a.windowLocked()-len(a.window), 0)+1+int(a.filtered))
 	h.mu.Unlock()
 	page, err := a.r.st.Read(a.r.ctx, h.account, store.ReadOptions{
 		After: after, Limit: limit, MaxBytes: min(a.r.cfg.PageBytes, a.r.cfg.WindowBytes), Known: known,
@@ -200,15 +215,12 @@ func (a *Attachment) loadPage() bool {
 	if err != nil {
 		return a.failed(err)
 	}
-	entries := make([]*event.Sealed, len(page.Entries))
-	for i, e := range page.Entries {
-		entries[i] = event.Seal(e)
-	}
-	var buf scratch
+	entries := event.SealPage(page.Entries)
+	now := a.r.clock()
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	switch {
 	case a.closed:
-		h.mu.Unlock()
 		return false
 	case page.Head.Epoch != a.epoch:
 		from := event.Position{Epoch: a.epoch, Seq: a.pos}
@@ -218,13 +230,27 @@ func (a *Attachment) loadPage() bool {
 	case page.Head.Trim > a.scan:
 		a.resetLocked(event.ResetTrimmed, event.Position{Epoch: a.epoch, Seq: a.pos}, page.Head.Trim)
 	case page.Through <= a.scan:
-		h.head = max(page.Head.Seq, a.scan) // nothing there: what rang the doorbell has not arrived
+		if h.rings == rings { // else it may be there by now
+			h.head = max(page.Head.Seq, a.scan) // nothing there: what rang the doorbell has not arrived
+		}
 	default:
-		h.head = max(h.head, page.Head.Seq)
-		a.takeLocked(&buf, entries, page.Through)
+		if page.Head.Seq > h.head {
+			h.head = page.Head.Seq
+			h.rings++
+		}
+		a.takeLocked(buf, entries, page.Through, now)
+		a.filtered = uint16(min(passed(page.Entries, a.scan)-len(buf.data.Entries), math.MaxUint16))
 	}
-	h.mu.Unlock()
-	return len(buf.frames) == 0 || a.send(buf.frames)
+	return true
+}
+
+// passed is how many of the entries are at or before a place.
+func passed(entries []event.Entry, seq uint64) int {
+	n := len(entries)
+	for n > 0 && entries[n-1].Seq > seq {
+		n--
+	}
+	return n
 }
 
 // loadStates reads a page of conversation state. It reports whether to go on.
@@ -247,7 +273,7 @@ func (a *Attachment) loadStates(buf *scratch) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if a.phase == sendStates {
-		a.statesNext = page.Next
+		a.ownLocked().statesNext = page.Next
 		if page.Next == "" {
 			a.phase = sendData
 		}
@@ -260,8 +286,12 @@ func (a *Attachment) loadStates(buf *scratch) bool {
 
 // send passes frames to the connection and reports whether it is still of use. The sweep closes one that takes too long.
 func (a *Attachment) send(frames []event.Frame) bool {
-	ctx, cancel := context.WithTimeout(a.r.ctx, a.r.cfg.FrameWrite)
-	defer cancel()
+	ctx := a.r.ctx
+	if !a.conn.NonBlocking() {
+		bounded := &sendContext{Context: ctx, deadline: time.Now().Add(a.r.cfg.FrameWrite)}
+		defer bounded.end()
+		ctx = bounded
+	}
 	err := a.conn.Send(ctx, frames)
 	if err == nil {
 		return true
@@ -270,8 +300,7 @@ func (a *Attachment) send(frames []event.Frame) bool {
 	case errors.Is(err, session.ErrFenced):
 	case a.r.ctx.Err() != nil:
 	case ctx.Err() != nil:
-		a.r.stats.slow.Add(1)
-		a.conn.Close(event.Slow.Closed(0))
+		a.slow(CauseFrameWrite)
 	default:
 		a.conn.Close(event.Lost.Closed(0))
 	}
@@ -281,7 +310,9 @@ func (a *Attachment) send(frames []event.Frame) bool {
 // failed ends the connection because the store does not answer: the device comes back and goes on where it was.
 func (a *Attachment) failed(err error) bool {
 	if a.r.ctx.Err() == nil {
-		a.r.log.Warn("fanout: read inbox", "err", err)
+		a.r.stats.readFailures.Add(1)
+		a.tell(Event{Kind: EventReadFailed, Err: err})
+		a.r.log.Warn("fanout: read inbox", "account", string(a.hub.account), "err", err)
 		a.conn.Close(event.Unavailable.Closed(time.Second))
 	}
 	return false

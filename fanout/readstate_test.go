@@ -205,7 +205,7 @@ func TestI17_EqualDigests(t *testing.T) {
 		w.fence("ann")
 		w.until("delivered watermarks, which are internal registers", func() bool {
 			w.flush()
-			return w.register("ann", "z", fanout.DeliveredRegister("bob")) > 0
+			return w.register("ann", "z", fanout.DeliveredRegister("bob", w.head("ann").Epoch)) > 0
 		})
 		a[2].online()
 		fresh := w.login("ann", "a4")

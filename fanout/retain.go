@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -13,28 +14,52 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-const fullRound = 100 // every so many trim rounds all accounts are looked at, not just those that have grown
+const (
+	fullRound = 100 // every so many trim rounds all accounts are looked at, not just those that have grown
+	storeAway = 16  // accounts in a row that cannot be trimmed: it is not about them, and the round ends
+)
 
 // grownSet are the accounts whose inboxes have grown since the last trim round.
 type grownSet struct {
-	mu  sync.Mutex
-	set map[event.Account]struct{}
+	round atomic.Uint32 // counts calls of take, from 1; changes with mu held
+	mu    sync.Mutex
+	set   map[event.Account]struct{}
 }
 
-func (g *grownSet) init() { g.set = make(map[event.Account]struct{}) }
+func (g *grownSet) init() {
+	g.round.Store(1)
+	g.set = make(map[event.Account]struct{})
+}
 
-func (g *grownSet) add(a event.Account) {
+// add returns the round that the account will be looked at after. As long as it lasts there is no need to add it again.
+func (g *grownSet) add(a event.Account) uint32 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.set[a] = struct{}{}
+	return g.round.Load()
 }
 
 func (g *grownSet) take() map[event.Account]struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.round.Add(1)
 	set := g.set
 	g.set = make(map[event.Account]struct{})
 	return set
+}
+
+// trimRounds is where the janitor is.
+type trimRounds struct {
+	r     *Router
+	round int
+	full  bool          // a full round has begun and is not finished
+	after event.Account // where it is
+	pace  pacer
+
+	failed  int // accounts of this round that could not be trimmed
+	row     int // of them, those one after another that came last
+	account event.Account
+	err     error // of the first
 }
 
 func (r *Router) trimLoop() {
@@ -43,65 +68,133 @@ func (r *Router) trimLoop() {
 	}
 	t := time.NewTicker(r.cfg.TrimInterval)
 	defer t.Stop()
-	for round := 1; ; round++ {
+	rounds := trimRounds{r: r}
+	for {
 		select {
 		case <-r.ctx.Done():
 			return
 		case <-t.C:
 		}
-		grown := r.grown.take()
-		if round%fullRound == 0 {
-			r.trimAll()
-			continue
-		}
-		for a := range grown {
-			r.trimOne(a)
-		}
+		rounds.next()
 	}
 }
 
-func (r *Router) trimAll() {
-	var after event.Account
-	for r.ctx.Err() == nil {
-		page, err := r.st.Accounts(r.ctx, after, trimPage)
+// next trims the accounts that have grown and, every so often, all others. It ends early if the store is away. Accounts
+// that could not be trimmed, or were not tried, are tried again in the next round, and a full round goes on where it was.
+func (t *trimRounds) next() {
+	t.round++
+	t.full = t.full || t.round%fullRound == 0
+	t.failed, t.row, t.account, t.err, t.pace = 0, 0, "", nil, pacer{began: time.Now()}
+	grown := t.r.grown.take()
+	for a := range grown {
+		if t.row >= storeAway {
+			t.r.grown.add(a)
+			continue
+		}
+		t.trim(a)
+	}
+	if t.full {
+		t.all(grown)
+	}
+	if t.failed > 0 && t.r.ctx.Err() == nil {
+		t.r.log.Warn("fanout: inboxes could not be trimmed, they are tried again", "failed", t.failed, "account", string(t.account), "err", t.err)
+	}
+}
+
+// all goes on with a full round, but for the accounts that are done.
+func (t *trimRounds) all(done map[event.Account]struct{}) {
+	for t.row < storeAway && t.r.ctx.Err() == nil {
+		page, err := t.r.st.Accounts(t.r.ctx, t.after, trimPage)
 		if err != nil {
-			r.log.Warn("fanout: trim", "err", err)
+			t.fail("", err)
 			return
 		}
 		for _, a := range page {
-			r.trimOne(a)
+			if t.row >= storeAway {
+				return
+			}
+			if _, ok := done[a]; !ok {
+				t.trim(a)
+			}
+			t.after = a
 		}
 		if len(page) < trimPage {
+			t.full, t.after = false, ""
 			return
 		}
-		after = page[len(page)-1]
 	}
 }
 
-func (r *Router) trimOne(a event.Account) {
-	if err := r.Trim(r.ctx, a); err != nil && r.ctx.Err() == nil && !errors.Is(err, session.ErrClosed) {
-		r.log.Warn("fanout: trim", "err", err)
+func (t *trimRounds) trim(a event.Account) {
+	t.pace.rest(t.r.ctx)
+	err := t.r.trim(t.r.ctx, a, &t.pace)
+	if err == nil {
+		t.row = 0
+		return
 	}
+	t.r.grown.add(a)
+	t.fail(a, err)
 }
 
-// Trim applies retention to one account's inbox now. The engine does so by itself every Config.TrimInterval.
+func (t *trimRounds) fail(a event.Account, err error) {
+	if t.r.ctx.Err() != nil || errors.Is(err, session.ErrClosed) {
+		return
+	}
+	if t.failed == 0 {
+		t.account, t.err = a, err
+	}
+	t.failed++
+	t.row++
+	t.r.stats.trimFailures.Add(1)
+	t.r.feed.emit(Event{Kind: EventTrimFailed, Account: a, Err: err})
+}
+
+// pacer keeps retention from holding up others: after each slice it rests as long as it worked, so that it takes half of
+// the store's time at most.
+type pacer struct{ began time.Time }
+
+// rest waits, unless so little was done that a wait would cost more.
+func (p *pacer) rest(ctx context.Context) {
+	worked := time.Since(p.began)
+	if worked < trimWork {
+		return
+	}
+	t := time.NewTimer(worked)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	p.began = time.Now()
+}
+
+// Trim applies retention to one account's inbox now, in slices between which others have their turn. The engine does so by
+// itself every Config.TrimInterval.
 func (r *Router) Trim(ctx context.Context, account event.Account) error {
+	return r.trim(ctx, account, &pacer{began: time.Now()})
+}
+
+func (r *Router) trim(ctx context.Context, account event.Account, p *pacer) error {
 	acked, err := r.ackedByAll(ctx, account)
 	if err != nil {
 		return err
 	}
-	page, err := r.st.Read(ctx, account, store.ReadOptions{})
+	page, err := r.st.Read(ctx, account, store.ReadOptions{Limit: 1})
 	if err != nil {
 		return fmt.Errorf("fanout: trim: %w", err)
 	}
 	rule := retention{
 		acked: acked, entries: page.Head.Entries, bytes: page.Head.Bytes, cfg: &r.cfg, now: time.Now(),
 	}
+	if len(page.Entries) == 0 || rule.goes(&page.Entries[0]) == "" {
+		return nil // while the oldest stays, all do
+	}
 	for after := page.Head.Trim; ; {
-		page, err = r.st.Read(ctx, account, store.ReadOptions{After: after, Limit: trimPage, MaxBytes: r.cfg.PageBytes})
+		page, err = r.st.Read(ctx, account, store.ReadOptions{After: after, Limit: trimSlice, MaxBytes: r.cfg.PageBytes})
 		if err != nil {
 			return fmt.Errorf("fanout: trim: %w", err)
 		}
+		epoch := page.Head.Epoch
 		through, all := rule.through(page)
 		for page.Head.Trim < through {
 			before := page.Head.Trim
@@ -111,13 +204,33 @@ func (r *Router) Trim(ctx context.Context, account event.Account) error {
 			if page.Head.Trim <= before {
 				break
 			}
+			p.rest(ctx)
 		}
+		r.trimmed(account, epoch, rule.gone)
 		if !all || page.Through <= after {
-			r.stats.trimmed.Add(uint64(rule.gone))
 			return nil
 		}
 		after = page.Through
 	}
+}
+
+// trimmed counts entries that were removed, and tells of them.
+func (r *Router) trimmed(account event.Account, epoch event.Epoch, gone []removal) {
+	for _, g := range gone {
+		r.stats.trimmed.Add(uint64(g.n))
+		r.stats.cause(g.why, g.n)
+		r.feed.emit(Event{
+			Kind: EventTrimmed, Account: account, From: event.Position{Epoch: epoch, Seq: g.from}, To: event.Position{Epoch: epoch, Seq: g.to},
+			Count: g.n, Cause: g.why,
+		})
+	}
+}
+
+// removal is a run of entries that go for the same reason: those in (from, to].
+type removal struct {
+	why      Cause
+	from, to uint64
+	n        int
 }
 
 // retention decides, oldest entry first, what goes.
@@ -125,20 +238,28 @@ type retention struct {
 	acked   uint64
 	entries int
 	bytes   int64
-	gone    int
+	gone    []removal // of the page
 	cfg     *Config
 	now     time.Time
 }
 
 // through returns up to where the page's entries go, 0 if none does, and whether all of them do.
 func (t *retention) through(page store.Page) (seq uint64, all bool) {
+	t.gone = t.gone[:0]
+	from := page.Head.Trim
 	for i := range page.Entries {
 		e := &page.Entries[i]
-		if !t.goes(e) {
+		why := t.goes(e)
+		if why == "" {
 			return seq, false
 		}
 		seq = e.Seq
-		t.gone++
+		if n := len(t.gone); n == 0 || t.gone[n-1].why != why {
+			t.gone = append(t.gone, removal{why: why, from: from})
+		}
+		g := &t.gone[len(t.gone)-1]
+		g.to, g.n = seq, g.n+1
+		from = seq
 		t.bytes -= int64(e.Size())
 		if e.Key == "" {
 			t.entries--
@@ -147,17 +268,20 @@ func (t *retention) through(page store.Page) (seq uint64, all bool) {
 	return seq, len(page.Entries) > 0
 }
 
-func (t *retention) goes(e *event.Entry) bool {
+// goes returns why an entry goes, or "" if it stays.
+func (t *retention) goes(e *event.Entry) Cause {
 	age := t.now.Sub(e.Time)
 	switch {
 	case t.cfg.MaxAge > 0 && age > t.cfg.MaxAge:
+		return CauseAge
 	case t.cfg.MaxEntries > 0 && t.entries > t.cfg.MaxEntries:
+		return CauseEntries
 	case t.cfg.MaxBytes > 0 && t.bytes > t.cfg.MaxBytes:
+		return CauseBytes
 	case e.Seq <= t.acked && (t.cfg.KeepMinimum < 0 || age > t.cfg.KeepMinimum):
-	default:
-		return false
+		return CauseAcked
 	}
-	return true
+	return ""
 }
 
 // ackedByAll returns up to where every device that the account remembers has acknowledged. An account without devices

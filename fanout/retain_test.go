@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -158,28 +159,25 @@ func TestTrimmingByItself(t *testing.T) {
 	})
 }
 
-func TestS73_TrimGoesOnAfterErrors(t *testing.T) {
-	inMemory(t, fanout.Config{MaxEntries: 5, TrimInterval: time.Minute}, func(w *world) {
-		remove := []func(){
-			w.st.Inject(storetest.Fault{Method: storetest.Trim, Times: -1, Err: context.DeadlineExceeded}),
-			w.st.Inject(storetest.Fault{Method: storetest.Accounts, Times: -1, Err: context.DeadlineExceeded}),
+// An account that somebody is attached for is remembered once a round, in every round.
+func TestTrimmingOfAttached(t *testing.T) {
+	inMemory(t, fanout.Config{MaxEntries: 5}, func(w *world) {
+		w.ready("ann", "a1")
+		for n := 20; n <= 60; n += 20 {
+			w.feed("ann", n-20, n)
+			require.Equal(w.t, 2, w.r.Grown(), "and bob, who sent it")
+			time.Sleep(61 * time.Second)
+			require.Equal(w.t, numbers(n-5, n), w.kept("ann"))
+			require.Zero(w.t, w.r.Grown())
 		}
-		w.feed("ann", 0, 20)
-		time.Sleep(time.Hour)
-		require.Len(w.t, w.kept("ann"), 20)
-		require.ErrorIs(w.t, w.r.Trim(context.Background(), "ann"), context.DeadlineExceeded)
-		for _, f := range remove {
-			f()
-		}
-		time.Sleep(101 * time.Minute)
-		require.Equal(w.t, numbers(15, 20), w.kept("ann"), "the next full round finds it")
 	})
 }
 
 func TestTrimErrors(t *testing.T) {
 	inMemory(t, fanout.Config{MaxEntries: 1, TrimInterval: -1}, func(w *world) {
-		w.ready("ann", "a1")
+		d := w.ready("ann", "a1")[0]
 		w.feed("ann", 0, 5)
+		w.until("the device is quiet", func() bool { return len(d.texts()) == 5 && d.Answered() })
 		for _, f := range []storetest.Fault{
 			{Method: storetest.Cursors}, {Method: storetest.Read}, {Method: storetest.Read, Skip: 1}, {Method: storetest.Trim},
 		} {
@@ -209,7 +207,7 @@ func TestCursorsOfDevicesThatAreGone(t *testing.T) {
 		}
 		d := w.ready("ann", "a2")[0]
 		d.acked()
-		require.NoError(w.t, w.reg.RemoveDevice(context.Background(), "ann", "a2"))
+		require.NoError(w.t, w.reg.RemoveDevice(context.Background(), session.RemoveDeviceRequest{Account: "ann", Device: "a2"}))
 		w.flush()
 		all, err := w.inner.Cursors(context.Background(), "ann")
 		require.NoError(w.t, err)
@@ -225,7 +223,7 @@ func TestS51_RemovedAndBack(t *testing.T) {
 		a[1].drop()
 		w.post(fanout.SendRequest{From: "ann", Targets: []event.LoginID{a[1].Login()}, Payload: []byte("for the old one")})
 		w.feed("ann", 3, 5)
-		require.NoError(w.t, w.reg.RemoveDevice(context.Background(), "ann", "a2"))
+		require.NoError(w.t, w.reg.RemoveDevice(context.Background(), session.RemoveDeviceRequest{Account: "ann", Device: "a2"}))
 		again := w.login("ann", "a2")
 		require.NotEqual(w.t, a[1].inc, again.inc)
 		w.feed("ann", 5, 8)
@@ -234,4 +232,85 @@ func TestS51_RemovedAndBack(t *testing.T) {
 		_, err := w.reg.Kick(context.Background(), session.KickRequest{Account: "ann", All: true})
 		require.NoError(w.t, err)
 	})
+}
+
+// busyStore is a store whose Trim takes a while, in which it can do nothing else, and which says how it was used.
+type busyStore struct {
+	store.Store
+	mu    sync.Mutex
+	work  time.Duration
+	slice func() // called after each slice
+	calls int
+	most  int // entries removed by one call
+}
+
+func (s *busyStore) Trim(ctx context.Context, account event.Account, through uint64, limit int) (store.Head, error) {
+	s.mu.Lock()
+	time.Sleep(s.work)
+	before, err := s.Store.Read(ctx, account, store.ReadOptions{})
+	if err != nil {
+		s.mu.Unlock()
+		return store.Head{}, err
+	}
+	h, err := s.Store.Trim(ctx, account, through, limit)
+	s.calls, s.most = s.calls+1, max(s.most, before.Head.Entries-h.Entries)
+	s.mu.Unlock()
+	s.slice()
+	return h, err
+}
+
+func (s *busyStore) Commit(ctx context.Context, b store.Batch) (store.Result, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Store.Commit(ctx, b)
+}
+
+// TestC8_TrimmingGivesWay trims 5,000 entries: in small slices, between which sends have their turn, and with as much time
+// at rest as at work.
+func TestC8_TrimmingGivesWay(t *testing.T) {
+	inMemory(t, fanout.Config{TrimInterval: -1}, func(w *world) {
+		ctx := context.Background()
+		w.feed("ann", 0, 5000)
+		st := &busyStore{Store: w.st, work: 10 * time.Millisecond}
+		r, err := fanout.New(w.reg, st, fanout.Config{MaxEntries: 10, TrimInterval: -1})
+		require.NoError(w.t, err)
+		defer func() { require.NoError(w.t, r.Close(ctx)) }()
+		sent := 0
+		st.slice = func() {
+			_, err := r.Send(ctx, fanout.SendRequest{From: "bob", To: []event.Account{"eve"}})
+			require.NoError(w.t, err)
+			sent++
+		}
+		began := time.Now()
+		require.NoError(w.t, r.Trim(ctx, "ann"))
+		require.Len(w.t, w.log("ann"), 10)
+		require.LessOrEqual(w.t, st.most, 256)
+		require.GreaterOrEqual(w.t, st.calls, 5000/256)
+		require.Equal(w.t, st.calls, sent)
+		require.GreaterOrEqual(w.t, time.Since(began), 2*time.Duration(st.calls)*st.work, "half of the time is left to others")
+	})
+}
+
+// TestC8_QuietInboxesCostLittle: an inbox whose oldest entry stays is not read any further.
+func TestC8_QuietInboxesCostLittle(t *testing.T) {
+	inMemory(t, fanout.Config{TrimInterval: -1}, func(w *world) {
+		w.feed("ann", 0, 1000)
+		most := 0
+		r, err := fanout.New(w.reg, readsStore{w.st, &most}, fanout.Config{TrimInterval: -1})
+		require.NoError(w.t, err)
+		require.NoError(w.t, r.Trim(context.Background(), "ann"))
+		require.NoError(w.t, r.Close(context.Background()))
+		require.Equal(w.t, 1, most)
+	})
+}
+
+// readsStore notes how many entries were read at most.
+type readsStore struct {
+	store.Store
+	most *int
+}
+
+func (s readsStore) Read(ctx context.Context, account event.Account, o store.ReadOptions) (store.Page, error) {
+	*s.most = max(*s.most, o.Limit)
+	return s.Store.Read(ctx, account, o)
 }

@@ -46,8 +46,15 @@ type Router struct {
 	cursors   cursorBook
 	early     earlyReads
 	grown     grownSet
+	troubles  troubleBook
+	push      pushBook
 	tailBytes atomic.Int64
+	scratches sync.Pool // of *scratch
+	rounds    sync.Pool // of *round
+	none      business  // of attachments at rest
+	began     time.Time
 	stats     counters
+	feed      feed
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
@@ -55,6 +62,8 @@ type Router struct {
 }
 
 type shard struct {
+	sent sentCounters
+
 	mu   sync.Mutex
 	hubs map[event.Account]*hub
 	// restless are hubs that the sweep has to look at: something is unacknowledged, uncovered or not yet told.
@@ -65,13 +74,17 @@ type shard struct {
 type hub struct {
 	account event.Account
 	shard   *shard
-	refs    int // attachments, tasks and the list of restless ones; guarded by shard.mu
+	refs    int           // attachments, tasks and the list of restless ones; guarded by shard.mu
+	grown   atomic.Uint32 // trim round of which it is known that the account is in grownSet
 
 	mu       sync.Mutex
 	atts     []*Attachment
-	epoch    event.Epoch     // of head and tail
-	head     uint64          // newest entry that this node knows of
-	tail     []*event.Sealed // the newest entries without a gap, for readers that are nearly there
+	epoch    event.Epoch      // of head and tail
+	head     uint64           // newest entry that this node knows of
+	parks    uint32           // counts calls of Park
+	rings    uint32           // counts what was heard of new entries
+	tail     []*event.Sealed  // the newest entries without a gap, for readers that are nearly there
+	slots    [1]*event.Sealed // what tail is in as long as it is that short
 	receipts deliveredBook
 }
 
@@ -91,10 +104,16 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	}
 	r := &Router{
 		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger, seed: maphash.MakeSeed(),
+		began: time.Now(),
 	}
 	r.early.waiting = waiting
+	if err := r.troubles.init(); err != nil {
+		return nil, fmt.Errorf("fanout: %w", err)
+	}
+	r.stats.init()
 	r.cursors.init()
 	r.grown.init()
+	r.push.init(&cfg.Push)
 	for i := range r.shards {
 		r.shards[i].hubs = make(map[event.Account]*hub)
 		r.shards[i].restless = make(map[*hub]struct{})
@@ -104,8 +123,15 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	r.owned.start(r.sweepLoop)
 	r.owned.start(r.flushLoop)
 	r.owned.start(r.trimLoop)
+	if cfg.Push.Hook != nil {
+		r.owned.start(r.pushLoop)
+		r.owned.start(r.pushLookLoop)
+	}
 	return r, nil
 }
+
+// clock is the time since the router was made. It never goes back.
+func (r *Router) clock() time.Duration { return time.Since(r.began) }
 
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
 // allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
@@ -119,7 +145,9 @@ func (r *Router) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
-		return r.flushCursors(ctx) // what came meanwhile, and what could not be written before
+		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
+		r.feed.close()
+		return err
 	case <-ctx.Done():
 		return errors.Join(err, fmt.Errorf("fanout: close: %w", ctx.Err()))
 	}
@@ -183,29 +211,44 @@ func (h *hub) unwatchLocked() {
 	}
 }
 
-// appended rings the doorbell: the account's inbox has grown to the given place. e may be nil.
-func (r *Router) appended(account event.Account, at event.Position, e *event.Sealed) {
-	if r.cfg.TrimInterval > 0 { // nobody takes them out otherwise
-		r.grown.add(account)
-	}
+// grew notes that the account's inbox has grown, and returns its hub, or nil if nobody of it is attached here.
+func (r *Router) grew(account event.Account) *hub {
 	h := r.find(account)
-	if h == nil {
-		return
+	switch {
+	case r.cfg.TrimInterval <= 0: // nobody takes them out
+	case h == nil:
+		r.grown.add(account)
+	case h.grown.Load() != r.grown.round.Load():
+		h.grown.Store(r.grown.add(account))
 	}
+	return h
+}
+
+// appended rings the doorbell of a hub: the inbox goes up to a place now. e is the entry there, for the tail; nil: some of
+// the tail's were replaced.
+func (r *Router) appended(h *hub, at event.Position, e *event.Sealed) {
+	var d *round
+	now := r.clock()
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.atts) == 0 {
-		return
+	if e == nil {
+		r.dropTailLocked(h)
 	}
-	if !r.reachedLocked(h, at) {
-		return
+	if len(h.atts) > 0 && r.reachedLocked(h, at) {
+		if e != nil {
+			r.keepLocked(h, e)
+		}
+		for _, a := range h.atts {
+			if !a.rouseLocked() {
+				continue
+			}
+			if d == nil {
+				d = r.newRound(len(h.atts))
+			}
+			d.addLocked(a, now)
+		}
 	}
-	if e != nil {
-		r.keepLocked(h, e)
-	}
-	for _, a := range h.atts {
-		a.wakeLocked()
-	}
+	h.mu.Unlock()
+	r.serve(h, d)
 }
 
 // reachedLocked notes that the inbox goes up to a place, and reports whether that is so: an inbox that was deleted begins
@@ -219,6 +262,7 @@ func (r *Router) reachedLocked(h *hub, at event.Position) bool {
 		h.epoch, h.head = at.Epoch, 0
 	}
 	h.head = max(h.head, at.Seq)
+	h.rings++
 	return true
 }
 
@@ -243,6 +287,9 @@ func (r *Router) keepLocked(h *hub, e *event.Sealed) {
 		h.tail[0] = nil
 		h.tail = h.tail[1:]
 	}
+	if h.tail == nil {
+		h.tail = h.slots[:0]
+	}
 	h.tail = append(h.tail, e)
 	r.tailBytes.Add(int64(e.Size()))
 }
@@ -251,22 +298,15 @@ func (r *Router) dropTailLocked(h *hub) {
 	for _, e := range h.tail {
 		r.tailBytes.Add(-int64(e.Size()))
 	}
-	h.tail = nil
-}
-
-// dropTail forgets the newest entries of an account: some were replaced.
-func (r *Router) dropTail(account event.Account) {
-	if h := r.find(account); h != nil {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		r.dropTailLocked(h)
-	}
+	h.tail, h.slots[0] = nil, nil
 }
 
 // loginChanged hears of every committed change of a login.
 func (r *Router) loginChanged(c session.Change) {
 	if c.Position.Seq > 0 {
-		r.appended(c.Session.Account, c.Position, nil)
+		if h := r.grew(c.Session.Account); h != nil {
+			r.appended(h, c.Position, nil)
+		}
 	}
 	switch c.Kind {
 	case session.ChangeOnline:
@@ -281,10 +321,11 @@ func (r *Router) loginChanged(c session.Change) {
 // forget drops what is owed to and by an account that was deleted.
 func (r *Router) forget(account event.Account) {
 	r.early.drop(account)
+	r.push.drop(account)
 	if h := r.find(account); h != nil {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.receipts.owed = nil
+		h.receipts.debts = debts{}
 	}
 }
 
@@ -339,13 +380,12 @@ func (r *Router) sweepShard(sh *shard, now time.Time) {
 	}
 	sh.mu.Unlock()
 	for _, h := range list {
-		for _, a := range h.sweep(now) {
-			r.stats.slow.Add(1)
-			a.conn.Close(event.Slow.Closed(0))
+		for _, a := range h.sweep(r.clock()) {
+			a.slow(CauseAckWait)
 		}
 		if h.receiptsDue(now) {
 			if err := r.flushReceipts(r.ctx, h); err != nil && r.ctx.Err() == nil {
-				r.log.Warn("fanout: delivered receipts", "err", err)
+				r.flushFailed(h.account, err)
 			}
 		}
 		h.release()
@@ -353,15 +393,15 @@ func (r *Router) sweepShard(sh *shard, now time.Time) {
 }
 
 // sweep wakes readers that owe a cover, and returns connections without progress.
-func (h *hub) sweep(now time.Time) (slow []*Attachment) {
+func (h *hub) sweep(clock time.Duration) (slow []*Attachment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rest := h.receipts.len() == 0
 	for _, a := range h.atts {
-		if a.stuckLocked(now) {
+		if a.stuckLocked(clock) {
 			slow = append(slow, a)
 		}
-		if a.coverDueLocked(now) {
+		if a.coverDueLocked(clock) {
 			a.wakeLocked()
 		}
 		rest = rest && a.atRestLocked()

@@ -33,7 +33,9 @@ type SendRequest struct {
 	Subject string
 	// Of is the message that a recall, an edit, a reaction or another kind with an [event.Change] is about. Required for
 	// these, refused for others. Whether From may do that is for the host to say, also after a recall. Without recipients
-	// everybody gets it who got the message; Conversation is then the message's.
+	// everybody gets it who got the message; Conversation is then the message's. If the message was for some devices only,
+	// so is the change, and who holds neither the message nor a change in its place any more gets none: nobody knows for
+	// which devices it was. Narrow or Targets for the account overrule both.
 	Of event.MessageID
 	// To are the recipients, at most 10,000; repetitions and From itself are allowed and count once. Empty: only the other
 	// devices of From get it.
@@ -49,11 +51,13 @@ type SendRequest struct {
 	Narrow []Narrow
 	// Payload is the content, at most 64 KiB.
 	Payload []byte
-	// TTL is how long it may still be delivered. Zero means as long as it is kept; negative is refused.
+	// TTL is how long it may still be delivered, in whole milliseconds: what is finer is cut off. Zero means as long as it is
+	// kept; less than a millisecond, or negative, is refused.
 	TTL time.Duration
 	// NoSenderCopy: the devices of From get no carbon, and the result has no position.
 	NoSenderCopy bool
-	// Receipts says whether the sender wants to be told of delivery and reading.
+	// Receipts says whether the sender wants to be told of delivery and reading. An edit has those of its message in any
+	// case, and they name the message.
 	Receipts ReceiptMode
 	// NoPush: no push is sent for it.
 	NoPush bool
@@ -110,6 +114,14 @@ type SendResult struct {
 // appended. After [store.ErrUnknownOutcome] or the end of ctx the send may have been accepted: repeat it with the same
 // ClientID.
 func (r *Router) Send(ctx context.Context, q SendRequest) (SendResult, error) {
+	res, err := r.accept(ctx, q)
+	if err != nil {
+		r.refused("send", q.From, q.Origin, err)
+	}
+	return res, err
+}
+
+func (r *Router) accept(ctx context.Context, q SendRequest) (SendResult, error) {
 	info, err := r.check(&q)
 	if err != nil {
 		return SendResult{}, err
@@ -119,7 +131,7 @@ func (r *Router) Send(ctx context.Context, q SendRequest) (SendResult, error) {
 	}
 	var from session.Bound
 	if q.Origin != "" {
-		if from, err = r.reg.Resolve(ctx, q.From, q.Origin); err != nil {
+		if from, err = r.acting(ctx, q.From, q.Origin); err != nil {
 			return SendResult{}, notFound(err, ErrUnknownOrigin)
 		}
 	}
@@ -139,10 +151,18 @@ func (r *Router) Send(ctx context.Context, q SendRequest) (SendResult, error) {
 			return SendResult{}, err
 		}
 	}
-	m := message(&q, info, targets, b.Now)
+	if of.flags&event.FlagTargeted != 0 {
+		if targets, err = r.inherit(ctx, &q, &of, targets); err != nil {
+			return SendResult{}, err
+		}
+	}
+	b.Messages = message(&q, info, targets, b.Now)
+	m := &b.Messages[0]
 	m.ID = r.issuer.Issue()
-	of.apply(&m, info.Change)
-	b.Messages = []store.Message{m}
+	of.apply(m, info.Change)
+	if len(m.To) == 0 && len(of.lost) > 0 {
+		return SendResult{}, ErrUnknownMessage
+	}
 	if err := setRegister(&b, info, &q); err != nil {
 		return SendResult{}, err
 	}
@@ -190,21 +210,22 @@ func (r *Router) sent(ctx context.Context, q *SendRequest, b *store.Batch, res s
 		return out, nil
 	}
 	r.stats.sends.Add(1)
-	r.ring(b.Messages[0], b.Now, res.Messages[0])
+	r.ring(&b.Messages[0], b.Now, res.Messages[0])
 	return out, nil
 }
 
 // ring tells every attached device of a message's inboxes that there is something new, and hands over the entry, so that
 // they need not read it.
-func (r *Router) ring(m store.Message, now time.Time, placed store.Placed) {
+func (r *Router) ring(m *store.Message, now time.Time, placed store.Placed) {
+	r.pushLater(m, placed)
 	for i, p := range placed.To {
-		var e *event.Sealed
-		if m.Of != "" { // what it has replaced may be in the tail
-			r.dropTail(p.Account)
-		} else if r.find(p.Account) != nil {
-			e = event.Seal(entryOf(&m, m.To[i], now, p))
+		if h := r.grew(p.Account); h != nil {
+			var e *event.Sealed
+			if m.Of == "" { // else what it has replaced may be in the tail
+				e = event.Seal(entryOf(m, m.To[i], now, p))
+			}
+			r.appended(h, event.Position{Epoch: p.Epoch, Seq: p.Seq}, e)
 		}
-		r.appended(p.Account, event.Position{Epoch: p.Epoch, Seq: p.Seq}, e)
 		r.arrived(p.Account, m.ID)
 	}
 }
@@ -241,6 +262,8 @@ func (r *Router) check(q *SendRequest) (event.KindInfo, error) {
 		return info, &event.InvalidError{Field: "priority", Reason: "unknown"}
 	case q.TTL < 0:
 		return info, &event.InvalidError{Field: "TTL", Reason: "negative"}
+	case q.TTL > 0 && q.TTL < event.Millis:
+		return info, &event.InvalidError{Field: "TTL", Reason: "less than a millisecond"}
 	case len(q.Subject) > maxSubjectBytes:
 		return info, &event.InvalidError{Field: "subject", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Subject), maxSubjectBytes)}
 	}
@@ -292,19 +315,30 @@ func issuedByEngine(i event.KindInfo) bool {
 	return false
 }
 
-// message lays out who gets what.
-func message(q *SendRequest, info event.KindInfo, targets map[event.Account][]event.Incarnation, now time.Time) store.Message {
-	m := store.Message{
+// message lays out who gets what, as the only message of a batch.
+func message(q *SendRequest, info event.KindInfo, targets map[event.Account][]event.Incarnation, now time.Time) []store.Message {
+	room := new(struct { // one piece for the most common sends
+		messages [1]store.Message
+		to       [2]store.Inbox
+	})
+	m := &room.messages[0]
+	*m = store.Message{
 		Kind: q.Kind, Conversation: q.Conversation, ClientID: q.ClientID, From: q.From, Origin: q.Origin,
-		Key: info.CoalesceKey(q.Conversation, q.Subject), Payload: slices.Clone(q.Payload), To: make([]store.Inbox, 0, len(q.To)+1),
+		Key: info.CoalesceKey(q.Conversation, q.Subject), Payload: slices.Clone(q.Payload),
+		To: slices.Grow(room.to[:0], len(q.To)+1),
 	}
 	if q.TTL > 0 {
-		m.Expires = now.Add(q.TTL)
+		m.Expires = now.Add(q.TTL.Truncate(event.Millis))
 	}
 	if !q.NoSenderCopy {
 		m.To = append(m.To, store.Inbox{Account: q.From, Targets: targets[q.From]})
 	}
 	m.Flags = q.Priority.flags()
+	for _, devices := range targets {
+		if len(devices) > 0 {
+			m.Flags |= event.FlagTargeted
+		}
+	}
 	if q.NoPush {
 		m.Flags |= event.FlagNoPush
 	}
@@ -324,7 +358,7 @@ func message(q *SendRequest, info event.KindInfo, targets map[event.Account][]ev
 	if q.Receipts == ReceiptsOn && others > 0 || q.Receipts == ReceiptsAuto && others == 1 && info.Unread {
 		m.Flags |= event.FlagReceipts
 	}
-	return m
+	return room.messages[:]
 }
 
 // digest tells two sends apart that bear the same client message ID.

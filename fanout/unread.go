@@ -168,22 +168,42 @@ func (r *Router) ordinalAt(ctx context.Context, account event.Account, conversat
 
 // counted returns where the entry stood that got the ordinal: an edit has that of the message whose place it took.
 func (r *Router) counted(ctx context.Context, account event.Account, e *event.Entry) (uint64, error) {
-	if r.cfg.Kinds.Info(e.Kind).Change != event.ChangeReplace {
+	id := r.replaced(e)
+	if id == "" {
 		return e.Seq, nil
 	}
-	info, err := r.st.Message(ctx, event.ReplacedMessage(e.Key))
+	_, at, err := r.original(ctx, account, id)
+	if err != nil {
+		return 0, err
+	}
+	return cmp.Or(at.Seq, e.Seq), nil
+}
+
+// replaced returns the message whose place an edit has taken; empty for other entries.
+func (r *Router) replaced(e *event.Entry) event.MessageID {
+	id := event.ReplacedMessage(e.Key)
+	if id == "" || r.cfg.Kinds.Info(e.Kind).Change != event.ChangeReplace {
+		return ""
+	}
+	return id
+}
+
+// original returns what is known of a message that was replaced, and its own place in the account's inbox. Neither, if
+// nobody knows it any more; no place, if the account never got it.
+func (r *Router) original(ctx context.Context, account event.Account, id event.MessageID) (store.MessageInfo, event.Position, error) {
+	info, err := r.st.Message(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
-		return e.Seq, nil
+		return store.MessageInfo{}, event.Position{}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("fanout: mark read: %w", err)
+		return store.MessageInfo{}, event.Position{}, fmt.Errorf("fanout: replaced message: %w", err)
 	}
 	for _, p := range info.To {
 		if p.Account == account {
-			return p.Seq, nil
+			return info, event.Position{Epoch: p.Epoch, Seq: p.Seq}, nil
 		}
 	}
-	return e.Seq, nil
+	return info, event.Position{}, nil
 }
 
 // ClearUnreadRequest asks to take everything for read.
@@ -198,7 +218,9 @@ type ClearUnreadRequest struct {
 type ClearUnreadResult struct {
 	Conversations int            // that had something unread
 	Position      event.Position // of the last entry that tells the account's devices; Seq 0 if there was nothing to clear
-	States        []event.State  // the markers: the login that asks gets no entry, and should take them from here
+	// States are the private markers, and the flags of conversations marked as unread, of Conversation or of all, as they are
+	// now: the login that asks gets no entry, and should take them from here.
+	States []event.State
 }
 
 // ClearUnread takes all that is unread for read, in one conversation or in all, for the account's own devices only: the
@@ -207,6 +229,14 @@ type ClearUnreadResult struct {
 //
 // Errors: [*event.InvalidError], [ErrUnknownOrigin], [ErrClosed], or the store's.
 func (r *Router) ClearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUnreadResult, error) {
+	res, err := r.clearUnread(ctx, q)
+	if err != nil {
+		r.refused("clear_unread", q.Account, q.Origin, err)
+	}
+	return res, err
+}
+
+func (r *Router) clearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUnreadResult, error) {
 	var out ClearUnreadResult
 	if r.ctx.Err() != nil {
 		return out, ErrClosed
@@ -216,7 +246,7 @@ func (r *Router) ClearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUn
 		return out, err
 	}
 	if q.Origin != "" {
-		if _, err := r.reg.Resolve(ctx, q.Account, q.Origin); err != nil {
+		if _, err := r.acting(ctx, q.Account, q.Origin); err != nil {
 			return out, notFound(err, ErrUnknownOrigin)
 		}
 	}
@@ -225,7 +255,28 @@ func (r *Router) ClearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUn
 			return out, err
 		}
 	}
-	return out, nil
+	out.States, err = r.markers(ctx, q.Account, q.Conversation)
+	return out, err
+}
+
+// markers returns what clearing has set, now or when it was asked for before and the answer got lost.
+func (r *Router) markers(ctx context.Context, account event.Account, conversation event.ConversationID) ([]event.State, error) {
+	o := store.StateOptions{Conversation: conversation, Limit: statePage}
+	var all []event.State
+	for {
+		page, err := r.st.States(ctx, account, o)
+		if err != nil {
+			return nil, fmt.Errorf("fanout: clear unread: %w", err)
+		}
+		for _, s := range page.States {
+			if s.Name == event.StateReadPrivate || s.Name == event.StateUnread {
+				all = append(all, s)
+			}
+		}
+		if o.Cursor = page.Next; o.Cursor == "" {
+			return all, nil
+		}
+	}
 }
 
 // clear marks some conversations as read up to the head.
@@ -263,7 +314,6 @@ func (r *Router) clear(ctx context.Context, q *ClearUnreadRequest, part []Unread
 	if err != nil {
 		return err
 	}
-	out.States = append(out.States, res.States...)
 	if !res.Unchanged {
 		p := res.Messages[0].To[0]
 		out.Conversations += len(part)

@@ -21,6 +21,7 @@ import (
 	"github.com/manydevice/manydevice/store/boltstore"
 	"github.com/manydevice/manydevice/store/memstore"
 	"github.com/manydevice/manydevice/store/storetest"
+	"github.com/manydevice/manydevice/transport/transporttest"
 )
 
 // world is an engine over a store whose faults the test chooses, with the devices that it has.
@@ -92,13 +93,17 @@ func (w *world) start() {
 }
 
 // stop ends the engine in good order and checks that it leaves nothing behind.
-func (w *world) stop() {
+func (w *world) stop() { w.stopThen(func() {}) }
+
+// stopThen is stop, with a look at what is at rest before the store is closed.
+func (w *world) stopThen(look func()) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	require.NoError(w.t, w.reg.Close(ctx))
 	require.NoError(w.t, w.r.Close(ctx))
 	require.Zero(w.t, w.r.TailBytes(), "the tail cache is not empty")
+	look()
 	w.left(ctx)
 }
 
@@ -111,10 +116,21 @@ func (w *world) left(ctx context.Context) {
 	}
 }
 
-// restart closes the engine and opens it again over the same data.
+// restart closes the engine and opens it again over the same data, once every device has seen that its connection is over.
 func (w *world) restart() {
 	w.t.Helper()
 	w.stop()
+	for _, d := range w.devices {
+		w.until("closed at "+string(d.id), func() bool { return !d.Connected() })
+	}
+	w.again()
+}
+
+// again starts an engine over what another one has left. That takes some time also where time stands still: whether a
+// device was there before is told by the millisecond.
+func (w *world) again() {
+	w.t.Helper()
+	time.Sleep(time.Millisecond)
 	w.openStore()
 	w.start()
 }
@@ -132,8 +148,7 @@ func (w *world) crash() {
 	require.NoError(w.t, w.reg.Close(ctx))
 	_ = w.r.Close(ctx) // it cannot write what is pending: that is the point
 	w.left(ctx)
-	w.openStore()
-	w.start()
+	w.again()
 }
 
 // end leaves all connections in good order, and checks what every test has in common.
@@ -149,10 +164,12 @@ func (w *world) end() {
 			return all == 0 && restless == 0
 		})
 	}
-	w.stop()
+	var inboxes []transporttest.Inbox
+	w.stopThen(func() { inboxes = w.inboxes() }) // nothing changes them any more
 	for _, d := range w.devices {
 		d.verify()
 	}
+	w.validate(inboxes)
 }
 
 // until waits for a condition that the devices' frames bring about.
@@ -183,8 +200,8 @@ func (w *world) post(q fanout.SendRequest) fanout.SendResult {
 	return res
 }
 
-// fence sends a last message to accounts and waits until every device that is attached has it. What was sent to these
-// accounts before has then arrived, or never will.
+// fence sends a last message to accounts and waits until every device that is attached has it, and the engine all that
+// the device says to it. What was sent to these accounts before has then arrived, or never will.
 func (w *world) fence(accounts ...event.Account) {
 	w.t.Helper()
 	w.fences++
@@ -197,7 +214,7 @@ func (w *world) fence(accounts ...event.Account) {
 			continue
 		}
 		w.until("fence at "+string(d.id), func() bool {
-			return slices.ContainsFunc(d.Entries(), func(e *event.Sealed) bool { return e.ID == res.ID })
+			return slices.ContainsFunc(d.Entries(), func(e *event.Sealed) bool { return e.ID == res.ID }) && d.Answered()
 		})
 	}
 }

@@ -3,6 +3,7 @@ package policy_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,5 +27,25 @@ func TestA22_Documented(t *testing.T) {
 	require.Len(t, scripts, 10)
 	for _, s := range scripts {
 		require.Contains(t, string(b), filepath.Base(s))
+	}
+}
+
+// The rules that the page shows as JSON are ones that can be read, and most rows name a preset or show some.
+func TestA22_SnippetsCanBeRead(t *testing.T) {
+	b, err := os.ReadFile("../docs/policy.md")
+	require.NoError(t, err)
+	found := regexp.MustCompile("`(\\{\"[^`]*\\})`").FindAllStringSubmatch(string(b), -1)
+	require.Greater(t, len(found), 5)
+	for _, m := range found {
+		rules, err := policy.ParseJSON([]byte(m[1]))
+		require.NoError(t, err, m[1])
+		newPolicy(t, rules)
+	}
+	names := make(map[string]bool)
+	for _, p := range policy.Presets() {
+		names[p.Name] = true
+	}
+	for _, m := range regexp.MustCompile("preset `([a-z_]+)`").FindAllStringSubmatch(string(b), -1) {
+		require.True(t, names[m[1]], "preset %s", m[1])
 	}
 }

@@ -30,6 +30,9 @@ type Step struct {
 	Refused bool  // it turned the newcomer down
 	Asked   bool  // it leaves the choice to the host
 	Cause   Cause // why it refused instead of evicting
+	// Removable are, if it refused, those that it counted and that the newcomer's device may end if its user wants to. None:
+	// nobody can make room.
+	Removable []event.LoginID
 	// Victims are those that it chose, in its order. They do not end if a later rule refuses or asks, or if they are
 	// spared.
 	Victims []Victim
@@ -96,6 +99,9 @@ func (e *Explanation) note(q *question, r *rule, before int, o outcome, victims 
 	if !s.Asked {
 		s.Victims = slices.Clone(victims)
 	}
+	if s.Refused {
+		s.Removable = q.removable(r)
+	}
 	with := before + q.newcomers(r)
 	s.After = with - len(s.Victims)
 	limit := fmt.Sprint(r.limit)
@@ -104,6 +110,20 @@ func (e *Explanation) note(q *question, r *rule, before int, o outcome, victims 
 	}
 	s.Why = fmt.Sprintf("%d %s, %d with the newcomer, limit %s; %s", before, r.words, with, limit, s.outcome(q, r, o))
 	e.Steps = append(e.Steps, s)
+}
+
+// removable returns the logins that the rule counts and that are not protected from the newcomer's device.
+func (q *question) removable(r *rule) []event.LoginID {
+	if r.limit == 0 {
+		return nil
+	}
+	var all []event.LoginID
+	for i := range q.logins {
+		if l := &q.logins[i]; q.counts(r, i) && q.protected(l) == CauseRule {
+			all = append(all, l.ID)
+		}
+	}
+	return all
 }
 
 // outcome says what the rule did about the count.

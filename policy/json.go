@@ -139,7 +139,8 @@ func (r *Rules) UnmarshalJSON(doc []byte) error {
 //	}
 //
 // Each means what the field of [Rules] with that name means; what a platform's object does not say is the default of all
-// platforms. Limits are whole numbers, -1 for none. Choices are the names that their String methods return, but for
+// platforms. Limits are whole numbers, -1 for none; 0 closes a single platform and is refused
+// elsewhere. Choices are the names that their String methods return, but for
 // "unknown", which is "refuse" or "count_as_other". A span of time is written as [time.ParseDuration] reads it.
 //
 // Names are compared as they are. Unknown fields, fields that are there twice, null and anything after the object are

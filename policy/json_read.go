@@ -221,7 +221,11 @@ func choose[T ~uint8](d *reader, path string, n *node, choice *T, last T, name f
 
 func (d *reader) limit(path string, n *node, limit *int, action *Action) {
 	d.object(path, n, map[string]func(path string, n *node){
-		"limit":  func(path string, n *node) { *limit = d.number(path, n) },
+		"limit": func(path string, n *node) {
+			if *limit = d.number(path, n); *limit == 0 && n.token == json.Number("0") {
+				d.add(path, "0, want at least 1, or -1 for none; what is left out has the default")
+			}
+		},
 		"action": func(path string, n *node) { choose(d, path, n, action, AskHost, Action.String) },
 	})
 }

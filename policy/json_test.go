@@ -115,6 +115,11 @@ func TestA19_Faults(t *testing.T) {
 				"groups[0].name: want a string", `groups[0]["why"]: not a field`, "max_logins: want 1 to 64, or 0 for the default",
 				"groups[0].members[0]: neither a known platform nor a class", "groups[0].limit: want 1 or more",
 			}},
+		// Where 0 is the default in Go, it could be taken for "closed" here.
+		{"zero", `{"per_platform": {"limit": 0}, "total": {"limit": 0}}`, []string{
+			"per_platform.limit: 0, want at least 1, or -1 for none; what is left out has the default",
+			"total.limit: 0, want at least 1, or -1 for none; what is left out has the default",
+		}},
 		{"long name", `{"` + strings.Repeat("x", 99) + `": 1}`, []string{`["` + strings.Repeat("x", 64) + `..."]: not a field`}},
 	}
 	for _, tt := range tests {

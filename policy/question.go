@@ -124,9 +124,9 @@ func (q *question) stay(i int) {
 // count returns how many logins the rule counts, without the newcomer and the victims so far.
 func (q *question) count(r *rule) int { return int(q.have[r.shift%goneShift]) }
 
-// newcomers returns how many the newcomer counts for.
+// newcomers returns how many the newcomer counts for. What is closed is closed to all.
 func (q *question) newcomers(r *rule) int {
-	if r.quota && q.in.Primary && q.policy.rules.Primary == PrimaryFree {
+	if r.quota && r.limit != 0 && q.in.Primary && q.policy.rules.Primary == PrimaryFree {
 		return 0
 	}
 	return 1

@@ -79,7 +79,7 @@ func (o *oracle) excess(r oracleRule, stay []policy.Login) int {
 		return 0
 	}
 	n := len(filter(stay, r.in))
-	if !r.quota || !o.in.Primary || o.rules.Primary != policy.PrimaryFree {
+	if !r.quota || r.limit == 0 || !o.in.Primary || o.rules.Primary != policy.PrimaryFree {
 		n++
 	}
 	return max(0, n-r.limit)

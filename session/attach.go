@@ -41,14 +41,15 @@ func (q *AttachRequest) validate() error {
 // number, with reason tab_replaced if they are told apart as tabs, moved otherwise. Among several nodes the connections of
 // a login are all on one: the node of the newest takes it over.
 //
-// A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written where there are no other nodes. One that
-// has lost its slot is admitted again: policy may evict others, or refuse with a [*RefusedError]. A [*LimitedError] says
-// to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the login has ended,
-// the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
+// A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written where there
+// are no other nodes. One that has lost its slot is admitted again: policy may evict others, or refuse with a
+// [*RefusedError]. A [*LimitedError] says to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the
+// login has ended, the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
 //
-// ended is called once, when the connection has ended for any reason, before conn.Close; nil is allowed. It must return
-// quickly. conn.Close is called exactly once if Attach succeeds. If it fails, the connection stays the
-// caller's to close, except when the registry is closed meanwhile.
+// ended is called once, when the connection has ended for any reason, before conn.Close, which waits for it as long as
+// Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds. If it fails, the
+// connection stays the caller's to close, unless ended was called: the registry was closed or drained meanwhile, or has
+// lost its lease.
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (*Connection, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -62,17 +63,19 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if wait := r.attaches.take(time.Now()); wait > 0 {
 		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
 	}
-	c := &Connection{r: r, conn: conn, ends: ended, account: q.Account, login: q.Login, tab: q.Tab}
+	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}}
 	if r.nodes != nil {
-		if c.lease = r.nodes.lease(); c.lease == 0 {
+		if in.lease = r.nodes.lease(); in.lease == 0 {
 			return nil, ErrNoLease
 		}
 	}
-	c.Touch()
-	var older []displaced
+	if n, ok := conn.(transport.NonBlocker); ok {
+		in.instant = n.NonBlocking()
+	}
+	in.Touch()
 	var refusal error
-	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
-		c.token, refusal = "", nil
+	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
+		in.token, refusal = "", nil
 		l := s.rec.login(q.Login)
 		if l == nil {
 			return s.refuseUnknown(q)
@@ -80,10 +83,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		if refusal = s.authenticate(l, digestOf(q.Token)); refusal != nil {
 			return onlyIfUnchanged(s, refusal)
 		}
-		return s.attach(l, c)
+		return s.attach(l, &in)
 	}, func(s *step) {
 		if refusal == nil {
-			older = s.bind(c)
+			s.bind(&in, q.Tab)
 		}
 	})
 	if err == nil {
@@ -92,18 +95,40 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range older {
-		o.conn.shut(o.reason.Closed(0))
+	var older []func()
+	for _, o := range s.displaced {
+		older = append(older, func() { o.conn.shut(o.reason.Closed(0)) })
 	}
-	if !r.nodes.serves(c.lease) { // it was lost meanwhile
-		c.end(event.LeaseLost.Closed(0))
-		return nil, ErrNoLease
+	together(older)
+	// What closes all connections may have looked for them before this one was there. If it was found, it has ended like
+	// any other one.
+	if why, err := r.unserved(in.lease); err != nil && in.end(why) {
+		return nil, err
 	}
-	if r.ctx.Err() != nil { // Close may have looked for connections before this one was there
-		c.end(event.Shutdown.Closed(time.Second))
-		return nil, ErrClosed
+	return in.Connection, nil
+}
+
+// arrival is a connection on its way in.
+type arrival struct {
+	*Connection
+	view      Session // of the login, as it attaches
+	token     event.ResumeToken
+	parked    *parked
+	tabs      int  // connections that the login may have
+	announced bool // watchers of another node were told that the login is online
+}
+
+// unserved says why the registry serves no connections any more that were bound under the lease, or nil.
+func (r *Registry) unserved(lease uint64) (event.Closed, error) {
+	switch {
+	case !r.nodes.serves(lease):
+		return event.LeaseLost.Closed(0), ErrNoLease
+	case r.ctx.Err() != nil:
+		return event.Shutdown.Closed(time.Second), ErrClosed
+	case r.draining.Load():
+		return event.Shutdown.Closed(time.Second), ErrDraining
 	}
-	return c, nil
+	return event.Closed{}, nil
 }
 
 // onlyIfUnchanged returns the refusal as the step's failure, unless the step has to be committed all the same, because
@@ -127,7 +152,7 @@ func (s *step) refuseUnknown(q AttachRequest) error {
 // authenticate compares the token's digest with those of the login. The first use of an issued token confirms it. The
 // use of one that was replaced after its confirmation means that it was copied: the login ends.
 func (s *step) authenticate(l *login, d digest) error {
-	issued, confirmed, replaced := l.Issued.equal(d), l.Token.equal(d), l.Replaced.equal(d)
+	issued, confirmed, replaced := l.Issued.equal(d), l.Token.equal(d), anyOf(l.Replaced, d)
 	switch {
 	case issued:
 		l.confirm()
@@ -145,23 +170,26 @@ func (s *step) authenticate(l *login, d digest) error {
 
 // confirm makes the issued token the confirmed one.
 func (l *login) confirm() {
-	old := l.Token
-	l.Replaced, l.Token, l.TokenAt, l.Issued, l.IssuedAt = &old, *l.Issued, l.IssuedAt, nil, 0
+	l.Replaced = slices.Concat(l.Replaced[max(len(l.Replaced)-maxReplaced+1, 0):], []digest{l.Token})
+	l.Token, l.TokenAt, l.Issued, l.IssuedAt = *l.Issued, l.IssuedAt, nil, 0
 }
 
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.
-func (s *step) attach(l *login, c *Connection) error {
+func (s *step) attach(l *login, in *arrival) error {
 	s.a.mu.Lock()
-	k, holds := s.a.linkLocked(l.ID), s.r.holdsLocked(s.a, l, s.now)
+	k := s.a.linkLocked(l.ID)
+	holds := s.r.holdsLocked(k, l, s.now)
 	attached := k.attached() && !slices.Contains(s.stale, l.ID)
+	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
 	s.a.mu.Unlock()
-	c.tabs = 1
+	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
+	in.tabs = 1
 	if attached {
 		rules, err := s.rules()
 		if err != nil {
 			return err
 		}
-		c.tabs = rules.Tabs(l.Platform)
+		in.tabs = rules.Tabs(l.Platform)
 	}
 	if !holds {
 		var err error
@@ -169,25 +197,31 @@ func (s *step) attach(l *login, c *Connection) error {
 			return err
 		}
 	}
-	if every := s.r.cfg.TokenRotation; every > 0 && !attached && s.now.Sub(time.UnixMilli(l.TokenAt)) > every {
-		c.token = event.NewResumeToken()
-		d := digestOf(c.token)
+	elsewhere := s.r.nodes.elsewhere(l)
+	if every := s.r.cfg.TokenRotation; every > 0 && !attached && !elsewhere && s.now.Sub(time.UnixMilli(l.TokenAt)) > every {
+		in.token = event.NewResumeToken()
+		d := digestOf(in.token)
 		l.Issued, l.IssuedAt, s.dirty = &d, s.now.UnixMilli(), true
 	}
-	c.device, c.incarnation, c.platform = l.Device, l.Incarnation, l.Platform
-	c.restored = k == nil && !time.UnixMilli(l.At).After(s.r.opened) // both may be of the same millisecond
-	c.announced = false
+	device := s.rec.registered(l) // milliseconds: it may be that in which the registry was opened
+	before := func(at int64) bool { return !time.UnixMilli(at).After(s.r.opened) }
+	in.restored = unsure || k == nil && before(l.At) || first && device < l.At && before(device)
+	in.announced = false
 	if n := s.r.nodes; n != nil {
-		c.announced = l.attachedBefore()
-		c.restored = k == nil && c.announced
-		if n.elsewhere(l) {
+		in.announced = l.attachedBefore()
+		in.restored = unsure || k == nil && in.announced || first && device < l.At
+		if elsewhere {
 			s.remote = append(s.remote, l.Node)
 		}
-		if l.Node != n.r.cfg.Node || l.Lease != c.lease {
-			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, c.lease, 0, true
+		if l.Node != n.r.cfg.Node || l.Lease != in.lease {
+			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, in.lease, 0, true
 		}
 	}
-	c.view = s.r.view(s.a, l, s.now, "")
+	in.parked = nil
+	if d := s.rec.device(l.Device); d != nil {
+		in.parked = d.Parked // never changed, only replaced
+	}
+	in.view = s.r.view(s.a, l, s.now, "")
 	return nil
 }
 
@@ -201,7 +235,7 @@ func (s *step) comeBack(l *login) (*login, error) {
 	if rules.Rules().Slots != policy.SlotEveryLogin {
 		in := s.newcomer(l.Device, l.Platform, policy.NoWish)
 		in.Login = l.ID
-		d, err := s.decide(in, &l.Description)
+		d, err := s.decide(in)
 		if err != nil {
 			return nil, err
 		}
@@ -217,42 +251,50 @@ func (s *step) comeBack(l *login) (*login, error) {
 	return l, nil
 }
 
-// bind makes c a connection of its login and returns those that it displaces, fenced, for the caller to shut.
-func (s *step) bind(c *Connection) (older []displaced) {
-	a := s.a
+// bind makes the arrival a connection of its login. Those that it displaces are fenced, and left to be shut.
+func (s *step) bind(in *arrival, tab string) {
+	a, c := s.a, in.Connection
+	if tab != "" || in.token != "" || in.parked != nil {
+		c.extra = &extra{token: in.token, tab: tab, parked: in.parked}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	k := a.linkLocked(c.login)
+	k := a.linkLocked(in.view.Login)
 	if k == nil {
-		k = &link{login: c.login, announced: c.announced}
-		a.links = append(a.links, k)
+		k = a.addLocked(s.rec.login(in.view.Login))
+		k.announced = in.announced
 	}
-	older = k.makeRoom(c)
-	k.conns, k.admitted, k.looked, k.told = append(k.conns, c), c.view.LoggedInAt, s.now, false
+	c.k = k
+	s.displaced = k.makeRoom(tab, in.tabs)
+	k.conns = append(k.conns, c)
+	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.now.UnixMilli(), false
+	if k.served = true; c.restored {
+		k.unsure.Store(true)
+	}
 	c.generation = s.r.generation.Add(1) // here, where attaches of one login come one after another
 	if !k.announced {
 		k.announced = true
-		v := c.view
+		v := in.view
 		v.State, v.Node = Online, s.r.cfg.Node
 		s.changes = append(s.changes, Change{Kind: ChangeOnline, Session: v})
 	}
 	s.changes = append(s.changes, s.r.turnedLocked(k)...)
-	c.view = Session{}
-	return older
+	s.noteLocked() // from here on the connection may say things of its own
 }
 
 // ConfirmToken says that the device has stored the token of [Connection.Token]. The one before is void from now on.
 // Without a new token it does nothing.
 func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
-	if c.token == "" {
+	token := c.Token()
+	if token == "" {
 		return nil
 	}
-	_, err := r.run(ctx, c.account, func(s *step) error {
-		l := s.rec.login(c.login)
+	_, err := r.run(ctx, c.Account(), func(s *step) error {
+		l := s.rec.login(c.Login())
 		if l == nil {
 			return fmt.Errorf("confirm token: %w", ErrNotFound)
 		}
-		if l.Issued.equal(digestOf(c.token)) {
+		if l.Issued.equal(digestOf(token)) {
 			l.confirm()
 			s.dirty = true
 		}

@@ -47,16 +47,16 @@ func (e *BannedError) Is(target error) bool { return target == ErrBanned }
 
 // ban is Ban on disk.
 type ban struct {
-	At     int64        `json:"at"`              // Unix milliseconds
-	Until  int64        `json:"until,omitempty"` // Unix milliseconds; 0: for good
-	Reason event.Reason `json:"r"`
-	Note   string       `json:"n,omitempty"`
+	At     int64 // Unix milliseconds
+	Until  int64 // Unix milliseconds; 0: for good
+	Reason event.Reason
+	Note   string
 }
 
-func (b *ban) public() Ban {
-	p := Ban{Since: time.UnixMilli(b.At), Reason: b.Reason, Note: b.Note}
-	if b.Until != 0 {
-		p.Until = time.UnixMilli(b.Until)
+func (v *ban) public() Ban {
+	p := Ban{Since: time.UnixMilli(v.At), Reason: v.Reason, Note: v.Note}
+	if v.Until != 0 {
+		p.Until = time.UnixMilli(v.Until)
 	}
 	return p
 }
@@ -190,8 +190,7 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended,
 		s.endAll(why)
 		return nil
 	}, func(s *step) {
-		r.nodes.ask(s.a.id, s.remote) // while the record still says why they have ended
-		s.remote = nil
+		r.nodes.ask(s) // while the record still says why they have ended
 		if erased = r.erase(context.WithoutCancel(ctx), s.a.id, keep); erased != nil {
 			return
 		}
@@ -209,9 +208,9 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended,
 // erase removes all that the account has, except for a ban. It is the account's turn, and a ban keeps others from logging in
 // meanwhile.
 func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error {
-	defer r.records.Remove(id)
+	defer r.records.drop(id)
 	for range maxConflicts {
-		r.records.Remove(id)
+		r.records.drop(id)
 		rec, rev, err := r.load(ctx, id)
 		if err != nil {
 			return err
@@ -239,12 +238,8 @@ func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error
 
 // keepBan gives a deleted account a record that has nothing but a ban.
 func (r *Registry) keepBan(ctx context.Context, id event.Account, b *ban) error {
-	data, err := (&record{Version: recordVersion, Ban: b}).encode()
-	if err != nil {
-		return err
-	}
-	_, err = r.st.Commit(ctx, store.Batch{
-		Account: id, Now: time.Now(), Record: &store.RecordUpdate{Data: data}, Reserve: true,
+	_, err := r.st.Commit(ctx, store.Batch{
+		Account: id, Now: time.Now(), Record: &store.RecordUpdate{Data: (&record{Ban: b}).encode()}, Reserve: true,
 	})
 	return err
 }

@@ -45,7 +45,7 @@ func TestA17_Enforce(t *testing.T) {
 		require.NoError(w.t, w.reg.SetPolicy(mustPolicy(w.t, policy.Rules{PerPlatform: 2})))
 		report, err := w.reg.Enforce(w.t.Context(), session.EnforceRequest{DryRun: true, PerSecond: -1})
 		require.NoError(w.t, err)
-		require.Equal(w.t, session.EnforceReport{Accounts: 6, Affected: 6, Logins: 6}, report)
+		require.Equal(w.t, tally(6), report)
 		require.True(w.t, all[0].live(), "a preview ends nobody")
 
 		ctx, cancel := context.WithCancel(w.t.Context())
@@ -59,7 +59,7 @@ func TestA17_Enforce(t *testing.T) {
 		require.Equal(w.t, event.Account("user2"), report.Next)
 		report, err = w.reg.Enforce(w.t.Context(), session.EnforceRequest{After: report.Next})
 		require.NoError(w.t, err)
-		require.Equal(w.t, session.EnforceReport{Accounts: 3, Affected: 3, Logins: 3}, report)
+		require.Equal(w.t, tally(3), report)
 		for i, g := range all {
 			if i%3 == 0 {
 				require.Equal(w.t, event.PolicyChanged, g.refused().Reason)
@@ -70,12 +70,19 @@ func TestA17_Enforce(t *testing.T) {
 	})
 }
 
-// TestA16_Override: the host chooses the rules of an account at its admission; if it fails, those of all hold.
-func TestA16_Override(t *testing.T) {
+// tally is a report of so many accounts of three logins, of which one ends.
+func tally(n int) session.EnforceReport {
+	return session.EnforceReport{Tally: policy.Tally{
+		Accounts: n, Affected: n, Logins: 3 * n, Ends: n, ByRule: map[string]int{policy.RulePlatform: n},
+	}}
+}
+
+// TestA16_DecidePolicy: the host chooses the rules of an account at its admission; if it fails, those of all hold.
+func TestA16_DecidePolicy(t *testing.T) {
 	var fail error
 	vip := mustPolicy(t, policy.Rules{PerPlatform: 10})
-	cfg := session.Config{Override: func(_ context.Context, a event.Account) (*policy.Policy, error) {
-		if a == "vip" {
+	cfg := session.Config{DecidePolicy: func(_ context.Context, q session.Question) (*policy.Policy, error) {
+		if q.Account == "vip" {
 			return vip, fail
 		}
 		return nil, fail
@@ -92,7 +99,7 @@ func TestA16_Override(t *testing.T) {
 		require.Equal(w.t, 10, plan.Limit)
 		report, err := w.reg.Enforce(w.t.Context(), session.EnforceRequest{PerSecond: -1})
 		require.NoError(w.t, err)
-		require.Zero(w.t, report.Logins)
+		require.Zero(w.t, report.Ends)
 		fail = errDown
 		w.login("vip", "a6", "ios")
 		require.Len(w.t, w.list("vip"), 4)

@@ -41,7 +41,7 @@ func TestI29_Close(t *testing.T) {
 		_, err = w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", All: true})
 		require.ErrorIs(w.t, err, session.ErrClosed)
 		require.ErrorIs(w.t, w.reg.Logout(w.t.Context(), "ann", all[0].id), session.ErrClosed)
-		require.ErrorIs(w.t, w.reg.RemoveDevice(w.t.Context(), "ann", "a1"), session.ErrClosed)
+		require.ErrorIs(w.t, w.reg.RemoveDevice(w.t.Context(), session.RemoveDeviceRequest{Account: "ann", Device: "a1"}), session.ErrClosed)
 		require.Equal(w.t, before, w.stored("ann"))
 		require.Empty(w.t, w.revocations())
 	})

@@ -3,7 +3,6 @@ package session
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,17 +14,15 @@ import (
 	"github.com/manydevice/manydevice/transport"
 )
 
-var digestEncoding = base64.RawStdEncoding
-
 const (
 	maxTombstones      = 64       // of an account; the oldest is dropped
+	maxReplaced        = 4        // tokens of a login that are known as replaced: of four days, at the default rotation
 	maxRecent          = 32       // logins and ends in an account's log
 	maxDescription     = 1_024    // bytes of a description in all
 	maxNote            = 512      // bytes of a host's note to a device that is put off
 	recordReserve      = 12 << 10 // bytes of a record that logins leave to tombstones and to new tokens
 	fenceWait          = time.Second
 	maxConflicts       = 16 // tries of a step that others get in the way of
-	recordsCached      = 16_384
 	janitorPage        = 256
 	hookQueue          = 1_024 // changes that wait for Config.OnChange
 	maxLoginsPerMinute = 60_000
@@ -71,7 +68,9 @@ type Config struct {
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
 	// negative means never.
 	JanitorInterval time.Duration
-	// HookTimeout bounds each call of Revoke, Override and DecideVictims. Zero means 2 s.
+	// HookTimeout bounds each call of the functions below but OnChange, of those that Attach and Watch are given, and of
+	// Leases. One that takes longer is left to itself; 256 calls of the same function that hang so are the most, see
+	// [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration
 	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
 	CloseTimeout time.Duration
@@ -89,15 +88,21 @@ type Config struct {
 	// if it does not get through, that node finds out within LeaseLife.
 	Bus transport.Bus
 	// Revoke, if set, is called once for each login that ended, after the commit and before its connection is closed, so
-	// that the host can make its credential void. An error or a time-out is logged and does not stop the end.
+	// that the host can make its credential void. An error or a time-out is logged and does not stop the end. Among several
+	// nodes it is called where the end was asked for, and the node that has the connection waits for it.
 	Revoke func(ctx context.Context, ended Ended) error
 	// OnChange, if set, is called for every change after it was committed, by one goroutine, in the order in which they
 	// became known. It may take its time and call the registry: changes wait in a queue of 1,024. What finds it full is
 	// left out and counted, see [Registry.HookDrops]. A panic is logged.
 	OnChange func(Change)
-	// Override, if set, returns the policy of one account, nil for that of the registry. It is called when an admission or
-	// a kick by an own device needs one, outside the account's turn. After an error or a time-out the registry's holds.
-	Override func(ctx context.Context, account event.Account) (*policy.Policy, error)
+	// DecideLogin, if set, says whether a login may go on to the rules; if not, it fails with a [*RefusedError] of rule
+	// [RuleHost]. It is called once at most for each Login and LoginReplacing, after bans and LoginsPerMinute, outside the
+	// account's turn. A login that comes back is not asked about again. After an error or a time-out it may.
+	DecideLogin func(ctx context.Context, q Question) (bool, error)
+	// DecidePolicy, if set, returns the policy for one account, nil for that of the registry. It is called when an admission,
+	// a connection beside others, Enforce, or a kick by an own device needs one, outside the account's turn. Of the question
+	// all but the account is empty if no device wants in. After an error or a time-out the registry's holds.
+	DecidePolicy func(ctx context.Context, q Question) (*policy.Policy, error)
 	// DecideVictims, if set, chooses who makes room where the policy leaves that to the host (policy.AskHost). It is called
 	// at most once for each login, outside the account's turn, so it may call the registry; other logins may come in
 	// between. Without it, or after an error or a time-out, Rules.Unanswered says what happens.
@@ -175,9 +180,10 @@ type Description struct {
 func (d *Description) validate() error {
 	size := len(d.Extension)
 	for _, f := range []struct{ name, text string }{
-		{"name", d.Name}, {"model", d.Model}, {"OS", d.OS}, {"app version", d.AppVersion}, {"IP", d.IP},
+		{"description: name", d.Name}, {"description: model", d.Model}, {"description: OS", d.OS},
+		{"description: app version", d.AppVersion}, {"description: IP", d.IP},
 	} {
-		if err := event.CheckName("description: "+f.name, f.text); err != nil {
+		if err := event.CheckName(f.name, f.text); err != nil {
 			return err
 		}
 		size += len(f.text)

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,72 +17,98 @@ import (
 // Send is for one goroutine at a time.
 type Connection struct {
 	r    *Registry
+	k    *link // its login's; gone from the account when the login has ended
 	conn transport.Conn
 	ends func(event.Closed) // told once, after the fence and before Conn.Close
 
-	account     event.Account
-	login       event.LoginID
-	device      event.DeviceID
-	incarnation event.Incarnation
-	platform    event.Platform
-	generation  uint64
-	token       event.ResumeToken // to hand out; empty: unchanged
-	restored    bool
-	announced   bool    // watchers of another node were told that the login is online
-	tab         string  // empty: not named
-	tabs        int     // how many the login may have
-	lease       uint64  // of the node, when it was bound; 0: there are no leases
-	view        Session // as of the attach
+	generation uint64
+	lease      uint64 // of the node, when it was bound; 0: there are no leases
+	extra      *extra // nil: there is nothing of it
 
 	seen       atomic.Int64 // Unix milliseconds of the last sign of life
 	background atomic.Bool
+	restored   bool
+	instant    bool // conn says that its Send never waits
 
-	mu      sync.Mutex
-	fenced  bool
-	sending bool
-	idle    chan struct{} // closed when the running Send returns; only there while somebody waits for it
+	state atomic.Uint32 // connSending, connFenced
+	mu    sync.Mutex    // held by who fences and who looks at idle
+	idle  chan struct{} // closed when the running Send returns; only there while somebody waits for it
+}
+
+// Bits of Connection.state.
+const (
+	connSending = 1 << iota // a Send runs
+	connFenced              // none begins any more
+)
+
+// extra is what few connections have.
+type extra struct {
+	token  event.ResumeToken // to hand out; empty: unchanged
+	tab    string            // empty: not named
+	parked *parked           // what was parked for the device when it attached
 }
 
 // Account returns whose connection it is.
-func (c *Connection) Account() event.Account { return c.account }
+func (c *Connection) Account() event.Account { return c.k.a.id }
 
 // Login returns the login that it is bound to.
-func (c *Connection) Login() event.LoginID { return c.login }
+func (c *Connection) Login() event.LoginID { return c.k.login }
 
 // Device returns the login's device.
-func (c *Connection) Device() event.DeviceID { return c.device }
+func (c *Connection) Device() event.DeviceID { return c.k.device }
 
 // Incarnation returns the registration of the device, by which its cursor and entries for it are known.
-func (c *Connection) Incarnation() event.Incarnation { return c.incarnation }
+func (c *Connection) Incarnation() event.Incarnation { return c.k.incarnation }
 
 // Generation numbers the connections of this registry: a later one has a higher number.
 func (c *Connection) Generation() uint64 { return c.generation }
 
 // Token returns the new resume token that the device must be given, or "" if it keeps its old one.
-func (c *Connection) Token() event.ResumeToken { return c.token }
+func (c *Connection) Token() event.ResumeToken {
+	if c.extra == nil {
+		return ""
+	}
+	return c.extra.token
+}
 
-// Restored reports that the login lived through a restart of the engine, so that what was sent to it last is not known.
+// Parked returns which entries the device did not get when it attached; see [Registry.Parked].
+func (c *Connection) Parked() []event.Position {
+	if c.extra == nil {
+		return nil
+	}
+	return c.extra.parked.positions()
+}
+
+func (c *Connection) tab() string {
+	if c.extra == nil {
+		return ""
+	}
+	return c.extra.tab
+}
+
+// Restored reports that the login's device lived through a restart of the engine, or was served by another node, and
+// that nothing was sent on the login's connections since: what was sent to the device last may not be known.
 func (c *Connection) Restored() bool { return c.restored }
+
+// NonBlocking reports that Send never waits for the network; see [transport.NonBlocker].
+func (c *Connection) NonBlocking() bool { return c.instant }
 
 // Touch notes a sign of life: any bytes from the client.
 func (c *Connection) Touch() { c.seen.Store(time.Now().UnixMilli()) }
-
-func (c *Connection) seenAt() time.Time { return time.UnixMilli(c.seen.Load()) }
 
 // SetBackground says whether the client's app is in background. A login of which every connection says so is away.
 func (c *Connection) SetBackground(on bool) {
 	if c.background.Load() == on {
 		return
 	}
-	a := c.r.peek(c.account)
+	a := c.k.a
 	a.mu.Lock()
 	c.background.Store(on)
-	var turned []Change
-	if k := a.linkLocked(c.login); k.attached() {
-		turned = c.r.turnedLocked(k)
+	if slices.Contains(a.links, c.k) {
+		c.r.noteLocked(a, c.r.turnedLocked(c.k))
 	}
 	a.mu.Unlock()
-	c.r.tell(turned)
+	c.r.tell(a)
 }
 
 // Background reports what SetBackground said last.
@@ -90,37 +117,45 @@ func (c *Connection) Background() bool { return c.background.Load() }
 // Send passes frames to the connection unless it is fenced, in which case it returns [ErrFenced]. A panic of the host's
 // Send is returned as an error.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
-	c.mu.Lock()
-	if c.fenced || !c.r.nodes.serves(c.lease) {
-		c.mu.Unlock()
+	if !c.r.nodes.serves(c.lease) {
 		return ErrFenced
 	}
-	c.sending = true
-	c.mu.Unlock()
+	if c.state.Or(connSending)&connFenced != 0 { // whoever fenced it has looked before
+		return ErrFenced
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("session: Conn.Send panicked: %v", p)
 		}
-		c.mu.Lock()
-		c.sending = false
-		if c.idle != nil {
-			close(c.idle)
-			c.idle = nil
+		if c.state.And(^uint32(connSending))&connFenced != 0 {
+			c.sent()
 		}
-		c.mu.Unlock()
 	}()
+	if c.restored {
+		c.k.unsure.Store(false)
+	}
 	return c.conn.Send(ctx, frames)
+}
+
+// sent tells whoever fenced the connection that the Send that ran has returned.
+func (c *Connection) sent() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle != nil {
+		close(c.idle)
+		c.idle = nil
+	}
 }
 
 // fence stops all further sends and reports whether this call did it: whoever fences a connection closes it.
 func (c *Connection) fence() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fenced {
+	old := c.state.Or(connFenced)
+	if old&connFenced != 0 {
 		return false
 	}
-	c.fenced = true
-	if c.sending {
+	if old&connSending != 0 {
 		c.idle = make(chan struct{})
 	}
 	return true
@@ -154,11 +189,13 @@ func (c *Connection) Close(why event.Closed) {
 // touched. Conn.Close is called all the same.
 func (c *Connection) Detach() { c.Close(event.Lost.Closed(0)) }
 
-// end is Close that waits.
-func (c *Connection) end(why event.Closed) {
-	if c.detach(why.Reason) {
-		c.shut(why)
+// end is Close that waits. It reports whether this call ended the connection.
+func (c *Connection) end(why event.Closed) bool {
+	if !c.detach(why.Reason) {
+		return false
 	}
+	c.shut(why)
+	return true
 }
 
 // detach fences the connection and, if it is still its login's current one, begins the resume window.
@@ -166,24 +203,36 @@ func (c *Connection) detach(reason event.Reason) bool {
 	if !c.fence() {
 		return false
 	}
-	a := c.r.peek(c.account)
+	a := c.k.a
 	a.mu.Lock()
-	var turned []Change
-	if k := a.linkLocked(c.login); k != nil && k.remove(c, reason) {
-		turned = c.r.turnedLocked(k) // the other tabs may all be in background
+	if slices.Contains(a.links, c.k) && c.k.remove(c, reason) {
+		c.r.noteLocked(a, c.r.turnedLocked(c.k)) // the other tabs may all be in background
 	}
 	a.mu.Unlock()
-	c.r.tell(turned)
+	c.r.tell(a)
 	return true
 }
 
 // shut finishes a fenced connection: its owner is told, a running Send is waited for, Conn.Close is called.
 func (c *Connection) shut(why event.Closed) {
-	if c.ends != nil {
-		c.ends(why)
-	}
+	c.tellOwner(why)
 	c.settled()
 	c.r.closeConn(c.conn, why)
+}
+
+// tellOwner calls what Attach was given, waits for it a bounded time, and survives its panics.
+func (c *Connection) tellOwner(why event.Closed) {
+	if c.ends == nil {
+		return
+	}
+	r := c.r
+	_, err := bounded(context.WithoutCancel(r.ctx), r.cfg.HookTimeout, &r.calls.ended, func(context.Context) (struct{}, error) {
+		c.ends(why)
+		return struct{}{}, nil
+	})
+	if err != nil {
+		r.log.Warn("session: the end of a connection was not heard", "login", string(c.k.login), "err", err)
+	}
 }
 
 // closeConn calls Close of the host's connection, waits for it a bounded time, and survives its panics.

@@ -4,29 +4,43 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
 )
 
-// Question is what the host is asked when a rule of its policy leaves it to the host who makes room.
+// Question is what the host is asked about a device that wants in. All of it is the host's to keep.
 type Question struct {
 	Account     event.Account
-	Device      event.DeviceID
+	Device      event.DeviceID // empty: it named none, or there is no device
 	Platform    event.Platform
 	Description Description
 	Login       event.LoginID // a login that comes back; empty: a new one
-	Rule        string        // the rule that asks
-	Limit       int           // logins that it allows at once, the newcomer included
-	Need        int           // how many of the candidates must end at least
-	Candidates  []Session     // those who may end, earliest first
+
+	// What follows is set for DecideVictims alone.
+
+	Rule       string    // the rule that asks
+	Limit      int       // logins that it allows at once, the newcomer included
+	Need       int       // how many of the candidates must end at least
+	Candidates []Session // those who may end, earliest first
 }
 
 // askError takes a question out of the step: the host is not asked while it is the account's turn.
 type askError struct {
-	question *Question // nil: which policy the account has
+	question Question
+	about    asked
 }
+
+// asked is what the host is asked.
+type asked uint8
+
+const (
+	aboutLogin   asked = iota // whether it may go on to the rules
+	aboutPolicy               // which rules
+	aboutVictims              // who makes room
+)
 
 func (e *askError) Error() string { return "session: the host has to be asked" }
 
@@ -35,42 +49,59 @@ func (e *askError) Error() string { return "session: the host has to be asked" }
 func (r *Registry) runAsking(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
 	var own *policy.Policy
 	var answer *policy.Answer
+	admitted := r.cfg.DecideLogin == nil
 	for {
 		s, err := r.run(ctx, id, func(s *step) error {
-			s.policy, s.answer = own, answer
+			s.admitted, s.policy, s.answer = admitted, own, answer
 			return decide(s)
 		}, apply)
 		ask, ok := errors.AsType[*askError](err)
-		switch {
-		case !ok:
+		if !ok {
 			return s, err
-		case ask.question == nil:
-			own = r.override(ctx, id)
-		default:
-			a := r.askHost(ctx, *ask.question)
+		}
+		switch ask.about {
+		case aboutLogin:
+			if admitted = r.mayLogin(ctx, ask.question); !admitted {
+				return nil, &RefusedError{Rule: RuleHost, Cause: policy.CauseHost}
+			}
+		case aboutPolicy:
+			own = r.policyOf(ctx, ask.question)
+		case aboutVictims:
+			a := r.askHost(ctx, ask.question)
 			answer = &a
 		}
 	}
 }
 
+// question names whom rules are asked for.
+func (s *step) question() Question {
+	q := s.who
+	q.Account = s.a.id
+	q.Description.Extension = slices.Clone(q.Description.Extension)
+	return q
+}
+
 // rules returns the policy that holds for the account. The host may have to be asked for it first.
 func (s *step) rules() (*policy.Policy, error) {
 	if s.policy == nil {
-		if s.r.cfg.Override != nil {
-			return nil, &askError{}
+		if s.r.cfg.DecidePolicy != nil {
+			return nil, &askError{question: s.question(), about: aboutPolicy}
 		}
 		s.policy = s.r.policy.Load()
 	}
 	return s.policy, nil
 }
 
-// override asks the host for the account's own policy. If it has none, or fails, the registry's holds.
-func (r *Registry) override(ctx context.Context, id event.Account) *policy.Policy {
-	p, err := bounded(ctx, r.cfg.HookTimeout, func(ctx context.Context) (*policy.Policy, error) {
-		return r.cfg.Override(ctx, id)
+// policyOf returns the account's own policy, which the host is asked for. If it has none, or fails, the registry's holds.
+func (r *Registry) policyOf(ctx context.Context, q Question) *policy.Policy {
+	if r.cfg.DecidePolicy == nil {
+		return r.policy.Load()
+	}
+	p, err := bounded(ctx, r.cfg.HookTimeout, &r.calls.policy, func(ctx context.Context) (*policy.Policy, error) {
+		return r.cfg.DecidePolicy(ctx, q)
 	})
 	if err != nil {
-		r.log.Warn("session: hook to override the policy", "err", err)
+		r.log.Warn("session: hook to decide the policy", "err", err)
 	}
 	if err != nil || p == nil {
 		return r.policy.Load()
@@ -78,9 +109,20 @@ func (r *Registry) override(ctx context.Context, id event.Account) *policy.Polic
 	return p
 }
 
+// mayLogin asks the host whether a login may go on to the rules. If it fails, it may.
+func (r *Registry) mayLogin(ctx context.Context, q Question) bool {
+	admit, err := bounded(ctx, r.cfg.HookTimeout, &r.calls.login, func(ctx context.Context) (bool, error) {
+		return r.cfg.DecideLogin(ctx, q)
+	})
+	if err != nil {
+		r.log.Warn("session: hook to decide logins", "err", err)
+	}
+	return admit || err != nil
+}
+
 // askHost returns the host's answer, or none if the hook fails.
 func (r *Registry) askHost(ctx context.Context, q Question) policy.Answer {
-	a, err := bounded(ctx, r.cfg.HookTimeout, func(ctx context.Context) (policy.Answer, error) {
+	a, err := bounded(ctx, r.cfg.HookTimeout, &r.calls.victims, func(ctx context.Context) (policy.Answer, error) {
 		return r.cfg.DecideVictims(ctx, q)
 	})
 	if err != nil {
@@ -88,35 +130,6 @@ func (r *Registry) askHost(ctx context.Context, q Question) policy.Answer {
 		return policy.Answer{}
 	}
 	return a
-}
-
-// bounded calls code that is not the registry's, waits for it so long at most, and survives its panics. The result goes
-// through a channel, for the call may go on after nobody waits for it any more.
-func bounded[T any](ctx context.Context, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	done := make(chan answer, 1)
-	go func() { // not owned: a hook that ignores its context must not hold up the engine
-		var a answer
-		defer func() {
-			if p := recover(); p != nil {
-				a.err = fmt.Errorf("panic: %v", p)
-			}
-			done <- a
-		}()
-		a.value, a.err = call(ctx)
-	}()
-	select {
-	case a := <-done:
-		return a.value, a.err
-	case <-ctx.Done():
-		var none T
-		return none, fmt.Errorf("timed out: %w", ctx.Err())
-	}
 }
 
 // newcomer describes a device that wants in. Of a device that the account remembers, policy learns since when.
@@ -129,46 +142,45 @@ func (s *step) newcomer(id event.DeviceID, platform event.Platform, wish policy.
 }
 
 // decide asks policy, and the host if policy says so. A refusal is a [*RefusedError].
-func (s *step) decide(in policy.Newcomer, about *Description) (policy.Decision, error) {
+func (s *step) decide(in policy.Newcomer) (policy.Decision, error) {
 	rules, err := s.rules()
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	logins := s.policyLogins()
-	var d policy.Decision
-	if s.answer == nil {
-		d = rules.Decide(logins, in, s.now, nil)
-	} else {
-		d = rules.Resolve(logins, in, s.now, *s.answer, nil)
-	}
+	logins, answer := s.policyLogins(), s.answer
+	d := rules.Decide(logins, in, s.now, nil)
 	if d.Verdict == policy.Ask {
-		if s.r.cfg.DecideVictims != nil {
-			return d, s.ask(in, about, d)
+		if answer == nil && s.r.cfg.DecideVictims != nil {
+			return d, s.ask(d)
 		}
-		d = rules.Resolve(logins, in, s.now, policy.Answer{}, nil)
+		if answer == nil {
+			answer = new(policy.Answer)
+		}
+		d = rules.Resolve(logins, in, s.now, *answer, nil)
 	}
 	if d.Verdict == policy.Admit {
 		return d, nil
 	}
-	return d, s.refused(d)
+	why := rules.Explain(logins, in, s.now)
+	if answer != nil {
+		why = rules.ExplainAnswer(logins, in, s.now, *answer)
+	}
+	return d, s.refused(why)
 }
 
-func (s *step) ask(in policy.Newcomer, about *Description, d policy.Decision) error {
-	q := Question{
-		Account: s.a.id, Device: in.Device, Platform: in.Platform, Description: *about, Login: in.Login,
-		Rule: d.Rule, Limit: d.Limit, Need: d.Need,
-	}
-	q.Description.Extension = append([]byte(nil), about.Extension...)
+func (s *step) ask(d policy.Decision) error {
+	q := s.question()
+	q.Rule, q.Limit, q.Need = d.Rule, d.Limit, d.Need
 	for _, v := range d.Victims {
 		if l := s.rec.login(v.Login); l != nil {
 			q.Candidates = append(q.Candidates, s.r.view(s.a, l, s.now, ""))
 		}
 	}
-	return &askError{question: &q}
+	return &askError{question: q, about: aboutVictims}
 }
 
 func (s *step) policyLogins() []policy.Login {
-	logins := make([]policy.Login, 0, 16)
+	logins := make([]policy.Login, 0, len(s.rec.Logins))
 	for i := range s.rec.Logins {
 		logins = append(logins, s.policyLogin(&s.rec.Logins[i]))
 	}
@@ -176,10 +188,12 @@ func (s *step) policyLogins() []policy.Login {
 }
 
 func (s *step) policyLogin(l *login) policy.Login {
-	v := s.r.view(s.a, l, s.now, "")
+	s.a.mu.Lock()
+	state, _, seen := s.r.reachLocked(s.a, l, s.now)
+	s.a.mu.Unlock()
 	p := policy.Login{
-		ID: l.ID, Device: l.Device, Platform: l.Platform, Admission: l.Admission, Holds: v.State != Offline,
-		Online: v.State == Online || v.State == Away, Primary: l.Primary, LastActive: v.LastSeen,
+		ID: l.ID, Device: l.Device, Platform: l.Platform, Admission: l.Admission, Holds: state != Offline,
+		Online: state == Online || state == Away, Primary: l.Primary, LastActive: seen,
 	}
 	if d := s.rec.device(l.Device); d != nil {
 		p.Since = time.UnixMilli(d.First)
@@ -187,13 +201,16 @@ func (s *step) policyLogin(l *login) policy.Login {
 	return p
 }
 
-func (s *step) refused(d policy.Decision) error {
+// refused says who could make room: of those that the rule counts, whom LoginReplacing may end for this device.
+func (s *step) refused(d policy.Explanation) error {
 	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Cause: d.Cause, RetryAfter: d.Wait}
-	every := s.policy.Rules().Slots == policy.SlotEveryLogin
-	for i := range s.rec.Logins {
-		if v := s.r.view(s.a, &s.rec.Logins[i], s.now, ""); every || v.State != Offline {
-			e.Logins = append(e.Logins, v)
+	if n := len(d.Steps); n > 0 {
+		for _, id := range d.Steps[n-1].Removable {
+			e.Logins = append(e.Logins, s.r.view(s.a, s.rec.login(id), s.now, ""))
 		}
+	}
+	if d.Limit > 0 {
+		e.Need = d.Count + 1 - d.Limit
 	}
 	sortSessions(e.Logins)
 	return e

@@ -17,6 +17,8 @@
 //	Kick, Logout, RemoveDevice, Ban, DeleteAccount   what ends it
 //	DryRun, SetPolicy, Enforce   what rules would do, and new ones, for the next login or for all at once
 //	Subscribe, Config.OnChange   what happens, as it happens
+//	Config.DecideLogin, DecidePolicy, DecideVictims, Revoke   where the host has a say
+//	Inspect          all that is known of an account's logins and devices, as JSON
 //	Drain, Close     before a deploy, and the end
 //
 // # States
@@ -36,7 +38,7 @@
 //
 // The token is the credential of a login; its ID is only an address. A token that is older than Config.TokenRotation is
 // replaced at an attach. The old one stays good until the device has shown that it has the new one. If an old token is
-// used after that, two hold what one should: the login ends with reason token_reused.
+// used after that, two hold what one should: the login ends with reason token_reuse.
 //
 // # Steps
 //
@@ -47,7 +49,8 @@
 // # Ends
 //
 // After a commit that ends a login, its connection is fenced: no Send begins any more, and a running one is waited for,
-// a second at most. Then the host's revoke hook runs, then the connection is closed. When Kick returns, all this is done.
+// a second at most. Then the host's revoke hook runs, then the connection is closed. When Kick returns, all this is done;
+// of a connection on another node, all but the close, which waits for the hook as well.
 //
 // Ending a login is not forgetting its device: a device that was kicked goes on where it was when it logs in again.
 // [Registry.RemoveDevice] forgets it, as Config.IdleDevice and Config.MaxDevices do by themselves. [Registry.Ban] keeps an
@@ -62,16 +65,23 @@
 // # Watching
 //
 // [Registry.Subscribe] is a bounded stream of changes; a watcher that falls behind is told so. Config.OnChange is the same
-// as a function, called by one goroutine from a bounded queue. The account's own devices learn of each other's logins and
-// ends by entries in their inbox, which are part of the step.
+// as a function, called by one goroutine from a bounded queue. Changes of one account come in the order of its steps, each
+// before the connections that it closes are waited for. The account's own devices learn of each other's logins and ends by
+// entries in their inbox, which are part of the step.
+//
+// # Hooks
+//
+// Where the host decides, it is asked outside the account's turn, for Config.HookTimeout at most, and there is a written
+// default for an answer that does not come. A hook that never returns costs its time-out and a goroutine for each of 256
+// calls; from then on its default holds at once, and [Registry.HookSkips] counts.
 //
 // # Several nodes
 //
 // With Config.Leases several registries serve the same accounts over one store, each under its own Config.Node. A login
 // knows the node that it is attached on. A node that cannot renew its lease closes its connections before others count it
 // as dead; the logins of a dead node linger and go offline as if they had lost their connections. Quotas, kicks and
-// takeovers hold over all nodes, since each is a conditional write of the account's record. Config.Bus makes the other node act at
-// once; without it, it finds out within a lease's life. Presence costs a write when a login comes or goes.
+// takeovers hold over all nodes, since each is a conditional write of the account's record. Config.Bus makes the other
+// node act at once; without it, it finds out within a lease's life. Presence costs a write when a login comes or goes.
 //
 // # Concurrency and errors
 //

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
@@ -196,24 +197,56 @@ func (r *Registry) Logout(ctx context.Context, account event.Account, id event.L
 	return nil
 }
 
+// RemoveDeviceRequest says which device an account is to forget.
+type RemoveDeviceRequest struct {
+	Account event.Account
+	Device  event.DeviceID
+	By      event.LoginID // login of the account that asks for it; empty: the host
+	Note    string        // what its user is shown, at most 512 bytes
+}
+
+func (q *RemoveDeviceRequest) validate() error {
+	if err := q.Account.Validate(); err != nil {
+		return err
+	}
+	if err := q.Device.Validate(); err != nil {
+		return err
+	}
+	if q.By != "" {
+		if err := q.By.Validate(); err != nil {
+			return err
+		}
+	}
+	return checkNote(q.Note)
+}
+
 // RemoveDevice ends the device's logins with reason device_removed and forgets the device with its place in the inbox.
-// If it logs in again, it is a new device. [ErrNotFound] if the account has no such device.
-func (r *Registry) RemoveDevice(ctx context.Context, account event.Account, id event.DeviceID) error {
-	if err := account.Validate(); err != nil {
+// If it logs in again, it is a new device. [ErrNotFound] if the account has no such device, or By is no login of it; a
+// [*ProtectedError] if By is set and policy protects the device from it (see [policy.Policy.MayEnd]).
+func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) error {
+	if err := q.validate(); err != nil {
 		return err
 	}
-	if err := id.Validate(); err != nil {
-		return err
-	}
-	_, err := r.run(ctx, account, func(s *step) error {
-		d := s.rec.device(id)
+	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
+		d := s.rec.device(q.Device)
 		if d == nil {
 			return fmt.Errorf("remove device: %w", ErrNotFound)
 		}
-		gone := *d
+		gone, why := *d, event.DeviceRemoved.Closed(0)
+		why.Note = q.Note
+		if q.By != "" {
+			by := s.rec.login(q.By)
+			if by == nil {
+				return fmt.Errorf("remove device: asked for by: %w", ErrNotFound)
+			}
+			if err := s.mayRemove(by, gone); err != nil {
+				return err
+			}
+			why.Cause = by.cause()
+		}
 		for _, l := range slices.Clone(s.rec.Logins) {
-			if l.Device == id {
-				s.end(l.ID, event.DeviceRemoved.Closed(0), "")
+			if l.Device == q.Device {
+				s.end(l.ID, why, q.By)
 			}
 		}
 		s.forgetDevice(gone)
@@ -222,23 +255,55 @@ func (r *Registry) RemoveDevice(ctx context.Context, account event.Account, id e
 	return err
 }
 
-// finish tells the host and the connections of what has ended. The connections are fenced already.
+// mayRemove asks the policy whether a login may have a device forgotten, whether or not that is logged in.
+func (s *step) mayRemove(by *login, d device) error {
+	rules, err := s.rules()
+	if err != nil {
+		return err
+	}
+	target := policy.Login{Device: d.ID, Primary: d.Primary, Since: time.UnixMilli(d.First)}
+	if p := rules.MayEnd(s.policyLogin(by), target, s.now); !p.OK {
+		return &ProtectedError{Cause: p.Cause, RetryAfter: p.Wait}
+	}
+	return nil
+}
+
+// finish tells the host and the connections of what has ended. The connections are fenced already. It waits for what this
+// step has ended, and not for what another node has, whose revoke hooks have to run first.
 func (r *Registry) finish(s *step, gone []fenced) {
 	var tasks []func()
+	var hooks sync.WaitGroup
 	for _, e := range s.ended {
-		var conns []fenced
+		p := parting{ended: e, revoke: !slices.Contains(s.unrevoked, e.Session.Login)}
 		for _, f := range gone {
-			if f.conn.login == e.Session.Login {
-				conns = append(conns, f)
+			if f.conn.Login() == e.Session.Login {
+				p.conns = append(p.conns, f)
 			}
 		}
-		hook := !slices.Contains(s.unrevoked, e.Session.Login)
-		tasks = append(tasks, func() { r.finishOne(e, conns, hook) })
+		if slices.Contains(s.strange, e.Session.Login) {
+			if len(p.conns) == 0 {
+				continue
+			}
+			if s.revoked == nil {
+				s.revoked = r.nodes.revoked(s.a.id)
+			}
+			p.revoke = false
+			r.owned.start(func() { r.part(p, s.revoked) })
+			continue
+		}
+		hooks.Add(1)
+		tasks = append(tasks, func() { r.part(p, hooks.Done) })
 	}
 	for _, f := range gone {
-		if slices.Contains(s.stale, f.conn.login) {
+		if slices.Contains(s.stale, f.conn.Login()) {
 			tasks = append(tasks, func() { f.conn.shut(f.why) })
 		}
+	}
+	if len(s.remote) > 0 && r.cfg.Revoke != nil {
+		tasks = append(tasks, func() {
+			hooks.Wait()
+			r.nodes.tellRevoked(s.a.id, s.remote)
+		})
 	}
 	together(tasks)
 }
@@ -256,25 +321,33 @@ func together(tasks []func()) {
 	wg.Wait()
 }
 
-// finishOne settles one login: its owners are told, running sends are waited for, the hook is called, the connections
-// are closed.
-func (r *Registry) finishOne(e Ended, conns []fenced, hook bool) {
-	for _, f := range conns {
-		if f.conn.ends != nil {
-			f.conn.ends(f.why)
-		}
+// parting is the end of one login, with its connections.
+type parting struct {
+	ended  Ended
+	conns  []fenced
+	revoke bool // the hook is called
+}
+
+// part settles one login: its owners are told, running sends are waited for, the hook is called, the connections are
+// closed. between is called before that.
+func (r *Registry) part(p parting, between func()) {
+	var tasks []func()
+	for _, f := range p.conns {
+		tasks = append(tasks, func() { f.conn.tellOwner(f.why) })
 	}
-	for _, f := range conns {
+	together(tasks)
+	for _, f := range p.conns {
 		f.conn.settled()
 	}
-	if hook {
-		r.revoke(e)
+	if p.revoke {
+		r.revoke(p.ended)
 	}
-	var closes []func()
-	for _, f := range conns {
-		closes = append(closes, func() { r.closeConn(f.conn.conn, f.why) })
+	between()
+	tasks = tasks[:0]
+	for _, f := range p.conns {
+		tasks = append(tasks, func() { r.closeConn(f.conn.conn, f.why) })
 	}
-	together(closes)
+	together(tasks)
 }
 
 // revoke calls the host's hook, waits for it a bounded time, and survives its panics.
@@ -282,7 +355,7 @@ func (r *Registry) revoke(e Ended) {
 	if r.cfg.Revoke == nil {
 		return
 	}
-	_, err := bounded(context.WithoutCancel(r.ctx), r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
+	_, err := bounded(context.WithoutCancel(r.ctx), r.cfg.HookTimeout, &r.calls.revoke, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, r.cfg.Revoke(ctx, e)
 	})
 	if err != nil {

@@ -3,14 +3,19 @@ package session
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
+	"github.com/manydevice/manydevice/store"
 )
 
-const enforcePage = 256 // accounts that are asked of the store at once
+const (
+	enforcePage = 256 // accounts that are asked of the store at once
+	maxFailures = 100 // that a report lists: enough to see what is wrong
+)
 
 // Policy returns the policy that holds for accounts without an override.
 func (r *Registry) Policy() *policy.Policy { return r.policy.Load() }
@@ -36,16 +41,25 @@ type EnforceRequest struct {
 
 // EnforceReport says what came of it.
 type EnforceReport struct {
-	Accounts int // looked at
-	Affected int // of them, those in which logins end
-	Logins   int // that end
+	// Tally counts accounts and logins that were looked at and those that end, also by the rule that names them.
+	policy.Tally
+	// Failed is how many accounts could not be read or written. They are passed over.
+	Failed int
+	// Failures are the first 100 of them.
+	Failures []EnforceFailure
 	// Next is the last account that was done: the After of a call that goes on. Empty: all accounts were done.
 	Next event.Account
 }
 
+// EnforceFailure is an account that was passed over.
+type EnforceFailure struct {
+	Account event.Account
+	Err     error
+}
+
 // Enforce ends, in every account, the logins that are beyond the policy that holds for it, with reason policy_changed,
-// as [policy.Policy.Enforce] names them. It goes through all accounts of the store at the given pace. If ctx ends or the
-// store fails, the report says where to go on.
+// as [policy.Policy.Enforce] names them. It goes through all accounts of the store at the given pace. An account that
+// cannot be read or written is reported and passed over. If ctx ends or the store fails, the report says where to go on.
 func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport, error) {
 	report := EnforceReport{Next: q.After}
 	pace := time.Second / time.Duration(max(cmp.Or(q.PerSecond, 1_000), 1))
@@ -60,14 +74,8 @@ func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport
 					return report, err
 				}
 			}
-			n, err := r.enforce(ctx, id, q.DryRun)
-			if err != nil {
+			if err := report.add(ctx, r, id, q.DryRun); err != nil {
 				return report, fmt.Errorf("session: enforce: %w", err)
-			}
-			report.Accounts++
-			report.Logins += n
-			if n > 0 {
-				report.Affected++
 			}
 			report.Next = id
 		}
@@ -76,6 +84,22 @@ func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport
 			return report, nil
 		}
 	}
+}
+
+// add enforces the rules on one account and counts it. An error means that others would fare no better.
+func (e *EnforceReport) add(ctx context.Context, r *Registry, id event.Account, dryRun bool) error {
+	logins, victims, err := r.enforce(ctx, id, dryRun)
+	switch {
+	case err == nil:
+		e.Tally.Add(logins, victims)
+		return nil
+	case ctx.Err() != nil, errors.Is(err, ErrClosed), errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrFailed):
+		return err
+	}
+	if e.Failed++; len(e.Failures) < maxFailures {
+		e.Failures = append(e.Failures, EnforceFailure{Account: id, Err: err})
+	}
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -89,33 +113,28 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// enforce does so for one account and returns how many logins end.
-func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (int, error) {
-	n := 0
+// enforce does so for one account and returns how many logins it has, and which of them end.
+func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (logins int, victims []policy.Victim, err error) {
 	if dryRun {
-		rules := r.policy.Load()
-		if r.cfg.Override != nil {
-			rules = r.override(ctx, id)
-		}
+		rules := r.policyOf(ctx, Question{Account: id})
 		rec, _, err := r.load(ctx, id)
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
-		s := &step{r: r, a: r.peek(id), now: time.Now(), rec: rec.clone()}
+		s := &step{r: r, a: r.peek(id), now: time.Now(), rec: rec}
 		s.settle()
-		return len(rules.Enforce(s.policyLogins(), nil)), nil
+		return len(s.rec.Logins), rules.Enforce(s.policyLogins(), nil), nil
 	}
-	_, err := r.runAsking(ctx, id, func(s *step) error {
+	_, err = r.runAsking(ctx, id, func(s *step) error {
 		rules, err := s.rules()
 		if err != nil {
 			return err
 		}
-		victims := rules.Enforce(s.policyLogins(), nil)
-		n = len(victims)
+		logins, victims = len(s.rec.Logins), rules.Enforce(s.policyLogins(), nil)
 		for _, v := range victims {
 			s.end(v.Login, v.Reason.Closed(0), "")
 		}
 		return nil
 	}, nil)
-	return n, err
+	return logins, victims, err
 }

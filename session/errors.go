@@ -34,11 +34,22 @@ var (
 	ErrClosed = errors.New("session: closed")
 )
 
+// Rules of a registry, beside those of its policy.
+const (
+	RuleHost    = "host"    // Config.DecideLogin said no
+	RuleReplace = "replace" // LoginReplacing named a login that is protected from the newcomer
+)
+
 // RefusedError reports a login or a reconnect that policy turned down. Nothing was changed.
 type RefusedError struct {
-	Rule       string        // name of the rule that refused
-	Limit      int           // logins that the rule allows at once
-	Logins     []Session     // who holds the slots, earliest first
+	Rule  string // name of the rule that refused: one of policy's, or RuleHost or RuleReplace
+	Limit int    // logins that the rule allows at once
+	// Logins are those that the rule counts and that [Registry.LoginReplacing] may end for this device, earliest first.
+	// None: nobody can make room.
+	Logins []Session
+	// Need is how many of them have to end so that this rule is content; a later one may still refuse. 0 with RuleHost and
+	// RuleReplace.
+	Need       int
 	RetryAfter time.Duration // zero: not before a slot is free
 	Cause      policy.Cause  // why the rule did not evict; empty: it refuses by itself
 }
@@ -47,11 +58,19 @@ type RefusedError struct {
 func (e *RefusedError) Closed() event.Closed { return event.RefusedQuota.Closed(0) }
 
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("session: login refused by rule %q: limit %d, %d present", e.Rule, e.Limit, len(e.Logins))
+	return fmt.Sprintf("session: login refused by rule %q: limit %d, %d could make room", e.Rule, e.Limit, len(e.Logins))
 }
 
 // Is makes errors.Is(err, ErrRefused) true.
 func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
+
+// ProtectedError reports that policy protects a device from the login that wants to have it removed. Nothing was changed.
+type ProtectedError struct {
+	Cause      policy.Cause
+	RetryAfter time.Duration // with [policy.CauseMinAge]: when the login is old enough
+}
+
+func (e *ProtectedError) Error() string { return "session: protected: " + string(e.Cause) }
 
 // EndedError reports that the login which a device wanted to resume has ended, and why. Only the holder of its resume
 // token learns this.

@@ -62,8 +62,6 @@ func ExampleRegistry_Login_refused() {
 	// refused by platform with limit 2
 	//    red phone lingering
 	//    blue phone lingering
-	//    slate tablet lingering
-	//    browser web online
 	// a tab is closed: shutdown
 	// a tab is closed: shutdown
 }
@@ -92,12 +90,12 @@ func ExampleRegistry_DryRun() {
 }
 
 // An account of a paying tenant has other rules.
-func ExampleConfig_override() {
+func ExampleConfig_decidePolicy() {
 	ctx := context.Background()
 	vip := must(policy.New(policy.Rules{PerPlatform: 10}))
 	reg := registry(policy.PresetSingle(), session.Config{
-		Override: func(_ context.Context, account event.Account) (*policy.Policy, error) {
-			if account == "ann" {
+		DecidePolicy: func(_ context.Context, q session.Question) (*policy.Policy, error) {
+			if q.Account == "ann" {
 				return vip, nil
 			}
 			return nil, nil // the registry's
@@ -139,9 +137,9 @@ func ExampleRegistry_Enforce() {
 		fmt.Println(err)
 	}
 	would := must(reg.Enforce(ctx, session.EnforceRequest{DryRun: true}))
-	fmt.Println("would end", would.Logins, "of", len(must(reg.List(ctx, "ann", ""))))
+	fmt.Println("would end", would.Ends, "of", len(must(reg.List(ctx, "ann", ""))))
 	did := must(reg.Enforce(ctx, session.EnforceRequest{PerSecond: 100}))
-	fmt.Println("ended", did.Logins, "in", did.Affected, "account")
+	fmt.Println("ended", did.Ends, "in", did.Affected, "account")
 	// Output:
 	// would end 1 of 2
 	// ended 1 in 1 account
@@ -214,7 +212,7 @@ func ExampleRegistry_RemoveDevice() {
 	must(reg.Kick(ctx, session.KickRequest{Account: "ann", Platform: "ios", Note: "lost"}))
 	second := login(reg, "phone", "ios").Session
 	fmt.Println("same place after a kick:", first.Incarnation == second.Incarnation)
-	fmt.Println(reg.RemoveDevice(ctx, "ann", "phone"))
+	fmt.Println(reg.RemoveDevice(ctx, session.RemoveDeviceRequest{Account: "ann", Device: "phone"}))
 	third := login(reg, "phone", "ios").Session
 	fmt.Println("same place after removal:", second.Incarnation == third.Incarnation)
 	// Output:

@@ -43,7 +43,7 @@ var calls = []struct {
 	}},
 	{"logout", func(ctx context.Context, w *world, g []*gadget) error { return w.reg.Logout(ctx, "ann", g[1].id) }},
 	{"remove device", func(ctx context.Context, w *world, g []*gadget) error {
-		return w.reg.RemoveDevice(ctx, "ann", g[1].res.Session.Device)
+		return w.reg.RemoveDevice(ctx, session.RemoveDeviceRequest{Account: "ann", Device: g[1].res.Session.Device})
 	}},
 }
 
@@ -309,13 +309,22 @@ func TestI5_StoreFailed(t *testing.T) {
 
 // TestRecord_Unreadable: a record that makes no sense, or is of a newer release, is refused and left as it is.
 func TestRecord_Unreadable(t *testing.T) {
-	digest := `"tok":"AAAA"`
+	var full string
+	inBubble(t, setup{}, func(w *world) {
+		w.fill("ann", "ios", "a1", "a2")
+		full = w.stored("ann").data
+	})
 	tests := []struct{ name, data string }{
-		{"no JSON", "{"},
-		{"other type", `{"v":"1"}`},
-		{"no version", `{}`},
-		{"newer version", `{"v":2}`},
-		{"short digest", `{"v":1,"logins":[{` + digest + `}]}`},
+		{"no record", "{"},
+		{"no version", "\x00" + full[1:]},
+		{"newer version", "\x02" + full[1:]},
+		{"nothing but a version", full[:1]},
+		{"cut short", full[:len(full)-1]},
+		{"half of it", full[:len(full)/2]},
+		{"too long", full + "\x00"},
+		{"line of the log that is none", "\x01\x01\x02\x01\xff" + "\x00\x00" + "\x00\x00\x00\x00\x00\x00"},
+		{"fewer lines than it says", "\x01\x02\x07\x06\x00\x00\x00\x00\x00\x00" + "\x00\x00" + "\x00\x00\x00\x00\x00\x00"},
+		{"tombstone that is none", "\x01\x00\x00" + "\x01\x02\x01\x00" + "\x00\x00\x00\x00\x00\x00"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -25,19 +25,33 @@ func (h *history) login(w *world, m *modelAccount) {
 		require.True(h.t, errors.Is(err, session.ErrBanned) || h.faulty && errors.Is(err, errDown), "%v", err)
 		return
 	}
-	if h.failed(err) {
-		return
+	if !h.down(err) {
+		h.admitted(m, q, g, err, nil)
 	}
-	h.admitted(m, g, p, nil)
 }
 
+// down reports whether an operation failed because it was told to. Whatever else happened is to be looked at.
+func (h *history) down(err error) bool { return h.faulty && errors.Is(err, errDown) }
+
 // admitted compares an admission with what the model makes of it.
-func (h *history) admitted(m *modelAccount, g *gadget, p event.Platform, replaced []*modelLogin) {
-	in := &modelLogin{g: g, device: g.res.Session.Device, platform: p}
+func (h *history) admitted(m *modelAccount, q session.LoginRequest, g *gadget, err error, replaced []*modelLogin) {
+	in := &modelLogin{g: g, device: q.Device, platform: q.Platform, at: time.Now()}
+	if in.device == "" && g != nil {
+		in.device = g.res.Session.Device
+	}
 	for _, l := range replaced {
 		l.ended = event.KickedSelf
 	}
-	victims := append(slices.Clone(replaced), m.admit(in)...)
+	victims, refused := m.admit(in)
+	if refused {
+		require.ErrorIs(h.t, err, session.ErrRefused)
+		for _, l := range replaced {
+			l.ended = ""
+		}
+		return
+	}
+	require.NoError(h.t, err)
+	victims = append(slices.Clone(replaced), victims...)
 	slices.SortFunc(victims, func(a, b *modelLogin) int { return int(a.admission) - int(b.admission) })
 	m.all = append(m.all, in)
 	require.Equal(h.t, in.admission, g.res.Session.Admission)
@@ -53,23 +67,42 @@ func (h *history) replace(w *world, m *modelAccount, l *modelLogin) {
 	p := modelPlatforms[h.random.IntN(len(modelPlatforms))]
 	q := request(m.name, event.DeviceID(fmt.Sprint("d", h.random.IntN(12))), p)
 	res, err := w.reg.LoginReplacing(h.t.Context(), q, l.g.id)
-	if h.failed(err) {
+	if h.down(err) {
 		return
 	}
-	g := &gadget{w: w, res: res, acc: m.name, id: res.Session.Login, token: res.Token}
-	h.admitted(m, g, p, []*modelLogin{l})
+	var g *gadget
+	if res != nil {
+		g = &gadget{w: w, res: res, acc: m.name, id: res.Session.Login, token: res.Token}
+	}
+	h.admitted(m, q, g, err, []*modelLogin{l})
 }
 
 func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 	b := tab{wire: new(wire)}
+	token, confirms := l.g.token, false
+	if l.next != "" && h.random.IntN(2) == 0 { // it has the new one
+		token, confirms = l.next, true
+	}
 	var err error
-	b.conn, err = w.reg.Attach(h.t.Context(), session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: l.g.token}, b.wire, nil)
-	if h.failed(err) {
+	b.conn, err = w.reg.Attach(h.t.Context(), session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: token}, b.wire, nil)
+	if h.down(err) {
 		return
 	}
 	var victims []*modelLogin
-	if !m.holds(l) {
-		victims = m.admit(l)
+	if !m.holds(l) && !(m.rules != nil && m.rules.Rules().Slots == policy.SlotEveryLogin) { // those keep their slot, and age
+		var refused bool
+		if victims, refused = m.admit(l); refused {
+			require.ErrorIs(h.t, err, session.ErrRefused)
+			return
+		}
+	}
+	require.NoError(h.t, err)
+	if confirms {
+		l.confirm()
+	}
+	if next := b.conn.Token(); next != "" {
+		require.True(h.t, !l.online, "I26: no rotation beside a connection")
+		l.next = next
 	}
 	limit := 1
 	if l.platform == "web" {
@@ -92,6 +125,80 @@ func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 	for _, v := range victims {
 		h.over(v, v.ended)
 		require.Equal(h.t, v.ended, v.g.refused().Reason)
+	}
+}
+
+// confirm is what happens when a device shows that it has its new token.
+func (l *modelLogin) confirm() {
+	l.old = append(l.old, l.g.token)
+	l.old = l.old[max(len(l.old)-4, 0):]
+	l.g.token, l.next = l.next, ""
+}
+
+// stored has the device say that it has stored its new token.
+func (h *history) stored(w *world, l *modelLogin) {
+	for _, b := range l.tabs {
+		if l.on == w && l.next != "" && b.conn.Token() == l.next && !h.failed(w.reg.ConfirmToken(h.t.Context(), b.conn)) {
+			l.confirm()
+		}
+	}
+}
+
+// reuse comes with a token that was replaced, which ends the login.
+func (h *history) reuse(w *world, l *modelLogin) {
+	if len(l.old) == 0 {
+		return
+	}
+	g := l.g.on(w)
+	g.token = l.old[h.random.IntN(len(l.old))]
+	_, err := g.tryAttach(new(wire))
+	if h.down(err) {
+		return
+	}
+	ended, ok := errors.AsType[*session.EndedError](err)
+	require.True(h.t, ok, "I26: %v", err)
+	require.Equal(h.t, event.TokenReuse, ended.Closed.Reason)
+	h.over(l, event.TokenReuse)
+}
+
+// kickBy has one login of the account end another one, or itself.
+func (h *history) kickBy(w *world, m *modelAccount, by, victim *modelLogin) {
+	res, err := w.reg.Kick(h.t.Context(), session.KickRequest{
+		Account: m.name, Logins: []event.LoginID{victim.g.id}, By: by.g.id,
+	})
+	if h.failed(err) {
+		return
+	}
+	require.Equal(h.t, []session.KickResult{{Login: victim.g.id, Ended: true}}, res)
+	h.over(victim, event.KickedSelf)
+	require.Equal(h.t, by.g.id, victim.g.refused().Cause.Login)
+}
+
+// expire has steps find out whose lifetime is over.
+func (h *history) expire(w *world) {
+	for _, m := range h.accounts {
+		var over []*modelLogin
+		for _, l := range m.live() {
+			if time.Since(l.at) >= modelLife {
+				over = append(over, l)
+			}
+		}
+		if len(over) > 0 {
+			h.touch(w, m)
+		}
+		for _, l := range over {
+			h.over(l, event.ExpiredAbsolute)
+		}
+	}
+}
+
+// touch makes a step on the account: it notes what time has done.
+func (h *history) touch(w *world, m *modelAccount) {
+	for {
+		_, err := w.reg.Kick(h.t.Context(), session.KickRequest{Account: m.name, Logins: []event.LoginID{event.NewLoginID()}})
+		if !h.failed(err) {
+			return
+		}
 	}
 }
 
@@ -154,7 +261,7 @@ func (h *history) kick(w *world, m *modelAccount, q session.KickRequest) {
 }
 
 func (h *history) remove(w *world, m *modelAccount, d event.DeviceID) {
-	if h.failed(w.reg.RemoveDevice(h.t.Context(), m.name, d)) {
+	if h.failed(w.reg.RemoveDevice(h.t.Context(), session.RemoveDeviceRequest{Account: m.name, Device: d})) {
 		return
 	}
 	for _, l := range m.live() {
@@ -197,7 +304,7 @@ func (h *history) erase(w *world, m *modelAccount) {
 
 // change lowers the limits of the policy, or raises them again, and enforces them on everybody.
 func (h *history) change(m *modelAccount) {
-	if h.faulty {
+	if h.faulty || m.rules != nil {
 		return
 	}
 	limits := map[event.Platform]int{"ios": 1, "web": 1, "macos": 1}

@@ -1,14 +1,15 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -22,7 +23,7 @@ import (
 )
 
 var (
-	historyOps  = flag.Int("history.ops", 60_000, "operations of the random histories over memory; over a file a fiftieth")
+	historyOps  = flag.Int("history.ops", 60_000, "operations of random histories over memory; over a file, on two nodes a fiftieth")
 	historySeed = flag.Uint64("history.seed", 0, "seed of the random histories; 0: another one each time")
 )
 
@@ -38,8 +39,8 @@ type history struct {
 	lowered  bool // the limits are lower than at the beginning
 	ended    int
 	faulty   bool
-	quick    bool // time does not pass
 	cluster  *cluster
+	reopen   func() // closes the store, too, and opens it again; nil: that is of no use
 }
 
 func newHistory(t *testing.T, seed uint64, worlds ...*world) *history {
@@ -66,6 +67,8 @@ func (h *history) play() {
 	live := m.live()
 	one := func() *modelLogin { return live[h.random.IntN(len(live))] }
 	switch op := h.random.IntN(1_000); {
+	case m.banned && op >= 900: // otherwise it would stay so, since nobody can log in
+		h.ban(w, m)
 	case op < 300 || len(live) == 0:
 		h.login(w, m)
 	case op < 500:
@@ -97,17 +100,26 @@ func (h *history) play() {
 		h.replace(w, m, one())
 	case op < 920:
 		h.change(m)
-	case op < 923 && !h.quick:
+	case op < 923:
 		h.restart(w)
 	case op < 924 && h.cluster != nil:
 		h.partition(w)
-	case op < 940:
+	case op < 927:
+		h.kickBy(w, m, one(), one())
+	case op < 932:
+		h.stored(w, one())
+	case op < 934:
+		h.reuse(w, one())
+	case op < 944:
 		for _, b := range one().tabs {
 			b.conn.SetBackground(false)
 		}
-	case !h.quick:
+	case op < 950:
+		w.pass(time.Duration(h.random.IntN(90)) * time.Minute)
+	default:
 		w.pass(time.Duration(h.random.IntN(60)) * time.Second)
 	}
+	h.expire(w)
 	h.settle()
 	m.check(h.world())
 }
@@ -118,66 +130,6 @@ func (h *history) settle() {
 		h.worlds[0].pass(50 * time.Millisecond)
 	}
 }
-
-// restart closes a registry and opens another one over the same store.
-func (h *history) restart(w *world) {
-	for _, m := range h.accounts { // any step notes what is over; otherwise it would linger anew
-		_, err := w.reg.Kick(h.t.Context(), session.KickRequest{Account: m.name, Logins: []event.LoginID{event.NewLoginID()}})
-		for h.failed(err) {
-			_, err = w.reg.Kick(h.t.Context(), session.KickRequest{Account: m.name, Logins: []event.LoginID{event.NewLoginID()}})
-		}
-	}
-	w.restart(w.now)
-	w.heard(session.Change{Kind: restarted})
-	now := time.Now()
-	for _, m := range h.accounts {
-		for _, l := range m.live() {
-			switch {
-			case len(h.worlds) > 1 && l.on != w:
-			case l.online && len(h.worlds) == 1:
-				l.online, l.tabs, l.since = false, nil, now
-			case m.holds(l) && len(h.worlds) == 1: // it lingers anew
-				l.since = now
-			case l.online:
-				l.online, l.tabs = false, nil
-			}
-		}
-	}
-	if len(h.worlds) > 1 {
-		h.outlast()
-	}
-}
-
-// partition keeps a node from its leases for a while: it stops serving, and takes up again under a new lease.
-func (h *history) partition(w *world) {
-	cut := h.cluster.cut[w.now.config.Node]
-	cut.down.Store(true)
-	w.pass(25 * time.Second)
-	for _, m := range h.accounts {
-		for _, l := range m.live() {
-			if l.online && l.on == w {
-				require.False(h.t, l.tabs[0].live(), "S31: fenced")
-				l.online, l.tabs = false, nil
-			}
-		}
-	}
-	cut.down.Store(false)
-	h.outlast()
-}
-
-// outlast has all nodes notice that one has gone, and waits until everything that was attached there is offline.
-func (h *history) outlast() {
-	h.worlds[0].pass(25 * time.Second)
-	for _, w := range h.worlds {
-		for _, m := range h.accounts {
-			w.list(m.name)
-		}
-	}
-	h.worlds[0].pass(2*modelWindow + time.Minute)
-}
-
-// restarted stands in the history of changes where the registry was opened anew.
-const restarted session.ChangeKind = "restarted"
 
 // late says things in the name of a login that may have ended long ago.
 func (h *history) late(l *modelLogin) {
@@ -197,42 +149,6 @@ func (h *history) late(l *modelLogin) {
 
 var modelTabs = map[event.Platform]int{"web": 2}
 
-// faults has commits fail now and then: conflicts, errors, and outcomes that are not known, whether or not they took
-// effect.
-func (h *history) faults(on bool) {
-	h.faulty = on
-	h.worlds[0].st.set(func(f *faults) {
-		f.before, f.after = nil, nil
-		if !on {
-			return
-		}
-		var mu sync.Mutex // the sweep commits, too
-		random := rand.New(rand.NewPCG(h.random.Uint64(), 1))
-		draw := func(n int) int {
-			mu.Lock()
-			defer mu.Unlock()
-			return random.IntN(n)
-		}
-		f.before = func(store.Batch) error {
-			switch draw(40) {
-			case 0:
-				return errDown
-			case 1, 2:
-				return store.ErrConflict
-			case 3, 4:
-				return store.ErrUnknownOutcome
-			}
-			return nil
-		}
-		f.after = func(_ store.Batch, err error) error {
-			if err == nil && draw(20) == 0 {
-				return store.ErrUnknownOutcome
-			}
-			return nil
-		}
-	})
-}
-
 func (h *history) run(steps int) {
 	for i := range steps {
 		h.play()
@@ -248,9 +164,21 @@ func (h *history) run(steps int) {
 
 func historySetup() setup {
 	return setup{
-		rules:  policy.Rules{Platforms: modelLimits, Tabs: modelTabs},
-		config: session.Config{IdleTimeout: -1, TokenRotation: -1, IdleDevice: -1, ResumeWindow: modelWindow},
+		rules: policy.Rules{Platforms: modelLimits, Tabs: modelTabs},
+		config: session.Config{
+			IdleTimeout: -1, TokenRotation: modelRotation, IdleDevice: -1, ResumeWindow: modelWindow, AbsoluteLifetime: modelLife,
+		},
 	}
+}
+
+// check requires that what the host was told fits together.
+func (h *history) check() {
+	told := 0
+	for _, w := range h.worlds {
+		told += len(w.revocations())
+		inOrder(w, len(h.worlds) == 1)
+	}
+	require.Equal(h.t, h.ended, told, "each end was told once")
 }
 
 // rounds tells how many operations there are in all, and runs them in worlds of their own, two at a time.
@@ -280,27 +208,66 @@ func TestS16_RandomHistory(t *testing.T) {
 		inBubble(t, historySetup(), func(w *world) {
 			h := newHistory(w.t, seed, w)
 			h.run(ops)
-			require.Len(w.t, w.revocations(), h.ended, "each end was told once")
-			onlineOnce(w)
+			h.check()
 		})
 	})
 }
 
-// onlineOnce requires that what watchers heard fits together.
-func onlineOnce(w *world) {
+// modelRules are rules of which more than one may have its say, and each action.
+var modelRules = []policy.Rules{
+	{PerPlatform: 2, Total: 4},
+	{Groups: []policy.Group{{Name: "apple", Members: []string{"ios", "macos"}, Limit: 2}}, PerPlatform: policy.NoLimit, Total: 3},
+	{PerPlatform: 2, AtPlatform: policy.RefuseNew},
+	{PerPlatform: 3, Total: 4, AtTotal: policy.AskHost},
+	{PerPlatform: 1, AtPlatform: policy.EvictOfflineFirst, Slots: policy.SlotEveryLogin},
+	{PerPlatform: 1, Reconnect: policy.ReconnectRefused},
+	{Single: true},
+}
+
+// TestA7_I19_HistoryOfOtherRules: the same under rules of every kind, with policy as the model.
+func TestA7_I19_HistoryOfOtherRules(t *testing.T) {
+	rounds(t, *historyOps/5, func(t *testing.T, seed uint64, ops int) {
+		s := historySetup()
+		s.rules = modelRules[seed%uint64(len(modelRules))]
+		s.rules.Tabs = modelTabs
+		s.config.DecideVictims = func(_ context.Context, q session.Question) (a policy.Answer, err error) {
+			for _, c := range slices.Backward(q.Candidates) {
+				a.End = append(a.End, c.Login)
+			}
+			return a, nil
+		}
+		inBubble(t, s, func(w *world) {
+			h := newHistory(w.t, seed, w)
+			for _, m := range h.accounts {
+				m.rules = mustPolicy(w.t, s.rules)
+			}
+			h.faults(seed%2 == 0)
+			h.run(ops)
+			h.faults(false)
+			h.check()
+		})
+	})
+}
+
+// inOrder requires that what watchers heard fits together: nothing of a login after its end, and, where only one registry
+// tells of it, online and offline in turns.
+func inOrder(w *world, alone bool) {
 	w.pass(10 * time.Second)
-	online := map[event.LoginID]bool{}
+	online, ended := map[event.LoginID]bool{}, map[event.LoginID]bool{}
 	for _, c := range w.history() {
+		id := c.Session.Login
+		require.False(w.t, id != "" && ended[id], "%s after the end", c.Kind)
 		switch c.Kind {
 		case restarted: // what was told before is not known any more
 			clear(online)
 		case session.ChangeOnline:
-			require.False(w.t, online[c.Session.Login], "online twice")
-			online[c.Session.Login] = true
+			require.False(w.t, alone && online[id], "online twice")
+			online[id] = true
 		case session.ChangeOffline:
-			delete(online, c.Session.Login)
+			delete(online, id)
 		case session.ChangeEnded:
-			delete(online, c.Session.Login)
+			delete(online, id)
+			ended[id] = true
 		}
 	}
 }
@@ -313,40 +280,50 @@ func TestS12_FaultyHistory(t *testing.T) {
 			h.faults(true)
 			h.run(ops)
 			h.faults(false)
+			h.check()
 		})
 	})
 }
 
-// TestS9_HistoryOfTwoNodes: the same on two registries over one store.
+// TestS9_HistoryOfTwoNodes: the same on two registries over one store. Their sweeps come every 10 ms, which takes its time.
 func TestS9_HistoryOfTwoNodes(t *testing.T) {
-	rounds(t, *historyOps/5, func(t *testing.T, seed uint64, ops int) {
+	rounds(t, *historyOps/50, func(t *testing.T, seed uint64, ops int) {
 		s := historySetup()
 		s.config.SweepInterval = 10 * time.Millisecond
 		onNodes(t, s, func(c *cluster, x, y *world) {
 			h := newHistory(c.t, seed, x, y)
 			h.cluster = c
 			c.bus.Duplicate(membus.EveryNth(3))
+			h.faults(seed%2 == 0)
 			h.run(ops)
-			require.Equal(c.t, h.ended, len(x.revocations())+len(y.revocations()), "each end was told once")
+			h.faults(false)
+			h.check()
 		})
 	})
 }
 
-// TestS16_HistoryOverAFile: the same over a file, where time does not pass by itself.
+// TestS16_HistoryOverAFile: the same over a file, which is closed and opened again, and fails now and then.
 func TestS16_HistoryOverAFile(t *testing.T) {
 	rounds(t, *historyOps/50, func(t *testing.T, seed uint64, ops int) {
-		st, err := boltstore.Open(filepath.Join(t.TempDir(), "store"), boltstore.Config{})
-		require.NoError(t, err)
-		s := historySetup()
-		s.config.ResumeWindow = time.Hour
-		w := newWorld(t, st, s)
-		w.real = true
-		h := newHistory(t, seed, w)
-		for _, m := range h.accounts {
-			m.window = time.Hour
+		path := filepath.Join(t.TempDir(), "store")
+		open := func(t *testing.T) store.Store {
+			st, err := boltstore.Open(path, boltstore.Config{})
+			require.NoError(t, err)
+			return st
 		}
-		h.quick = true
-		h.run(ops)
-		require.Len(t, w.revocations(), h.ended)
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, open(t), historySetup())
+			h := newHistory(t, seed, w)
+			h.reopen = func() {
+				w.shut(w.reg)
+				require.NoError(t, w.st.Close(context.Background()))
+				w.st.Store = open(t)
+				w.open(w.now)
+			}
+			h.faults(seed%2 == 0)
+			h.run(ops)
+			h.faults(false)
+			h.check()
+		})
 	})
 }

@@ -61,7 +61,9 @@ func TestInvalid_Account(t *testing.T) {
 			return err
 		}},
 		{"Logout", func(ctx context.Context, w *world, a event.Account) error { return w.reg.Logout(ctx, a, id) }},
-		{"RemoveDevice", func(ctx context.Context, w *world, a event.Account) error { return w.reg.RemoveDevice(ctx, a, "a1") }},
+		{"RemoveDevice", func(ctx context.Context, w *world, a event.Account) error {
+			return w.reg.RemoveDevice(ctx, session.RemoveDeviceRequest{Account: a, Device: "a1"})
+		}},
 		{"List", func(ctx context.Context, w *world, a event.Account) error {
 			_, err := w.reg.List(ctx, a, "")
 			return err
@@ -160,7 +162,9 @@ func TestInvalid_Rest(t *testing.T) {
 		{"note with a line end", "note", ask(kick{All: true, Note: "a\nb"})},
 		{"reason that is none", "reason", ask(kick{All: true, Reason: "because"})},
 		{"reason that ends no login", "reason", ask(kick{All: true, Reason: event.Slow})},
-		{"no device to remove", "device", func(ctx context.Context, w *world) error { return w.reg.RemoveDevice(ctx, "ann", "") }},
+		{"no device to remove", "device", func(ctx context.Context, w *world) error {
+			return w.reg.RemoveDevice(ctx, session.RemoveDeviceRequest{Account: "ann", Device: ""})
+		}},
 		{"logout without a login", "login ID", func(ctx context.Context, w *world) error { return w.reg.Logout(ctx, "ann", "") }},
 	}
 	for name, d := range badIDs {

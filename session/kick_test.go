@@ -234,7 +234,7 @@ func TestB6_S50_KickIsNotForget(t *testing.T) {
 		back := w.join("ann", "a2", "ios")
 		require.Equal(w.t, inc, back.res.Session.Incarnation)
 
-		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), "ann", "a2"))
+		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), session.RemoveDeviceRequest{Account: "ann", Device: "a2"}))
 		require.Equal(w.t, []event.Reason{event.DeviceRemoved}, back.wire.reasons())
 		require.Equal(w.t, event.DeviceRemoved, back.refused().Reason)
 		require.True(w.t, other.live())
@@ -242,12 +242,12 @@ func TestB6_S50_KickIsNotForget(t *testing.T) {
 		devices, err := w.reg.Devices(w.t.Context(), "ann")
 		require.NoError(w.t, err)
 		require.Equal(w.t, map[event.DeviceID]event.Incarnation{"a1": other.res.Session.Incarnation}, devices)
-		require.ErrorIs(w.t, w.reg.RemoveDevice(w.t.Context(), "ann", "a2"), session.ErrNotFound)
+		require.ErrorIs(w.t, w.reg.RemoveDevice(w.t.Context(), session.RemoveDeviceRequest{Account: "ann", Device: "a2"}), session.ErrNotFound)
 
 		again := w.login("ann", "a2", "ios")
 		require.NotEqual(w.t, inc, again.res.Session.Incarnation, "never used twice")
 		require.NoError(w.t, w.reg.Logout(w.t.Context(), "ann", again.id))
-		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), "ann", "a2"), "a device without a login can be removed as well")
+		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), session.RemoveDeviceRequest{Account: "ann", Device: "a2"}), "a device without a login can be removed as well")
 	})
 }
 
@@ -263,7 +263,7 @@ func TestDeviceWithoutID(t *testing.T) {
 		devices, err := w.reg.Devices(w.t.Context(), "ann")
 		require.NoError(w.t, err)
 		require.Len(w.t, devices, 1)
-		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), "ann", second.res.Session.Device))
+		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), session.RemoveDeviceRequest{Account: "ann", Device: second.res.Session.Device}))
 		require.Equal(w.t, event.DeviceRemoved, second.refused().Reason)
 	})
 }

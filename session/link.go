@@ -2,37 +2,69 @@ package session
 
 import (
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 )
 
 // account is what is known of an account beside its record: its connections, and whose turn it is. It exists while there
-// is a connection, a resume window or a step.
+// is a connection, a resume window, a step, or a change that watchers are still to be told of.
 type account struct {
 	id   event.Account
-	turn chan struct{} // holds one token while a step runs
 	refs int           // steps that run or wait; guarded by the shard's mutex
+	turn chan struct{} // holds one token while a step runs; it is there as long as there are refs
 
-	mu    sync.Mutex
-	links []*link
-	// unsure: a step may have ended logins without its getting known. A later one finds out.
+	mu     sync.Mutex
+	links  []*link
+	untold []Change // what watchers are still to be told, in order
+	// telling: a goroutine is at it.
+	telling bool
+	// unsure: a step may have taken effect without its getting known. A later one finds out.
 	unsure bool
+	doubts []doubt // what that step would have ended
 }
 
-// link is one login's live side. It is guarded by the account's mutex.
+// doubt is the end of a login by a step of which is not known whether it took effect.
+type doubt struct {
+	ended     Ended
+	unrevoked bool // the revoke hook is not called for it
+}
+
+// link is one login's live side. What a login is does not change; the rest is guarded by the account's mutex. Times are
+// Unix milliseconds, since there are many links.
 type link struct {
-	login  event.LoginID
-	conns  []*Connection // its tabs, oldest first; none: detached
-	since  time.Time     // when the last one was detached, or the login admitted
-	reason event.Reason  // why it was detached
+	a           *account
+	login       event.LoginID
+	device      event.DeviceID
+	incarnation event.Incarnation
+	platform    event.Platform
+
+	conns    []*Connection  // its tabs, oldest first; none: detached
+	slot     [1]*Connection // what conns is in as long as there is one
+	since    int64          // when the last one was detached, or the login admitted
+	looked   int64          // when it was compared with the record last
+	admitted int64          // 0: not known here yet
+	reason   event.Reason   // why it was detached
 	// announced: watchers were told that it is online, and must be told when it is offline.
 	announced bool
-	away      bool      // what they were told last
-	told      bool      // the record says that it is detached
-	looked    time.Time // when it was compared with the record last
-	admitted  time.Time // zero: not known here yet
+	away      bool // what they were told last
+	told      bool // the record says that it is detached
+	served    bool // it had a connection here
+	// unsure: what was sent to the device before is not known here, and nothing was since.
+	unsure atomic.Bool
+}
+
+// addLocked begins the live side of a login. Its strings outlive the record that l's share memory with.
+func (a *account) addLocked(l *login) *link {
+	k := &link{a: a, incarnation: l.Incarnation}
+	k.login, k.device = event.LoginID(strings.Clone(string(l.ID))), event.DeviceID(strings.Clone(string(l.Device)))
+	k.platform = event.Platform(strings.Clone(string(l.Platform)))
+	k.conns = k.slot[:0]
+	a.links = append(a.links, k)
+	return k
 }
 
 func (a *account) linkLocked(id event.LoginID) *link {
@@ -48,7 +80,7 @@ func (a *account) linkLocked(id event.LoginID) *link {
 func (a *account) unlinkLocked(id event.LoginID) []*Connection {
 	for i, k := range a.links {
 		if k.login == id {
-			a.links = append(a.links[:i:i], a.links[i+1:]...)
+			a.links = slices.Delete(a.links, i, i+1)
 			return k.conns
 		}
 	}
@@ -68,13 +100,11 @@ func (k *link) state() State {
 
 // seen returns when something was heard last on any of the connections. The link is attached.
 func (k *link) seen() time.Time {
-	last := k.conns[0].seenAt()
+	last := k.conns[0].seen.Load()
 	for _, c := range k.conns[1:] {
-		if at := c.seenAt(); at.After(last) {
-			last = at
-		}
+		last = max(last, c.seen.Load())
 	}
-	return last
+	return time.UnixMilli(last)
 }
 
 // remove takes a connection out and reports whether it was there.
@@ -85,7 +115,7 @@ func (k *link) remove(c *Connection, reason event.Reason) bool {
 	}
 	k.conns = slices.Delete(k.conns, i, i+1)
 	if len(k.conns) == 0 {
-		k.conns, k.since, k.reason = nil, time.Now(), reason
+		k.since, k.reason = time.Now().UnixMilli(), reason
 	}
 	return true
 }
@@ -97,8 +127,8 @@ type displaced struct {
 }
 
 // makeRoom takes out the connections that a new one displaces: that of the same tab, and the oldest beyond the number of
-// tabs. They are fenced, and the caller's to shut.
-func (k *link) makeRoom(in *Connection) []displaced {
+// tabs that there may be. They are fenced, and the caller's to shut.
+func (k *link) makeRoom(tab string, tabs int) []displaced {
 	var gone []displaced
 	out := func(i int, reason event.Reason) {
 		c := k.conns[i]
@@ -107,19 +137,27 @@ func (k *link) makeRoom(in *Connection) []displaced {
 			gone = append(gone, displaced{c, reason})
 		}
 	}
-	for i := len(k.conns) - 1; in.tab != "" && i >= 0; i-- {
-		if k.conns[i].tab == in.tab {
+	for i := len(k.conns) - 1; tab != "" && i >= 0; i-- {
+		if k.conns[i].tab() == tab {
 			out(i, event.Moved)
 		}
 	}
-	for len(k.conns) >= in.tabs {
+	for len(k.conns) >= tabs {
 		reason := event.Moved
-		if in.tabs > 1 || in.tab != "" && k.conns[0].tab != "" {
+		if tabs > 1 || tab != "" && k.conns[0].tab() != "" {
 			reason = event.TabReplaced
 		}
 		out(0, reason)
 	}
 	return gone
+}
+
+// view describes the login by what is known without its record. The link is attached.
+func (k *link) view(node event.NodeID) Session {
+	return Session{
+		Account: k.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
+		LastSeen: k.seen(), State: k.state(), Node: node,
+	}
 }
 
 // turnedLocked returns the change if the login has gone to background or come back from it.
@@ -136,17 +174,14 @@ func (r *Registry) turnedLocked(k *link) []Change {
 	if away {
 		kind = ChangeAway
 	}
-	c := k.conns[len(k.conns)-1]
-	return []Change{{Kind: kind, Session: Session{
-		Account: c.account, Login: c.login, Device: c.device, Incarnation: c.incarnation, Platform: c.platform,
-		LoggedInAt: k.admitted, LastSeen: k.seen(), State: k.state(), Node: r.cfg.Node,
-	}}}
+	v := k.view(r.cfg.Node)
+	v.LoggedInAt = time.UnixMilli(k.admitted)
+	return []Change{{Kind: kind, Session: v}}
 }
 
-// holdsLocked reports whether a login holds its slot. Without leases nothing is known, after a restart, of the
+// holdsLocked reports whether a login holds its slot; k is its live side, nil if it has none. Without leases nothing is known, after a restart, of the
 // connections of before, so every login that held a slot lingers from the time the registry was opened.
-func (r *Registry) holdsLocked(a *account, l *login, now time.Time) bool {
-	k := a.linkLocked(l.ID)
+func (r *Registry) holdsLocked(k *link, l *login, now time.Time) bool {
 	if k.attached() {
 		return true
 	}
@@ -161,7 +196,7 @@ func (r *Registry) holdsLocked(a *account, l *login, now time.Time) bool {
 			return true
 		}
 	case k != nil:
-		since = k.since
+		since = time.UnixMilli(k.since)
 	}
 	return now.Before(since.Add(max(r.cfg.ResumeWindow, 0)))
 }

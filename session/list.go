@@ -107,7 +107,7 @@ func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.
 	k := a.linkLocked(id)
 	if k.attached() {
 		defer a.mu.Unlock()
-		return Bound{Device: k.conns[0].device, Incarnation: k.conns[0].incarnation}, nil
+		return Bound{Device: k.device, Incarnation: k.incarnation}, nil
 	}
 	a.mu.Unlock()
 	rec, _, err := r.load(ctx, account)
@@ -141,8 +141,9 @@ func (r *Registry) Recent(ctx context.Context, account event.Account) ([]Event, 
 	if err != nil {
 		return nil, err
 	}
-	all := make([]Event, 0, len(rec.Recent))
-	for _, l := range slices.Backward(rec.Recent) {
+	lines := unpack(&rec.Recent, (*decoder).recent)
+	all := make([]Event, 0, len(lines))
+	for _, l := range slices.Backward(lines) {
 		all = append(all, Event{
 			Login: l.Login, Device: l.Device, Platform: l.Platform, Name: l.Name, IP: l.IP, Reason: l.Reason,
 			Time: time.UnixMilli(l.At),

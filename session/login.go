@@ -27,11 +27,14 @@ type LoginRequest struct {
 	// BackFill lets a device that the account has not had before start so many sequence numbers before the head of the
 	// inbox. Zero means at the head, except for the account's first device, which always starts at the oldest entry.
 	BackFill uint64
+	// BackFillSince does the same for the oldest entry that is not older than this; with both, the earlier one counts.
+	BackFillSince time.Time
 	// Wish is what the client asks for if a limit is reached: to be refused rather than to evict, or to evict where new
 	// logins are refused, which the rules must allow.
 	Wish policy.Wish
 
 	replace []event.LoginID // to end in the same step
+	since   uint64          // where BackFillSince is in the inbox: just before it; 0: not set, or before everything
 }
 
 // LoginResult is an admitted login.
@@ -57,13 +60,24 @@ func (q *LoginRequest) validate() error {
 		return err
 	}
 	q.Platform = p
+	if q.Wish > policy.NeverEvict {
+		return &event.InvalidError{Field: "wish", Reason: "none of those that there are"}
+	}
 	return q.Description.validate()
 }
 
+// question is what the host is asked about the request.
+func (q *LoginRequest) question() Question {
+	about := q.Description
+	about.Extension = slices.Clone(about.Extension)
+	return Question{Account: q.Account, Device: q.Device, Platform: q.Platform, Description: about}
+}
+
 // Login admits a device. In one step the newcomer is recorded and every login that policy names is ended; their
-// connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing was changed. The new login holds a
-// slot from now on and has a resume window to attach in. ctx bounds the wait for the account's turn; a commit that has
-// begun is seen through.
+// connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing
+// was changed. The new login holds a slot from now on and has a resume window to attach in. ctx bounds the wait for the
+// account's turn; a commit that has begun is seen through. An [*EndedError] means that the store could not say whether it
+// was admitted, and when that was known, it had ended again.
 func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -72,6 +86,9 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		return nil, ErrDraining
 	}
 	q.Description.Extension = slices.Clone(q.Description.Extension)
+	if err := r.backFill(ctx, &q); err != nil {
+		return nil, err
+	}
 	res := &LoginResult{Token: event.NewResumeToken()}
 	id := event.NewLoginID()
 	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
@@ -80,10 +97,14 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 			return nil
 		}
+		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it
+			return &EndedError{Closed: t.Closed.closed()}
+		}
 		return s.admit(q, id, res)
 	}, func(s *step) {
 		s.a.mu.Lock()
-		s.a.links = append(s.a.links, &link{login: id, since: s.now, reason: event.Lost, admitted: s.now})
+		k := s.a.addLocked(s.rec.login(id))
+		k.since, k.admitted, k.reason = s.now.UnixMilli(), s.now.UnixMilli(), event.Lost
 		s.a.mu.Unlock()
 	})
 	if err != nil {
@@ -102,16 +123,20 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 }
 
 // LoginReplacing is Login that ends the given logins of the account in the same step, for a user who was refused and has
-// chosen who is to make room. They end with reason kicked_self and are among the victims. [ErrNotFound] if one of them is
-// not there; a [*RefusedError] with rule "replace" if the policy protects one of them from this device. Nothing has
-// changed then.
+// chosen who is to make room. They end with reason kicked_self and are among the victims; who is named twice ends once.
+// [ErrNotFound] if one of them is not there; a [*RefusedError] with rule [RuleReplace] if the policy protects one of them
+// from this device, with those that it may end. Nothing has changed then.
 func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ...event.LoginID) (*LoginResult, error) {
 	for _, id := range logins {
 		if err := id.Validate(); err != nil {
 			return nil, err
 		}
 	}
-	q.replace = slices.Clone(logins)
+	for _, id := range logins {
+		if !slices.Contains(q.replace, id) {
+			q.replace = append(q.replace, id)
+		}
+	}
 	return r.Login(ctx, q)
 }
 
@@ -131,13 +156,25 @@ func (s *step) replace(ids []event.LoginID, newcomer *login) error {
 			return fmt.Errorf("replace: %w", ErrNotFound)
 		}
 		if p := rules.MayEnd(actor, s.policyLogin(l), s.now); !p.OK {
-			return &RefusedError{Rule: "replace", Cause: p.Cause, RetryAfter: p.Wait}
+			return s.protected(rules, actor, p)
 		}
 		why := event.KickedSelf.Closed(0)
 		why.Cause = newcomer.cause()
 		s.end(id, why, newcomer.ID)
 	}
 	return nil
+}
+
+// protected refuses a newcomer that has chosen a login that it may not end, and says which it may.
+func (s *step) protected(rules *policy.Policy, actor policy.Login, p policy.Permit) error {
+	e := &RefusedError{Rule: RuleReplace, Cause: p.Cause, RetryAfter: p.Wait}
+	for i := range s.rec.Logins {
+		if l := &s.rec.Logins[i]; rules.MayEnd(actor, s.policyLogin(l), s.now).OK {
+			e.Logins = append(e.Logins, s.r.view(s.a, l, s.now, ""))
+		}
+	}
+	sortSessions(e.Logins)
+	return e
 }
 
 // victims returns the logins that the step ended for the sake of another one, earliest first.
@@ -166,12 +203,16 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	if err := cmp.Or(s.banned(), s.pace()); err != nil {
 		return err
 	}
+	s.who = q.question()
+	if !s.admitted {
+		return &askError{question: s.question(), about: aboutLogin}
+	}
 	if len(q.replace) > 0 {
 		if err := s.replace(q.replace, &l); err != nil {
 			return err
 		}
 	}
-	d, err := s.decide(s.newcomer(device, q.Platform, q.Wish), &q.Description)
+	d, err := s.decide(s.newcomer(device, q.Platform, q.Wish))
 	if err != nil {
 		return err
 	}
@@ -191,11 +232,12 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 		if s.rec.Admissions == 1 { // the account's first device begins at the oldest entry
 			back = math.MaxUint64
 		}
-		s.begin = append(s.begin, store.Begin{Incarnation: l.Incarnation, Back: back})
+		s.begin = append(s.begin, store.Begin{Incarnation: l.Incarnation, Back: back, At: q.since})
 	}
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.capDevices()
-	s.dirty, s.grows = true, true
+	s.dirty = true
+	s.grows = &event.InvalidError{Field: "description", Reason: "no room is left for it beside the account's other logins"}
 	res.Session = s.r.view(s.a, &l, s.now, id)
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 	s.record(event.KindDeviceLogin, res.Session, "", id)
@@ -210,22 +252,23 @@ func deviceOf(l *login) device {
 	return device{ID: l.Device, Incarnation: l.Incarnation, First: l.At, Seen: l.Seen}
 }
 
-// DryRun says what Login would do, and why, without doing it. The host is not asked: where it would be, the verdict is
-// policy.Ask.
+// DryRun says what the rules would do to a Login, and why, without doing it. A ban is a [*BannedError], as for Login. The
+// host is asked for the account's policy, but neither whether the login may be nor who makes room: where it would be asked
+// that, the verdict is policy.Ask. How fast logins come, and whether devices evict each other in turns, does not matter.
 func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanation, error) {
 	if err := q.validate(); err != nil {
 		return policy.Explanation{}, err
 	}
-	rules := r.policy.Load()
-	if r.cfg.Override != nil {
-		rules = r.override(ctx, q.Account)
-	}
+	rules := r.policyOf(ctx, q.question())
 	rec, _, err := r.load(ctx, q.Account)
 	if err != nil {
 		return policy.Explanation{}, err
 	}
-	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec.clone()}
+	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec}
 	s.settle()
+	if err := s.banned(); err != nil {
+		return policy.Explanation{}, err
+	}
 	return rules.Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
 }
 

@@ -17,7 +17,11 @@ import (
 	"github.com/manydevice/manydevice/session"
 )
 
-const modelWindow = 2 * time.Minute
+const (
+	modelWindow   = 2 * time.Minute
+	modelLife     = 6 * time.Hour
+	modelRotation = time.Hour
+)
 
 var (
 	modelPlatforms = []event.Platform{"ios", "web", "macos"}
@@ -34,7 +38,11 @@ type modelLogin struct {
 	on        *world    // where it is attached
 	tabs      []tab     // its connections; oldest first
 	since     time.Time // of its admission or last detach
+	at        time.Time // of its login
 	ended     event.Reason
+
+	next event.ResumeToken   // issued and not confirmed
+	old  []event.ResumeToken // confirmed once, then replaced
 }
 
 func (m *modelAccount) holds(l *modelLogin) bool { return l.online || time.Since(l.since) < m.window }
@@ -53,6 +61,7 @@ func (m *modelAccount) state(l *modelLogin) session.State {
 type modelAccount struct {
 	name      event.Account
 	limits    map[event.Platform]int
+	rules     *policy.Policy // other rules than limits of platforms; nil: none
 	window    time.Duration
 	banned    bool
 	admission uint64
@@ -70,8 +79,52 @@ func (m *modelAccount) live() []*modelLogin {
 	return all
 }
 
+// judge lets policy, which has a reference model of its own, say who has to go. With a host that is asked, the newest of
+// the candidates goes first.
+func (m *modelAccount) judge(in *modelLogin) (victims []*modelLogin, refused bool) {
+	live := m.live()
+	var logins []policy.Login
+	for _, l := range live {
+		logins = append(logins, policy.Login{
+			ID: l.g.id, Device: l.device, Platform: l.platform, Admission: l.admission, Holds: m.holds(l), Online: l.online,
+		})
+	}
+	who := policy.Newcomer{Device: in.device, Platform: in.platform}
+	if in.admission > 0 {
+		who.Login = in.g.id
+	}
+	d := m.rules.Decide(logins, who, time.Now(), nil)
+	if d.Verdict == policy.Ask {
+		var answer policy.Answer
+		for _, v := range slices.Backward(d.Victims) {
+			answer.End = append(answer.End, v.Login)
+		}
+		d = m.rules.Resolve(logins, who, time.Now(), answer, nil)
+	}
+	for _, v := range d.Victims {
+		victims = append(victims, live[v.Index])
+		live[v.Index].ended = v.Reason
+	}
+	return victims, d.Verdict == policy.Refuse
+}
+
 // admit makes room for a login and returns who has to go.
-func (m *modelAccount) admit(in *modelLogin) []*modelLogin {
+func (m *modelAccount) admit(in *modelLogin) (victims []*modelLogin, refused bool) {
+	if m.rules != nil {
+		victims, refused = m.judge(in)
+	} else {
+		victims = m.evict(in)
+	}
+	if !refused {
+		m.admission++
+		in.admission, in.since = m.admission, time.Now()
+	}
+	slices.SortFunc(victims, func(a, b *modelLogin) int { return cmp.Compare(a.admission, b.admission) })
+	return victims, refused
+}
+
+// evict is what the limits of platforms say, without policy's help.
+func (m *modelAccount) evict(in *modelLogin) []*modelLogin {
 	var victims []*modelLogin
 	var holders []*modelLogin
 	for _, l := range m.live() {
@@ -89,9 +142,6 @@ func (m *modelAccount) admit(in *modelLogin) []*modelLogin {
 		victims = append(victims, holders[0])
 		holders = holders[1:]
 	}
-	m.admission++
-	in.admission, in.since = m.admission, time.Now()
-	slices.SortFunc(victims, func(a, b *modelLogin) int { return cmp.Compare(a.admission, b.admission) })
 	return victims
 }
 
@@ -112,7 +162,7 @@ func (m *modelAccount) check(w *world) {
 		}
 	}
 	for p, n := range holders {
-		require.LessOrEqual(w.t, n, m.limits[p], "I19: quota")
+		require.True(w.t, m.rules != nil || n <= m.limits[p], "I19: quota")
 	}
 	for _, l := range m.all {
 		for _, b := range l.tabs {

@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,7 +20,6 @@ const (
 	leasesKnown  = 1_024       // leases of which it is remembered whether they live
 	livenessAge  = time.Second // how long an answer holds that a lease is not dead
 	renewsInLife = 4           // renewals within a lease's life; after three quarters without one the node stops
-	lookWait     = time.Second // how long a step waits for another node to act
 	reacquire    = time.Second // between tries to get a lease
 )
 
@@ -35,9 +33,15 @@ type nodes struct {
 
 	epoch atomic.Uint64 // of the lease; 0: none
 	until atomic.Int64  // it may be counted on till then, as the time since the registry was opened
+	// first: of the nodes that live it comes first by name, as far as it knows. It looks after what the dead have left.
+	first atomic.Bool
 
-	mu    sync.Mutex
-	known *lru.Cache[store.Lease, liveness]
+	lookers crew
+
+	mu       sync.Mutex
+	known    *lru.Cache[store.Lease, liveness]
+	asked    map[uint64]chan struct{}        // questions to other nodes; closed when answered
+	partings map[event.Account]chan struct{} // closed when another node says that its revoke hooks have run
 }
 
 // liveness is what is known of another node's lease.
@@ -52,15 +56,20 @@ func (r *Registry) joinNodes() error {
 	if err != nil {
 		return fmt.Errorf("session: lease cache: %w", err)
 	}
-	n := &nodes{r: r, leases: r.cfg.Leases, bus: r.cfg.Bus, life: r.cfg.LeaseLife, known: known}
+	n := &nodes{
+		r: r, leases: r.cfg.Leases, bus: r.cfg.Bus, life: r.cfg.LeaseLife, known: known,
+		lookers: make(crew, lookerCrew), asked: map[uint64]chan struct{}{}, partings: map[event.Account]chan struct{}{},
+	}
+	n.first.Store(true) // until it knows of others
+	r.nodes = n
 	if n.bus != nil {
 		if n.stop, err = n.bus.Subscribe(r.cfg.Node, n.handle); err != nil {
 			return fmt.Errorf("session: bus: %w", err)
 		}
 	}
-	r.nodes = n
 	n.acquire()
 	r.owned.start(n.loop)
+	r.owned.start(n.watch)
 	return nil
 }
 
@@ -79,7 +88,7 @@ func (n *nodes) lease() uint64 {
 
 func (n *nodes) acquire() {
 	begin := time.Since(n.r.opened)
-	l, err := bounded(n.r.ctx, n.r.cfg.HookTimeout, func(ctx context.Context) (store.Lease, error) {
+	l, err := bounded(n.r.ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, func(ctx context.Context) (store.Lease, error) {
 		return n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
 	})
 	if err != nil { // one that comes after the time-out is not used, and expires
@@ -133,7 +142,7 @@ func (n *nodes) sleep(d time.Duration) bool {
 
 func (n *nodes) renew(e uint64) {
 	begin := time.Since(n.r.opened)
-	_, err := bounded(n.r.ctx, time.Duration(n.until.Load())-begin, func(ctx context.Context) (struct{}, error) {
+	_, err := bounded(n.r.ctx, time.Duration(n.until.Load())-begin, &n.r.calls.leases, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	switch {
@@ -167,7 +176,7 @@ func (n *nodes) leave(ctx context.Context) {
 	if e == 0 {
 		return
 	}
-	_, err := bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
+	_, err := bounded(ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	if err != nil {
@@ -194,7 +203,7 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 		if v, ok := n.look(lease); ok && (v.dead || time.Since(v.at) < livenessAge) {
 			continue
 		}
-		v, err := bounded(ctx, n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
+		v, err := bounded(ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, func(ctx context.Context) (store.Liveness, error) {
 			return n.leases.Alive(ctx, lease)
 		})
 		if err != nil {
@@ -210,8 +219,34 @@ func (n *nodes) look(l store.Lease) (liveness, bool) {
 	return n.known.Get(l)
 }
 
-// note remembers an answer. When a lease is dead, the logins that it held are over for nobody yet: all accounts are looked
-// through once their resume windows are.
+// watch looks at all leases as often as it renews its own. One that was there and is not any more is dead, and its logins
+// linger from now on, whether or not anybody asks for them.
+func (n *nodes) watch() {
+	var before []store.Lease
+	for n.sleep(n.life / renewsInLife) {
+		live, err := bounded(n.r.ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, n.leases.List)
+		if err != nil {
+			if n.r.ctx.Err() == nil {
+				n.r.log.Warn("session: list of leases", "err", err)
+			}
+			continue
+		}
+		first := true
+		for _, l := range live {
+			first = first && l.Node >= n.r.cfg.Node
+		}
+		n.first.Store(first)
+		for _, l := range before {
+			if l.Node != n.r.cfg.Node && !slices.Contains(live, l) {
+				n.note(l, true)
+			}
+		}
+		before = live
+	}
+}
+
+// note remembers an answer. When a lease is dead, the logins that it held are over for nobody yet: one of those who notice
+// looks through all accounts once their resume windows are over.
 func (n *nodes) note(l store.Lease, dead bool) {
 	n.mu.Lock()
 	v, known := n.known.Get(l)
@@ -219,7 +254,7 @@ func (n *nodes) note(l store.Lease, dead bool) {
 		n.known.Add(l, liveness{dead: dead, at: time.Now()})
 	}
 	n.mu.Unlock()
-	if dead && !(known && v.dead) && n.r.cfg.JanitorInterval > 0 {
+	if dead && !(known && v.dead) && n.first.Load() {
 		select {
 		case n.r.cleanSoon <- struct{}{}:
 		default: // it is due already
@@ -258,63 +293,5 @@ func (n *nodes) due(k *link, now time.Time) bool {
 	if !k.attached() {
 		return !k.told
 	}
-	return now.Sub(k.looked) >= n.life
-}
-
-// message is what nodes say to each other.
-type message struct {
-	Look event.Account `json:"look"` // what this account's record says has changed
-}
-
-// handle is called for each message of another node. It answers when what the record does not allow any more is fenced.
-func (n *nodes) handle(raw []byte) []byte {
-	var m message
-	if err := json.Unmarshal(raw, &m); err != nil || m.Look.Validate() != nil {
-		n.r.log.Warn("session: message of another node", "bytes", len(raw))
-		return nil
-	}
-	if n.r.lives(m.Look) {
-		ctx, cancel := context.WithTimeout(n.r.ctx, lookWait)
-		defer cancel()
-		s, fenced, err := n.r.change(ctx, m.Look, func(*step) error { return nil }, nil)
-		if err != nil {
-			n.r.log.Warn("session: look of another node", "err", err)
-			return nil
-		}
-		n.r.owned.start(func() { n.r.settled(s, fenced) })
-	}
-	return []byte("{}")
-}
-
-// lives reports whether anything of the account is in memory.
-func (r *Registry) lives(id event.Account) bool {
-	sh := r.shard(id)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.accounts[id] != nil
-}
-
-// ask has other nodes look at an account, and waits until they have fenced what they must, a second at most. A node that
-// does not answer finds out by itself within a lease's life.
-func (n *nodes) ask(account event.Account, who []event.NodeID) {
-	if n == nil || n.bus == nil || len(who) == 0 {
-		return
-	}
-	raw, err := json.Marshal(message{Look: account})
-	if err != nil {
-		n.r.log.Error("session: message to another node", "err", err)
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.r.ctx), lookWait)
-	defer cancel()
-	slices.Sort(who)
-	var wg sync.WaitGroup
-	for _, node := range slices.Compact(who) {
-		wg.Go(func() {
-			if _, err := n.bus.Request(ctx, node, raw); err != nil && !errors.Is(err, transport.ErrGone) {
-				n.r.log.Warn("session: another node does not answer", "node", string(node), "err", err)
-			}
-		})
-	}
-	wg.Wait()
+	return now.Sub(time.UnixMilli(k.looked)) >= n.life
 }

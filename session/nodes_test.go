@@ -1,12 +1,10 @@
 package session_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,95 +19,6 @@ import (
 	"github.com/manydevice/manydevice/transport"
 	"github.com/manydevice/manydevice/transport/membus"
 )
-
-// cluster is several registries over one store, in a bubble.
-type cluster struct {
-	*world
-	bus    *membus.Bus
-	leases *memstore.Leases
-	nodes  map[event.NodeID]*world
-	cut    map[event.NodeID]*cutLeases
-}
-
-// cutLeases are a node's way to the leases, which can be cut.
-type cutLeases struct {
-	store.Leases
-	down atomic.Bool
-	hang atomic.Bool
-}
-
-var errCut = errors.New("no way to the leases")
-
-func (c *cutLeases) broken(ctx context.Context) error {
-	if c.hang.Load() {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	if c.down.Load() {
-		return errCut
-	}
-	return nil
-}
-
-func (c *cutLeases) Acquire(ctx context.Context, n event.NodeID, life time.Duration) (store.Lease, error) {
-	if err := c.broken(ctx); err != nil {
-		return store.Lease{}, err
-	}
-	return c.Leases.Acquire(ctx, n, life)
-}
-
-func (c *cutLeases) Renew(ctx context.Context, l store.Lease) error {
-	if err := c.broken(ctx); err != nil {
-		return err
-	}
-	return c.Leases.Renew(ctx, l)
-}
-
-func (c *cutLeases) Alive(ctx context.Context, l store.Lease) (store.Liveness, error) {
-	if err := c.broken(ctx); err != nil {
-		return store.CannotTell, err
-	}
-	return c.Leases.Alive(ctx, l)
-}
-
-// onNodes tells a story with registries x and y.
-func onNodes(t *testing.T, s setup, story func(c *cluster, x, y *world)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{
-			world: &world{t: t, st: withFaults(memstore.New(memstore.Config{}))}, bus: membus.New(membus.Config{}),
-			leases: memstore.NewLeases(), nodes: map[event.NodeID]*world{}, cut: map[event.NodeID]*cutLeases{},
-		}
-		t.Cleanup(func() {
-			require.NoError(t, c.bus.Close(context.Background()))
-			require.NoError(t, c.st.Close(context.Background()))
-		})
-		story(c, c.join("x", s), c.join("y", s))
-	})
-}
-
-// join adds a node.
-func (c *cluster) join(name event.NodeID, s setup) *world {
-	c.t.Helper()
-	cut := &cutLeases{Leases: c.leases}
-	s.config.Node, s.config.Leases, s.config.IdleTimeout = name, cut, -1
-	if s.config.Bus == nil {
-		s.config.Bus = c.bus.As(name)
-	}
-	w := &world{t: c.t, st: c.st}
-	w.open(s)
-	c.nodes[name], c.cut[name] = w, cut
-	return w
-}
-
-// on is the gadget as another node sees it.
-func (g *gadget) on(w *world) *gadget {
-	o := *g
-	o.w, o.wire, o.conn = w, nil, nil
-	return &o
-}
-
-func node(w *world, a event.Account, i int) event.NodeID { return w.list(a)[i].Node }
 
 func TestS9_TwoNodesQuotaOne(t *testing.T) {
 	one := policy.Rules{Platforms: map[event.Platform]int{"ios": 1}}
@@ -280,8 +189,8 @@ func TestS31_LateRenewal(t *testing.T) {
 	})
 }
 
-// A paused process finds out at the first Send, not at the next tick.
-func TestS31_SendAfterAPause(t *testing.T) {
+// A lease that was taken away is found out at the next renewal.
+func TestS31_LeaseIsTakenAway(t *testing.T) {
 	onNodes(t, setup{}, func(c *cluster, x, y *world) {
 		g := x.join("ann", "phone", "ios")
 		lease, err := c.leases.Alive(c.t.Context(), store.Lease{Node: "x", Epoch: 1})
@@ -293,21 +202,6 @@ func TestS31_SendAfterAPause(t *testing.T) {
 		c.pass(2 * time.Second)
 		g.attach()
 		require.True(c.t, g.live())
-	})
-}
-
-// The logins of a node that died linger, then are offline, without anybody asking for them.
-func TestB12_LoginsOfADeadNode(t *testing.T) {
-	onNodes(t, setup{}, func(c *cluster, x, y *world) {
-		x.join("ann", "phone", "ios")
-		x.join("bea", "phone", "ios")
-		c.bus.Partition("x")
-		c.cut["x"].down.Store(true)
-		c.pass(25 * time.Second)
-		require.Equal(c.t, []session.State{session.Lingering}, y.states("ann"))
-		c.pass(5 * time.Minute)
-		require.Equal(c.t, []session.State{session.Offline}, y.states("ann"))
-		require.Equal(c.t, 2, countKind(y, session.ChangeOffline), "also the one that nobody has looked at")
 	})
 }
 
@@ -376,7 +270,7 @@ func TestLeases_NameIsTaken(t *testing.T) {
 }
 
 func TestLeases_Config(t *testing.T) {
-	st := memstore.New(memstore.Config{})
+	st := withFaults(memstore.New(memstore.Config{}))
 	leases := memstore.NewLeases()
 	for name, tt := range map[string]struct {
 		config session.Config
@@ -392,6 +286,11 @@ func TestLeases_Config(t *testing.T) {
 		require.True(t, ok, name)
 		require.Equal(t, tt.field, invalid.Field, name)
 	}
+	st.hidden = true
+	_, err := session.New(st, session.Config{Leases: leases, Node: "x"})
+	invalid, ok := errors.AsType[*event.InvalidError](err)
+	require.True(t, ok, "a store that is one engine's alone")
+	require.Equal(t, "Leases", invalid.Field)
 }
 
 // What a stranger says on the bus does no harm.

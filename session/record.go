@@ -1,89 +1,86 @@
 package session
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 )
 
-// recordVersion is the version of the encoding. A record of a newer one is refused.
-const recordVersion = 1
-
-// record is an account's durable state. A record that was loaded or committed is never changed: steps work on a clone.
+// record is an account's durable state. Each step decodes one of its own, free to change.
 type record struct {
-	Version    int         `json:"v"`
-	Admissions uint64      `json:"adm"` // number of the last admission
-	Logins     []login     `json:"logins,omitempty"`
-	Tombstones []tombstone `json:"tombs,omitempty"` // oldest first
-	Devices    []device    `json:"devices,omitempty"`
-	Recent     []recent    `json:"recent,omitempty"` // oldest first
-	Pace       int64       `json:"pace,omitempty"`   // see step.pace; Unix milliseconds
-	Evictions  []eviction  `json:"evs,omitempty"`    // of the last 10 s, oldest first
-	Ban        *ban        `json:"ban,omitempty"`    // nobody may log in
+	Admissions uint64 // number of the last admission
+	Logins     []login
+	Tombstones packed // of tombstone
+	Devices    []device
+	Recent     packed     // of recent
+	Pace       int64      // see step.pace; Unix milliseconds
+	Evictions  []eviction // of the last 10 s, oldest first
+	Ban        *ban       // nobody may log in
+
+	size int // of what it was decoded from
 }
 
 // recent is one line of the account's log of logins and ends.
 type recent struct {
-	Login    event.LoginID  `json:"id"`
-	Device   event.DeviceID `json:"dev"`
-	Platform event.Platform `json:"plat"`
-	Name     string         `json:"name,omitempty"`
-	IP       string         `json:"ip,omitempty"`
-	Reason   event.Reason   `json:"r,omitempty"` // why it ended; empty: it was admitted
-	At       int64          `json:"at"`
+	Login    event.LoginID
+	Device   event.DeviceID
+	Platform event.Platform
+	Name     string
+	IP       string
+	Reason   event.Reason // why it ended; empty: it was admitted
+	At       int64
 }
 
 // login is one admission that has not ended.
 type login struct {
-	ID          event.LoginID     `json:"id"`
-	Device      event.DeviceID    `json:"dev"`
-	Incarnation event.Incarnation `json:"inc"`
-	Platform    event.Platform    `json:"plat"`
-	Admission   uint64            `json:"adm"`
-	At          int64             `json:"at"`   // Unix milliseconds
-	Seen        int64             `json:"seen"` // last known contact, Unix milliseconds
-	Slot        bool              `json:"slot,omitempty"`
-	Primary     bool              `json:"primary,omitempty"` // its device is the primary one
-	Node        event.NodeID      `json:"node,omitempty"`    // among several: where it is attached; empty: nowhere
-	Lease       uint64            `json:"lease,omitempty"`   // of that node
-	Left        int64             `json:"left,omitempty"`    // among several: when its last connection ended; 0: it had none
-	Description Description       `json:"desc"`
-	Token       digest            `json:"tok"`            // last confirmed token
-	TokenAt     int64             `json:"tokAt"`          // when it was issued
-	Issued      *digest           `json:"next,omitempty"` // issued, not yet confirmed
-	IssuedAt    int64             `json:"nextAt,omitempty"`
-	Replaced    *digest           `json:"prev,omitempty"` // confirmed once, then replaced: its use ends the login
+	ID          event.LoginID
+	Device      event.DeviceID
+	Incarnation event.Incarnation
+	Platform    event.Platform
+	Admission   uint64
+	At          int64 // Unix milliseconds
+	Seen        int64 // last known contact, Unix milliseconds
+	Slot        bool
+	Primary     bool         // its device is the primary one
+	Node        event.NodeID // among several: where it is attached; empty: nowhere
+	Lease       uint64       // of that node
+	Left        int64        // among several: when its last connection ended; 0: it had none
+	Description Description
+	Token       digest  // last confirmed token
+	TokenAt     int64   // when it was issued
+	Issued      *digest // issued, not yet confirmed
+	IssuedAt    int64
+	Replaced    []digest // confirmed once, then replaced, oldest first: their use ends the login
 }
 
 // tombstone is what is left of an ended login.
 type tombstone struct {
-	Login  event.LoginID `json:"id"`
-	Tokens []digest      `json:"toks"`
-	Closed closedRecord  `json:"closed"`
-	Until  int64         `json:"until"`
+	Login  event.LoginID
+	Tokens []digest
+	Closed closedRecord
+	Node   event.NodeID // the engine that has ended it
+	Until  int64
 }
 
 // closedRecord is event.Closed on disk.
 type closedRecord struct {
-	Reason event.Reason `json:"r"`
-	Note   string       `json:"n,omitempty"`
-	Cause  *event.Cause `json:"c,omitempty"`
-	Retry  event.Retry  `json:"a"`
+	Reason event.Reason
+	Note   string
+	Cause  *event.Cause
+	Retry  event.Retry
 }
 
 // device is one installed client.
 type device struct {
-	ID          event.DeviceID    `json:"id"`
-	Incarnation event.Incarnation `json:"inc"`
-	First       int64             `json:"first,omitempty"`   // when it was registered, Unix milliseconds; 0: not known
-	Primary     bool              `json:"primary,omitempty"` // policy protects it
-	Seen        int64             `json:"seen"`
+	ID          event.DeviceID
+	Incarnation event.Incarnation
+	First       int64 // when it was registered, Unix milliseconds; 0: not known
+	Primary     bool  // policy protects it
+	Seen        int64
+	Parked      *parked // entries that it does not get
 }
 
 // digest is the SHA-256 of a resume token. Raw tokens are never stored.
@@ -95,73 +92,42 @@ func (d *digest) equal(o digest) bool {
 	return d != nil && subtle.ConstantTimeCompare(d[:], o[:]) == 1
 }
 
-// MarshalText writes the digest as unpadded base64, a third of the size of the default array of numbers.
-func (d digest) MarshalText() ([]byte, error) { return digestEncoding.AppendEncode(nil, d[:]), nil }
-
-// UnmarshalText reads what MarshalText wrote.
-func (d *digest) UnmarshalText(b []byte) error {
-	raw, err := digestEncoding.AppendDecode(nil, b)
-	if err != nil || len(raw) != len(d) {
-		return fmt.Errorf("session: bad digest of %d bytes", len(raw))
-	}
-	copy(d[:], raw)
-	return nil
-}
-
-func decodeRecord(data []byte) (*record, error) {
-	if len(data) == 0 {
-		return &record{Version: recordVersion}, nil
-	}
-	r := new(record)
-	if err := json.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("session: account record: %w", err)
-	}
-	if r.Version != recordVersion {
-		return nil, fmt.Errorf("session: account record has version %d, this release knows %d", r.Version, recordVersion)
-	}
-	return r, nil
-}
-
-// encode writes the record. It does not escape for HTML, as json.Marshal would: a name could take six times its room.
-func (r *record) encode() ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(r); err != nil {
-		return nil, fmt.Errorf("session: account record: %w", err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-}
-
-// fit encodes the record in at most limit bytes, if need be without the oldest lines of the log and the oldest
-// tombstones. It reports whether that was possible.
-func (r *record) fit(limit int) (data []byte, ok bool, err error) {
+// fit encodes the record in at most limit bytes, if need be without the oldest lines of the log, all but the last of the
+// replaced tokens, and the oldest tombstones. It reports whether that was possible.
+func (r *record) fit(limit int) (data []byte, ok bool) {
 	for {
-		data, err = r.encode()
-		if err != nil || len(data) <= limit || len(r.Tombstones)+len(r.Recent)+len(r.Evictions) == 0 {
-			return data, len(data) <= limit, err
+		data = r.encode()
+		if len(data) <= limit {
+			return data, true
 		}
 		if n := len(r.Evictions); n > 0 {
 			r.Evictions = slices.Delete(r.Evictions, 0, (n+1)/2)
 			continue
 		}
-		if n := len(r.Recent); n > 0 {
-			r.Recent = slices.Delete(r.Recent, 0, (n+1)/2)
+		if n := r.Recent.count; n > 0 {
+			r.Recent.limit(n / 2)
 			continue
 		}
-		r.Tombstones = slices.Delete(r.Tombstones, 0, (len(r.Tombstones)+7)/8)
+		if r.dropReplaced() {
+			continue
+		}
+		n := r.Tombstones.count
+		if n == 0 {
+			return data, false
+		}
+		r.Tombstones.limit(n - (n+7)/8)
 	}
 }
 
-// clone returns a copy whose slices may be changed. What they point to is replaced as a whole, never changed in place.
-func (r *record) clone() *record {
-	c := *r
-	c.Logins = slices.Clone(r.Logins)
-	c.Tombstones = slices.Clone(r.Tombstones)
-	c.Devices = slices.Clone(r.Devices)
-	c.Recent = slices.Clone(r.Recent)
-	c.Evictions = slices.Clone(r.Evictions)
-	return &c
+// dropReplaced forgets the replaced tokens of all logins but for the last of each, and reports whether there were more.
+func (r *record) dropReplaced() bool {
+	more := false
+	for i := range r.Logins {
+		if l := &r.Logins[i]; len(l.Replaced) > 1 {
+			l.Replaced, more = l.Replaced[len(l.Replaced)-1:], true
+		}
+	}
+	return more
 }
 
 func (r *record) login(id event.LoginID) *login {
@@ -183,9 +149,11 @@ func (r *record) device(id event.DeviceID) *device {
 }
 
 func (r *record) tombstone(id event.LoginID) *tombstone {
-	for i := range r.Tombstones {
-		if r.Tombstones[i].Login == id {
-			return &r.Tombstones[i]
+	for item := range r.Tombstones.all() {
+		if tombstoneIs(item, id) {
+			d := decoder{rest: string(item)}
+			t := d.tombstone()
+			return &t
 		}
 	}
 	return nil
@@ -193,6 +161,14 @@ func (r *record) tombstone(id event.LoginID) *tombstone {
 
 // attachedBefore reports whether other nodes know that the login had a connection since it got its slot.
 func (l *login) attachedBefore() bool { return l.Node != "" || l.Left != 0 }
+
+// registered returns since when the login's device is known, in Unix milliseconds; 0: for longer than anybody knows.
+func (r *record) registered(l *login) int64 {
+	if d := r.device(l.Device); d != nil {
+		return d.First
+	}
+	return l.At
+}
 
 // own reports whether the login's device exists only as long as the login, since it came without a device ID.
 func (l *login) own() bool { return string(l.Device) == string(l.ID) }
@@ -202,16 +178,21 @@ func (l *login) tokens() []digest {
 	if l.Issued != nil {
 		toks = append(toks, *l.Issued)
 	}
-	if l.Replaced != nil {
-		toks = append(toks, *l.Replaced)
+	if n := len(l.Replaced); n > 0 { // older ones are nobody's who has to learn how it ended
+		toks = append(toks, l.Replaced[n-1])
 	}
 	return toks
 }
 
 func (t *tombstone) matches(d digest) bool {
+	return anyOf(t.Tokens, d)
+}
+
+// anyOf compares with all of them, so that the time that it takes tells nothing.
+func anyOf(all []digest, d digest) bool {
 	found := false
-	for i := range t.Tokens {
-		found = t.Tokens[i].equal(d) || found
+	for i := range all {
+		found = all[i].equal(d) || found
 	}
 	return found
 }
@@ -222,7 +203,7 @@ func (l *login) cause() *event.Cause {
 
 // remove takes a login out and leaves a tombstone. A device that exists only for this login goes with it: its
 // incarnation is returned, so that its cursor can be dropped; 0 otherwise.
-func (r *record) remove(id event.LoginID, why event.Closed, until int64) event.Incarnation {
+func (r *record) remove(id event.LoginID, why event.Closed, by event.NodeID, until int64) event.Incarnation {
 	i := slices.IndexFunc(r.Logins, func(l login) bool { return l.ID == id })
 	if i < 0 {
 		return 0
@@ -230,10 +211,9 @@ func (r *record) remove(id event.LoginID, why event.Closed, until int64) event.I
 	l := r.Logins[i]
 	r.Logins = slices.Delete(r.Logins, i, i+1)
 	c := closedRecord{Reason: why.Reason, Note: why.Note, Cause: cloneCause(why.Cause), Retry: why.Retry}
-	r.Tombstones = append(r.Tombstones, tombstone{Login: id, Tokens: l.tokens(), Closed: c, Until: until})
-	if n := len(r.Tombstones) - maxTombstones; n > 0 {
-		r.Tombstones = slices.Delete(r.Tombstones, 0, n)
-	}
+	t := tombstone{Login: id, Tokens: l.tokens(), Closed: c, Node: by, Until: until}
+	r.Tombstones.add(t.append(make([]byte, 0, itemBytes)))
+	r.Tombstones.limit(maxTombstones)
 	if !l.own() {
 		if d := r.device(l.Device); d != nil {
 			d.Seen = max(d.Seen, l.Seen)
@@ -246,26 +226,22 @@ func (r *record) remove(id event.LoginID, why event.Closed, until int64) event.I
 
 // note adds a line to the log of logins and ends, which keeps the last ones.
 func (r *record) note(line recent) {
-	r.Recent = append(r.Recent, line)
-	if n := len(r.Recent) - maxRecent; n > 0 {
-		r.Recent = slices.Delete(r.Recent, 0, n)
-	}
+	r.Recent.add(line.append(make([]byte, 0, itemBytes)))
+	r.Recent.limit(maxRecent)
 }
 
 // prune drops tombstones whose time is over and reports whether there were any.
 func (r *record) prune(now time.Time) bool {
-	n := len(r.Tombstones)
-	r.Tombstones = slices.DeleteFunc(r.Tombstones, func(t tombstone) bool { return t.Until <= now.UnixMilli() })
-	return len(r.Tombstones) != n
+	return r.Tombstones.drop(func(item []byte) bool { return tombstoneUntil(item) <= now.UnixMilli() })
 }
 
-// oldest returns the device seen longest ago that no login uses, or nil.
+// oldest returns the device seen longest ago that no login uses and that is not the primary one, or nil.
 func (r *record) oldest() *device {
 	var oldest *device
 	for i := range r.Devices {
 		d := &r.Devices[i]
 		used := slices.ContainsFunc(r.Logins, func(l login) bool { return l.Device == d.ID })
-		if !used && (oldest == nil || d.Seen < oldest.Seen) {
+		if !used && !d.Primary && (oldest == nil || d.Seen < oldest.Seen) {
 			oldest = d
 		}
 	}

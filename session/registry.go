@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
@@ -29,23 +27,29 @@ type Registry struct {
 
 	seed       maphash.Seed
 	shards     [shardCount]shard
-	records    *lru.Cache[event.Account, cached]
+	records    *recordCache
 	opened     time.Time
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
 
-	nodes     *nodes        // nil: this registry is the only one over its store
-	cleanSoon chan struct{} // has the janitor come before its time
+	nodes     *nodes               // nil: this registry is the only one over its store
+	cleanSoon chan struct{}        // has the janitor come before its time
+	overdue   chan []event.Account // what the sweep has found
+	sweepers  crew
+	janitors  crew
 
 	draining atomic.Bool
 	attaches limiter
 
+	calls  calls
 	hooks  *Subscription // feeds Config.OnChange; nil without
 	hooked sync.WaitGroup
 
-	watchMu       sync.Mutex
-	subscriptions []*Subscription
+	watchMu       sync.Mutex // of those who replace what follows
+	watched       bool       // there are no subscriptions any more
+	subscriptions atomic.Pointer[[]*Subscription]
 	watchers      atomic.Pointer[[]func(Change)]
+	untold        atomic.Uint64 // changes that watchers were not told of
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
@@ -55,11 +59,6 @@ type Registry struct {
 type shard struct {
 	mu       sync.Mutex
 	accounts map[event.Account]*account
-}
-
-type cached struct {
-	rec *record
-	rev store.Revision
 }
 
 // New returns a registry over a store, which stays the caller's and must be closed after the registry. It starts a
@@ -72,6 +71,9 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	if st == nil {
 		return nil, &event.InvalidError{Field: "store", Reason: "nil"}
 	}
+	if cfg.Leases != nil && !st.Info().Capabilities.Shared {
+		return nil, &event.InvalidError{Field: "Leases", Reason: "of no use over a store that no other engine may open"}
+	}
 	pol := cfg.Policy
 	if pol == nil {
 		p, err := policy.New(policy.Rules{})
@@ -80,14 +82,16 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		}
 		pol = p
 	}
-	records, err := lru.New[event.Account, cached](recordsCached)
+	records, err := newRecordCache()
 	if err != nil {
-		return nil, fmt.Errorf("session: record cache: %w", err)
+		return nil, err
 	}
 	r := &Registry{
 		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
 		seed: maphash.MakeSeed(), records: records, opened: time.Now(),
-		cleanSoon: make(chan struct{}, 1), attaches: limiter{perSecond: cfg.AttachesPerSecond},
+		cleanSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
+		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
+		attaches: limiter{perSecond: cfg.AttachesPerSecond},
 	}
 	r.policy.Store(pol)
 	for i := range r.shards {
@@ -107,64 +111,29 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		r.hooked.Go(r.hookLoop)
 	}
 	r.owned.start(r.sweepLoop)
+	r.owned.start(r.tidyLoop)
 	r.owned.start(r.janitorLoop)
 	return r, nil
-}
-
-// Watch has fn called for every change of a login, after it was committed, on the goroutine that made it. fn must return
-// quickly; it may call the registry. Watchers are meant to be added before the registry is used and cannot be removed.
-func (r *Registry) Watch(fn func(Change)) {
-	r.watchMu.Lock()
-	defer r.watchMu.Unlock()
-	var all []func(Change)
-	if p := r.watchers.Load(); p != nil {
-		all = append(all, *p...)
-	}
-	all = append(all, fn)
-	r.watchers.Store(&all)
-}
-
-func (r *Registry) tell(changes []Change) {
-	if len(changes) == 0 {
-		return
-	}
-	r.publish(changes)
-	p := r.watchers.Load()
-	if p == nil {
-		return
-	}
-	for _, c := range changes {
-		for _, fn := range *p {
-			fn(c)
-		}
-	}
 }
 
 // HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
 func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
 
-// HookDrops returns how many changes Config.OnChange was not told of, because it was too far behind.
+// HookDrops returns how many changes Config.OnChange and functions given to Watch were not told of, because they were too
+// far behind.
 func (r *Registry) HookDrops() uint64 {
-	if r.hooks == nil {
-		return 0
+	n := r.untold.Load()
+	if r.hooks != nil {
+		n += r.hooks.Dropped()
 	}
-	return r.hooks.Dropped()
+	return n
 }
 
 // hookLoop calls Config.OnChange until the registry is closed and what was queued is told.
 func (r *Registry) hookLoop() {
 	for c := range r.hooks.Changes() {
-		r.onChange(c)
+		r.heard(r.cfg.OnChange, c)
 	}
-}
-
-func (r *Registry) onChange(c Change) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.log.Warn("session: OnChange panicked", "change", string(c.Kind), "panic", p)
-		}
-	}()
-	r.cfg.OnChange(c)
 }
 
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
@@ -225,17 +194,25 @@ func (r *Registry) peek(id event.Account) *account {
 	return &account{id: id}
 }
 
-// enter waits for the account's turn. It must be followed by leave.
-func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error) {
+// hold keeps the account's live side in memory until drop, so that its turn can be waited for.
+func (r *Registry) hold(id event.Account) *account {
 	sh := r.shard(id)
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	a := sh.accounts[id]
 	if a == nil {
-		a = &account{id: id, turn: make(chan struct{}, 1)}
+		a = &account{id: id}
 		sh.accounts[id] = a
 	}
-	a.refs++
-	sh.mu.Unlock()
+	if a.refs++; a.refs == 1 {
+		a.turn = make(chan struct{}, 1)
+	}
+	return a
+}
+
+// enter waits for the account's turn. It must be followed by leave.
+func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error) {
+	a := r.hold(id)
 	var err error
 	select {
 	case a.turn <- struct{}{}:
@@ -250,51 +227,82 @@ func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error
 		}
 		<-a.turn
 	}
-	r.drop(sh, a)
+	r.drop(a)
 	return nil, err
+}
+
+// tryEnter is enter that does not wait. It returns nil if it is another step's turn.
+func (r *Registry) tryEnter(id event.Account) *account {
+	a := r.hold(id)
+	select {
+	case a.turn <- struct{}{}:
+		return a
+	default:
+		r.drop(a)
+		return nil
+	}
 }
 
 func (r *Registry) leave(a *account) {
 	<-a.turn
-	r.drop(r.shard(a.id), a)
+	r.drop(a)
 }
 
-// drop gives a reference back and forgets the account if nothing lives there.
-func (r *Registry) drop(sh *shard, a *account) {
+// drop gives a reference back.
+func (r *Registry) drop(a *account) {
+	sh := r.shard(a.id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	a.refs--
+	if a.refs--; a.refs == 0 {
+		a.turn = nil
+	}
+	sh.forgetLocked(a)
+}
+
+// forget lets the account's live side go if nothing is there any more.
+func (r *Registry) forget(a *account) {
+	sh := r.shard(a.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.forgetLocked(a)
+}
+
+func (sh *shard) forgetLocked(a *account) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.refs == 0 && len(a.links) == 0 {
+	if a.refs == 0 && len(a.links) == 0 && len(a.untold) == 0 && !a.telling && !a.unsure && sh.accounts[a.id] == a {
 		delete(sh.accounts, a.id)
 	}
 }
 
-// load returns the account's record. Where no other engine can change it, what this one committed last is what there is.
+// load returns the account's record, which is the caller's. Where no other engine can change it, what this one committed
+// last is what there is.
 func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.Revision, error) {
-	c, known := r.records.Get(id)
+	c, known := r.records.get(id)
 	if known && !r.st.Info().Capabilities.Shared {
 		select {
 		case <-r.st.Failed():
 			return nil, 0, fmt.Errorf("session: load account: %w", store.ErrFailed)
 		default:
-			r.nodes.learn(ctx, c.rec)
-			return c.rec, c.rev, nil
 		}
+	} else {
+		got, err := r.st.Load(ctx, id)
+		if err != nil {
+			return nil, 0, fmt.Errorf("session: load account: %w", err)
+		}
+		known = known && c.rev == got.Revision
+		c = cached{data: got.Data, rev: got.Revision}
 	}
-	got, err := r.st.Load(ctx, id)
+	read := decodeRecord
+	if known {
+		read = openRecord
+	}
+	rec, err := read(c.data)
 	if err != nil {
-		return nil, 0, fmt.Errorf("session: load account: %w", err)
-	}
-	rec := c.rec
-	if !known || c.rev != got.Revision {
-		if rec, err = decodeRecord(got.Data); err != nil {
-			return nil, 0, err
-		}
+		return nil, 0, err
 	}
 	r.nodes.learn(ctx, rec)
-	return rec, got.Revision, nil
+	return rec, c.rev, nil
 }
 
 // owner waits for the goroutines that it started and for the calls that it let in.

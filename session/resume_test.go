@@ -309,9 +309,26 @@ func TestS42_WhereDevicesBegin(t *testing.T) {
 		_, err = w.tryLogin(q)
 		require.NoError(w.t, err)
 		require.EqualValues(w.t, back.res.Position.Seq-2, w.cursor("ann", back.res.Session.Incarnation), "a device keeps its place")
-		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), "ann", "a4"))
+		require.NoError(w.t, w.reg.RemoveDevice(w.t.Context(), session.RemoveDeviceRequest{Account: "ann", Device: "a4"}))
 		again, err := w.tryLogin(q)
 		require.NoError(w.t, err)
 		require.Zero(w.t, w.cursor("ann", again.res.Session.Incarnation), "not before the first")
+	})
+}
+
+// A new login of a device that was there before the restart has what was sent to the earlier one.
+func TestRestart_NewLoginOfAnOldDevice(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		w.join("ann", "a1", "ios")
+		w.tick()
+		w.restart(w.now)
+		w.tick()
+		g := w.login("ann", "a1", "ios")
+		require.True(w.t, g.attach().conn.Restored(), "what was sent to the device before the restart is not known")
+		g.attach()
+		require.True(w.t, g.conn.Restored(), "nothing was sent on the one before")
+		require.NoError(w.t, g.conn.Send(w.t.Context(), nil))
+		require.False(w.t, g.attach().conn.Restored())
+		require.False(w.t, w.login("ann", "a2", "ios").attach().conn.Restored(), "a new device")
 	})
 }

@@ -21,6 +21,8 @@ func refusal(t *testing.T, err error) *session.RefusedError {
 	return refused
 }
 
+var onePhone = policy.Rules{Platforms: map[event.Platform]int{"ios": 1}}
+
 // TestA5_Groups: only a rule over several platforms may evict across them, and then the victim learns who came.
 func TestA5_Groups(t *testing.T) {
 	rules := policy.Rules{Groups: []policy.Group{{Name: "mobile", Members: []string{"android", "ios"}, Limit: 2}}, Total: 3}

@@ -89,23 +89,31 @@ type Change struct {
 func (r *Registry) view(a *account, l *login, now time.Time, self event.LoginID) Session {
 	s := Session{
 		Account: a.id, Login: l.ID, Device: l.Device, Incarnation: l.Incarnation, Platform: l.Platform,
-		Description: l.Description, Admission: l.Admission, LoggedInAt: time.UnixMilli(l.At), LastSeen: time.UnixMilli(l.Seen),
-		State: Offline, Self: self != "" && l.ID == self, Primary: l.Primary,
+		Description: l.Description, Admission: l.Admission, LoggedInAt: time.UnixMilli(l.At),
+		Self: self != "" && l.ID == self, Primary: l.Primary,
 	}
 	s.Description.Extension = append([]byte(nil), l.Description.Extension...)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	k := a.linkLocked(l.ID)
-	switch {
-	case k.attached():
-		s.State, s.Node, s.LastSeen = k.state(), r.cfg.Node, k.seen()
-	case r.nodes.elsewhere(l):
-		s.State, s.Node = Online, l.Node
-	case r.holdsLocked(a, l, now):
-		s.State = Lingering
-	}
-	if k != nil && !k.attached() && k.since.After(s.LastSeen) {
-		s.LastSeen = k.since
-	}
+	s.State, s.Node, s.LastSeen = r.reachLocked(a, l, now)
 	return s
+}
+
+// reachLocked returns the part of a view that the record alone does not know.
+func (r *Registry) reachLocked(a *account, l *login, now time.Time) (state State, node event.NodeID, seen time.Time) {
+	k := a.linkLocked(l.ID)
+	seen = time.UnixMilli(l.Seen)
+	if k.attached() {
+		return k.state(), r.cfg.Node, k.seen()
+	}
+	if k != nil {
+		seen = time.UnixMilli(max(l.Seen, k.since))
+	}
+	switch {
+	case r.nodes.elsewhere(l):
+		return Online, l.Node, seen
+	case r.holdsLocked(k, l, now):
+		return Lingering, "", seen
+	}
+	return Offline, "", seen
 }

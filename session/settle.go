@@ -11,6 +11,7 @@ import (
 // for too long, tombstones that are no longer owed.
 func (s *step) settle() {
 	r := s.r
+	s.doubts()
 	s.strays()
 	if s.rec.prune(s.now) {
 		s.dirty = true
@@ -21,7 +22,7 @@ func (s *step) settle() {
 		s.a.mu.Lock()
 		k := s.a.linkLocked(l.ID)
 		s.place(l, k)
-		holds, attached := r.holdsLocked(s.a, l, s.now), k.attached() || r.nodes.elsewhere(l)
+		holds, attached := r.holdsLocked(k, l, s.now), k.attached() || r.nodes.elsewhere(l)
 		s.a.mu.Unlock()
 		if l.Slot && !holds {
 			l.Slot, s.dirty = false, true
@@ -85,7 +86,7 @@ func (s *step) place(l *login, k *link) {
 	case n.mine(l) && k.attached():
 	case k != nil && (l.Node == "" || n.mine(l)) && !k.attached():
 		if l.Node != "" {
-			l.Node, l.Lease, l.Left, s.dirty = "", 0, k.since.UnixMilli(), true
+			l.Node, l.Lease, l.Left, s.dirty = "", 0, k.since, true
 		}
 	case n.elsewhere(l):
 		if k != nil {
@@ -112,16 +113,40 @@ func (s *step) expire() {
 	}
 }
 
-// strays ends what lives here of logins that the record does not have any more: a step whose outcome was not known has
-// ended them, or another engine. There is an entry about each already.
+// doubts finds out what became of ends whose outcome was not known. Those that took effect are this step's to tell of: to
+// the hook, to connections, and to the node that the login was attached on. There is an entry about each already.
+func (s *step) doubts() {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	for _, d := range s.a.doubts {
+		v := d.ended.Session
+		if s.rec.login(v.Login) != nil {
+			s.dirty = true // once this step is committed, that one cannot take effect any more
+			continue
+		}
+		if t := s.rec.tombstone(v.Login); t != nil && t.Node != s.r.cfg.Node {
+			continue // another engine has ended it
+		}
+		if d.unrevoked {
+			s.unrevoked = append(s.unrevoked, v.Login)
+		}
+		if v.Node != "" && v.Node != s.r.cfg.Node {
+			s.remote = append(s.remote, v.Node)
+		}
+		s.ended = append(s.ended, d.ended)
+		s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: d.ended.Closed.Reason})
+	}
+}
+
+// strays ends what lives here of logins that another engine has ended. It has called the hook, or does.
 func (s *step) strays() {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
 	for _, k := range s.a.links {
-		if s.rec.login(k.login) != nil {
+		if s.rec.login(k.login) != nil || slices.ContainsFunc(s.ended, func(e Ended) bool { return e.Session.Login == k.login }) {
 			continue
 		}
-		if !s.a.unsure && !k.attached() { // whoever has ended it has told of it
+		if !k.attached() { // whoever has ended it has told of it
 			s.unlink = append(s.unlink, k.login)
 			continue
 		}
@@ -129,17 +154,13 @@ func (s *step) strays() {
 		if t := s.rec.tombstone(k.login); t != nil {
 			why = t.Closed.closed()
 		}
-		v := Session{Account: s.a.id, Login: k.login, State: Offline}
-		if k.attached() {
-			c := k.conns[0]
-			v.Device, v.Incarnation, v.Platform, v.LastSeen = c.device, c.incarnation, c.platform, k.seen()
-			v.State, v.Node = Online, s.r.cfg.Node
+		v := Session{
+			Account: s.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
+			LastSeen: k.seen(), State: Online, Node: s.r.cfg.Node,
 		}
 		s.ended = append(s.ended, Ended{Session: v, Closed: why})
 		s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: why.Reason})
-		if !s.a.unsure {
-			s.unrevoked = append(s.unrevoked, k.login)
-		}
+		s.strange = append(s.strange, k.login)
 	}
 }
 
@@ -149,7 +170,7 @@ func (s *step) wentOffline(l *login, k *link) {
 	told := s.r.nodes == nil || l.attachedBefore()
 	l.Node, l.Lease, l.Left = "", 0, 0
 	if k != nil {
-		l.Seen = max(l.Seen, k.since.UnixMilli())
+		l.Seen = max(l.Seen, k.since)
 		reason = k.reason
 		s.unlink = append(s.unlink, l.ID)
 		told = k.announced

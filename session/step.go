@@ -3,10 +3,10 @@ package session
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -14,23 +14,29 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// step is one change of one account: decided on a clone of its record, committed, then made visible in memory.
+// step is one change of one account: decided on its record, committed, then made visible in memory.
 type step struct {
-	r      *Registry
-	a      *account
-	now    time.Time
-	rec    *record        // a clone, free to change
-	policy *policy.Policy // the account's; nil until it is needed
-	answer *policy.Answer // the host's, if it was asked
-	dirty  bool           // rec differs from what is stored
-	grows  bool           // a login is added: not to be done on the room that is kept back for ends
+	r        *Registry
+	a        *account
+	now      time.Time
+	rec      *record        // free to change
+	admitted bool           // the host lets a login go on to the rules, or has no say
+	policy   *policy.Policy // the account's; nil until it is needed
+	answer   *policy.Answer // the host's, if it was asked
+	who      Question       // whom rules are asked for, as far as that is a device
+	dirty    bool           // rec differs from what is stored
+	grows    error          // something is added, which is refused with this if only the room is left that is kept back for ends
 
 	ended     []Ended         // logins that this step ends
-	unrevoked []event.LoginID // those of them for which the revoke hook is not called here: another engine does, or nobody
+	unrevoked []event.LoginID // those of them for which the revoke hook is not called
+	strange   []event.LoginID // those of them that another engine has ended, which has called the hook, or does
 	unlink    []event.LoginID // logins whose live side is over here
 	stale     []event.LoginID // logins that are attached on another node now
+	displaced []displaced     // connections that a newer one of their login takes the place of
 	remote    []event.NodeID  // other nodes that have to look at the account
-	changes   []Change        // what watchers are told
+	asked     bool            // they were told to
+	revoked   func()          // waits until the node that has ended the strange ones has run its revoke hooks; nil: not yet made
+	changes   []Change        // what is to become known
 	messages  []store.Message
 	about     []int // for each message the change that it tells of
 	begin     []store.Begin
@@ -62,6 +68,11 @@ func (r *Registry) change(ctx context.Context, id event.Account, decide func(*st
 	if err != nil {
 		return nil, nil, err
 	}
+	return r.changeIn(ctx, a, decide, apply)
+}
+
+// changeIn is change after enter; it leaves.
+func (r *Registry) changeIn(ctx context.Context, a *account, decide func(*step) error, apply func(*step)) (*step, []fenced, error) {
 	defer r.leave(a)
 	s, err := r.decideAndCommit(ctx, a, decide)
 	if err != nil {
@@ -71,14 +82,23 @@ func (r *Registry) change(ctx context.Context, id event.Account, decide func(*st
 	if apply != nil {
 		apply(s)
 	}
+	a.mu.Lock()
+	s.noteLocked()
+	a.mu.Unlock()
 	return s, gone, nil
 }
 
-// settled tells all whom a step concerns: other nodes, connections, hooks, watchers.
+// noteLocked makes the step's changes known, in the order of the account's steps.
+func (s *step) noteLocked() {
+	s.r.noteLocked(s.a, s.changes)
+	s.changes = nil
+}
+
+// settled tells all whom a step concerns: watchers, other nodes, hooks, connections. Nobody waits for one who hangs.
 func (r *Registry) settled(s *step, gone []fenced) {
-	r.nodes.ask(s.a.id, s.remote)
+	r.tell(s.a)
+	r.nodes.ask(s)
 	r.finish(s, gone)
-	r.tell(s.changes)
 }
 
 // fenced is a connection on which no Send begins any more, and why.
@@ -96,7 +116,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err != nil {
 			return nil, err
 		}
-		s := &step{r: r, a: a, now: time.Now(), rec: rec.clone()}
+		s := &step{r: r, a: a, now: time.Now(), rec: rec}
 		s.settle()
 		if err := decide(s); err != nil {
 			return nil, err
@@ -108,12 +128,12 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err == nil {
 			return s, nil
 		}
-		r.records.Remove(a.id)
+		r.records.drop(a.id)
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknownOutcome) || errors.Is(err, store.ErrFailed) {
 			return nil, fmt.Errorf("session: commit: %w", err)
 		}
 		if errors.Is(err, store.ErrUnknownOutcome) {
-			a.doubt()
+			s.doubt()
 			done, again := s.landed(ctx)
 			if again != nil {
 				return nil, fmt.Errorf("session: commit: %w", errors.Join(err, again))
@@ -140,7 +160,7 @@ func (s *step) landed(ctx context.Context) (bool, error) {
 	if !bytes.Equal(got.Data, want) {
 		return false, nil
 	}
-	s.r.records.Add(s.a.id, cached{rec: s.rec, rev: got.Revision})
+	s.r.records.put(s.a.id, cached{data: want, rev: got.Revision})
 	for i := range s.messages {
 		m, err := s.r.st.Message(ctx, s.messages[i].ID)
 		if err != nil { // mostly: superseded, since a newer entry is about the same device
@@ -151,17 +171,17 @@ func (s *step) landed(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// encode writes the step's record. A login is refused if it would fill the record up to what ends of logins need.
+// encode writes the step's record. What is added is refused if it would fill the record up to what ends of logins need.
 func (s *step) encode() ([]byte, error) {
 	limit := store.MaxRecordBytes
-	if s.grows {
+	if s.grows != nil {
 		limit -= recordReserve
 	}
-	data, ok, err := s.rec.fit(limit)
-	if err == nil && !ok && s.grows {
-		err = &event.InvalidError{Field: "description", Reason: "no room is left for it beside the account's other logins"}
+	data, ok := s.rec.fit(limit)
+	if !ok {
+		return data, s.grows
 	}
-	return data, err
+	return data, nil
 }
 
 func (s *step) commit(ctx context.Context, expect store.Revision) error {
@@ -171,12 +191,12 @@ func (s *step) commit(ctx context.Context, expect store.Revision) error {
 	}
 	res, err := s.r.st.Commit(ctx, store.Batch{
 		Account: s.a.id, Now: s.now, Record: &store.RecordUpdate{Expect: expect, Data: data},
-		Begin: s.begin, Forget: s.forget, Messages: s.messages, Reserve: !s.grows,
+		Begin: s.begin, Forget: s.forget, Messages: s.messages, Reserve: s.grows == nil,
 	})
 	if err != nil {
 		return err
 	}
-	s.r.records.Add(s.a.id, cached{rec: s.rec, rev: res.Revision})
+	s.r.records.put(s.a.id, cached{data: data, rev: res.Revision})
 	for i, m := range res.Messages {
 		s.landedAt(i, m.To[0])
 	}
@@ -189,11 +209,20 @@ func (s *step) landedAt(message int, at store.Place) {
 	s.changes[s.about[message]].Position = s.head
 }
 
-// doubt has the sweep look at the account, if no other step does so before.
-func (a *account) doubt() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.unsure = true
+// doubt notes that the step may have taken effect, with the ends that it would have told of. The sweep looks at the
+// account, if no other step does so before.
+func (s *step) doubt() {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	s.a.unsure = true
+	for _, e := range s.ended {
+		id := e.Session.Login
+		if slices.Contains(s.strange, id) {
+			continue
+		}
+		s.a.doubts = slices.DeleteFunc(s.a.doubts, func(d doubt) bool { return d.ended.Session.Login == id })
+		s.a.doubts = append(s.a.doubts, doubt{ended: e, unrevoked: slices.Contains(s.unrevoked, id)})
+	}
 }
 
 // end ends a login within the step. by is the login of the account that asked for it, if one did: it gets no entry.
@@ -207,7 +236,7 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 		s.remote = append(s.remote, l.Node)
 	}
 	l.Seen = max(l.Seen, v.LastSeen.UnixMilli()) // for its device, which stays
-	if own := s.rec.remove(id, why, s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli()); own != 0 {
+	if own := s.rec.remove(id, why, s.r.cfg.Node, s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli()); own != 0 {
 		s.forget = append(s.forget, own)
 	}
 	s.dirty = true
@@ -218,9 +247,9 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 
 // record appends an entry about the step's last change to the account's own inbox.
 func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.LoginID) {
-	payload, err := json.Marshal(event.DeviceChange{
+	payload, err := event.DeviceChange{
 		Login: v.Login, Device: v.Device, Platform: v.Platform, Name: v.Description.Name, Reason: reason, Time: s.now.UTC().Truncate(event.Millis),
-	})
+	}.MarshalJSON()
 	if err != nil {
 		s.r.log.Error("session: encode device change", "err", err)
 		return
@@ -242,7 +271,7 @@ func (s *step) detachEnded() []fenced {
 	var gone []fenced
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
-	s.a.unsure = false
+	s.a.unsure, s.a.doubts = false, nil
 	out := func(id event.LoginID, why event.Closed) {
 		for _, c := range s.a.unlinkLocked(id) {
 			if c.fence() {
@@ -260,7 +289,7 @@ func (s *step) detachEnded() []fenced {
 		s.a.unlinkLocked(id)
 	}
 	for _, k := range s.a.links {
-		k.looked, k.told = s.now, !k.attached()
+		k.looked, k.told = s.now.UnixMilli(), !k.attached()
 	}
 	return gone
 }

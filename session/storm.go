@@ -57,10 +57,10 @@ func (s *step) pace() error {
 
 // eviction is one device that had to go for another one, or for itself.
 type eviction struct {
-	By   event.DeviceID `json:"by"`
-	Of   event.DeviceID `json:"of"`
-	Time int64          `json:"at"`             // Unix milliseconds
-	Swap bool           `json:"swap,omitempty"` // Of had evicted By right before
+	By   event.DeviceID
+	Of   event.DeviceID
+	Time int64 // Unix milliseconds
+	Swap bool  // Of had evicted By right before
 }
 
 // between reports whether the eviction is one of two devices that do so in turns.

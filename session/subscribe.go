@@ -20,7 +20,8 @@ type Subscription struct {
 }
 
 // Subscribe returns a stream of all changes from now on. A change that finds the buffer full is dropped and counted: the
-// engine never waits for who looks on. The buffer holds that many changes, from 1 to 1,048,576.
+// engine never waits for who looks on. The buffer holds that many changes, from 1 to 1,048,576. After Close it returns
+// [ErrClosed].
 func (r *Registry) Subscribe(buffer int) (*Subscription, error) {
 	if buffer < 1 || buffer > 1<<20 {
 		return nil, &event.InvalidError{Field: "buffer", Reason: "want 1 to 1048576"}
@@ -28,7 +29,11 @@ func (r *Registry) Subscribe(buffer int) (*Subscription, error) {
 	s := &Subscription{r: r, out: make(chan Change, buffer)}
 	r.watchMu.Lock()
 	defer r.watchMu.Unlock()
-	r.subscriptions = append(r.subscriptions, s)
+	if r.watched {
+		return nil, ErrClosed
+	}
+	all := append(slices.Clone(r.subscribed()), s)
+	r.subscriptions.Store(&all)
 	return s, nil
 }
 
@@ -42,7 +47,8 @@ func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
 // Close ends the stream. It may be called again.
 func (s *Subscription) Close() {
 	s.r.watchMu.Lock()
-	s.r.subscriptions = slices.DeleteFunc(s.r.subscriptions, func(o *Subscription) bool { return o == s })
+	all := slices.DeleteFunc(slices.Clone(s.r.subscribed()), func(o *Subscription) bool { return o == s })
+	s.r.subscriptions.Store(&all)
 	s.r.watchMu.Unlock()
 	s.end()
 }
@@ -70,23 +76,28 @@ func (s *Subscription) offer(c Change) {
 	}
 }
 
+// subscribed returns all subscriptions. The slice is replaced when there are others, never changed.
+func (r *Registry) subscribed() []*Subscription {
+	if p := r.subscriptions.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
 // publish hands changes to all subscriptions.
 func (r *Registry) publish(changes []Change) {
-	r.watchMu.Lock()
-	all := slices.Clone(r.subscriptions)
-	r.watchMu.Unlock()
-	for _, s := range all {
+	for _, s := range r.subscribed() {
 		for _, c := range changes {
 			s.offer(c)
 		}
 	}
 }
 
-// endSubscriptions ends all streams.
+// endSubscriptions ends all streams, and lets none begin.
 func (r *Registry) endSubscriptions() {
 	r.watchMu.Lock()
-	all := r.subscriptions
-	r.subscriptions = nil
+	all := r.subscribed()
+	r.watched = true
 	r.watchMu.Unlock()
 	for _, s := range all {
 		s.end()

@@ -2,13 +2,39 @@ package session
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 )
 
+const (
+	// sweepCrew is how many accounts the sweep brings up to date side by side. What they write shares commits of the store
+	// where it can, so that a crowd that goes offline at once costs few of them.
+	sweepCrew = 64
+	// janitorCrew is the same for the janitor, which has time.
+	janitorCrew = 16
+)
+
+// crew bounds what runs side by side: each that does holds a token.
+type crew chan struct{}
+
+// do runs fn on a goroutine of its own, as soon as the crew has a place for it, unless the registry is closed first.
+func (r *Registry) do(c crew, fn func()) {
+	select {
+	case c <- struct{}{}:
+	case <-r.ctx.Done():
+		return
+	}
+	r.owned.start(func() {
+		defer func() { <-c }()
+		fn()
+	})
+}
+
 // sweepLoop looks after what lives in memory: silent connections, resume windows that are over, and the store's failure.
+// It waits for nothing but the time.
 func (r *Registry) sweepLoop() {
 	t := time.NewTicker(r.cfg.SweepInterval)
 	defer t.Stop()
@@ -29,20 +55,40 @@ func (r *Registry) sweepLoop() {
 }
 
 func (r *Registry) sweep(now time.Time) {
+	var over []event.Account
 	for i := range r.shards {
-		silent, over := r.due(&r.shards[i], now)
+		var silent []*Connection
+		silent, over = r.due(&r.shards[i], now, over)
 		for _, c := range silent {
 			c.Close(event.Lost.Closed(0))
 		}
-		for _, id := range over {
-			r.tidy(id)
+	}
+	if len(over) == 0 {
+		return
+	}
+	select {
+	case r.overdue <- over:
+	default: // the last ones are not done yet; these are found again
+	}
+}
+
+// tidyLoop brings up to date what the sweep has found.
+func (r *Registry) tidyLoop() {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case over := <-r.overdue:
+			for _, id := range over {
+				r.do(r.sweepers, func() { r.tidy(id) })
+			}
 		}
 	}
 }
 
-// due collects the shard's connections that nothing was heard of for too long, and the accounts with a resume window
-// or a lifetime that is over.
-func (r *Registry) due(sh *shard, now time.Time) (silent []*Connection, over []event.Account) {
+// due collects the shard's connections that nothing was heard of for too long, and adds to over the accounts with a
+// resume window or a lifetime that is over.
+func (r *Registry) due(sh *shard, now time.Time, over []event.Account) (silent []*Connection, _ []event.Account) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for id, a := range sh.accounts {
@@ -52,15 +98,15 @@ func (r *Registry) due(sh *shard, now time.Time) (silent []*Connection, over []e
 			if r.nodes.due(k, now) {
 				late = true
 			}
-			if life := r.cfg.AbsoluteLifetime; life > 0 && now.Sub(k.admitted) >= life {
+			if life := r.cfg.AbsoluteLifetime; life > 0 && now.Sub(time.UnixMilli(k.admitted)) >= life {
 				late = true
 			}
 			switch {
 			case !k.attached():
-				late = late || !now.Before(k.since.Add(max(r.cfg.ResumeWindow, 0)))
+				late = late || !now.Before(time.UnixMilli(k.since).Add(max(r.cfg.ResumeWindow, 0)))
 			case r.cfg.IdleTimeout > 0:
 				for _, c := range k.conns {
-					if now.Sub(c.seenAt()) >= r.cfg.IdleTimeout {
+					if now.Sub(time.UnixMilli(c.seen.Load())) >= r.cfg.IdleTimeout {
 						silent = append(silent, c)
 					}
 				}
@@ -74,32 +120,54 @@ func (r *Registry) due(sh *shard, now time.Time) (silent []*Connection, over []e
 	return silent, over
 }
 
-// tidy runs a step that changes nothing but what time alone has done.
+// tidy runs a step that changes nothing but what time alone has done. If it is another step's turn, that one does so.
 func (r *Registry) tidy(id event.Account) {
-	_, err := r.run(r.ctx, id, func(*step) error { return nil }, nil)
-	if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {
+	if !r.owned.enter() {
+		return
+	}
+	defer r.owned.leave()
+	a := r.tryEnter(id)
+	if a == nil {
+		return
+	}
+	s, gone, err := r.changeIn(r.ctx, a, func(*step) error { return nil }, nil)
+	if err == nil {
+		r.settled(s, gone)
+	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {
 		r.log.Warn("session: sweep", "err", err)
 	}
 }
 
 // janitorLoop goes through all accounts of the store: first when the resume windows of the logins from before the start
-// are over, then at each interval.
+// are over, then at each interval, and when those of the logins of a node that died are over.
 func (r *Registry) janitorLoop() {
 	if r.cfg.JanitorInterval < 0 {
 		return
 	}
-	t := time.NewTimer(max(r.cfg.ResumeWindow, 0) + time.Second)
+	window := max(r.cfg.ResumeWindow, 0) + time.Second
+	next := time.Now().Add(window)
+	var late []time.Time // two at most: the second is for all nodes that die while the first is awaited
+	t := time.NewTimer(window)
 	defer t.Stop()
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
+		case <-r.cleanSoon:
+			late = append(late[:min(len(late), 1)], time.Now().Add(window))
 		case <-t.C:
+			now := time.Now()
 			r.clean()
-			t.Reset(r.cfg.JanitorInterval)
-		case <-r.cleanSoon: // a node is dead: its logins linger from now on
-			t.Reset(max(r.cfg.ResumeWindow, 0) + time.Second)
+			late = slices.DeleteFunc(late, func(at time.Time) bool { return !at.After(now) })
+			if !next.After(now) {
+				next = time.Now().Add(r.cfg.JanitorInterval)
+			}
 		}
+		due := next
+		if len(late) > 0 && late[0].Before(next) {
+			due = late[0]
+		}
+		t.Reset(time.Until(due))
 	}
 }
 
@@ -114,7 +182,7 @@ func (r *Registry) clean() {
 			return
 		}
 		for _, id := range page {
-			r.tidy(id)
+			r.do(r.janitors, func() { r.tidy(id) })
 		}
 		if len(page) < janitorPage {
 			return

@@ -172,7 +172,7 @@ func TestA16_TabsOfAnOverride(t *testing.T) {
 	asked := 0
 	own, err := policy.New(policy.Rules{Tabs: map[event.Platform]int{"web": 2}})
 	require.NoError(t, err)
-	c := session.Config{Override: func(context.Context, event.Account) (*policy.Policy, error) {
+	c := session.Config{DecidePolicy: func(context.Context, session.Question) (*policy.Policy, error) {
 		asked++
 		return own, nil
 	}}

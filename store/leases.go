@@ -22,6 +22,8 @@ type Leases interface {
 	Renew(ctx context.Context, l Lease) error
 	// Release ends the lease now. One that is over already is no error.
 	Release(ctx context.Context, l Lease) error
+	// List returns the leases that have not expired, in any order. One that was listed and is not any more is dead.
+	List(ctx context.Context) ([]Lease, error)
 	// Alive tells what is known of a lease. An error means [CannotTell].
 	Alive(ctx context.Context, l Lease) (Liveness, error)
 }

@@ -209,6 +209,26 @@ type Placed struct {
 	To []Place // one for each of Message.To, in that order; for a duplicate only that of Batch.Account, if there was one
 }
 
+// NewPlaced returns one for each message, with room for its places and nothing in it: for stores, which fill it in.
+func NewPlaced(messages []Message) []Placed {
+	if len(messages) == 0 {
+		return nil
+	}
+	if n := len(messages[0].To); len(messages) == 1 && n <= 2 { // in one piece what is most common by far
+		room := new(struct {
+			placed [1]Placed
+			to     [2]Place
+		})
+		room.placed[0].To = room.to[:n:n]
+		return room.placed[:]
+	}
+	all := make([]Placed, len(messages))
+	for i := range messages {
+		all[i].To = make([]Place, len(messages[i].To))
+	}
+	return all
+}
+
 // Place is one entry's place.
 type Place struct {
 	Account event.Account

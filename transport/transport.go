@@ -27,8 +27,9 @@ type RemoteAddresser interface {
 	RemoteAddr() string
 }
 
-// NonBlocker is a Conn whose Send never waits for the network. Optional: the engine may then call Send on the goroutine
-// that sends the message.
+// NonBlocker is a Conn whose Send never waits for the network. Optional: the engine then calls Send on the goroutine that
+// sends or acknowledges, without a deadline. Such a Send must take no lock that the host holds while it calls the engine,
+// and must not send messages itself.
 type NonBlocker interface {
 	// NonBlocking reports whether Send only enqueues.
 	NonBlocking() bool

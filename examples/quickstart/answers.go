@@ -20,6 +20,7 @@ const (
 	codeEnded            = "ended"
 	codeUnknownLogin     = "unknown_login"
 	codeNotFound         = "not_found"
+	codeForbidden        = "forbidden"
 	codeConflict         = "conflict"
 	codeFull             = "full"
 	codeUnknownOutcome   = "unknown_outcome"

@@ -115,12 +115,19 @@ func (d *device) resume(ctx context.Context, addr string) error {
 func (d *device) markRead(ctx context.Context, conv event.ConversationID, seq uint64) (readAnswer, error) {
 	var a readAnswer
 	err := d.call(ctx, "read", &readRequest{Conversation: conv, Seq: seq}, &a)
-	if err == nil {
-		d.mu.Lock()
-		d.machine.Record(event.State{Conversation: conv, Name: event.StateRead, Number: a.Seq, Value: event.OrdinalValue(a.Ordinal), Seq: a.Position.Seq})
-		d.mu.Unlock()
+	if err != nil {
+		return a, err
 	}
-	return a, err
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range a.States {
+		s, err := r.state()
+		if err != nil {
+			return a, err
+		}
+		d.machine.Record(s)
+	}
+	return a, nil
 }
 
 // ping gives a sign of life, if there is a connection to give it on.

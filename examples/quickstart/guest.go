@@ -146,6 +146,12 @@ func (g *guest) request(t string) func(context.Context, []byte) (any, error) {
 		return decoded(g.publish)
 	case "read":
 		return decoded(g.read)
+	case "unread":
+		return decoded(g.unread)
+	case "claim":
+		return decoded(g.claim)
+	case "clearUnread":
+		return decoded(g.clearUnread)
 	case "list":
 		return decoded(g.list)
 	case "peers":

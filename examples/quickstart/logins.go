@@ -170,7 +170,7 @@ func (g *guest) removeDevice(ctx context.Context, q *removeDeviceRequest) (any, 
 	if g.account == "" {
 		return nil, errNotAuthenticated
 	}
-	if err := g.s.engine.Sessions.RemoveDevice(ctx, g.account, q.Device); err != nil {
+	if err := g.s.engine.Sessions.RemoveDevice(ctx, session.RemoveDeviceRequest{Account: g.account, Device: q.Device}); err != nil {
 		return nil, err
 	}
 	return nothing{}, nil

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
 )
 
 // What a host knows and the engine does not: who people are, and who may talk to whom. A real host asks its databases.
@@ -86,6 +89,22 @@ func (s *server) belongs(me event.Account, conv event.ConversationID) error {
 		}
 	}
 	return &fault{codeNotFound, "no such conversation"}
+}
+
+// mayChange reports an error unless the account may do that to a message: edit and recall its own ones, react to and hide
+// those of its conversations. Messages that the account never got do not exist for it.
+func (s *server) mayChange(ctx context.Context, me event.Account, k event.Kind, id event.MessageID) error {
+	m, err := s.st.Message(ctx, id) // a real host has its own history
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	switch {
+	case err != nil || !slices.ContainsFunc(m.To, func(p store.Place) bool { return p.Account == me }):
+		return &fault{codeNotFound, "no such message"}
+	case (k == event.KindEdit || k == event.KindRecall) && m.From != me:
+		return &fault{codeForbidden, "only who sent it may do that"}
+	}
+	return nil
 }
 
 // fault is an error of the server itself.

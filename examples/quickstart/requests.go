@@ -138,7 +138,8 @@ func (g *guest) attach(ctx context.Context, q *attachRequest) (any, error) {
 	return attachAnswer{Login: att.Login(), Device: att.Device()}, nil
 }
 
-// sendRequest is a message or an operation: to an account, to a group, to devices of one's own, or about a conversation.
+// sendRequest is a message or an operation: to an account, to a group, to devices of one's own, about a conversation, or
+// about a message.
 type sendRequest struct {
 	envelope
 	ClientID     event.ClientMessageID `json:"clientId,omitempty"`
@@ -146,6 +147,7 @@ type sendRequest struct {
 	Group        string                `json:"group,omitempty"`
 	Logins       []event.LoginID       `json:"logins,omitempty"`
 	Conversation event.ConversationID  `json:"conversation,omitempty"`
+	Of           event.MessageID       `json:"of,omitempty"`
 	Kind         event.Kind            `json:"kind,omitempty"`
 	Subject      string                `json:"subject,omitempty"`
 	Text         string                `json:"text,omitempty"`
@@ -157,6 +159,7 @@ type sendAnswer struct {
 	ID        event.MessageID `json:"id"`
 	Position  event.Position  `json:"position"`
 	Duplicate bool            `json:"duplicate,omitempty"`
+	States    []register      `json:"states,omitempty"`
 }
 
 func (g *guest) send(ctx context.Context, q *sendRequest) (any, error) {
@@ -172,31 +175,33 @@ func (g *guest) send(ctx context.Context, q *sendRequest) (any, error) {
 		return nil, err
 	}
 	send := fanout.SendRequest{
-		From: g.account, Origin: g.login, ClientID: q.ClientID, Kind: q.Kind, Subject: q.Subject, Targets: q.Logins,
+		From: g.account, Origin: g.login, ClientID: q.ClientID, Kind: q.Kind, Of: q.Of, Subject: q.Subject, Targets: q.Logins,
 		Payload: payload, TTL: time.Duration(q.TTL) * time.Millisecond,
 	}
-	if send.Conversation, send.To, err = g.addressees(q); err != nil {
+	if send.Conversation, send.To, err = g.addressees(ctx, q); err != nil {
 		return nil, err
 	}
 	res, err := g.s.engine.Router.Send(ctx, send)
 	if err != nil {
 		return nil, err
 	}
-	return sendAnswer{ID: res.ID, Position: res.Position, Duplicate: res.Duplicate}, nil
+	return sendAnswer{ID: res.ID, Position: res.Position, Duplicate: res.Duplicate, States: registers(res.States)}, nil
 }
 
 // addressees returns the conversation and recipients of a send. There are none but the own devices if it is for logins of
-// the account, or about a conversation.
-func (g *guest) addressees(q *sendRequest) (event.ConversationID, []event.Account, error) {
+// the account, or about a conversation; what is about a message goes to everybody who got that.
+func (g *guest) addressees(ctx context.Context, q *sendRequest) (event.ConversationID, []event.Account, error) {
 	ways := 0
-	for _, on := range []bool{q.To != "", q.Group != "", len(q.Logins) > 0, q.Conversation != ""} {
+	for _, on := range []bool{q.To != "", q.Group != "", len(q.Logins) > 0, q.Conversation != "", q.Of != ""} {
 		if on {
 			ways++
 		}
 	}
 	switch {
 	case ways != 1:
-		return "", nil, &event.InvalidError{Field: "to", Reason: "want exactly one of to, group, logins and conversation"}
+		return "", nil, &event.InvalidError{Field: "to", Reason: "want exactly one of to, group, logins, conversation and of"}
+	case q.Of != "":
+		return "", nil, g.s.mayChange(ctx, g.account, q.Kind, q.Of)
 	case len(q.Logins) > 0:
 		return directConversation(g.account, g.account), nil, nil
 	case q.Conversation != "":
@@ -250,40 +255,4 @@ func (g *guest) publish(ctx context.Context, q *publishRequest) (any, error) {
 		Payload: []byte(q.Text),
 	})
 	return publishAnswer{Connections: n}, err
-}
-
-// readRequest says how far a conversation was read.
-type readRequest struct {
-	envelope
-	Conversation event.ConversationID `json:"conversation,omitempty"`
-	Seq          uint64               `json:"seq,omitempty,string"`
-	Message      event.MessageID      `json:"message,omitempty"`
-	Private      bool                 `json:"private,omitempty"`
-}
-
-type readAnswer struct {
-	Seq      uint64         `json:"seq,string"`
-	Advanced bool           `json:"advanced,omitempty"`
-	Pending  bool           `json:"pending,omitempty"`
-	Position event.Position `json:"position"`                 // of the entry about it; seq 0: none
-	Ordinal  uint64         `json:"ordinal,omitempty,string"` // of the last entry up to seq that counts as unread
-}
-
-func (g *guest) read(ctx context.Context, q *readRequest) (any, error) {
-	if g.att == nil {
-		return nil, errNotAttached
-	}
-	if q.Conversation != "" || q.Message == "" {
-		if err := g.s.belongs(g.account, q.Conversation); err != nil {
-			return nil, err
-		}
-	}
-	res, err := g.s.engine.Router.MarkRead(ctx, fanout.MarkReadRequest{
-		Account: g.account, Origin: g.login, Conversation: q.Conversation, Seq: q.Seq, Message: q.Message, Private: q.Private,
-	})
-	answer := readAnswer{Seq: res.Seq, Advanced: res.Advanced, Pending: res.Pending, Position: res.Position}
-	if len(res.States) > 0 {
-		answer.Ordinal = res.States[0].Ordinal()
-	}
-	return answer, err
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,13 +22,15 @@ import (
 )
 
 // desk is a handler over a registry. Callers name themselves in a header: "desk" may do everything, "user:ACCOUNT" may
-// list and kick in that account, as the login of the header Self.
+// list, kick and remove devices in that account, as the login of the header Self.
 type desk struct {
 	t   *testing.T
 	reg *session.Registry
 	st  *storetest.Faulty
 	h   *sessionhttp.Handler
 }
+
+var usersMay = []sessionhttp.Action{sessionhttp.ActionList, sessionhttp.ActionKick, sessionhttp.ActionRemoveDevice}
 
 func authorize(r *http.Request, account event.Account, action sessionhttp.Action) (sessionhttp.Caller, error) {
 	who := r.Header.Get("Who")
@@ -38,7 +41,7 @@ func authorize(r *http.Request, account event.Account, action sessionhttp.Action
 		return sessionhttp.Caller{}, io.ErrUnexpectedEOF
 	case who == "desk":
 		return sessionhttp.Caller{}, nil
-	case who == "user:"+string(account) && (action == sessionhttp.ActionList || action == sessionhttp.ActionKick):
+	case who == "user:"+string(account) && slices.Contains(usersMay, action):
 		return sessionhttp.Caller{Self: event.LoginID(r.Header.Get("Self"))}, nil
 	}
 	return sessionhttp.Caller{}, sessionhttp.ErrForbidden

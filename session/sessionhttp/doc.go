@@ -1,6 +1,6 @@
 // Package sessionhttp serves a [session.Registry] over HTTP, for support desks, administration tools and "your devices"
 // pages. It has no authentication of its own and no default that is open: [New] takes an [Authorizer], which is asked
-// before anything else is done.
+// before anything is read or done.
 //
 // # Routes
 //
@@ -12,7 +12,7 @@
 //	DELETE /accounts/{account}/logins/{login}    end it; note
 //	POST   /accounts/{account}/kick              end a list, all, all others, or those of a platform
 //	GET    /accounts/{account}/devices           devices that are remembered
-//	DELETE /accounts/{account}/devices/{device}  forget a device and end its logins
+//	DELETE /accounts/{account}/devices/{device}  forget a device and end its logins; note
 //	GET    /accounts/{account}/presence          how reachable the account is
 //	GET    /accounts/{account}/recent            last logins and ends, newest first
 //	GET    /accounts/{account}/ban               why it may not log in

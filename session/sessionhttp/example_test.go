@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/session"
@@ -48,4 +49,38 @@ func ExampleNew() {
 	// Output:
 	// 401
 	// 204
+}
+
+// A tool that was made for EaseMob's REST interface asks the same paths.
+func ExampleConfig() {
+	ctx := context.Background()
+	reg, err := session.New(memstore.New(memstore.Config{}), session.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer reg.Close(ctx)
+	h, err := sessionhttp.New(reg, func(*http.Request, event.Account, sessionhttp.Action) (sessionhttp.Caller, error) {
+		return sessionhttp.Caller{}, nil // this one is behind a gateway that lets in administrators only
+	}, sessionhttp.Config{EaseMob: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, ask := range []string{"DELETE /users/ann/disconnect", "GET /users/ann/resources", "GET /users/ann/disconnect"} {
+		method, path, _ := strings.Cut(ask, " ")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		fmt.Println(ask, w.Code)
+	}
+	fmt.Println(reg.List(ctx, "ann", ""))
+	// Output:
+	// DELETE /users/ann/disconnect 200
+	// GET /users/ann/resources 200
+	// GET /users/ann/disconnect 405
+	// [] <nil>
 }

@@ -1,12 +1,12 @@
 package sessionhttp
 
 import (
-	_ "embed"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/manydevice/manydevice/event"
@@ -27,6 +27,11 @@ const (
 	ActionDelete       Action = "delete"
 )
 
+// changes reports whether the action does more than read.
+func (a Action) changes() bool {
+	return a != ActionList && a != ActionRecent && a != ActionReadBan
+}
+
 // Errors that an [Authorizer] returns.
 var (
 	// ErrUnauthenticated: it is not known who asks. The answer is 401.
@@ -43,7 +48,7 @@ type Caller struct {
 }
 
 // Authorizer decides whether a request may do something with an account, and who asks. It is called before anything is
-// read. An error other than [ErrUnauthenticated] and [ErrForbidden] is answered with 500 and logged. It may be called by
+// read, once the account in the path is found to be well-formed. An error other than [ErrUnauthenticated] and [ErrForbidden] is answered with 500 and logged. It may be called by
 // several goroutines at once.
 type Authorizer func(r *http.Request, account event.Account, action Action) (Caller, error)
 
@@ -55,6 +60,9 @@ type Config struct {
 	// EaseMobGET, with EaseMob, also takes GET disconnect for all, which is that vendor's verb for it. It is off by default:
 	// a GET that changes something is run by crawlers, previews and retries.
 	EaseMobGET bool
+	// Challenge is the WWW-Authenticate header of answers to callers that are not known, which HTTP demands (RFC 9110,
+	// section 11.6.1). Empty means "Bearer".
+	Challenge string
 	// Logger receives errors whose text is not shown to callers. Nil discards them.
 	Logger *slog.Logger
 }
@@ -63,12 +71,10 @@ type Config struct {
 type Handler struct {
 	reg       *session.Registry
 	authorize Authorizer
+	challenge string
 	mux       *http.ServeMux
 	log       *slog.Logger
 }
-
-//go:embed openapi.json
-var openAPI []byte
 
 // methods are those that a route may have, in the order of the Allow header.
 var methods = []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut}
@@ -81,7 +87,7 @@ func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, err
 	if authorize == nil {
 		return nil, &event.InvalidError{Field: "authorizer", Reason: "nil"}
 	}
-	h := &Handler{reg: reg, authorize: authorize, mux: http.NewServeMux(), log: cfg.Logger}
+	h := &Handler{reg: reg, authorize: authorize, challenge: cmp.Or(cfg.Challenge, "Bearer"), mux: http.NewServeMux(), log: cfg.Logger}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -105,9 +111,13 @@ func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, err
 			h.route("GET /users/{account}/disconnect", ActionKick, h.disconnectAll)
 		}
 	}
+	doc, err := document(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("sessionhttp: %w", err)
+	}
 	h.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(openAPI)
+		_, _ = w.Write(doc)
 	})
 	h.mux.HandleFunc("/", h.nothing)
 	return h, nil
@@ -135,9 +145,13 @@ func (h *Handler) route(pattern string, action Action, serve func(c *call) (any,
 			h.fail(w, r, err)
 			return
 		}
+		if r.Method == http.MethodHead && action.changes() { // the mux takes HEAD for GET
+			h.notAllowed(w, h.allowed(r, http.MethodHead))
+			return
+		}
 		who, err := h.authorize(r, account, action)
 		if err != nil {
-			h.fail(w, r, err)
+			h.turnAway(w, r, err)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -167,18 +181,28 @@ func (h *Handler) write(w http.ResponseWriter, status int, media string, v any) 
 
 // nothing answers what no route is for: 405 if another method would be served, 404 otherwise.
 func (h *Handler) nothing(w http.ResponseWriter, r *http.Request) {
-	var allowed []string
-	for _, m := range methods {
-		other := r.Clone(r.Context())
-		other.Method = m
-		if _, pattern := h.mux.Handler(other); pattern != "/" && !slices.Contains(allowed, m) {
-			allowed = append(allowed, m)
-		}
-	}
+	allowed := h.allowed(r, "")
 	if len(allowed) == 0 {
 		h.problem(w, problem{Status: http.StatusNotFound, Code: "no_route", Title: "There is nothing at this path."})
 		return
 	}
+	h.notAllowed(w, allowed)
+}
+
+// allowed returns the methods that are served at the request's path, but one.
+func (h *Handler) allowed(r *http.Request, but string) []string {
+	var all []string
+	for _, m := range methods {
+		other := r.Clone(r.Context())
+		other.Method = m
+		if _, pattern := h.mux.Handler(other); pattern != "/" && m != but {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+func (h *Handler) notAllowed(w http.ResponseWriter, allowed []string) {
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	h.problem(w, problem{Status: http.StatusMethodNotAllowed, Code: "method", Title: "This method is not served here."})
 }

@@ -152,6 +152,10 @@ func TestB18_ProtectedLogins(t *testing.T) {
 	as := []string{"Who", "user:ann", "Self", string(other)}
 	got := d.ask("DELETE", at("ann", "logins", string(primary)), "", as...).refused(t, 403, "protected")
 	require.NotEmpty(t, got["cause"])
+	got = d.ask("DELETE", at("ann", "devices", "main"), "", as...).refused(t, 403, "protected")
+	require.Equal(t, "primary", got["cause"], "A8: removing a device is no way around it")
+	_, err = d.reg.Get(t.Context(), "ann", primary)
+	require.NoError(t, err)
 	var r struct {
 		Results []struct {
 			Denied string
@@ -161,7 +165,84 @@ func TestB18_ProtectedLogins(t *testing.T) {
 	d.ask("POST", at("ann", "kick"), `{"all":true}`, as...).into(t, 200, &r)
 	require.Len(t, r.Results, 2)
 	require.NotEmpty(t, r.Results[0].Denied)
+	d.ask("DELETE", at("ann", "devices", "d2")+"?note=bye", "", "Who", "user:ann", "Self", string(primary)).into(t, 204, nil)
+	d.ask("DELETE", at("ann", "devices", "main"), "", as...).refused(t, 404, "not_found")
 	d.ask("DELETE", at("ann", "logins", string(primary)), "").into(t, 204, nil)
+}
+
+// A device that is too young to end older logins does not have them forgotten either.
+func TestA21_B18_YoungDeviceRemovesNone(t *testing.T) {
+	p, err := policy.New(policy.Rules{MinAge: time.Hour})
+	require.NoError(t, err)
+	d := newDesk(t, session.Config{Policy: p})
+	d.login("ann", "old", "ios")
+	time.Sleep(2 * time.Millisecond)
+	young := d.login("ann", "young", "web")
+	got := d.ask("DELETE", at("ann", "devices", "old"), "", "Who", "user:ann", "Self", string(young)).refused(t, 403, "protected")
+	require.Equal(t, "min_age", got["cause"])
+}
+
+// The reason of an end is the host's word, but for the two that a user may give.
+func TestB18_ReasonsOfOwnDevices(t *testing.T) {
+	for reason, ok := range map[event.Reason]bool{
+		"": true, event.KickedSelf: true, event.PasswordChanged: true, event.Banned: false, event.KickedHost: false, event.AccountDeleted: false,
+	} {
+		d := newDesk(t, session.Config{})
+		self := d.login("ann", "d1", "ios")
+		d.login("ann", "d2", "ios")
+		a := d.ask("POST", at("ann", "kick"), fmt.Sprintf(`{"others":%q,"reason":%q}`, self, reason), "Who", "user:ann", "Self", string(self))
+		if ok {
+			a.into(t, 200, nil)
+			continue
+		}
+		require.Equal(t, "reason", a.refused(t, 400, "invalid")["field"], reason)
+		all, err := d.reg.List(t.Context(), "ann", "")
+		require.NoError(t, err)
+		require.Len(t, all, 2)
+	}
+}
+
+func TestB18_KeepCredential(t *testing.T) {
+	var revoked []event.LoginID
+	var mu sync.Mutex
+	d := newDesk(t, session.Config{Revoke: func(_ context.Context, e session.Ended) error {
+		mu.Lock()
+		defer mu.Unlock()
+		revoked = append(revoked, e.Session.Login)
+		return nil
+	}})
+	kept, gone := d.login("ann", "d1", "ios"), d.login("ann", "d2", "ios")
+	d.ask("POST", at("ann", "kick"), fmt.Sprintf(`{"logins":[%q],"keep_credential":true}`, kept)).into(t, 200, nil)
+	d.ask("POST", at("ann", "kick"), fmt.Sprintf(`{"logins":[%q]}`, gone)).into(t, 200, nil)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []event.LoginID{gone}, revoked)
+}
+
+// What an authorizer returns beside the two errors is its own trouble, whatever it is.
+func TestB18_BrokenAuthorizer(t *testing.T) {
+	d := newDesk(t, session.Config{})
+	for _, broken := range []error{
+		context.DeadlineExceeded, &event.InvalidError{Field: "secret", Reason: "shown to nobody"}, session.ErrNotFound, errors.New("x"),
+	} {
+		h, err := sessionhttp.New(d.reg, func(*http.Request, event.Account, sessionhttp.Action) (sessionhttp.Caller, error) {
+			return sessionhttp.Caller{}, broken
+		}, sessionhttp.Config{})
+		require.NoError(t, err)
+		d.h = h
+		a := d.ask("GET", at("ann", "logins"), "")
+		a.refused(t, 500, "internal")
+		require.NotContains(t, string(a.body), "secret")
+	}
+}
+
+func TestB18_Challenge(t *testing.T) {
+	d := newDesk(t, session.Config{})
+	require.Equal(t, "Bearer", d.ask("GET", at("ann", "logins"), "", "Who", "").Header.Get("WWW-Authenticate"))
+	h, err := sessionhttp.New(d.reg, authorize, sessionhttp.Config{Challenge: `Basic realm="desk"`})
+	require.NoError(t, err)
+	d.h = h
+	require.Equal(t, `Basic realm="desk"`, d.ask("GET", at("ann", "logins"), "", "Who", "").Header.Get("WWW-Authenticate"))
 }
 
 func TestB18_Devices(t *testing.T) {
@@ -251,6 +332,13 @@ func TestB18_EaseMob(t *testing.T) {
 		require.Empty(t, all)
 	}
 	d.ask("GET", "/users/ann/resources", "", "Who", "").refused(t, 401, "unauthenticated")
+	d.login("ann", "d4", "ios")
+	head := d.ask("HEAD", "/users/ann/disconnect", "")
+	require.Equal(t, 405, head.StatusCode, "HEAD changes nothing")
+	require.Equal(t, "DELETE, GET", head.Header.Get("Allow"))
+	all, err := d.reg.List(t.Context(), "ann", "")
+	require.NoError(t, err)
+	require.Len(t, all, 1)
 
 	plain, err := sessionhttp.New(d.reg, authorize, sessionhttp.Config{})
 	require.NoError(t, err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/session/sessionhttp"
 )
 
 type route struct {
@@ -231,6 +232,63 @@ func TestB18_OpenAPIHasAllRoutes(t *testing.T) {
 	raw, err := os.ReadFile("openapi.json")
 	require.NoError(t, err)
 	require.Equal(t, string(raw), string(a.body))
+}
+
+// A handler describes just the routes that it serves.
+func TestB18_OpenAPIOfEachConfig(t *testing.T) {
+	d := newDesk(t, session.Config{})
+	for _, cfg := range []sessionhttp.Config{{}, {EaseMob: true}, {EaseMob: true, EaseMobGET: true}, {EaseMobGET: true}} {
+		h, err := sessionhttp.New(d.reg, authorize, cfg)
+		require.NoError(t, err)
+		d.h = h
+		var doc struct {
+			OpenAPI    string
+			Paths      map[string]map[string]any
+			Components map[string]any
+		}
+		d.ask("GET", "/openapi.json", "").into(t, 200, &doc)
+		require.Equal(t, "3.1.0", doc.OpenAPI)
+		require.NotEmpty(t, doc.Components)
+		for _, r := range routes(t) {
+			path := strings.NewReplacer("{account}", "ann", "{login}", string(event.NewLoginID()), "{device}", "d1").Replace(r.path)
+			status := d.ask(r.method, path, "", "Who", "").StatusCode
+			_, described := doc.Paths[r.path][strings.ToLower(r.method)]
+			require.Equal(t, status != 404 && status != 405, described, "%+v: %s %s answers %d", cfg, r.method, r.path, status)
+		}
+	}
+}
+
+// The bodies and parameters that the document describes are those that the source reads.
+func TestB18_OpenAPIHasAllInputs(t *testing.T) {
+	src, err := os.ReadFile("serve.go")
+	require.NoError(t, err)
+	fields := func(body string) (all []string) {
+		_, rest, ok := strings.Cut(string(src), "type "+body+" struct {")
+		require.True(t, ok)
+		rest, _, _ = strings.Cut(rest, "\n}")
+		for _, m := range regexp.MustCompile("`json:\"([a-z_]+)").FindAllStringSubmatch(rest, -1) {
+			all = append(all, m[1])
+		}
+		return all
+	}
+	schemas := document(t)["components"].(map[string]any)["schemas"].(map[string]any)
+	for body, schema := range map[string]string{"kickBody": "Kick", "banBody": "BanRequest"} {
+		described := slices.Collect(maps.Keys(schemas[schema].(map[string]any)["properties"].(map[string]any)))
+		require.ElementsMatch(t, fields(body), described, schema)
+	}
+	read := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?:c\.number|Query\(\)\.Get|q\.Get)\("([a-z]+)"`).FindAllStringSubmatch(string(src), -1) {
+		read[m[1]] = true
+	}
+	described := map[string]bool{}
+	for _, r := range routes(t) {
+		for _, p := range parameters(r.op) {
+			if name, ok := strings.CutPrefix(p, "query "); ok {
+				described[name] = true
+			}
+		}
+	}
+	require.Equal(t, read, described)
 }
 
 // The test above would be of no use if the small validator took everything.

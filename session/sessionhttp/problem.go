@@ -46,6 +46,23 @@ func (h *Handler) problem(w http.ResponseWriter, p problem) {
 	h.write(w, p.Status, "application/problem+json", p)
 }
 
+// turnAway answers with what the authorizer said.
+func (h *Handler) turnAway(w http.ResponseWriter, r *http.Request, err error) {
+	switch {
+	case errors.Is(err, ErrUnauthenticated):
+		w.Header().Set("WWW-Authenticate", h.challenge)
+		h.problem(w, problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "It is not known who asks."})
+	case errors.Is(err, ErrForbidden):
+		h.problem(w, problem{Status: http.StatusForbidden, Code: "forbidden", Title: "This is not allowed."})
+	default:
+		h.log.Error("sessionhttp: authorizer", "method", r.Method, "err", err)
+		h.problem(w, internal)
+	}
+}
+
+// internal is the problem whose cause stands in the log alone.
+var internal = problem{Status: http.StatusInternalServerError, Code: "internal", Title: "Something went wrong here."}
+
 // fail answers with the problem that an error is.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := describe(err)
@@ -65,6 +82,9 @@ func describe(err error) problem {
 	if e, ok := errors.AsType[*deniedError](err); ok {
 		return problem{Status: http.StatusForbidden, Code: "protected", Title: "The policy protects this login from the one that asks.", Cause: e.cause}
 	}
+	if e, ok := errors.AsType[*session.ProtectedError](err); ok {
+		return problem{Status: http.StatusForbidden, Code: "protected", Title: "The policy protects this device from the login that asks.", Cause: string(e.Cause)}
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return problem{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Title: "The body is too large."}
 	}
@@ -72,8 +92,6 @@ func describe(err error) problem {
 		is error
 		p  problem
 	}{
-		{ErrUnauthenticated, problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "It is not known who asks."}},
-		{ErrForbidden, problem{Status: http.StatusForbidden, Code: "forbidden", Title: "This is not allowed."}},
 		{session.ErrNotFound, problem{Status: http.StatusNotFound, Code: "not_found", Title: "The account has nothing of that name."}},
 		{errMedia, problem{Status: http.StatusUnsupportedMediaType, Code: "media_type", Title: "The body must be application/json."}},
 		{errBody, problem{Status: http.StatusBadRequest, Code: "body", Title: "The body is not what this route takes."}},
@@ -93,7 +111,7 @@ func describe(err error) problem {
 			return k.p
 		}
 	}
-	return problem{Status: http.StatusInternalServerError, Code: "internal", Title: "Something went wrong here."}
+	return internal
 }
 
 // read decodes the body, which is one JSON value without unknown fields.

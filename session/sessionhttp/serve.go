@@ -146,7 +146,12 @@ type kickBody struct {
 	Platform event.Platform  `json:"platform"`
 	Note     string          `json:"note"`
 	Reason   event.Reason    `json:"reason"`
+	// KeepCredential: the host's revoke hook is not called.
+	KeepCredential bool `json:"keep_credential"`
 }
+
+// ownReasons are those that a login may give for ending others of its account: the rest is the host's word.
+var ownReasons = []event.Reason{"", event.KickedSelf, event.PasswordChanged}
 
 type kicked struct {
 	Login  event.LoginID `json:"login"`
@@ -166,9 +171,12 @@ func (h *Handler) kick(c *call) (any, error) {
 	if len(b.Logins) > maxPage {
 		return nil, &event.InvalidError{Field: "logins", Reason: "more than an account can have"}
 	}
+	if c.self != "" && !slices.Contains(ownReasons, b.Reason) {
+		return nil, &event.InvalidError{Field: "reason", Reason: "not one that an own device may give"}
+	}
 	res, err := h.reg.Kick(c.Context(), session.KickRequest{
 		Account: c.account, Logins: b.Logins, All: b.All, Others: b.Others, Platform: b.Platform, Note: b.Note, Reason: b.Reason,
-		By: c.self,
+		By: c.self, KeepCredential: b.KeepCredential,
 	})
 	if err != nil {
 		return nil, err
@@ -203,7 +211,9 @@ func (h *Handler) devices(c *call) (any, error) {
 }
 
 func (h *Handler) removeDevice(c *call) (any, error) {
-	return nil, h.reg.RemoveDevice(c.Context(), c.account, event.DeviceID(c.PathValue("device")))
+	return nil, h.reg.RemoveDevice(c.Context(), session.RemoveDeviceRequest{
+		Account: c.account, Device: event.DeviceID(c.PathValue("device")), By: c.self, Note: c.URL.Query().Get("note"),
+	})
 }
 
 type presence struct {

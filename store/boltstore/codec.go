@@ -1,11 +1,9 @@
 package boltstore
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +22,15 @@ type decoder struct {
 }
 
 func (d *decoder) uvarint() uint64 {
+	if len(d.rest) != 0 && d.rest[0] < 0x80 { // as nearly all are
+		v := d.rest[0]
+		d.rest = d.rest[1:]
+		return uint64(v)
+	}
+	return d.longUvarint()
+}
+
+func (d *decoder) longUvarint() uint64 {
 	var v uint64
 	for i := range min(len(d.rest), binary.MaxVarintLen64) {
 		c := d.rest[i]
@@ -76,38 +83,38 @@ func appendString[S ~string](b []byte, s S) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// head is an account's row that every batch reads and most write.
+// head is what every batch reads of an account and most write.
 type head struct {
 	epoch    uint32 // counts deletions, from 1
 	seq      uint64 // newest ever appended
 	trim     uint64
 	entries  uint64 // left, without a key
 	bytes    uint64 // sum of sizes of those left
-	attempts uint64 // idempotency records, expired ones included
 	revision uint64 // last one given; also kept when the record is gone
 	record   uint64 // revision of the record; 0: absent
+	attempts uint64 // there are at most so many idempotency records, expired ones included
+	oldest   uint64 // Unix milliseconds; none of them expires before
 }
 
-func (h *head) encode() []byte {
-	b := make([]byte, 0, 40)
+func (h *head) append(b []byte) []byte {
 	for _, v := range [...]uint64{
-		uint64(h.epoch), h.seq, h.trim, h.entries, h.bytes, h.attempts, h.revision, h.record,
+		uint64(h.epoch), h.seq, h.trim, h.entries, h.bytes, h.revision, h.record, h.attempts, h.oldest,
 	} {
 		b = binary.AppendUvarint(b, v)
 	}
 	return b
 }
 
-func decodeHead(row string) (head, error) {
-	d := decoder{rest: row}
+func (d *decoder) head() head {
 	h := head{
 		epoch: uint32(d.bounded(math.MaxUint32)), seq: d.uvarint(), trim: d.uvarint(), entries: d.bounded(math.MaxInt32),
-		bytes: d.bounded(math.MaxInt64), attempts: d.bounded(math.MaxInt32), revision: d.uvarint(), record: d.uvarint(),
+		bytes: d.bounded(math.MaxInt64), revision: d.uvarint(), record: d.uvarint(),
+		attempts: d.bounded(math.MaxInt32), oldest: d.uvarint(),
 	}
 	if h.epoch == 0 || h.trim > h.seq || h.record > h.revision {
 		d.fail()
 	}
-	return h, d.done("head")
+	return h
 }
 
 // entry is what one inbox keeps of a message.
@@ -122,18 +129,40 @@ type entry struct {
 	targets  []event.Incarnation
 }
 
-func (e *entry) encode() []byte {
-	b := make([]byte, 0, 24+len(e.key)+len(e.clientID)+len(e.origin)+10*len(e.targets))
+// Bits that say which of an entry's rarer parts follow.
+const (
+	hasKey = 1 << iota
+	hasClientID
+	hasOrigin
+	hasTargets
+	hasAll = 1<<iota - 1
+)
+
+func (e *entry) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, e.mid)
 	b = binary.AppendUvarint(b, uint64(e.flags))
 	b = binary.AppendUvarint(b, e.ordinal)
 	b = binary.AppendUvarint(b, e.size)
-	b = appendString(b, e.key)
-	b = appendString(b, e.clientID)
-	b = appendString(b, e.origin)
-	b = binary.AppendUvarint(b, uint64(len(e.targets)))
-	for _, t := range e.targets {
-		b = binary.AppendUvarint(b, uint64(t))
+	at := len(b)
+	b = append(b, 0)
+	if e.key != "" {
+		b[at] |= hasKey
+		b = appendString(b, e.key)
+	}
+	if e.clientID != "" {
+		b[at] |= hasClientID
+		b = appendString(b, e.clientID)
+	}
+	if e.origin != "" {
+		b[at] |= hasOrigin
+		b = appendString(b, e.origin)
+	}
+	if len(e.targets) != 0 {
+		b[at] |= hasTargets
+		b = binary.AppendUvarint(b, uint64(len(e.targets)))
+		for _, t := range e.targets {
+			b = binary.AppendUvarint(b, uint64(t))
+		}
 	}
 	return b
 }
@@ -142,11 +171,23 @@ func decodeEntry(row string) (entry, error) {
 	d := decoder{rest: row}
 	e := entry{
 		mid: d.uvarint(), flags: event.Flags(d.bounded(math.MaxUint16)), ordinal: d.uvarint(),
-		size: d.bounded(store.MaxPayloadBytes), key: d.string(),
-		clientID: event.ClientMessageID(d.string()), origin: event.LoginID(d.string()),
+		size: d.bounded(store.MaxPayloadBytes),
 	}
-	if n := d.bounded(store.MaxTargets); n > 0 {
-		e.targets = make([]event.Incarnation, n)
+	has := d.bounded(hasAll)
+	if has&hasKey != 0 {
+		e.key = d.string()
+	}
+	if has&hasClientID != 0 {
+		e.clientID = event.ClientMessageID(d.string())
+	}
+	if has&hasOrigin != 0 {
+		e.origin = event.LoginID(d.string())
+	}
+	if has&hasTargets != 0 {
+		e.targets = make([]event.Incarnation, d.bounded(store.MaxTargets))
+		if len(e.targets) == 0 { // that would be for all devices
+			d.fail()
+		}
 		for i := range e.targets {
 			e.targets[i] = event.Incarnation(d.uvarint())
 		}
@@ -154,139 +195,24 @@ func decodeEntry(row string) (entry, error) {
 	return e, d.done("entry")
 }
 
-// message is what all copies of a message share. Its row changes once at most: the payload goes with the last copy.
-type message struct {
-	id           event.MessageID
-	kind         event.Kind
-	flags        event.Flags
-	conversation event.ConversationID
-	from         event.Account
-	time         uint64 // Unix milliseconds
-	expires      uint64 // Unix milliseconds plus one; 0: never
-	of           uint64 // number of the message that it changes; 0: none
-	payload      value
-}
-
-func newMessage(in *store.Message, now uint64) message {
-	m := message{
-		id: in.ID, kind: in.Kind, flags: in.Flags, conversation: in.Conversation, from: in.From, time: now,
-	}
-	if !in.Expires.IsZero() {
-		m.expires = uint64(in.Expires.UnixMilli()) + 1
-	}
-	return m
-}
-
-// encodeHeader encodes all but the payload, which follows.
-func (m *message) encodeHeader() []byte {
-	b := make([]byte, 0, rowMax)
-	b = appendString(b, m.id)
-	b = appendString(b, m.kind)
-	b = binary.AppendUvarint(b, uint64(m.flags))
-	b = appendString(b, m.conversation)
-	b = appendString(b, m.from)
-	b = binary.AppendUvarint(b, m.time)
-	b = binary.AppendUvarint(b, m.expires)
-	return binary.AppendUvarint(b, m.of)
-}
-
-func decodeMessage(row string) (message, error) {
-	d := decoder{rest: row}
-	m := message{
-		id: event.MessageID(d.string()), kind: event.Kind(d.string()), flags: event.Flags(d.bounded(math.MaxUint16)),
-		conversation: event.ConversationID(d.string()), from: event.Account(d.string()),
-		time: d.bounded(math.MaxInt64), expires: d.bounded(math.MaxInt64), of: d.uvarint(), payload: d.value(),
-	}
-	return m, d.done("message")
-}
-
-func (m *message) expiry() time.Time {
-	if m.expires == 0 {
-		return time.Time{}
-	}
-	return millis(m.expires - 1)
-}
-
 func millis(ms uint64) time.Time { return time.UnixMilli(int64(ms)).UTC() }
 
-// references say who needs a message: inboxes that hold it, and messages that change it.
-type references struct{ inboxes, changes uint64 }
-
-func (r references) encode() []byte {
-	return binary.BigEndian.AppendUint64(numberKey(r.inboxes), r.changes)
-}
-
-func decodeReferences(row []byte) (references, error) {
-	if len(row) != 2*numberBytes {
-		return references{}, corrupt("reference count")
-	}
-	return references{binary.BigEndian.Uint64(row), binary.BigEndian.Uint64(row[numberBytes:])}, nil
-}
-
 // encodeCount and decodeCount are about what a conversation has of entries that count as unread.
-func encodeCount(counted uint64, uncounted []uint64) []byte {
-	b := numberKey(counted)
+func encodeCount(counted uint64, uncounted []uint64) string {
+	b := binary.AppendUvarint(make([]byte, 0, 32), counted)
 	for _, n := range uncounted {
-		b = binary.BigEndian.AppendUint64(b, n)
+		b = binary.AppendUvarint(b, n)
 	}
-	return b
+	return string(b)
 }
 
-func decodeCount(row []byte) (counted uint64, uncounted []uint64, err error) {
-	if len(row) == 0 || len(row)%numberBytes != 0 {
-		return 0, nil, corrupt("count")
-	}
-	for b := row[numberBytes:]; len(b) > 0; b = b[numberBytes:] {
-		uncounted = append(uncounted, binary.BigEndian.Uint64(b))
-	}
-	return binary.BigEndian.Uint64(row), uncounted, nil
-}
-
-// place is one inbox that got a message.
-type place struct {
-	account event.Account
-	epoch   uint32
-	seq     uint64
-	ordinal uint64
-}
-
-func (p *place) append(b []byte) []byte {
-	b = appendString(b, p.account)
-	b = binary.AppendUvarint(b, uint64(p.epoch))
-	b = binary.AppendUvarint(b, p.seq)
-	return binary.AppendUvarint(b, p.ordinal)
-}
-
-func (d *decoder) place() place {
-	return place{
-		account: event.Account(d.string()), epoch: uint32(d.bounded(math.MaxUint32)), seq: d.uvarint(),
-		ordinal: d.uvarint(),
-	}
-}
-
-// encodePlaces cuts places into rows.
-func encodePlaces(places []place) [][]byte {
-	var rows [][]byte
-	var b []byte
-	for i := range places {
-		b = places[i].append(b)
-		if len(b) > rowMax-event.MaxIDBytes-3*binary.MaxVarintLen64 || i == len(places)-1 {
-			rows = append(rows, b)
-			b = nil
-		}
-	}
-	return rows
-}
-
-func decodePlaces(row string) ([]place, error) {
+func decodeCount(row string) (counted uint64, uncounted []uint64, err error) {
 	d := decoder{rest: row}
-	var places []place
+	counted = d.uvarint()
 	for d.rest != "" {
-		if p := d.place(); !d.bad {
-			places = append(places, p)
-		}
+		uncounted = append(uncounted, d.uvarint())
 	}
-	return places, d.done("place")
+	return counted, uncounted, d.done("count")
 }
 
 // attempt is an idempotency record.
@@ -295,24 +221,27 @@ type attempt struct {
 	expires uint64 // Unix milliseconds
 	id      event.MessageID
 	placed  bool  // the acting account's own inbox got the first message
-	place   place // then: where
+	place   place // then: where; without the account
 }
 
-func (a *attempt) encode() []byte {
+func (a *attempt) encode() string {
 	b := append(make([]byte, 0, 96), a.digest...)
 	b = binary.AppendUvarint(b, a.expires)
 	b = appendString(b, a.id)
 	if a.placed {
-		b = a.place.append(b)
+		b = binary.AppendUvarint(b, uint64(a.place.epoch))
+		b = binary.AppendUvarint(b, a.place.seq)
+		b = binary.AppendUvarint(b, a.place.ordinal)
 	}
-	return b
+	return string(b)
 }
 
 func decodeAttempt(row string) (attempt, error) {
 	d := decoder{rest: row}
 	a := attempt{digest: d.take(32), expires: d.uvarint(), id: event.MessageID(d.string())}
 	if d.rest != "" {
-		a.placed, a.place = true, d.place()
+		a.placed = true
+		a.place = place{epoch: uint32(d.bounded(math.MaxUint32)), seq: d.uvarint(), ordinal: d.uvarint()}
 	}
 	return a, d.done("attempt")
 }
@@ -369,8 +298,8 @@ func appendBlob(b []byte, size int, blob uint64) []byte {
 	return binary.AppendUvarint(binary.AppendUvarint(b, 2*uint64(size)+1), blob)
 }
 
-func encodeCursor(c *store.Cursor) []byte {
-	return binary.AppendUvarint(binary.AppendUvarint(nil, c.Seq), c.Sent)
+func encodeCursor(c *store.Cursor) string {
+	return string(binary.AppendUvarint(binary.AppendUvarint(nil, c.Seq), c.Sent))
 }
 
 func decodeCursor(row string) (store.Cursor, error) {
@@ -382,15 +311,13 @@ func decodeCursor(row string) (store.Cursor, error) {
 // Cursors of StatePage name the last register of the page: its conversation, a line feed, which no identifier has, and
 // its name.
 
-func encodeStateCursor(key []byte) string {
-	return string(bytes.Replace(key, []byte{0}, []byte{'\n'}, 1))
-}
+func encodeStateCursor(key string) string { return strings.Replace(key, "\x00", "\n", 1) }
 
-// decodeStateCursor returns what follows the tag in the register's key, nil for the beginning.
-func decodeStateCursor(s string) ([]byte, bool) {
+// decodeStateCursor returns what follows the tag in the register's key, nothing for the beginning.
+func decodeStateCursor(s string) (string, bool) {
 	if s == "" {
-		return nil, true
+		return "", true
 	}
 	conversation, name, ok := strings.Cut(s, "\n")
-	return slices.Concat([]byte(conversation), []byte{0}, []byte(name)), ok
+	return conversation + "\x00" + name, ok
 }

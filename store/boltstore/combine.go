@@ -18,6 +18,7 @@ const (
 	maxGroupOps   = 1024
 	maxGroupBytes = 8 << 20
 	maxYields     = 4
+	gatherShare   = 4
 )
 
 // op is one operation that waits for its commit, or is in one.
@@ -28,14 +29,13 @@ type op struct {
 	state opState       // guarded by Store.mu
 	group *group        // set with opTaken
 	err   error         // set before opDone
-	wake  chan struct{} // gets one value when the state becomes opLeads or opDone
+	wake  chan struct{} // gets one value when the state becomes opDone
 }
 
 type opState uint8
 
 const (
 	opQueued opState = iota
-	opLeads          // first in the queue; its goroutine takes the next group
 	opTaken
 	opDone
 )
@@ -46,9 +46,10 @@ type group struct {
 	applied chan struct{} // closed when no operation of it is looked at any more, but for its result
 }
 
-// submit runs an operation in the next commit and waits for that. The goroutine of the first operation in the queue
-// takes the group and commits it; the others sleep. If ctx ends before the operation was taken, it is not run. If it
-// was, the outcome is unknown.
+// submit runs an operation in the next commit and waits for that. Who finds nobody at work commits the next group on its
+// own goroutine; if others wait by then, a goroutine goes on until nobody does. It need not be found among those that were
+// just answered, which have much to do. If ctx ends before the operation was taken, it is not run. If it was, the outcome
+// is unknown.
 func (s *Store) submit(ctx context.Context, bytes int64, run func(*writer) error) error {
 	if err := s.enter(ctx); err != nil {
 		return err
@@ -62,14 +63,19 @@ func (s *Store) submit(ctx context.Context, bytes int64, run func(*writer) error
 		return err
 	}
 	s.queue = append(s.queue, o)
-	if !s.leading {
-		s.leading = true
-		o.state = opLeads
-		s.mu.Unlock()
-		s.lead()
-		return o.err
-	}
+	leads := !s.leading
+	s.leading = true
 	s.mu.Unlock()
+	if leads && s.lead() {
+		s.mu.Lock()
+		s.users++ // so that Close waits for it
+		s.mu.Unlock()
+		go func() {
+			defer s.leave()
+			for s.lead() {
+			}
+		}()
+	}
 	return s.wait(ctx, o)
 }
 
@@ -80,12 +86,6 @@ func (s *Store) wait(ctx context.Context, o *op) error {
 		if gone, err := s.abandon(ctx, o); gone {
 			return err
 		}
-	}
-	s.mu.Lock()
-	leads := o.state == opLeads
-	s.mu.Unlock()
-	if leads {
-		s.lead()
 	}
 	return o.err
 }
@@ -110,26 +110,12 @@ func (s *Store) abandon(ctx context.Context, o *op) (bool, error) {
 	if i := slices.Index(s.queue, o); i >= 0 {
 		s.queue = slices.Delete(s.queue, i, i+1)
 	}
-	if o.state == opLeads {
-		s.promoteLocked()
-	}
 	s.mu.Unlock()
 	return true, ctx.Err()
 }
 
-// promoteLocked makes the first in the queue the leader.
-func (s *Store) promoteLocked() {
-	if len(s.queue) == 0 {
-		s.leading = false
-		return
-	}
-	first := s.queue[0]
-	first.state = opLeads
-	first.wake <- struct{}{}
-}
-
-// lead takes one group, which begins with the caller's own operation, and leaves the rest of the queue to the next.
-func (s *Store) lead() {
+// lead commits one group, and reports whether there is another one to commit. If not, whoever comes next leads.
+func (s *Store) lead() bool {
 	s.gather()
 	g := s.take()
 	err := s.process(g)
@@ -151,21 +137,21 @@ func (s *Store) lead() {
 		done = append(done, s.queue...)
 		s.queue = nil
 	}
-	for i, o := range done {
+	for _, o := range done {
 		o.state = opDone
-		if i > 0 { // the first is the caller's
-			o.wake <- struct{}{}
-		}
+		o.wake <- struct{}{}
 	}
-	s.promoteLocked()
+	s.leading = len(s.queue) > 0
+	return s.leading
 }
 
-// gather gives those who were just answered, and those who wait for the processor, a chance to join the group: until as
-// many wait as the last group had, a few times at most. Who is alone is not held up.
+// gather gives those who were just answered, and those who wait for the processor, a chance to join the group: until there
+// are a quarter of what the last group had, a few times at most. The others get ready while this one is committed: to wait
+// for more of them leaves the disk idle. Who is alone is not held up.
 func (s *Store) gather() {
 	for range maxYields {
 		s.mu.Lock()
-		enough := len(s.queue) >= s.lastSize
+		enough := gatherShare*len(s.queue) >= s.lastSize
 		s.mu.Unlock()
 		if enough {
 			return
@@ -194,23 +180,34 @@ func (s *Store) take() *group {
 	return g
 }
 
-// process runs the operations of a group and commits what they wrote. Its error is one after which nobody knows what is
-// in the file; errors of single operations are in op.err.
+// process runs the operations of a group and commits what they wrote, with a slice of what is to be done in the
+// background. Its error is one after which nobody knows what is in the file; errors of single operations are in op.err.
 func (s *Store) process(g *group) error {
 	var tx *bolt.Tx
-	written := false
+	var w *writer
 	err := guard(func() (err error) {
 		defer close(g.applied)
 		if tx, err = s.db.Begin(true); err != nil {
 			return err
 		}
-		written, err = s.apply(tx, g)
-		return err
+		if w, err = s.writer(tx); err != nil {
+			return err
+		}
+		return s.apply(w, g)
 	})
+	written := w != nil && w.dirty
+	id := 0
 	if err == nil && written {
+		id = tx.ID()
+		s.views.hold()
+		defer s.views.letGo()
 		err = guard(func() error { return s.commit(tx) })
 	}
-	if tx != nil && (err != nil || !written) {
+	if err == nil && written {
+		s.publish(w, id)
+		return nil
+	}
+	if tx != nil {
 		// After a failed commit this has been done already, or must be tried, since Close would wait for it.
 		undo := guard(func() error {
 			if err := tx.Rollback(); !errors.Is(err, berrors.ErrTxClosed) {
@@ -223,23 +220,60 @@ func (s *Store) process(g *group) error {
 	return err
 }
 
-func (s *Store) apply(tx *bolt.Tx, g *group) (written bool, err error) {
-	w := writer{room: newRoom(s, tx)}
-	if w.buckets, err = openBuckets(tx); err != nil {
-		return false, err
+func (s *Store) writer(tx *bolt.Tx) (*writer, error) {
+	b, err := openBase(tx, s.windows)
+	if err != nil {
+		return nil, err
 	}
+	s.scratch.reset()
+	w := &writer{
+		scratch: &s.scratch, base: b, tx: tx, room: newRoom(s, tx), keys: s.keys, epochs: s.epochs, active: s.active, frozen: s.frozen, now: s.now,
+	}
+	if w.frozen != nil {
+		w.room.pending = w.frozen.bytes
+	}
+	w.room.pending += w.active.bytes
+	return w, nil
+}
+
+func (s *Store) apply(w *writer, g *group) error {
 	for _, o := range g.ops {
 		before := w.dirty
 		w.dirty = false
-		o.err = o.run(&w)
+		o.err = o.run(w)
 		if w.err == nil && w.dirty && o.err != nil {
 			w.err = o.err // it wrote a part
 		}
 		if w.err != nil {
-			return true, w.err
+			return w.err
 		}
 		w.dirty = w.dirty || before
 	}
-	err = w.flush()
-	return w.dirty, err
+	if err := w.flush(); err != nil {
+		return err
+	}
+	if err := s.background(w); err != nil {
+		return err
+	}
+	w.writeIDs()
+	return w.err
+}
+
+// publish makes visible what was committed, and begins a new window if this one is full.
+func (s *Store) publish(w *writer, id int) {
+	s.now = w.now
+	s.state.Lock()
+	w.publish()
+	full := (s.active.bytes >= s.limits.window || w.rotate) && s.frozen == nil
+	if full {
+		s.frozen, s.active = s.active, newLayer(s.active.number+1, s.limits.window)
+	}
+	s.published = id
+	s.state.Unlock()
+	if w.sweep != 0 {
+		s.sweep = w.sweep
+	}
+	if full || w.sweep != 0 {
+		s.signal()
+	}
 }

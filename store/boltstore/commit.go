@@ -1,49 +1,86 @@
 package boltstore
 
 import (
-	"bytes"
 	"context"
+	"errors"
+	"math"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 )
 
-// expireStep is how many expired attempts a new one removes: more than one, so that a backlog of them shrinks.
-const expireStep = 4
-
 // Commit implements [store.Store]. A message ID that an inbox still holds is refused with an [*event.InvalidError].
 func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error) {
 	if err := b.Validate(); err != nil {
 		return store.Result{}, err
 	}
-	bytes := size(&b)
-	need := bytes + pages(&b)*s.page
-	var result store.Result
+	c := &struct { // one piece
+		plan
+		result store.Result
+		key    [1]idKey
+	}{plan: plan{need: size(&b)}}
+	p := &c.plan
+	p.keys = c.key[:0]
+	for i := range b.Messages {
+		p.keys = append(p.keys, s.keys.key(b.Messages[i].ID))
+	}
+	bytes := p.need
+	p.need += pages(&b) * s.page
+	if i := b.Idempotency; i != nil {
+		p.attempt = attemptRow(i.Device, i.ClientID)
+	}
+	known := s.hints(ctx, &b, p.attempt)
 	err := s.submit(ctx, bytes, func(w *writer) error {
-		p, err := s.check(w, &b, need)
+		w.hints = known
+		defer func() { w.hints = nil }()
+		err := w.check(&b, p)
 		if err != nil {
 			return err
 		}
 		if p.answer == nil {
-			result, err = s.perform(w, &b, p)
+			c.result, err = s.perform(w, &b, p)
 			return err
 		}
-		result = *p.answer
+		c.result = *p.answer
 		return nil
 	})
-	if err != nil {
-		return store.Result{}, err
+	if err == nil {
+		return c.result, nil
 	}
-	return result, nil
+	if p.oldest != 0 && errors.Is(err, store.ErrWindowFull) {
+		// So that the next one is refused without counting.
+		err = errors.Join(err, s.submit(ctx, 0, func(w *writer) error { return w.recount(b.Account) }))
+	}
+	return store.Result{}, err
 }
 
-// plan is what the checks of a batch found out.
+// recount sets how many idempotency records an account has.
+func (w *writer) recount(name event.Account) error {
+	a, err := w.account(name)
+	if err != nil || a.aid == 0 {
+		return err
+	}
+	p := plan{account: a}
+	if err := p.expire(w.now, math.MaxUint64); err != nil {
+		return err
+	}
+	w.forgetAttempts(&p)
+	return w.err
+}
+
+// plan is what is known of a batch before it is performed.
 type plan struct {
-	account *account
-	answer  *store.Result // not nil: this is the result, and nothing is to be done
-	expired [][]byte      // expiry keys of attempts to remove, without account number and tag
-	states  []register    // one for each of Batch.States
+	need     int64   // bytes of the file, at most
+	keys     []idKey // of message IDs
+	account  *account
+	attempt  string        // key of the idempotency record; empty: none
+	answer   *store.Result // not nil: this is the result, and nothing is to be done
+	again    bool          // the idempotency record takes the place of an expired one
+	forgets  []string      // keys of expired idempotency records to remove
+	attempts uint64        // if there are any: how many are left then
+	oldest   uint64        // and when the next one expires
+	states   []register    // one for each of Batch.States
 }
 
 // register is one register after an update.
@@ -54,49 +91,54 @@ type register struct {
 }
 
 // check makes all checks of a batch in their order, and writes nothing.
-func (s *Store) check(w *writer, b *store.Batch, need int64) (*plan, error) {
+func (w *writer) check(b *store.Batch, p *plan) error {
 	a, err := w.account(b.Account)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p := &plan{account: a}
+	p.account = a
+	w.now = max(w.now, uint64(b.Now.UnixMilli()))
 	if b.Idempotency != nil {
-		if err := s.checkAttempt(w, b, p); err != nil || p.answer != nil {
-			return p, err
+		if err := w.checkAttempt(b, p); err != nil || p.answer != nil {
+			return err
 		}
 	}
 	if b.Record != nil && b.Record.Expect != store.Revision(a.head.record) {
-		return nil, store.ErrConflict
+		return store.ErrConflict
 	}
 	changed, err := w.mergeStates(b, p)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if b.OnlyIfChanged && !changed {
 		p.answer = &store.Result{Unchanged: true, States: p.result()}
 		if b.Record != nil {
 			p.answer.Revision = store.Revision(a.head.record)
 		}
-		return p, nil
+		return nil
 	}
-	for i := range b.Messages {
-		if w.ids.Get([]byte(b.Messages[i].ID)) != nil {
-			return nil, &event.InvalidError{Field: "message ID", Reason: "used before"}
+	for _, key := range p.keys {
+		if mid, err := w.messageNumber(key); err != nil {
+			return err
+		} else if mid != 0 {
+			return &event.InvalidError{Field: "message ID", Reason: "used before"}
 		}
 	}
 	if len(b.Messages) == 0 && b.Record == nil && len(b.States) == 0 && b.Idempotency == nil {
-		return p, nil // nothing that stays
+		return nil // nothing that stays
 	}
-	return p, w.room.take(need, b.Reserve)
+	return w.room.take(p.need, b.Reserve)
 }
 
-// checkAttempt looks for an earlier batch of the same name. If there is none it chooses what to forget for the new one.
-func (s *Store) checkAttempt(w *writer, b *store.Batch, p *plan) error {
-	aid, now := p.account.aid, uint64(b.Now.UnixMilli())
-	name := attemptKey(aid, b.Idempotency.Device, b.Idempotency.ClientID)
-	var own []byte
-	if row := w.accounts.Get(name); row != nil {
-		first, err := decodeAttempt(string(row))
+// checkAttempt looks for an earlier batch of the same name. If there is none it sees to it that there is room for one.
+func (w *writer) checkAttempt(b *store.Batch, p *plan) error {
+	h, now := &p.account.head, uint64(b.Now.UnixMilli())
+	row, err := p.account.get(p.attempt)
+	if err != nil {
+		return err
+	}
+	if row != "" {
+		first, err := decodeAttempt(row)
 		if err != nil {
 			return err
 		}
@@ -104,39 +146,49 @@ func (s *Store) checkAttempt(w *writer, b *store.Batch, p *plan) error {
 			if first.digest != string(b.Idempotency.Digest[:]) {
 				return store.ErrMismatch
 			}
-			p.answer = s.repeated(&first)
+			p.answer = w.repeated(b.Account, &first)
 			return nil
 		}
-		own = expiryKey(aid, first.expires, name[prefixBytes:])[prefixBytes:]
-		p.expired = append(p.expired, own)
+		p.again = true
 	}
-	prefix, most := tagKeyFor(aid, tagExpiry, 0), int(p.account.head.attempts)
-	err := scan(w.accounts, prefix, prefix, func(rest, _ []byte) (bool, error) {
-		expires, _, err := splitExpiryKey(rest)
-		if err != nil || expires > now || len(p.expired) >= expireStep && most-len(p.expired) < b.Idempotency.Max {
-			return false, err
-		}
-		if !bytes.Equal(rest, own) {
-			p.expired = append(p.expired, bytes.Clone(rest))
-		}
-		return true, nil
-	})
-	if err != nil {
-		return err
+	if h.attempts < uint64(b.Idempotency.Max) {
+		return nil
 	}
-	if most-len(p.expired) >= b.Idempotency.Max {
+	if now < h.oldest {
 		return store.ErrWindowFull
 	}
-	return nil
+	return p.expire(now, uint64(b.Idempotency.Max))
+}
+
+// expire finds the expired idempotency records of an account that has as many as it may have, or more: those that a
+// merge of runs has dropped still count.
+func (p *plan) expire(now, most uint64) error {
+	p.oldest = math.MaxUint64
+	err := p.account.scan(string(rune(tagAttempt)), "", func(key, value string) (bool, error) {
+		t, err := decodeAttempt(value)
+		if t.expires <= now {
+			p.forgets = append(p.forgets, key)
+		} else {
+			p.attempts++
+			p.oldest = min(p.oldest, t.expires)
+		}
+		return true, err
+	})
+	if err == nil && p.attempts >= most {
+		err = store.ErrWindowFull
+	}
+	return err
 }
 
 // repeated is the result for a batch that was here before.
-func (s *Store) repeated(first *attempt) *store.Result {
+func (w *writer) repeated(name event.Account, first *attempt) *store.Result {
 	r := &store.Result{Duplicate: true}
 	if first.id != "" {
 		placed := store.Placed{ID: first.id}
 		if first.placed {
-			placed.To = []store.Place{s.place(&first.place)}
+			own := first.place
+			own.account = name
+			placed.To = []store.Place{w.epochs.place(&own)}
 		}
 		r.Messages = []store.Placed{placed}
 	}
@@ -153,13 +205,13 @@ func (w *writer) mergeStates(b *store.Batch, p *plan) (bool, error) {
 	p.states = make([]register, len(b.States))
 	for i := range b.States {
 		u, old := &b.States[i], register{}
-		key := stateKey(p.account.aid, u.Conversation, u.Name)
-		j, known := latest[string(key)]
+		key := stateRow(u.Conversation, u.Name)
+		j, known := latest[key]
 		if known {
 			old = p.states[j]
 		} else {
 			var err error
-			old.State, old.stored, known, err = w.register(key, u.Conversation, u.Name)
+			old.State, old.stored, known, err = p.account.register(key, u.Conversation, u.Name)
 			if err != nil {
 				return false, err
 			}
@@ -170,7 +222,7 @@ func (w *writer) mergeStates(b *store.Batch, p *plan) (bool, error) {
 		}
 		next, changed := store.Merge(before, *u)
 		p.states[i] = register{State: next, stored: old.stored, changed: old.changed || changed}
-		latest[string(key)] = i
+		latest[key] = i
 		changes = changes || changed
 	}
 	return changes, nil

@@ -13,15 +13,18 @@ type Config struct {
 	// MaxSize bounds the file, in bytes. Zero means 64 GiB; negative means no bound; at least 4 MiB otherwise. Batches
 	// that append are refused with [store.ErrFull] when less than the reserve is left below it, in the file and in its
 	// free pages together, or when the file system has less than the reserve free. The reserve is 2 % of MaxSize, at
-	// least 16 MiB, but never more than a quarter of MaxSize; without a bound it is 16 MiB.
+	// least 16 MiB, but never more than a quarter of MaxSize; without a bound it is 16 MiB. Twice MaxSize, at most 128 GiB,
+	// of the process's address space is taken for the file; not so on Windows and on systems of 32 bits.
 	MaxSize int64
 	// LockTimeout is how long Open waits for another one to close the file. Zero means 5 s; negative means not at all.
 	LockTimeout time.Duration
 	// NewIncarnation changes the epochs of all inboxes, once, during Open. Set it for the first Open of a file that was
-	// put back from a copy.
+	// put back from a copy by other means than [Restore].
 	NewIncarnation bool
 	// Logger gets the store's few lines: its failure, and trouble with rows of deleted accounts. Nil discards them.
 	Logger *slog.Logger
+
+	limits *limits // nil: those of newLimits; others are for tests
 }
 
 const (
@@ -37,6 +40,8 @@ var (
 	ErrLocked = errors.New("boltstore: file is in use")
 	// ErrNotStore: the file is not one of this package's.
 	ErrNotStore = errors.New("boltstore: not a store")
+	// ErrOldSchema: the file is of a version before the first release, whose layout no release reads.
+	ErrOldSchema = errors.New("boltstore: written before the first release")
 	// ErrCorrupt: a page or row cannot be read. Any method may return it.
 	ErrCorrupt = errors.New("boltstore: corrupt")
 )

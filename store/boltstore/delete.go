@@ -4,17 +4,18 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
+	"math"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 )
 
-// purgeRows is how many rows of deleted accounts one commit removes at most.
+// purgeRows is how many entries of deleted accounts one commit removes at most.
 const purgeRows = 512
 
-// Delete implements [store.Store]. The account is gone at once; its rows are removed in slices, the first one at once and
-// the rest in the background, also after a restart.
+// Delete implements [store.Store]. The account is gone at once; its entries are removed in slices, the first one at once
+// and the rest in the background, also after a restart. What else its rows held is written over in the background within
+// about two hours, if there is room for it.
 func (s *Store) Delete(ctx context.Context, name event.Account, expect store.Revision) error {
 	if err := store.CheckAccount(name); err != nil {
 		return err
@@ -30,79 +31,81 @@ func (s *Store) Delete(ctx context.Context, name event.Account, expect store.Rev
 	return err
 }
 
-// forget gives the account a new, empty set of rows, and reports whether some of the old ones are left.
+// forget gives the account a new number, and so an empty set of rows, and reports whether some of the old ones are left.
 func (w *writer) forget(name event.Account, expect store.Revision) (bool, error) {
-	a, err := w.account(name)
+	old, err := w.account(name)
 	if err != nil {
 		return false, err
 	}
-	if store.Revision(a.head.record) != expect {
+	if store.Revision(old.head.record) != expect {
 		return false, store.ErrConflict
 	}
-	old := a.aid
-	a.aid = 0
-	a.head = head{epoch: a.head.epoch + 1, revision: a.head.revision}
+	a := w.free()
+	a.name, a.head, a.base = name, head{epoch: old.head.epoch + 1, revision: old.head.revision}, &w.base
+	w.keep(a)
 	w.touch(a)
-	if old == 0 {
+	if old.aid == 0 {
 		return false, w.err
 	}
-	w.put(w.purge, numberKey(old), nil)
-	done, err := w.purgeSlice(old)
-	return !done, err
-}
-
-// purgeSlice removes some rows of a deleted account, and reports whether that were the last.
-func (w *writer) purgeSlice(aid uint64) (bool, error) {
-	type row struct {
-		key   []byte
-		mid   uint64 // of an entry
-		value value  // of a record or register
-	}
-	rows := make([]row, 0, purgeRows)
-	prefix := numberKey(aid)
-	more := false
-	err := scan(w.accounts, prefix, prefix, func(rest, v []byte) (bool, error) {
-		if len(rest) == 0 {
-			return false, corrupt("row")
-		}
-		if len(rows) == purgeRows {
-			more = true
-			return false, nil
-		}
-		r := row{key: slices.Concat(prefix, rest)}
-		switch rest[0] { // what cannot be read stays, as in release
-		case tagEntry:
-			if e, err := decodeEntry(string(v)); err == nil {
-				r.mid = e.mid
-			}
-		case tagRecord:
-			if old, err := decodeRecord(string(v)); err == nil {
-				r.value = old
-			}
-		case tagState:
-			if st, err := decodeState(string(v)); err == nil {
-				r.value = st.value
-			}
-		}
-		rows = append(rows, r)
-		return true, nil
-	})
-	if err != nil {
+	old.name = ""
+	if err := w.dropLong(old); err != nil {
 		return false, err
 	}
-	for _, r := range rows {
-		w.del(w.accounts, r.key)
-		w.dropValue(&r.value)
-		if r.mid != 0 {
-			if err := w.release(r.mid); err != nil {
-				return false, err
-			}
+	return w.purgeSlice(old)
+}
+
+// dropLong drops what a deleted account's record and registers have beside their rows.
+func (w *writer) dropLong(a *account) error {
+	record, err := a.get(recordRow())
+	if err != nil {
+		return err
+	}
+	if v, err := decodeRecord(record); err == nil { // what cannot be read stays, as in release
+		w.dropValue(&v)
+	}
+	return a.scan(string(rune(tagState)), "", func(_, row string) (bool, error) {
+		if st, err := decodeState(row); err == nil {
+			w.dropValue(&st.value)
 		}
+		return w.err == nil, w.err
+	})
+}
+
+// purged returns a deleted account whose entries are still there.
+func (w *writer) purged(key, value []byte) (*account, error) {
+	aid, err := number(key, "purge key")
+	if err != nil {
+		return nil, err
 	}
-	if !more {
-		w.del(w.purge, prefix)
+	d := decoder{rest: string(value)}
+	a := w.free()
+	a.aid, a.head, a.base = aid, d.head(), &w.base
+	if err := d.done("purge"); err != nil {
+		return nil, err
 	}
-	return !more, w.err
+	left := a.head
+	w.parts(a)
+	a.head = left
+	a.place, a.looked = slot{folds: folds{last: math.MaxUint64, bits: math.MaxUint64}}, true // wherever they are
+	w.accts = append(w.accts, a)
+	return a, nil
+}
+
+// purgeSlice releases the messages of some entries of a deleted account, and reports whether there are more. Its rows
+// stay where they are until a sweep: nobody knows its number any more.
+func (w *writer) purgeSlice(a *account) (bool, error) {
+	if _, err := w.trimAccount(a, a.head.seq, purgeRows); err != nil {
+		return false, err
+	}
+	w.touch(a)
+	a.stage.gone = true
+	if a.head.trim >= a.head.seq {
+		w.del(w.purge, numberKey(a.aid))
+		w.wantSweep()
+		return false, w.err
+	}
+	w.put(w.purge, numberKey(a.aid), a.head.append(nil))
+	return true, w.err
 }
 
 // startPurge sees to it that the rows of deleted accounts go. One goroutine does it, and ends when there are none.
@@ -125,16 +128,16 @@ func (s *Store) purgeAll() {
 	defer s.leave()
 	for {
 		done := false
-		err := s.submit(s.purge, 0, func(w *writer) error {
-			key, _ := w.purge.Cursor().First()
+		err := s.submit(s.life, 0, func(w *writer) error {
+			key, value := w.purge.Cursor().First()
 			if done = key == nil; done {
 				return nil
 			}
-			aid, err := number(key, "purge key")
+			a, err := w.purged(key, value)
 			if err != nil {
 				return err
 			}
-			_, err = w.purgeSlice(aid)
+			_, err = w.purgeSlice(a)
 			return err
 		})
 		if errors.Is(err, ErrCorrupt) {

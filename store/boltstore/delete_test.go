@@ -101,9 +101,8 @@ func TestDeleteHidesMessagesBeforeThePurge(t *testing.T) {
 }
 
 func TestRemovalLeavesNoRows(t *testing.T) {
-	s := open(t, newPath(t), boltstore.Config{})
+	s := open(t, newPath(t), boltstore.Config{}.WithLimits(1<<20, 512, 1))
 	ctx := t.Context()
-	base := s.Rows("account")
 	for i := range 20 {
 		b := message(fmt.Sprint("m", i), make([]byte, 700*i), "ann", "bob")
 		b.Messages[0].Key = []string{"", "typing"}[i%2]
@@ -119,5 +118,13 @@ func TestRemovalLeavesNoRows(t *testing.T) {
 	for _, b := range append(buckets, "purge") {
 		require.Zero(t, s.Rows(b), b)
 	}
-	require.Equal(t, base+2, s.Rows("account"), "the heads of both")
+	require.NoError(t, s.Fold(ctx))
+	require.Equal(t, 1, s.Rows("head"), "one block")
+	require.Equal(t, 2, s.Rows("name"))
+	_, err = s.Commit(ctx, message("last", nil, "ann"))
+	require.NoError(t, err)
+	require.NoError(t, s.Fold(ctx))
+	require.Equal(t, 1, s.Runs())
+	require.Equal(t, 1, s.Rows("run"), "the last entry: what removed ones left is gone")
+	require.Zero(t, s.Rows("journal"))
 }

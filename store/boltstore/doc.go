@@ -12,14 +12,23 @@
 // [store.ErrUnknownOutcome] and [store.ErrFailed], all that comes later [store.ErrFailed]. Close it and open it again. A
 // row or page that cannot be read is reported as [ErrCorrupt]; met in the middle of a write, it fails the store as well.
 //
+// # Layout
+//
+// A commit appends: payloads to one end of the file, all else to a journal, which is in memory too. A full window of the
+// journal (64 MiB of memory, less for a small file) is folded in the background into rows sorted by account, a slice with
+// each commit. There are two windows at most: if the second is full as well, commits wait. After a crash Open reads what is
+// left of the journal. Nothing is kept in memory of accounts that are in no window.
+//
 // # Room
 //
 // Batches that append are refused with [store.ErrFull] before the file is full; what is kept back is for ends of logins,
 // cursors and for making room. See [Config]. Room that Trim, Void or Delete gave back is used again without a restart.
 // The file itself never shrinks.
 //
+// What was removed is reachable through no bucket any more. Its bytes may stay in free pages until these are used again.
+//
 // # Copies of the file
 //
-// A copy that is put back later must be opened with [Config.NewIncarnation]. Without that, sequence numbers would be used
-// twice.
+// [Store.Backup] copies the file while it is in use, and [Restore] puts a copy back. A copy made by other means, while the
+// file was closed, must be opened with [Config.NewIncarnation]. Without that, sequence numbers would be used twice.
 package boltstore

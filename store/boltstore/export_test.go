@@ -1,7 +1,10 @@
 package boltstore
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -15,8 +18,61 @@ func (c Config) Reserve() int64 {
 	return c.reserve()
 }
 
-// SetCommit replaces what commits transactions.
-func (s *Store) SetCommit(f func(*bolt.Tx) error) { s.commit = f }
+// WithLimits returns the configuration with other bounds: bytes of memory of a window, rows that a commit folds or merges
+// at least, and runs after which some are merged.
+func (c Config) WithLimits(window int64, step, runs int) Config {
+	c.limits = &limits{window: window, step: step, runs: runs, most: 2 * runs, sweep: sweepEvery}
+	return c
+}
+
+// Fold has all that the journal holds folded, and runs merged as far as they are to be, and waits for that.
+func (s *Store) Fold(ctx context.Context) error {
+	for {
+		work := false
+		err := s.submit(ctx, 0, func(w *writer) error {
+			w.idle, w.dirty = true, true
+			w.after = append(w.after, func() {
+				if s.frozen == nil && !s.active.empty() {
+					s.frozen, s.active = s.active, newLayer(s.active.number+1, s.limits.window)
+				}
+				work = s.frozen != nil || s.merge != nil || s.mergeable()
+			})
+			return nil
+		})
+		s.signal()
+		if err != nil || !work {
+			return err
+		}
+	}
+}
+
+// Memory is what the journal takes in memory, about, and how many accounts it has.
+func (s *Store) Memory() (bytes int64, accounts int) {
+	s.state.RLock()
+	defer s.state.RUnlock()
+	for _, l := range s.layersLocked() {
+		if l != nil {
+			bytes += l.bytes
+			accounts += len(l.byAid)
+		}
+	}
+	return bytes, accounts
+}
+
+// Runs is how many runs there are.
+func (s *Store) Runs() int {
+	s.state.RLock()
+	defer s.state.RUnlock()
+	return len(s.windows)
+}
+
+// SetCommit replaces what commits transactions, from the next commit on, on the goroutine that commits.
+func (s *Store) SetCommit(f func(*bolt.Tx) error) {
+	set := func(*writer) error { s.commit = f; return nil }
+	if s.submit(context.Background(), 0, set) != nil { // nobody commits any more
+		_ = set(nil)
+	}
+}
 
 // SetFree replaces what tells how many bytes the file system has left, and has it asked each time.
 func (s *Store) SetFree(free func() int64) {
@@ -46,16 +102,25 @@ func (s *Store) HighWater() int64 {
 	return n
 }
 
-// Rows counts the rows of a bucket.
+// Rows counts the rows of a bucket and of those in it.
 func (s *Store) Rows(bucket string) int {
-	n := -1
-	if err := s.db.View(func(tx *bolt.Tx) error {
-		n = tx.Bucket([]byte(bucket)).Stats().KeyN
-		return nil
-	}); err != nil {
+	n := 0
+	if err := s.db.View(func(tx *bolt.Tx) error { return countRows(tx.Bucket([]byte(bucket)), &n) }); err != nil {
 		return -1
 	}
 	return n
+}
+
+func countRows(b *bolt.Bucket, n *int) error {
+	return b.ForEach(func(k, v []byte) error {
+		if v == nil {
+			if in := b.Bucket(k); in != nil {
+				return countRows(in, n)
+			}
+		}
+		*n++
+		return nil
+	})
 }
 
 // Waiting is how many operations wait for a group.
@@ -76,4 +141,34 @@ func (s *Store) Purging() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.purging
+}
+
+// Written is how many bytes were allocated for pages by all transactions, which is about what was written.
+func (s *Store) Written() int64 {
+	stats := s.db.Stats()
+	return stats.TxStats.GetPageAlloc()
+}
+
+// Reachable reports whether a word is in a key or value that any bucket leads to.
+func (s *Store) Reachable(word string) (found bool, err error) {
+	var walk func(b *bolt.Bucket) error
+	walk = func(b *bolt.Bucket) error {
+		return b.ForEach(func(k, v []byte) error {
+			found = found || bytes.Contains(k, []byte(word)) || bytes.Contains(v, []byte(word))
+			if v == nil {
+				return walk(b.Bucket(k))
+			}
+			return nil
+		})
+	}
+	err = s.db.View(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return walk(b) })
+	})
+	return found, err
+}
+
+// WithSweep returns the configuration, after WithLimits, with another least time between two sweeps.
+func (c Config) WithSweep(d time.Duration) Config {
+	c.limits.sweep = d
+	return c
 }

@@ -68,7 +68,35 @@ type checker struct {
 	page int64
 	high uint64 // pages from here on are not in use
 	seen []uint64
-	buf  []byte
+
+	block []byte // pages that were read at once, beginning with number start
+	start uint64
+	last  uint64 // page that was read last
+}
+
+// blockPages is how many pages are read at once where they are in order, as those of messages are. The map of the file is
+// for random access, so that nothing else reads ahead.
+const blockPages = 64
+
+// read returns pages that follow each other. They are good until the next call.
+func (c *checker) read(id, pages uint64) ([]byte, error) {
+	size := uint64(c.page)
+	from := (id - c.start) * size
+	if id < c.start || from+pages*size > uint64(len(c.block)) {
+		n := pages
+		if id == c.last+1 {
+			n = max(n, blockPages)
+		}
+		n = min(n, c.high-id)
+		c.block = slices.Grow(c.block[:0], int(n*size))[:n*size]
+		if _, err := c.file.ReadAt(c.block, int64(id*size)); err != nil {
+			c.block = nil
+			return nil, err
+		}
+		c.start, from = id, 0
+	}
+	c.last = id + pages - 1
+	return c.block[from : from+pages*size], nil
 }
 
 // checkFile reports whether the file is as long as it says, and, if it does not hold the list of free pages, whether all
@@ -136,11 +164,11 @@ func (c *checker) check(id uint64, depth int) ([]uint64, error) {
 	if id < 2 || id >= c.high || depth > maxDepth {
 		return nil, c.bad(id)
 	}
-	c.buf = slices.Grow(c.buf[:0], int(c.page))[:c.page]
-	if _, err := c.file.ReadAt(c.buf, int64(id)*c.page); err != nil {
+	page, err := c.read(id, 1)
+	if err != nil {
 		return nil, errors.Join(c.bad(id), err)
 	}
-	head := c.buf[:pageHeader]
+	head := page[:pageHeader]
 	flags, count := order.Uint16(head[8:]), int64(order.Uint16(head[10:]))
 	pages := uint64(order.Uint32(head[12:])) + 1
 	if order.Uint64(head) != id || pages > c.high-id || flags != branchPage && flags != leafPage {
@@ -157,12 +185,11 @@ func (c *checker) check(id uint64, depth int) ([]uint64, error) {
 		return nil, c.bad(id)
 	}
 	if size > c.page {
-		c.buf = slices.Grow(c.buf, int(size-c.page))[:size]
-		if _, err := c.file.ReadAt(c.buf[c.page:], int64(id)*c.page+c.page); err != nil {
+		if page, err = c.read(id, pages); err != nil {
 			return nil, errors.Join(c.bad(id), err)
 		}
 	}
-	below, ok := elements(c.buf, int(count), flags == leafPage)
+	below, ok := elements(page, int(count), flags == leafPage)
 	if !ok {
 		return nil, c.bad(id)
 	}

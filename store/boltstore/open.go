@@ -16,13 +16,14 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 )
 
 const (
 	fileMode  = 0o600
-	newSuffix = ".new"  // of the name under which a file is made
-	mapBytes  = 1 << 30 // mapped from the start: the map grows only when nobody reads
+	newSuffix = ".new"             // of the name under which a file is made
+	mapBytes  = 2 * defaultMaxSize // of address space, from the start: a larger map has to wait until nobody reads
 	growBytes = 16 << 20
 	attempts  = 10 // to make the file, while others try the same
 )
@@ -60,6 +61,11 @@ func open(path string, cfg Config) (*Store, error) {
 	if err := guard(func() (err error) { waiting, err = s.start(); return err }); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	if s.frozen != nil || s.sweep != 0 {
+		s.signal()
+	}
+	s.users++ // so that Close waits for it
+	go s.maintain()
 	if waiting {
 		s.startPurge()
 	}
@@ -70,19 +76,24 @@ func newStore(path string, cfg Config, db *bolt.DB) *Store {
 	s := &Store{
 		cfg: cfg, db: db, page: int64(db.Info().PageSize), commit: (*bolt.Tx).Commit,
 		disk:   diskSpace{path: path, stat: statFree},
+		limits: newLimits(&cfg), wake: make(chan struct{}, 1),
 		failed: make(chan struct{}), released: make(chan struct{}),
 	}
-	s.purge, s.stop = context.WithCancel(context.Background())
+	s.life, s.stop = context.WithCancel(context.Background())
 	s.info.Capabilities = store.Capabilities{Durable: true, AtomicSend: true, UniformOrder: true, Dense: true}
 	return s
 }
 
-// start reads what the store is, and reports whether rows of deleted accounts wait to be removed.
+// start reads what the store is and what is left of the journal, and reports whether entries of deleted accounts wait to
+// be removed.
 func (s *Store) start() (waiting bool, err error) {
 	if s.cfg.NewIncarnation {
 		if err := s.db.Update(renew); err != nil {
 			return false, err
 		}
+	}
+	if err := s.db.Update(dropUnfinished); err != nil && !errors.Is(err, errNothing) {
+		return false, err
 	}
 	err = s.db.View(func(tx *bolt.Tx) error {
 		m, err := readMeta(tx)
@@ -90,15 +101,80 @@ func (s *Store) start() (waiting bool, err error) {
 			return err
 		}
 		s.info.Incarnation, s.info.Secret = m.incarnation, m.secret
-		b, err := openBuckets(tx)
+		s.epochs, s.keys = epochs(m.incarnation), messageKeys{event.NewIssuer(m.secret)}
+		b, err := openBase(tx, nil)
 		if err != nil {
 			return err
 		}
+		if v := b.meta.Get([]byte(metaSweep)); v != nil {
+			if s.sweep, err = number(v, "sweep"); err != nil {
+				return err
+			}
+		}
 		k, _ := b.purge.Cursor().First()
 		waiting = k != nil
-		return nil
+		s.published = tx.ID()
+		return s.recover(&b)
 	})
 	return waiting, err
+}
+
+// recover reads the windows and the journal. The older of two journals is that of a window that was being folded.
+func (s *Store) recover(b *base) error {
+	var err error
+	if s.windows, err = readWindows(b.runs); err != nil {
+		return err
+	}
+	next := uint64(1)
+	if len(s.windows) != 0 {
+		next = s.windows[0].last + 1
+	}
+	s.active = newLayer(next, s.limits.window)
+	c := b.journal.Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		n, err := number(k, "journal")
+		if err != nil || n < next || n > next+1 {
+			return corrupt("journal")
+		}
+		if n > next {
+			s.frozen, s.active = s.active, newLayer(n, s.limits.window)
+		}
+		one := b.journal.Bucket(k)
+		if one == nil {
+			return corrupt("journal")
+		}
+		var scratch []byte
+		if err := replay(one, func(d *delta) { scratch = s.active.publish(d.name, d, scratch) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errNothing has a transaction end without a commit.
+var errNothing = errors.New("boltstore: nothing to do")
+
+// dropUnfinished removes runs that were not complete, or not removed to the end, when the process ended.
+func dropUnfinished(tx *bolt.Tx) error {
+	runs := tx.Bucket([]byte(bucketRuns))
+	if runs == nil {
+		return corrupt("bucket " + bucketRuns)
+	}
+	result := errNothing
+	for _, k := range keysWith(runs, nil) {
+		w, err := decodeWindow(k, runs.Bucket(k))
+		if err != nil {
+			return err
+		}
+		if w.size != 0 {
+			continue
+		}
+		if err := runs.DeleteBucket(k); err != nil {
+			return err
+		}
+		result = nil
+	}
+	return result
 }
 
 // ensure makes the file if there is none.
@@ -160,7 +236,7 @@ func openFile(path string, cfg *Config, deadline time.Time) (*bolt.DB, error) {
 	if strconv.IntSize == 64 && runtime.GOOS != "windows" { // where the file would grow with the map
 		o.InitialMmapSize = mapBytes
 		if cfg.MaxSize > 0 {
-			o.InitialMmapSize = int(min(mapBytes, cfg.MaxSize))
+			o.InitialMmapSize = int(min(mapBytes, 2*cfg.MaxSize)) // twice: what makes room may go beyond it
 		}
 	}
 	db, err := boltOpen(path, o)
@@ -213,10 +289,7 @@ func initialise(tx *bolt.Tx) error {
 	if tx.Bucket([]byte(bucketMeta)) != nil {
 		return nil
 	}
-	for _, name := range [...]string{
-		bucketMeta, bucketNames, bucketAccounts, bucketIDs, bucketMessages, bucketBlobs, bucketPlaces, bucketRefs,
-		bucketPurge,
-	} {
+	for _, name := range allBuckets {
 		if _, err := tx.CreateBucket([]byte(name)); err != nil {
 			return err
 		}
@@ -273,7 +346,7 @@ func readMeta(tx *bolt.Tx) (meta, error) {
 	case n > schemaVersion:
 		return m, fmt.Errorf("%w: schema %d, this one knows up to %d", store.ErrSchema, n, schemaVersion)
 	case n < schemaVersion:
-		return m, corrupt("schema version")
+		return m, fmt.Errorf("%w: schema %d", ErrOldSchema, n)
 	}
 	incarnation, secret := b.Get([]byte(metaIncarnation)), b.Get([]byte(metaSecret))
 	if len(incarnation) != 4 || len(secret) != secretBytes {

@@ -109,6 +109,17 @@ func TestOpenNewerSchema(t *testing.T) {
 	require.True(t, bytes.Equal(before, after), "the file was changed")
 }
 
+func TestOpenOldSchema(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, boltstore.Config{})
+	require.NoError(t, s.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte("manydevice")).Put([]byte("schema"), binary.BigEndian.AppendUint32(nil, 2))
+	}))
+	closeStore(t, s)
+	_, err := boltstore.Open(path, boltstore.Config{})
+	require.ErrorIs(t, err, boltstore.ErrOldSchema)
+}
+
 func TestOpenNotAStore(t *testing.T) {
 	text := bytes.Repeat([]byte("Dear diary, "), 2000)
 	for _, tt := range []struct {

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
@@ -12,29 +13,26 @@ func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error
 	a := p.account
 	var r store.Result
 	w.touch(a)
-	if err := w.forgetAttempts(a, p.expired); err != nil {
-		return r, err
-	}
 	if b.Record != nil {
-		w.putRecord(a, b.Record.Data)
+		if err := w.putRecord(a, b.Record.Data); err != nil {
+			return r, err
+		}
 		r.Revision = store.Revision(a.head.record)
 	}
 	for _, i := range b.Forget {
-		w.del(w.accounts, cursorKey(a.aid, i))
+		w.set(a, cursorRow(i), "")
 	}
-	if len(b.Messages) != 0 {
-		r.Messages = make([]store.Placed, len(b.Messages))
-	}
+	r.Messages = store.NewPlaced(b.Messages)
 	var own place
 	placed := false
 	for i := range b.Messages {
-		places, err := s.deliver(w, &b.Messages[i], uint64(b.Now.UnixMilli()))
+		places, err := w.deliver(&b.Messages[i], p.keys[i], uint64(b.Now.UnixMilli()))
 		if err != nil {
 			return r, err
 		}
-		r.Messages[i] = store.Placed{ID: b.Messages[i].ID, To: make([]store.Place, len(places))}
+		r.Messages[i].ID = b.Messages[i].ID
 		for j := range places {
-			r.Messages[i].To[j] = s.place(&places[j])
+			r.Messages[i].To[j] = w.epochs.place(&places[j])
 			if i == 0 && places[j].account == b.Account {
 				own, placed = places[j], true
 			}
@@ -46,19 +44,23 @@ func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error
 	w.putStates(a, p.states)
 	r.States = p.result()
 	if b.Idempotency != nil {
-		w.addAttempt(a, b, own, placed)
+		w.addAttempt(b, p, own, placed)
 	}
 	return r, w.err
 }
 
-func (w *writer) putRecord(a *account, data []byte) {
-	key := recordKey(a.aid)
-	if old, err := decodeRecord(string(w.accounts.Get(key))); err == nil { // else there was none
-		w.dropValue(&old)
+func (w *writer) putRecord(a *account, data []byte) error {
+	old, err := a.get(recordRow())
+	if err != nil {
+		return err
+	}
+	if v, err := decodeRecord(old); err == nil { // else there was none
+		w.dropValue(&v)
 	}
 	a.head.revision++
 	a.head.record = a.head.revision
-	w.put(w.accounts, key, w.addValue(nil, data))
+	w.set(a, recordRow(), string(w.addValue(nil, data, inlineMax)))
+	return nil
 }
 
 // putStates stores the registers that changed, each once, as the last update leaves it.
@@ -70,32 +72,32 @@ func (w *writer) putStates(a *account, states []register) {
 			continue
 		}
 		st.Seq = a.head.seq
-		key := stateKey(a.aid, st.Conversation, st.Name)
-		if done[string(key)] {
+		key := stateRow(st.Conversation, st.Name)
+		if done[key] {
 			continue
 		}
-		done[string(key)] = true
+		done[key] = true
 		w.dropValue(&st.stored)
 		row := state{seq: st.Seq, number: st.Number}
-		w.put(w.accounts, key, w.addValue(row.encodeHeader(), st.Value))
+		w.set(a, key, string(w.addValue(row.encodeHeader(), st.Value, inlineMax)))
 	}
 }
 
-func (w *writer) forgetAttempts(a *account, expired [][]byte) error {
-	for _, rest := range expired {
-		_, name, err := splitExpiryKey(rest)
-		if err != nil {
-			return err
-		}
-		w.del(w.accounts, append(tagKeyFor(a.aid, tagExpiry, len(rest)), rest...))
-		w.del(w.accounts, append(tagKeyFor(a.aid, tagIdempotency, len(name)), name...))
-		a.head.attempts--
+// forgetAttempts removes the expired idempotency records that were found when they were counted.
+func (w *writer) forgetAttempts(p *plan) {
+	w.touch(p.account)
+	for _, key := range p.forgets {
+		w.set(p.account, key, "")
 	}
-	return w.err
+	p.account.head.attempts, p.account.head.oldest = p.attempts, p.oldest
 }
 
-func (w *writer) addAttempt(a *account, b *store.Batch, own place, placed bool) {
-	i := b.Idempotency
+func (w *writer) addAttempt(b *store.Batch, p *plan, own place, placed bool) {
+	i, a := b.Idempotency, p.account
+	if p.oldest != 0 { // they were counted
+		w.forgetAttempts(p)
+		p.again = false
+	}
 	t := attempt{
 		digest: string(i.Digest[:]), expires: uint64(b.Now.UnixMilli() + i.Window.Milliseconds()),
 		placed: placed, place: own,
@@ -103,30 +105,39 @@ func (w *writer) addAttempt(a *account, b *store.Batch, own place, placed bool) 
 	if len(b.Messages) != 0 {
 		t.id = b.Messages[0].ID
 	}
-	name := attemptKey(a.aid, i.Device, i.ClientID)
-	w.put(w.accounts, name, t.encode())
-	w.put(w.accounts, expiryKey(a.aid, t.expires, name[prefixBytes:]), nil)
-	a.head.attempts++
+	w.set(a, p.attempt, t.encode())
+	if a.head.attempts == 0 || t.expires < a.head.oldest {
+		a.head.oldest = t.expires
+	}
+	if !p.again {
+		a.head.attempts++
+	}
 }
 
-// deliver appends a message to its inboxes.
-func (s *Store) deliver(w *writer, in *store.Message, now uint64) ([]place, error) {
-	mid := w.addMessage(in, now)
-	places := make([]place, len(in.To))
+// deliver appends a message to its inboxes. The message that it changes is held before copies of that are removed. The
+// places are those of this message until the next call.
+func (w *writer) deliver(in *store.Message, key idKey, now uint64) ([]place, error) {
+	mid, of := w.next(w.messages.Bucket), uint64(0)
+	if in.Of != "" {
+		of = w.hold(w.keys.key(in.Of))
+	}
+	places := w.inboxes[:0]
 	for i := range in.To {
-		var err error
-		if places[i], err = w.append(mid, in, &in.To[i], s.epoch); err != nil {
+		p, err := w.append(mid, in, &in.To[i])
+		if err != nil {
 			return nil, err
 		}
+		places = append(places, p)
 	}
-	for i, row := range encodePlaces(places) {
-		w.put(w.places, chunkKey(mid, uint32(i)), row)
-	}
+	w.inboxes = places
+	m := newMessage(in, now)
+	m.of = of
+	w.addMessage(mid, key, &m, in.Payload, places)
 	return places, w.err
 }
 
 // append appends one copy, and removes those that it replaces.
-func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox, epoch func(uint32) event.Epoch) (place, error) {
+func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox) (place, error) {
 	a, err := w.account(to.Account)
 	if err != nil {
 		return place{}, err
@@ -137,7 +148,7 @@ func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox, epoch fu
 		e.clientID, e.origin = in.ClientID, in.Origin
 	}
 	counts := e.flags&event.FlagUnread != 0
-	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == epoch(a.head.epoch)
+	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == w.epochs.of(a.head.epoch)
 	if err := w.replace(a, &e, in, to, successor); err != nil {
 		return place{}, err
 	}
@@ -151,9 +162,10 @@ func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox, epoch fu
 	if in.Key == "" {
 		a.head.entries++
 	} else {
-		w.put(w.accounts, coalesceKey(a.aid, in.Key), numberKey(a.head.seq))
+		w.set(a, keyRow(in.Key), string(binary.AppendUvarint(nil, a.head.seq)))
 	}
-	w.put(w.accounts, entryKey(a.aid, a.head.seq), e.encode())
+	w.buf = e.append(w.buf[:0])
+	a.stage.entries = append(a.stage.entries, logged{a.head.seq, string(w.buf)})
 	return place{account: to.Account, epoch: a.head.epoch, seq: a.head.seq, ordinal: e.ordinal}, w.err
 }
 
@@ -167,11 +179,11 @@ func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbo
 		if key == "" {
 			continue
 		}
-		if v := w.accounts.Get(coalesceKey(a.aid, key)); v != nil {
-			seq, err := number(v, "key")
-			if err != nil {
-				return err
-			}
+		seq, err := a.keyed(key)
+		if err != nil {
+			return err
+		}
+		if seq != 0 {
 			seqs = append(seqs, seq)
 		}
 	}
@@ -198,14 +210,26 @@ func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbo
 	return nil
 }
 
+// keyed returns the number of the entry with a coalesce key, 0 if there is none.
+func (a *account) keyed(key string) (uint64, error) {
+	v, err := a.get(keyRow(key))
+	if err != nil || v == "" {
+		return 0, err
+	}
+	d := decoder{rest: v}
+	seq := d.uvarint()
+	return seq, d.done("key")
+}
+
 // count returns the next ordinal of a conversation.
 func (w *writer) count(a *account, c event.ConversationID) (uint64, error) {
-	n, uncounted, err := w.counted(a, c)
+	key := countRow(c)
+	n, uncounted, err := a.counted(key)
 	if err != nil {
 		return 0, err
 	}
-	w.put(w.accounts, ordinalKey(a.aid, c), encodeCount(n+1, uncounted))
-	return n + 1, w.err
+	w.set(a, key, encodeCount(n+1, uncounted))
+	return n + 1, nil
 }
 
 // uncount takes an entry out of the count of its conversation; ordinal 0 stands for one that did not count.
@@ -213,67 +237,31 @@ func (w *writer) uncount(a *account, c event.ConversationID, ordinal uint64) err
 	if ordinal == 0 {
 		return nil
 	}
-	n, uncounted, err := w.counted(a, c)
+	key := countRow(c)
+	n, uncounted, err := a.counted(key)
 	if err != nil {
 		return err
 	}
-	w.put(w.accounts, ordinalKey(a.aid, c), encodeCount(n, store.Uncount(uncounted, ordinal)))
-	return w.err
+	w.set(a, key, encodeCount(n, store.Uncount(uncounted, ordinal)))
+	return nil
 }
 
-func (w *writer) counted(a *account, c event.ConversationID) (uint64, []uint64, error) {
-	row := w.accounts.Get(ordinalKey(a.aid, c))
-	if row == nil {
-		return 0, nil, nil
+func (a *account) counted(key string) (uint64, []uint64, error) {
+	row, err := a.get(key)
+	if err != nil || row == "" {
+		return 0, nil, err
 	}
 	return decodeCount(row)
-}
-
-// removed is an entry that was, and its conversation if it counted as unread.
-type removed struct {
-	entry
-	conversation event.ConversationID
-}
-
-// remove takes an entry out of an inbox and returns it as it was. A number without an entry is skipped: then it has no
-// message.
-func (w *writer) remove(a *account, seq uint64) (removed, error) {
-	key := entryKey(a.aid, seq)
-	row := w.accounts.Get(key)
-	if row == nil {
-		return removed{}, nil
-	}
-	e, err := decodeEntry(string(row))
-	if err != nil {
-		return removed{}, err
-	}
-	if a.head.bytes < e.size+entryBytes || e.key == "" && a.head.entries == 0 {
-		return removed{}, corrupt("count of entries")
-	}
-	old := removed{entry: e}
-	if e.ordinal > 0 {
-		m, err := w.message(e.mid)
-		if err != nil {
-			return removed{}, err
-		}
-		old.conversation = m.conversation
-	}
-	w.touch(a)
-	a.head.bytes -= e.size + entryBytes
-	if e.key == "" {
-		a.head.entries--
-	} else if k := coalesceKey(a.aid, e.key); string(w.accounts.Get(k)) == string(numberKey(seq)) {
-		w.del(w.accounts, k)
-	}
-	w.del(w.accounts, key)
-	return old, w.release(e.mid)
 }
 
 // begin creates the cursors of new devices.
 func (w *writer) begin(a *account, devices []store.Begin) error {
 	for _, d := range devices {
-		key := cursorKey(a.aid, d.Incarnation)
-		if w.accounts.Get(key) != nil {
+		key := cursorRow(d.Incarnation)
+		if have, err := a.get(key); err != nil || have != "" {
+			if err != nil {
+				return err
+			}
 			continue
 		}
 		seq := a.head.seq - min(d.Back, a.head.seq)
@@ -281,34 +269,7 @@ func (w *writer) begin(a *account, devices []store.Begin) error {
 			seq = min(seq, d.At)
 		}
 		seq = max(seq, a.head.trim)
-		w.put(w.accounts, key, encodeCursor(&store.Cursor{Seq: seq}))
+		w.set(a, key, encodeCursor(&store.Cursor{Seq: seq}))
 	}
-	return w.err
-}
-
-// saveCursor merges a cursor by maximum, if it is there.
-func (w *writer) saveCursor(c *store.Cursor) error {
-	a, err := w.account(c.Account)
-	if err != nil {
-		return err
-	}
-	if a.aid == 0 {
-		return nil
-	}
-	key := cursorKey(a.aid, c.Incarnation)
-	row := w.accounts.Get(key)
-	if row == nil {
-		return nil // never begun, or forgotten
-	}
-	old, err := decodeCursor(string(row))
-	if err != nil {
-		return err
-	}
-	next := *c
-	next.Seq, next.Sent = max(next.Seq, old.Seq), max(next.Sent, old.Sent)
-	if next.Seq == old.Seq && next.Sent == old.Sent {
-		return nil
-	}
-	w.put(w.accounts, key, encodeCursor(&next))
 	return w.err
 }

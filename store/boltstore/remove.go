@@ -33,51 +33,46 @@ func (s *Store) Trim(ctx context.Context, name event.Account, through uint64, li
 		})
 		limit -= removed
 		if err != nil || limit == 0 || after.trim >= min(through, after.seq) {
-			return s.head(&after), err
+			return s.epochs.head(&after), err
 		}
 	}
 }
 
 func (w *writer) trim(name event.Account, through uint64, limit int) (head, int, error) {
 	a, err := w.account(name)
-	if err != nil || a.aid == 0 {
-		return a.orEmpty(), 0, err
-	}
-	through = min(through, a.head.seq)
-	var seqs []uint64
-	prefix := tagKeyFor(a.aid, tagEntry, 0)
-	err = scan(w.accounts, prefix, prefix, func(rest, _ []byte) (bool, error) {
-		seq, err := number(rest, "entry key")
-		if err != nil || seq > through {
-			return false, err
-		}
-		if len(seqs) == limit {
-			through = seq - 1
-			return false, nil
-		}
-		seqs = append(seqs, seq)
-		return true, nil
-	})
 	if err != nil {
 		return head{}, 0, err
 	}
-	for _, seq := range seqs {
-		if _, err := w.remove(a, seq); err != nil {
-			return head{}, 0, err
-		}
-	}
-	if through > a.head.trim {
-		w.touch(a)
-		a.head.trim = through
-	}
-	return a.head, len(seqs), w.err
+	removed, err := w.trimAccount(a, through, limit)
+	return a.head, removed, err
 }
 
-func (a *account) orEmpty() head {
-	if a == nil {
-		return head{}
+// trimAccount removes the oldest entries of an inbox up to a number, at most limit of them, and returns how many.
+func (w *writer) trimAccount(a *account, through uint64, limit int) (int, error) {
+	through = min(through, a.head.seq)
+	var list []logged
+	err := a.walk(0, func(e logged) (bool, error) {
+		if e.seq > through {
+			return false, nil
+		}
+		if len(list) == limit {
+			through = e.seq - 1
+			return false, nil
+		}
+		list = append(list, e)
+		return true, nil
+	})
+	if err != nil || through <= a.head.trim {
+		return 0, err
 	}
-	return a.head
+	for _, e := range list {
+		if _, err := w.drop(a, e.seq, e.row); err != nil {
+			return 0, err
+		}
+	}
+	w.touch(a)
+	a.head.trim = through
+	return len(list), w.err
 }
 
 // Void implements [store.Store]. Many entries are removed in several commits.
@@ -107,9 +102,58 @@ func (s *Store) Void(ctx context.Context, name event.Account, seqs []uint64) (st
 			return store.Head{}, err
 		}
 		if seqs = seqs[n:]; len(seqs) == 0 {
-			return s.head(&after), nil
+			return s.epochs.head(&after), nil
 		}
 	}
+}
+
+// removed is an entry that was, and its conversation if it counted as unread.
+type removed struct {
+	entry
+	conversation event.ConversationID
+}
+
+// remove takes an entry out of an inbox before its time and returns it as it was. A number without an entry is skipped:
+// then it has no message.
+func (w *writer) remove(a *account, seq uint64) (removed, error) {
+	row, err := a.entry(seq)
+	if err != nil || row == "" {
+		return removed{}, err
+	}
+	old, err := w.drop(a, seq, row)
+	if err == nil {
+		w.set(a, deadRow(seq), mark)
+	}
+	return old, err
+}
+
+// drop does all that follows from the end of an entry, but for the end itself.
+func (w *writer) drop(a *account, seq uint64, row string) (removed, error) {
+	e, err := decodeEntry(row)
+	if err != nil {
+		return removed{}, err
+	}
+	if a.head.bytes < e.size+entryBytes || e.key == "" && a.head.entries == 0 {
+		return removed{}, corrupt("count of entries")
+	}
+	old := removed{entry: e}
+	if e.ordinal > 0 {
+		m, err := w.message(e.mid)
+		if err != nil {
+			return removed{}, err
+		}
+		old.conversation = m.conversation
+	}
+	w.touch(a)
+	a.head.bytes -= e.size + entryBytes
+	if e.key == "" {
+		a.head.entries--
+	} else if have, err := a.keyed(e.key); err != nil {
+		return removed{}, err
+	} else if have == seq {
+		w.set(a, keyRow(e.key), "")
+	}
+	return old, w.release(e.mid)
 }
 
 // void removes an entry and takes it out of the count of its conversation.
@@ -148,4 +192,30 @@ func (s *Store) SaveCursors(ctx context.Context, cursors []store.Cursor) error {
 		}
 	}
 	return nil
+}
+
+// saveCursor merges a cursor by maximum, if it is there.
+func (w *writer) saveCursor(c *store.Cursor) error {
+	a, err := w.account(c.Account)
+	if err != nil {
+		return err
+	}
+	if a.aid == 0 {
+		return nil
+	}
+	key := cursorRow(c.Incarnation)
+	row, err := a.get(key)
+	if err != nil || row == "" { // never begun, or forgotten
+		return err
+	}
+	old, err := decodeCursor(row)
+	if err != nil {
+		return err
+	}
+	next := *c
+	next.Seq, next.Sent = max(next.Seq, old.Seq), max(next.Sent, old.Sent)
+	if next.Seq != old.Seq || next.Sent != old.Sent {
+		w.set(a, key, encodeCursor(&next))
+	}
+	return w.err
 }

@@ -42,6 +42,7 @@ type room struct {
 	high    int64 // end of the used part of the file
 	free    int64 // bytes in free pages below it
 	planned int64 // what the group's operations need
+	pending int64 // what is to be folded needs about so much
 }
 
 func newRoom(s *Store, tx *bolt.Tx) room {
@@ -50,16 +51,17 @@ func newRoom(s *Store, tx *bolt.Tx) room {
 	if limit > 0 {
 		limit -= int64(s.db.AllocSize) // the file grows in such steps
 	}
-	return room{
-		disk: &s.disk, limit: limit, reserve: s.cfg.reserve(), high: tx.Size(),
-		free: int64(stats.FreePageN+stats.PendingPageN) * s.page,
+	free := stats.FreePageN
+	if s.backups.Load() == 0 { // otherwise the pending ones stay what they are until its end
+		free += stats.PendingPageN
 	}
+	return room{disk: &s.disk, limit: limit, reserve: s.cfg.reserve(), high: tx.Size(), free: int64(free) * s.page}
 }
 
 // take returns ErrFull if there is no room for need bytes, and reckons them otherwise. With spare, the reserve may be
 // used.
 func (r *room) take(need int64, spare bool) error {
-	keep := r.reserve
+	keep := r.reserve + r.pending
 	if spare {
 		keep = 0
 	}
@@ -105,12 +107,18 @@ func size(b *store.Batch) int64 {
 // stored is how many bytes a value takes with the keys and headers of its chunks.
 func stored(data []byte) int64 { return int64(len(data) + len(data)/16) }
 
-// pages is how many pages a batch may write for rows that are in the way of others: rows of one account are close
-// together, those of messages come in order.
+// pages is how many pages a batch may write beside the bytes: ends of the buckets that grow in order, and for each entry
+// that is replaced the rows of its message.
 func pages(b *store.Batch) int64 {
-	n := 4 + len(b.States)
+	n := 12
 	for i := range b.Messages {
-		n += 2 + 2*len(b.Messages[i].To)
+		m := &b.Messages[i]
+		n += 2
+		for j := range m.To {
+			if m.Key != "" || m.Drop != "" || m.To[j].Replaces.Seq != 0 {
+				n += 4
+			}
+		}
 	}
 	return int64(n)
 }

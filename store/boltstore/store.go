@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -16,16 +17,40 @@ import (
 // Store is a store in one file. Use [Open]. It is safe for concurrent use.
 type Store struct {
 	info   store.Info
+	epochs epochs
+	keys   messageKeys
 	cfg    Config
 	db     *bolt.DB
 	page   int64 // bytes
+	limits limits
 	disk   diskSpace
 	commit func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
 
 	failed   chan struct{} // closed when cause is set
 	released chan struct{} // closed when the file is
 	stop     context.CancelFunc
-	purge    context.Context // ends the purge of deleted accounts
+	backups  atomic.Int32    // that run
+	life     context.Context // ends work in the background
+	wake     chan struct{}   // gets a value when a window is full
+
+	// What the journal holds, in memory, and the runs. Only the goroutine that commits changes it, under the lock, so that
+	// it may look without.
+	state     sync.RWMutex
+	active    *layer   // of the window that is written to
+	frozen    *layer   // of the one before, until it is folded; nil: none
+	windows   []window // newest first
+	published int      // number of the transaction up to which all this is
+
+	views views
+
+	// Only the goroutine that commits uses these.
+	fold    *folding
+	merge   *merging
+	scratch scratch
+	now     uint64 // latest time of any batch, Unix milliseconds
+	sweep   uint64 // window up to which runs have to become one, see wantSweep; 0: none
+	// sweepAfter is when the next sweep may be done.
+	sweepAfter time.Time
 
 	mu       sync.Mutex
 	cause    error // of the failure
@@ -111,6 +136,7 @@ func (s *Store) release() {
 	s.mu.Lock()
 	healthy := s.cause == nil
 	s.mu.Unlock()
+	s.views.end() // what is written now may need a larger map, which waits for all that read
 	if healthy {
 		// With the list of free pages in the file the next Open needs not look for them. It does without it as well.
 		s.db.NoFreelistSync = false
@@ -141,47 +167,19 @@ func (s *Store) fail(cause error) {
 	s.cfg.Logger.Error("boltstore: failed", slog.Any("error", cause))
 }
 
-// view runs f in a short read transaction. What f returns must be copies.
-func (s *Store) view(ctx context.Context, f func(*buckets) error) error {
-	if err := s.enter(ctx); err != nil {
-		return err
-	}
-	defer s.leave()
-	return guard(func() error {
-		return s.db.View(func(tx *bolt.Tx) error {
-			b, err := openBuckets(tx)
-			if err != nil {
-				return err
-			}
-			return f(&b)
-		})
-	})
-}
+// epochs turns what the file has of places and heads into what callers see; it is the store's incarnation.
+type epochs uint32
 
-// guard turns a panic of f into an error: bbolt panics on pages that make no sense, and reading the mapped file faults
-// if the disk does not deliver.
-func guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", ErrCorrupt, p)
-		}
-	}()
-	return f()
-}
-
-func (s *Store) epoch(account uint32) event.Epoch {
-	return event.Epoch(s.info.Incarnation)<<32 | event.Epoch(account)
-}
+func (e epochs) of(account uint32) event.Epoch { return event.Epoch(e)<<32 | event.Epoch(account) }
 
 // head returns what callers see of an account's head.
-func (s *Store) head(h *head) store.Head {
+func (e epochs) head(h *head) store.Head {
 	return store.Head{
-		Epoch: s.epoch(h.epoch), Seq: h.seq, Trim: h.trim, Entries: int(h.entries), Bytes: int64(h.bytes),
+		Epoch: e.of(h.epoch), Seq: h.seq, Trim: h.trim, Entries: int(h.entries), Bytes: int64(h.bytes),
 	}
 }
 
 // place returns what callers see of a place.
-func (s *Store) place(p *place) store.Place {
-	return store.Place{Account: p.account, Epoch: s.epoch(p.epoch), Seq: p.seq, Ordinal: p.ordinal}
+func (e epochs) place(p *place) store.Place {
+	return store.Place{Account: p.account, Epoch: e.of(p.epoch), Seq: p.seq, Ordinal: p.ordinal}
 }

@@ -11,8 +11,19 @@ import (
 	"github.com/manydevice/manydevice/store/storetest"
 )
 
-// TestS74_Suite runs the rules that all stores obey.
+// TestS74_Suite runs the rules that all stores obey: as they are mostly met, with what is new in memory alone, and with
+// windows so small that everything is folded and merged at once, in slices of a few rows.
 func TestS74_Suite(t *testing.T) {
+	t.Run("journal", func(t *testing.T) { suite(t, func(c boltstore.Config) boltstore.Config { return c }) })
+	t.Run("folds", func(t *testing.T) {
+		suite(t, func(c boltstore.Config) boltstore.Config { return c.WithLimits(1, 1, 2) })
+	})
+	t.Run("some of both", func(t *testing.T) {
+		suite(t, func(c boltstore.Config) boltstore.Config { return c.WithLimits(8<<10, 3, 3) })
+	})
+}
+
+func suite(t *testing.T, with func(boltstore.Config) boltstore.Config) {
 	var paths sync.Map // store → path
 	at := func(t *testing.T, path string, cfg boltstore.Config) store.Store {
 		s := open(t, path, cfg)
@@ -22,10 +33,10 @@ func TestS74_Suite(t *testing.T) {
 	again := func(t *testing.T, s store.Store) store.Store {
 		path, ok := paths.LoadAndDelete(s)
 		require.True(t, ok)
-		return at(t, path.(string), boltstore.Config{})
+		return at(t, path.(string), with(boltstore.Config{}))
 	}
 	storetest.TestStore(t, storetest.Harness{
-		Open: func(t *testing.T) store.Store { return at(t, newPath(t), boltstore.Config{}) },
+		Open: func(t *testing.T) store.Store { return at(t, newPath(t), with(boltstore.Config{})) },
 		Reopen: func(t *testing.T, s store.Store) store.Store {
 			closeStore(t, s.(*boltstore.Store))
 			return again(t, s)
@@ -34,7 +45,7 @@ func TestS74_Suite(t *testing.T) {
 			s.(*boltstore.Store).Crash()
 			return again(t, s)
 		},
-		Small:        func(t *testing.T) store.Store { return at(t, newPath(t), boltstore.Config{MaxSize: 8 << 20}) },
+		Small:        func(t *testing.T) store.Store { return at(t, newPath(t), with(boltstore.Config{MaxSize: 8 << 20})) },
 		Capabilities: store.Capabilities{Durable: true, AtomicSend: true, UniformOrder: true, Dense: true},
 	})
 }

@@ -123,7 +123,8 @@ type message struct {
 	mayExpire    bool
 	payload      []byte
 	to           []store.Place
-	refs         int // inboxes that hold it
+	slots        [1]store.Place // what to is in as long as there is one
+	refs         int            // inboxes that hold it
 	of           *message
 	holds        int // messages that change it and are held themselves
 }

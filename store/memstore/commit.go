@@ -13,6 +13,12 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error)
 	if err := b.Validate(); err != nil {
 		return store.Result{}, err
 	}
+	var few [1]*message
+	messages := few[:0]
+	for i := range b.Messages { // before the lock, which is everybody's
+		messages = append(messages, newMessage(&b.Messages[i], b.Now.UnixMilli()))
+	}
+	placed := store.NewPlaced(b.Messages)
 	if err := s.lock(ctx); err != nil {
 		return store.Result{}, err
 	}
@@ -20,7 +26,7 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error)
 	if r, done, err := s.checkLocked(&b); done || err != nil {
 		return r, err
 	}
-	return s.applyLocked(&b), nil
+	return s.applyLocked(&b, messages, placed), nil
 }
 
 // checkLocked makes all checks of a batch in their order. It reports whether the result is known without doing anything.
@@ -93,10 +99,10 @@ func (s *Store) roomLocked(b *store.Batch) error {
 	return nil
 }
 
-// applyLocked does what the batch says. Nothing in it can fail.
-func (s *Store) applyLocked(b *store.Batch) store.Result {
+// applyLocked does what the batch says, with what was made for its messages before. Nothing in it can fail.
+func (s *Store) applyLocked(b *store.Batch, messages []*message, placed []store.Placed) store.Result {
 	a := s.accountLocked(b.Account)
-	var r store.Result
+	r := store.Result{Messages: placed}
 	if b.Record != nil {
 		s.revision++
 		a.revision, a.record = s.revision, slices.Clone(b.Record.Data)
@@ -107,11 +113,10 @@ func (s *Store) applyLocked(b *store.Batch) store.Result {
 			return slices.Contains(b.Forget, c.Incarnation)
 		})
 	}
-	if len(b.Messages) != 0 {
-		r.Messages = make([]store.Placed, len(b.Messages))
-		for i := range b.Messages {
-			r.Messages[i] = s.appendLocked(&b.Messages[i], b.Now.UnixMilli())
-		}
+	for i, m := range messages {
+		s.appendLocked(m, &b.Messages[i])
+		placed[i].ID = m.id
+		copy(placed[i].To, m.to)
 	}
 	for _, d := range b.Begin {
 		a.begin(d)
@@ -125,25 +130,33 @@ func (s *Store) applyLocked(b *store.Batch) store.Result {
 	return r
 }
 
-// appendLocked puts a message into its inboxes.
-func (s *Store) appendLocked(in *store.Message, now int64) store.Placed {
+// newMessage makes what the copies of a message will share.
+func newMessage(in *store.Message, now int64) *message {
 	m := &message{
 		id: in.ID, kind: in.Kind, flags: in.Flags, conversation: in.Conversation, clientID: in.ClientID, from: in.From,
-		origin: in.Origin, key: in.Key, time: now, payload: in.Payload,
-		to: make([]store.Place, len(in.To)), refs: len(in.To),
+		origin: in.Origin, key: in.Key, time: now, payload: in.Payload, refs: len(in.To),
+	}
+	if m.to = m.slots[:]; len(in.To) > 1 {
+		m.to = make([]store.Place, len(in.To))
 	}
 	if !in.Expires.IsZero() {
 		m.mayExpire, m.expires = true, in.Expires.UnixMilli()
 	}
-	if m.of = s.messages[in.Of]; m.of != nil {
-		m.of.holds++
+	return m
+}
+
+// appendLocked puts a message into its inboxes.
+func (s *Store) appendLocked(m *message, in *store.Message) {
+	if in.Of != "" {
+		if m.of = s.messages[in.Of]; m.of != nil {
+			m.of.holds++
+		}
 	}
 	s.messages[m.id] = m
 	s.bytes += int64(len(m.payload)) + int64(len(in.To))*entryBytes
 	for i := range in.To {
 		m.to[i] = s.deliverLocked(m, in, &in.To[i])
 	}
-	return store.Placed{ID: m.id, To: slices.Clone(m.to)}
 }
 
 // deliverLocked appends one copy, and removes those that it replaces.
@@ -153,7 +166,8 @@ func (s *Store) deliverLocked(m *message, in *store.Message, to *store.Inbox) st
 	e := entry{seq: box.seq + 1, message: m, flags: m.flags | to.Flags, targets: slices.Clone(to.Targets)}
 	counts := e.flags&event.FlagUnread != 0
 	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == s.epoch(a.epoch)
-	for _, seq := range box.replaced(in, to, successor) {
+	replaced := box.replaced(in, to, successor)
+	for _, seq := range replaced {
 		old := box.punch(seq)
 		if old.message == nil {
 			continue
@@ -169,7 +183,9 @@ func (s *Store) deliverLocked(m *message, in *store.Message, to *store.Inbox) st
 		}
 		s.releaseLocked(old.message)
 	}
-	box.tidy()
+	if len(replaced) > 0 { // else there is no new hole; the oldest entry is in no cache
+		box.tidy()
+	}
 	if counts {
 		e.ordinal = a.next(m.conversation)
 	}

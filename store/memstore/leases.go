@@ -79,6 +79,22 @@ func (m *Leases) Release(ctx context.Context, l store.Lease) error {
 	return nil
 }
 
+// List implements store.Leases.
+func (m *Leases) List(ctx context.Context) ([]store.Lease, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("memstore: list leases: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []store.Lease
+	for node, h := range m.held {
+		if time.Now().Before(h.until) {
+			all = append(all, store.Lease{Node: node, Epoch: h.epoch})
+		}
+	}
+	return all, nil
+}
+
 // Alive implements store.Leases.
 func (m *Leases) Alive(ctx context.Context, l store.Lease) (store.Liveness, error) {
 	if err := ctx.Err(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -152,6 +153,41 @@ var leaseRules = []leaseRule{
 			lost(l.Renew(ctx, store.Lease{Node: "nobody", Epoch: a.Epoch})),
 		)
 	}},
+	{"those that live are listed", func(ctx context.Context, l store.Leases) error {
+		a, err := acquire(ctx, l, "x")
+		if err != nil {
+			return err
+		}
+		b, err := acquire(ctx, l, "y")
+		if err != nil {
+			return err
+		}
+		c, err := acquire(ctx, l, "z")
+		if err != nil {
+			return err
+		}
+		if err := listed(ctx, l, a, b, c); err != nil {
+			return err
+		}
+		if err := l.Release(ctx, b); err != nil {
+			return fmt.Errorf("release: %w", err)
+		}
+		if err := listed(ctx, l, a, c); err != nil {
+			return fmt.Errorf("one was released: %w", err)
+		}
+		time.Sleep(leaseLife / 2)
+		if err := l.Renew(ctx, a); err != nil {
+			return fmt.Errorf("renew: %w", err)
+		}
+		time.Sleep(leaseLife * 3 / 4)
+		if err := listed(ctx, l, a); err != nil {
+			return fmt.Errorf("one has expired: %w", err)
+		}
+		if c, err = acquire(ctx, l, "z"); err != nil {
+			return fmt.Errorf("the name is free: %w", err)
+		}
+		return listed(ctx, l, a, c)
+	}},
 	{"bad input is refused", func(ctx context.Context, l store.Leases) error {
 		for _, bad := range []struct {
 			node event.NodeID
@@ -175,6 +211,9 @@ var leaseRules = []leaseRule{
 		if err := l.Renew(over, a); err == nil || errors.Is(err, store.ErrLeaseLost) {
 			return fmt.Errorf("renew: %v, want an error that leaves it open", err)
 		}
+		if _, err := l.List(over); err == nil {
+			return errors.New("list: no error")
+		}
 		if v, err := l.Alive(over, a); err == nil || v != store.CannotTell {
 			return fmt.Errorf("alive: %v, %v, want an error and CannotTell", v, err)
 		}
@@ -193,6 +232,23 @@ func acquire(ctx context.Context, l store.Leases, node event.NodeID) (store.Leas
 func alive(ctx context.Context, l store.Leases, a store.Lease, want store.Liveness) error {
 	if v, err := l.Alive(ctx, a); err != nil || v != want {
 		return fmt.Errorf("lease %+v is %v (%v), want %v", a, v, err, want)
+	}
+	return nil
+}
+
+// listed requires that these leases are all that live.
+func listed(ctx context.Context, l store.Leases, want ...store.Lease) error {
+	all, err := l.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list: %w", err)
+	}
+	if len(all) != len(want) {
+		return fmt.Errorf("listed: %v, want %v", all, want)
+	}
+	for _, w := range want {
+		if !slices.Contains(all, w) {
+			return fmt.Errorf("listed: %v, want %v", all, want)
+		}
 	}
 	return nil
 }

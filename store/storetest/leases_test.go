@@ -2,6 +2,8 @@ package storetest
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -75,6 +77,20 @@ func (b *broken) Release(ctx context.Context, l store.Lease) error {
 	return b.Leases.Release(ctx, l)
 }
 
+func (b *broken) List(ctx context.Context) ([]store.Lease, error) {
+	switch b.fault {
+	case "lists nothing":
+		return nil, ctx.Err()
+	case "lists the dead":
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return slices.Collect(maps.Values(b.last)), ctx.Err()
+	case "deaf list":
+		ctx = context.WithoutCancel(ctx)
+	}
+	return b.Leases.List(ctx)
+}
+
 func (b *broken) Alive(ctx context.Context, l store.Lease) (store.Liveness, error) {
 	switch b.fault {
 	case "always alive":
@@ -89,6 +105,7 @@ func (b *broken) Alive(ctx context.Context, l store.Lease) (store.Liveness, erro
 func TestLeases_HasTeeth(t *testing.T) {
 	faults := []string{
 		"shared", "eternal", "any life", "same epoch", "no renewal", "deaf", "no release", "any release", "always alive", "never tells",
+		"lists nothing", "lists the dead", "deaf list",
 	}
 	for _, fault := range faults {
 		t.Run(fault, func(t *testing.T) {

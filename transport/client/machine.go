@@ -69,6 +69,7 @@ type Machine struct {
 	// come. What is saved and attached with is still claim, since registers would be missing for ever otherwise.
 	partial bool
 	claim   *event.Position
+	dropped bool // the next Welcome has to say that registers were dropped
 
 	// Of the connection, never saved.
 	phase    phase
@@ -123,7 +124,9 @@ func (m *Machine) Attach() *event.Position {
 	}
 	m.phase, m.fault, m.acked = attaching, nil, m.pos
 	m.reset, m.confirm, m.pages, m.caughtUp, m.nacks = false, false, false, false, nil
-	if !m.known {
+	if !m.known { // registers of a place that was never saved: the engine sends all there are
+		m.dropped = m.dropped || len(m.registers) > 0
+		clear(m.registers)
 		return nil
 	}
 	p := m.pos

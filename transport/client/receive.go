@@ -109,6 +109,9 @@ func (m *Machine) welcome(f *event.Welcome) Step {
 	if !m.known {
 		m.pos, m.known, m.acked = f.Position, true, f.Position
 		m.partial = true
+		if step.StatesDropped = m.dropped; m.dropped {
+			step.States, m.dropped = m.registers.sorted(), false // what was recorded since the connection began
+		}
 	}
 	return step
 }

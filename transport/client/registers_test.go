@@ -172,3 +172,21 @@ func TestSnapshotJSON(t *testing.T) {
 	require.Equal(t, want, client.New(got, client.Config{}).Snapshot())
 	require.True(t, slices.Equal(want.Held, got.Held))
 }
+
+// A client that died before it had saved its first position has registers of a connection that may be long ago, perhaps of
+// an inbox that began anew since. It gets all there are.
+func TestI17_RegistersWithoutAPosition(t *testing.T) {
+	m := client.New(client.State{}, client.Config{})
+	m.Attach()
+	receive(t, m, welcome(7))
+	m.Record(event.State{Conversation: "c", Name: event.StateRead, Number: 6, Seq: 6})
+	saved := m.Snapshot()
+	require.Nil(t, saved.Position)
+	m = client.New(saved, client.Config{})
+	require.Nil(t, m.Attach())
+	step := receive(t, m, &event.Welcome{Login: "l1", Position: event.Position{Epoch: epoch + 1, Seq: 2}})
+	require.True(t, step.StatesDropped)
+	receive(t, m, &event.StatePage{Epoch: epoch + 1, States: []event.State{{Conversation: "c", Name: event.StateRead, Number: 1, Seq: 2}}})
+	got, _ := m.Register("c", event.StateRead)
+	require.EqualValues(t, 1, got.Number)
+}

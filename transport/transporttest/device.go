@@ -56,8 +56,9 @@ type Device struct {
 
 	g           gate
 	machine     *client.Machine
-	conn        *deviceConn // nil: none
-	last        *deviceConn // the latest, also when it is over
+	conn        *deviceConn   // nil: none
+	last        *deviceConn   // the latest, also when it is over
+	conns       []*deviceConn // all there were; see Stream
 	paused      bool
 	holdAcks    bool
 	holdResets  bool
@@ -66,6 +67,7 @@ type Device struct {
 	resets      []event.Reset
 	frames      []event.Frame
 	sent        []event.ClientFrame
+	sending     int // replies that are on their way
 	redelivered int
 	handleErrs  []error
 	violations  []string
@@ -75,6 +77,8 @@ type Device struct {
 // deviceConn is one connection of a device.
 type deviceConn struct {
 	pair     *Pair
+	login    event.LoginID
+	claim    *event.Position
 	handle   Handle
 	check    checker
 	pending  []event.ClientFrame // not sent yet
@@ -120,8 +124,8 @@ func (d *Device) Connect(p *Pair) error {
 		return ErrEnded
 	}
 	r := AttachRequest{Position: d.machine.Attach(), Login: d.machine.Login(), Token: d.machine.Token()}
-	c := &deviceConn{pair: p, check: checker{claim: r.Position}, done: make(chan struct{})}
-	d.conn, d.last = c, c
+	c := &deviceConn{pair: p, login: r.Login, claim: r.Position, check: checker{claim: r.Position}, done: make(chan struct{})}
+	d.conn, d.last, d.conns = c, c, append(d.conns, c)
 	d.g.Unlock()
 	go d.read(c)
 
@@ -206,6 +210,7 @@ func (d *Device) next(c *deviceConn) (replies []event.ClientFrame, wait func(), 
 		return nil, nil, false
 	}
 	if replies = d.takeRepliesLocked(c); len(replies) > 0 {
+		d.sending += len(replies)
 		return replies, nil, true
 	}
 	changed := d.g.waitLocked()
@@ -282,7 +287,7 @@ func (d *Device) takeRepliesLocked(c *deviceConn) []event.ClientFrame {
 	}
 	var out []event.ClientFrame
 	c.pending = slices.DeleteFunc(c.pending, func(r event.ClientFrame) bool {
-		if d.holdAcks && isAck(r) || d.holdResets && isResetAck(r) {
+		if !d.sendsLocked(r) {
 			return false
 		}
 		out = append(out, r)
@@ -291,11 +296,17 @@ func (d *Device) takeRepliesLocked(c *deviceConn) []event.ClientFrame {
 	return out
 }
 
+// sendsLocked reports whether a reply is not held back.
+func (d *Device) sendsLocked(r event.ClientFrame) bool {
+	return !(d.holdAcks && isAck(r) || d.holdResets && isResetAck(r))
+}
+
 func (d *Device) reply(c *deviceConn, r event.ClientFrame) {
 	err := c.handle(r)
 	d.g.Lock()
 	defer d.g.Unlock()
 	d.sent = append(d.sent, r)
+	d.sending--
 	if err != nil {
 		d.handleErrs = append(d.handleErrs, fmt.Errorf("%T: %w", r, err))
 	}

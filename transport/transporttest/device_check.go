@@ -15,6 +15,9 @@ type checker struct {
 	at       event.Position // what the next Data goes on from
 	flowing  bool           // Data or CaughtUp came
 	reset    bool           // a Reset came
+	more     bool           // another State frame was announced
+	caughtUp bool
+	closed   bool
 }
 
 // frame returns in words which rules the frame breaks. Unanswered: the device has not answered a Reset yet.
@@ -25,11 +28,14 @@ func (c *checker) frame(f event.Frame, login event.LoginID, unanswered bool) []s
 			out = append(out, fmt.Sprintf("%T: %s", f, fmt.Sprintf(format, args...)))
 		}
 	}
+	bad(c.closed, "after Closed")
 	switch f := f.(type) {
 	case *event.Welcome:
+		bad(c.welcomed, "a second one")
 		c.welcomed, c.started, c.at = true, f.Position, f.Position
 		return out
 	case *event.Closed:
+		c.closed = true
 		return out
 	}
 	bad(!c.welcomed, "before Welcome")
@@ -37,6 +43,7 @@ func (c *checker) frame(f event.Frame, login event.LoginID, unanswered bool) []s
 	case *event.Data:
 		c.unasked(bad)
 		bad(unanswered, "between Reset and its answer (I8)")
+		bad(c.more, "another StatePage was announced")
 		bad(f.Epoch != c.at.Epoch || f.Prev != c.at.Seq, "goes on from %d of epoch %d, want %d of %d (I6)", f.Prev, f.Epoch, c.at.Seq, c.at.Epoch)
 		bad(f.Seq <= f.Prev, "covers (%d, %d]", f.Prev, f.Seq)
 		last := f.Prev
@@ -49,16 +56,20 @@ func (c *checker) frame(f event.Frame, login event.LoginID, unanswered bool) []s
 	case *event.StatePage:
 		bad(c.flowing, "after the first Data")
 		bad(f.Epoch != c.at.Epoch, "epoch %d, want %d", f.Epoch, c.at.Epoch)
+		c.more = f.More
 	case *event.CaughtUp:
 		c.unasked(bad)
+		bad(c.more, "another StatePage was announced")
+		bad(c.caughtUp, "a second one")
 		bad(unanswered, "between Reset and its answer")
 		bad(f.Position != c.at, "at %v, want %v", f.Position, c.at)
-		c.flowing = true
+		c.flowing, c.caughtUp = true, true
 	case *event.Reset:
 		bad(!c.flowing && !c.reset && c.claim != nil && f.From != *c.claim, "from %v, but the device claimed %v", f.From, c.claim)
-		c.at, c.flowing, c.reset = f.To, false, true
+		c.at, c.flowing, c.reset, c.more = f.To, false, true, false
 	case *event.Live:
 		bad(f.Event == nil, "no event")
+		bad(f.Event != nil && f.Event.Origin != "" && f.Event.Origin == login, "goes back to its origin")
 	}
 	return out
 }

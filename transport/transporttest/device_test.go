@@ -24,6 +24,7 @@ type server struct {
 	requests []transporttest.AttachRequest
 	got      []event.ClientFrame
 	refuse   error
+	busy     chan struct{} // closed when it has time for what devices send
 }
 
 func (s *server) attach(conn transport.Conn, r transporttest.AttachRequest) (transporttest.Handle, error) {
@@ -38,6 +39,9 @@ func (s *server) attach(conn transport.Conn, r transporttest.AttachRequest) (tra
 }
 
 func (s *server) handle(f event.ClientFrame) error {
+	if s.busy != nil {
+		<-s.busy
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.got = append(s.got, f)
@@ -135,8 +139,15 @@ func TestDeviceHolds(t *testing.T) {
 		s.send(t, welcome(0), data(0, 1, message(1)), data(1, 2, message(2)))
 		require.Empty(t, s.take())
 		require.Len(t, d.Entries(), 2)
+		require.True(t, d.Answered(), "what is held back does not count")
+		s.busy = make(chan struct{})
 		d.HoldAcks(false)
+		require.False(t, d.Answered())
 		synctest.Wait()
+		require.False(t, d.Answered(), "not taken yet")
+		close(s.busy)
+		synctest.Wait()
+		require.True(t, d.Answered())
 		require.Equal(t, []event.ClientFrame{event.Ack{Position: at(2)}}, s.take(), "one for all")
 
 		d.HoldAcks(true)

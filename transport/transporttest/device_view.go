@@ -135,6 +135,13 @@ func (d *Device) Sent() []event.ClientFrame {
 	return view(d, func() []event.ClientFrame { return slices.Clone(d.sent) })
 }
 
+// Answered reports whether the engine has taken every reply to what came, but for those that are held back.
+func (d *Device) Answered() bool {
+	return view(d, func() bool {
+		return d.sending == 0 && (d.conn == nil || !slices.ContainsFunc(d.conn.pending, d.sendsLocked))
+	})
+}
+
 // Redelivered returns how many Data frames with something new were flagged as redelivered.
 func (d *Device) Redelivered() int { return view(d, func() int { return d.redelivered }) }
 

@@ -1,0 +1,216 @@
+package raw
+
+import (
+	"encoding/binary"
+	"os"
+	"slices"
+	"strconv"
+	"sync/atomic"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/bench/internal/lab"
+)
+
+// RecordBytes is what a message of 512 bytes takes with what belongs to it: two accounts, conversation, message and client
+// IDs, digest, times, and a place in two inboxes.
+const RecordBytes = 640
+
+// OpenBolt opens a file as fast as bbolt allows without giving up that commits are synced.
+func OpenBolt(path string) (*bbolt.DB, error) {
+	return bbolt.Open(path, 0o600, &bbolt.Options{
+		NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 1 << 30,
+	})
+}
+
+func openIn(s *lab.Scene, buckets ...string) (*bbolt.DB, error) {
+	path, err := s.File()
+	if err != nil {
+		return nil, err
+	}
+	db, err := OpenBolt(path)
+	if err != nil {
+		return nil, err
+	}
+	s.Cleanup(db.Close)
+	return db, db.Update(func(tx *bbolt.Tx) error {
+		for _, b := range buckets {
+			if _, err := tx.CreateBucket([]byte(b)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+var journal = []byte("journal")
+
+// Sequence is a file to which records are put one after another: what any layout over bbolt can do at best.
+type Sequence struct {
+	db       *bbolt.DB
+	combiner *Combiner[[]byte]
+	next     uint64
+}
+
+// NewSequence returns an empty one. It is closed with the scene.
+func NewSequence(s *lab.Scene) (*Sequence, error) {
+	db, err := openIn(s, string(journal))
+	if err != nil {
+		return nil, err
+	}
+	q := &Sequence{db: db}
+	q.combiner = NewCombiner(q.apply)
+	return q, nil
+}
+
+// Put returns when the record is durable. Those that wait at the same time share a commit.
+func (q *Sequence) Put(record []byte) error { return q.combiner.Do(record) }
+
+func (q *Sequence) apply(records [][]byte) error {
+	return q.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(journal)
+		b.FillPercent = 1 // nothing is ever put between two records
+		for _, r := range records {
+			q.next++
+			if err := b.Put(binary.BigEndian.AppendUint64(nil, q.next), r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Count is how many records there are, as they are read back.
+func (q *Sequence) Count() (n int, err error) {
+	return n, q.db.View(func(tx *bbolt.Tx) error {
+		n = tx.Bucket(journal).Stats().KeyN
+		return nil
+	})
+}
+
+// Size is the size of the file in bytes.
+func (q *Sequence) Size() (int64, error) {
+	info, err := os.Stat(q.db.Path())
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// Scan copies out all records, each into memory of its own, and returns how many there were and their bytes.
+func (q *Sequence) Scan() (n, size int, err error) {
+	return n, size, q.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(journal).Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			n++
+			size += len(slices.Clone(v))
+		}
+		return nil
+	})
+}
+
+// Ordered keeps messages under keys that are ordered by account, which is how such a file is laid out at first thought:
+// the payload once, an entry and a head in both inboxes, and a record for the client message ID. Heads are kept in memory
+// besides, so that none has to be read.
+type Ordered struct {
+	db       *bbolt.DB
+	combiner *Combiner[message]
+	heads    []atomic.Uint64
+	next     atomic.Uint64
+}
+
+type message struct {
+	from, to int
+	n        uint64
+	payload  []byte
+}
+
+var (
+	payloads = []byte("payloads")
+	entries  = []byte("entries")
+	heads    = []byte("heads")
+	sent     = []byte("sent")
+)
+
+// NewOrdered returns a file that has one entry for each account. It is closed with the scene.
+func NewOrdered(s *lab.Scene, accounts int) (*Ordered, error) {
+	db, err := openIn(s, string(payloads), string(entries), string(heads), string(sent))
+	if err != nil {
+		return nil, err
+	}
+	o := &Ordered{db: db, heads: make([]atomic.Uint64, accounts)}
+	o.combiner = NewCombiner(o.apply)
+	const batch = 4096
+	for first := 0; first < accounts; first += batch {
+		var fill []message
+		for i := first; i < min(first+batch, accounts); i += 2 {
+			fill = append(fill, message{from: i, to: o.partner(i), n: o.next.Add(1), payload: make([]byte, 16)})
+		}
+		if err := o.apply(fill); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+func (o *Ordered) partner(i int) int {
+	if i^1 < len(o.heads) {
+		return i ^ 1
+	}
+	return 0
+}
+
+// Send returns when a message of the account is durable.
+func (o *Ordered) Send(from int, payload []byte) error {
+	return o.combiner.Do(message{from: from, to: o.partner(from), n: o.next.Add(1), payload: payload})
+}
+
+func (o *Ordered) apply(batch []message) error {
+	return o.db.Update(func(tx *bbolt.Tx) error {
+		for _, m := range batch {
+			id := binary.BigEndian.AppendUint64(nil, m.n)
+			if err := tx.Bucket(payloads).Put(id, m.payload); err != nil {
+				return err
+			}
+			for _, account := range []int{m.from, m.to} {
+				if err := o.enter(tx, account, id); err != nil {
+					return err
+				}
+			}
+			// a digest and a result under account, device and ID
+			name := append([]byte(accountName(m.from)+"/d1/m"), id...)
+			if err := tx.Bucket(sent).Put(name, make([]byte, 56)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (o *Ordered) enter(tx *bbolt.Tx, account int, id []byte) error {
+	name := accountName(account)
+	head := binary.BigEndian.AppendUint64(nil, o.heads[account].Add(1))
+	entry := append(make([]byte, 0, 48), id...)
+	if err := tx.Bucket(entries).Put(append([]byte(name+"/"), head...), entry[:48]); err != nil {
+		return err
+	}
+	return tx.Bucket(heads).Put([]byte(name), head)
+}
+
+func accountName(i int) string { return "a" + strconv.Itoa(i) }
+
+// PutAll puts n records of a size, with few commits.
+func (q *Sequence) PutAll(n, size int) error {
+	const batch = 10_000
+	for n > 0 {
+		records := make([][]byte, min(n, batch))
+		for i := range records {
+			records[i] = make([]byte, size)
+		}
+		if err := q.apply(records); err != nil {
+			return err
+		}
+		n -= len(records)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/bench/internal/lab"
+	"github.com/manydevice/manydevice/bench/internal/ours"
+	"github.com/manydevice/manydevice/bench/internal/raw"
+	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore"
+)
+
+const (
+	entriesPerAccount = 10
+	growthSenders     = 64
+	growthLogins      = 2_000 // accounts of a store whose devices attach
+)
+
+func growthLines(sc lab.Scale) []lab.Line {
+	small := fmt.Sprintf("ours, %d accounts", sc.SmallGrown)
+	return []lab.Line{
+		{
+			Name: fmt.Sprintf("growth/send/accounts=%d", sc.LargeGrown), Unit: "µs/message", Against: small, Goal: lab.AtMost(1.5),
+			Notes: fmt.Sprintf("What a message of 512 B costs with 64 senders in a file of %d accounts and %d entries, against one of %d and %d.",
+				sc.LargeGrown, sc.LargeGrown*entriesPerAccount, sc.SmallGrown, sc.SmallGrown*entriesPerAccount),
+			Prepare: growth(grownSends),
+		},
+		{
+			Name: fmt.Sprintf("growth/attach/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: small, Goal: lab.AtMost(1.5),
+			Notes:   "Attach of a device that has nothing to catch up with, in the same two files, in up to 2,000 accounts in turns.",
+			Prepare: growth(grownAttaches),
+		},
+		{
+			Name: fmt.Sprintf("growth/open-after-kill/entries=%d", sc.LargeGrown*entriesPerAccount), Unit: "s", Against: "bbolt's own open",
+			Goal: lab.AtMostMore(3),
+			Notes: fmt.Sprintf("Opening the larger file after its process was killed in the middle of sends, at least %d messages after it "+
+				"had been opened, and reading one inbox; against bbolt opening the same file and reading one key. The ratio column "+
+				"has the difference in seconds. The file is in the page cache.", sc.Unfolded),
+			Prepare: openAfterKill,
+		},
+	}
+}
+
+// grown returns the path of a closed file with so many accounts, which all growth lines use.
+func grown(s *lab.Scene, accounts int) (string, error) {
+	const name = "file.db"
+	dir, err := s.Once(fmt.Sprintf("grown-%d", accounts), func(dir string) error {
+		st, err := boltstore.Open(filepath.Join(dir, name), boltstore.Config{})
+		if err != nil {
+			return err
+		}
+		err = ours.Fill(s.Context(), st, accounts, entriesPerAccount, ours.Payload(64))
+		return errors.Join(err, st.Close(context.Background()))
+	})
+	return filepath.Join(dir, name), err
+}
+
+// growth compares the larger with the smaller file.
+func growth(side func(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error)) func(*lab.Scene) (lab.Run, lab.Run, error) {
+	return func(s *lab.Scene) (lab.Run, lab.Run, error) {
+		var runs [2]lab.Run
+		for i, accounts := range []int{s.Scale.LargeGrown, s.Scale.SmallGrown} {
+			path, err := grown(s, accounts)
+			if err != nil {
+				return nil, nil, err
+			}
+			cfg, err := ours.Config()
+			if err != nil {
+				return nil, nil, err
+			}
+			e, err := ours.OpenFile(s, path, cfg)
+			if err != nil {
+				return nil, nil, err
+			}
+			if runs[i], err = side(s, e, accounts); err != nil {
+				return nil, nil, err
+			}
+		}
+		return runs[0], runs[1], nil
+	}
+}
+
+func grownSends(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
+	before, err := entries(e.Store, accounts)
+	if err != nil {
+		return nil, err
+	}
+	t := ours.NewTraffic(accounts, ours.Payload(ours.PayloadBytes))
+	s.Cleanup(func() error { return allThere(e.Store, accounts, before+2*t.Sent()) })
+	return func() (lab.Sample, error) {
+		sample, err := lab.Load{
+			Workers: min(growthSenders, s.Scale.Crowd), Warm: s.Scale.Warm, Time: s.Scale.Time,
+			Op: func(int, int) (int, error) { return 1, t.Send(s.Context(), e) },
+		}.Run(s.Context())
+		sample.Value = 1e6 / sample.Value
+		return sample, err
+	}, nil
+}
+
+func grownAttaches(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
+	ctx := s.Context()
+	logins := make([]*session.LoginResult, min(accounts, growthLogins))
+	err := repeat(min(loginsAtOnce, s.Scale.Crowd), len(logins), func(i int) (err error) {
+		logins[i], err = e.Login(ctx, ours.Account(ours.Scatter(uint64(i), accounts)), i)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range logins { // the first attach has everything to catch up with
+		if err := attachOnce(ctx, e, l); err != nil {
+			return nil, err
+		}
+	}
+	return func() (lab.Sample, error) {
+		return lab.Timed(s.Scale.Ops*10, time.Microsecond, func(i int) error { return attachOnce(ctx, e, logins[i%len(logins)]) })
+	}, e.Router.Flush(ctx)
+}
+
+func attachOnce(ctx context.Context, e *ours.Engine, l *session.LoginResult) error {
+	d := ours.NewDevice()
+	att, err := e.Attach(ctx, l, d, nil)
+	if err != nil {
+		return err
+	}
+	defer att.Detach()
+	return d.CaughtUp(ctx)
+}
+
+func openAfterKill(s *lab.Scene) (lab.Run, lab.Run, error) {
+	source, err := grown(s, s.Scale.LargeGrown)
+	if err != nil {
+		return nil, nil, err
+	}
+	killed, err := s.File()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := copyFile(killed, source); err != nil {
+		return nil, nil, err
+	}
+	if err := ours.Killed(s, killed, s.Scale.LargeGrown, s.Scale.Unfolded); err != nil {
+		return nil, nil, err
+	}
+	run := func(open func(path string) (time.Duration, error)) lab.Run {
+		return s.Fresh(func(s *lab.Scene) (lab.Sample, error) {
+			path, err := s.File()
+			if err != nil {
+				return lab.Sample{}, err
+			}
+			if err := copyFile(path, killed); err != nil {
+				return lab.Sample{}, err
+			}
+			took, err := open(path)
+			return lab.Sample{Value: took.Seconds()}, err
+		})
+	}
+	return run(ourOpen), run(boltOpen), nil
+}
+
+func ourOpen(path string) (time.Duration, error) {
+	ctx := context.Background()
+	from := time.Now()
+	st, err := boltstore.Open(path, boltstore.Config{})
+	if err != nil {
+		return 0, err
+	}
+	page, err := st.Read(ctx, ours.Account(0), store.ReadOptions{Limit: 1})
+	took := time.Since(from)
+	if err == nil && len(page.Entries) != 1 {
+		err = errors.New("inbox is empty")
+	}
+	return took, errors.Join(err, st.Close(ctx))
+}
+
+func boltOpen(path string) (time.Duration, error) {
+	from := time.Now()
+	db, err := raw.OpenBolt(path)
+	if err != nil {
+		return 0, err
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		if k, _ := tx.Cursor().First(); k == nil {
+			return errors.New("file is empty")
+		}
+		return nil
+	})
+	return time.Since(from), errors.Join(err, db.Close())
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close())
+}

@@ -1,0 +1,74 @@
+package fanout
+
+import (
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// pushLookLoop looks for accounts with undecided entries that the book does not know: those of before the start, when devices
+// have had Delay to come back, and those that found it full.
+func (r *Router) pushLookLoop() {
+	t := time.NewTicker(r.cfg.Push.Delay)
+	defer t.Stop()
+	for due := true; ; { // again if it did not get to the end
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-t.C:
+		}
+		if r.push.missed.Swap(false) {
+			due = true
+		}
+		if due {
+			due = !r.pushLook()
+		}
+	}
+}
+
+// pushLook goes through all accounts of the store, one at a time, and reports whether it got to the end.
+func (r *Router) pushLook() bool {
+	var after event.Account
+	for r.ctx.Err() == nil {
+		page, err := r.st.Accounts(r.ctx, after, trimPage)
+		if err != nil {
+			r.pushLog("look for undecided pushes", err)
+			return false
+		}
+		for _, account := range page {
+			if !r.pushLookAt(account) {
+				return false
+			}
+		}
+		if len(page) < trimPage {
+			return true
+		}
+		after = page[len(page)-1]
+	}
+	return false
+}
+
+// pushLookAt has an account come up if something of it may be undecided, or if that cannot be told. It waits for room in the
+// book, and reports false if the router is closed meanwhile.
+func (r *Router) pushLookAt(account event.Account) bool {
+	v, err := r.pushView(r.ctx, account, 0)
+	if err == nil && v == nil {
+		return true
+	}
+	for !r.push.add(account, 0, time.Now()) {
+		t := time.NewTimer(pushGap)
+		select {
+		case <-r.ctx.Done():
+			t.Stop()
+			return false
+		case <-t.C:
+		}
+	}
+	return true
+}
+
+func (r *Router) pushLog(what string, err error) {
+	if r.ctx.Err() == nil {
+		r.log.Warn("fanout: "+what, "err", err)
+	}
+}

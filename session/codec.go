@@ -1,0 +1,375 @@
+package session
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// recordVersion is the first byte of a record. One of another version is refused.
+//
+// After it come the log and the tombstones, which stay packed, and then all that is decoded by each step. Times are
+// varints of Unix milliseconds, strings have their length before them, and rarer parts of an item are there if its flags
+// say so.
+const recordVersion = 1
+
+// errRecord: not all of a record makes sense, or it is cut short.
+var errRecord = errors.New("session: account record cannot be decoded")
+
+// Flags of a record's items.
+const (
+	loginSlot = 1 << iota
+	loginPrimary
+	loginPlaced // node, lease, left
+	loginDescribed
+	loginIssued
+	loginReplaced
+	loginFlags = 1<<iota - 1
+)
+
+const (
+	devicePrimary = 1 << iota
+	deviceParked
+	deviceFlags = 1<<iota - 1
+)
+
+const (
+	tombstoneNoted = 1 << iota
+	tombstoneCaused
+	tombstoneFlags = 1<<iota - 1
+)
+
+const (
+	recentNamed = 1 << iota // name, IP
+	recentEnded             // reason
+	recentFlags = 1<<iota - 1
+)
+
+const evictionSwap = 1
+
+// What an item takes at least, so that nothing is made for more items than there can be.
+const (
+	loginBytes    = 40
+	deviceBytes   = 12
+	evictionBytes = 4
+)
+
+// recordGrowth is what a step adds to a record beside the log and tombstones, mostly: a login and its device.
+const recordGrowth = 160
+
+// encode writes the record.
+func (r *record) encode() []byte {
+	b := make([]byte, 0, r.size+len(r.Recent.added)+len(r.Tombstones.added)+recordGrowth)
+	b = append(b, recordVersion)
+	b = r.Recent.append(b)
+	b = r.Tombstones.append(b)
+	b = binary.AppendUvarint(b, r.Admissions)
+	b = binary.AppendVarint(b, r.Pace)
+	b = r.Ban.append(b)
+	b = binary.AppendUvarint(b, uint64(len(r.Logins)))
+	for i := range r.Logins {
+		b = r.Logins[i].append(b)
+	}
+	b = binary.AppendUvarint(b, uint64(len(r.Devices)))
+	for i := range r.Devices {
+		b = r.Devices[i].append(b)
+	}
+	b = binary.AppendUvarint(b, uint64(len(r.Evictions)))
+	for i := range r.Evictions {
+		b = r.Evictions[i].append(b)
+	}
+	return b
+}
+
+// decodeRecord reads a record that a store returned. What it says shares no memory with data but for packed lists.
+func decodeRecord(data []byte) (*record, error) {
+	r, err := openRecord(data)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Recent.check(func(d *decoder) { d.recent() }) || !r.Tombstones.check(func(d *decoder) { d.tombstone() }) {
+		return nil, errRecord
+	}
+	return r, nil
+}
+
+// openRecord is decodeRecord without a look at what is in packed lists, for what was encoded or checked here.
+func openRecord(data []byte) (*record, error) {
+	r := &record{size: len(data)}
+	if len(data) == 0 {
+		return r, nil
+	}
+	if data[0] != recordVersion {
+		return nil, fmt.Errorf("session: account record has version %d, this release knows %d", data[0], recordVersion)
+	}
+	rest, ok := r.Recent.open(data[1:])
+	if ok {
+		rest, ok = r.Tombstones.open(rest)
+	}
+	d := decoder{rest: string(rest), bad: !ok}
+	r.Admissions, r.Pace, r.Ban = d.uvarint(), d.varint(), d.ban()
+	r.Logins = make([]login, d.count(loginBytes))
+	for i := range r.Logins {
+		r.Logins[i] = d.login()
+	}
+	r.Devices = make([]device, d.count(deviceBytes))
+	for i := range r.Devices {
+		r.Devices[i] = d.device()
+	}
+	for range d.count(evictionBytes) {
+		r.Evictions = append(r.Evictions, d.eviction())
+	}
+	if d.bad || d.rest != "" {
+		return nil, errRecord
+	}
+	return r, nil
+}
+
+func (l *login) append(b []byte) []byte {
+	placed := l.Node != "" || l.Lease != 0 || l.Left != 0
+	b = append(b, bit(l.Slot, loginSlot)|bit(l.Primary, loginPrimary)|bit(placed, loginPlaced)|
+		bit(!l.Description.empty(), loginDescribed)|bit(l.Issued != nil, loginIssued)|bit(len(l.Replaced) > 0, loginReplaced))
+	b = appendString(b, l.ID)
+	b = appendString(b, l.Device)
+	b = appendString(b, l.Platform)
+	b = binary.BigEndian.AppendUint64(b, uint64(l.Incarnation))
+	b = binary.AppendUvarint(b, l.Admission)
+	b = binary.AppendVarint(b, l.At)
+	b = binary.AppendVarint(b, l.Seen)
+	b = append(b, l.Token[:]...)
+	b = binary.AppendVarint(b, l.TokenAt)
+	if placed {
+		b = appendString(b, l.Node)
+		b = binary.AppendUvarint(b, l.Lease)
+		b = binary.AppendVarint(b, l.Left)
+	}
+	if !l.Description.empty() {
+		b = l.Description.append(b)
+	}
+	if l.Issued != nil {
+		b = append(b, l.Issued[:]...)
+		b = binary.AppendVarint(b, l.IssuedAt)
+	}
+	if len(l.Replaced) > 0 {
+		b = appendDigests(b, l.Replaced)
+	}
+	return b
+}
+
+func (d *decoder) login() login {
+	flags := d.flags(loginFlags)
+	l := login{
+		Slot: flags&loginSlot != 0, Primary: flags&loginPrimary != 0,
+		ID: event.LoginID(d.string()), Device: event.DeviceID(d.string()), Platform: event.Platform(d.string()),
+		Incarnation: event.Incarnation(d.fixed()), Admission: d.uvarint(), At: d.varint(), Seen: d.varint(),
+		Token: d.digest(), TokenAt: d.varint(),
+	}
+	if flags&loginPlaced != 0 {
+		l.Node, l.Lease, l.Left = event.NodeID(d.string()), d.uvarint(), d.varint()
+	}
+	if flags&loginDescribed != 0 {
+		l.Description = d.description()
+	}
+	if flags&loginIssued != 0 {
+		issued := d.digest()
+		l.Issued, l.IssuedAt = &issued, d.varint()
+	}
+	if flags&loginReplaced != 0 {
+		l.Replaced = d.digests()
+	}
+	return l
+}
+
+func (d *Description) empty() bool {
+	return d.Name == "" && d.Model == "" && d.OS == "" && d.AppVersion == "" && d.IP == "" && len(d.Extension) == 0
+}
+
+func (d *Description) append(b []byte) []byte {
+	for _, s := range [...]string{d.Name, d.Model, d.OS, d.AppVersion, d.IP} {
+		b = appendString(b, s)
+	}
+	return append(binary.AppendUvarint(b, uint64(len(d.Extension))), d.Extension...)
+}
+
+func (d *decoder) description() Description {
+	out := Description{Name: d.string(), Model: d.string(), OS: d.string(), AppVersion: d.string(), IP: d.string()}
+	if ext := d.string(); ext != "" {
+		out.Extension = []byte(ext)
+	}
+	return out
+}
+
+func appendDigests(b []byte, all []digest) []byte {
+	b = binary.AppendUvarint(b, uint64(len(all)))
+	for i := range all {
+		b = append(b, all[i][:]...)
+	}
+	return b
+}
+
+func (d *decoder) digests() []digest {
+	all := make([]digest, d.count(len(digest{})))
+	for i := range all {
+		all[i] = d.digest()
+	}
+	return all
+}
+
+func (d *device) append(b []byte) []byte {
+	b = append(b, bit(d.Primary, devicePrimary)|bit(d.Parked != nil, deviceParked))
+	b = appendString(b, d.ID)
+	b = binary.BigEndian.AppendUint64(b, uint64(d.Incarnation))
+	b = binary.AppendVarint(b, d.First)
+	b = binary.AppendVarint(b, d.Seen)
+	if p := d.Parked; p != nil {
+		b = binary.AppendUvarint(b, uint64(p.Epoch))
+		b = binary.AppendUvarint(b, uint64(len(p.Seqs)))
+		for _, seq := range p.Seqs {
+			b = binary.AppendUvarint(b, seq)
+		}
+	}
+	return b
+}
+
+func (d *decoder) device() device {
+	flags := d.flags(deviceFlags)
+	v := device{
+		Primary: flags&devicePrimary != 0, ID: event.DeviceID(d.string()), Incarnation: event.Incarnation(d.fixed()),
+		First: d.varint(), Seen: d.varint(),
+	}
+	if flags&deviceParked != 0 {
+		v.Parked = &parked{Epoch: event.Epoch(d.uvarint()), Seqs: make([]uint64, d.count(1))}
+		for i := range v.Parked.Seqs {
+			v.Parked.Seqs[i] = d.uvarint()
+		}
+	}
+	return v
+}
+
+func (e *eviction) append(b []byte) []byte {
+	b = append(b, bit(e.Swap, evictionSwap))
+	b = appendString(b, e.By)
+	b = appendString(b, e.Of)
+	return binary.AppendVarint(b, e.Time)
+}
+
+func (d *decoder) eviction() eviction {
+	return eviction{
+		Swap: d.flags(evictionSwap) != 0, By: event.DeviceID(d.string()), Of: event.DeviceID(d.string()), Time: d.varint(),
+	}
+}
+
+// append writes the ban, or that there is none, with its reason first: there is no ban without one.
+func (v *ban) append(b []byte) []byte {
+	if v == nil {
+		return append(b, 0)
+	}
+	b = appendString(b, v.Reason)
+	b = binary.AppendVarint(b, v.At)
+	b = binary.AppendVarint(b, v.Until)
+	return appendString(b, v.Note)
+}
+
+func (d *decoder) ban() *ban {
+	reason := d.string()
+	if reason == "" {
+		return nil
+	}
+	return &ban{Reason: event.Reason(reason), At: d.varint(), Until: d.varint(), Note: d.string()}
+}
+
+// append writes what is looked at first before the rest.
+func (t *tombstone) append(b []byte) []byte {
+	c := t.Closed.Cause
+	b = binary.AppendVarint(b, t.Until)
+	b = appendString(b, t.Login)
+	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused))
+	b = appendDigests(b, t.Tokens)
+	b = appendString(b, t.Closed.Reason)
+	b = appendString(b, t.Closed.Retry)
+	b = appendString(b, t.Node)
+	if t.Closed.Note != "" {
+		b = appendString(b, t.Closed.Note)
+	}
+	if c != nil {
+		b = appendString(b, c.Login)
+		b = appendString(b, c.Device)
+		b = appendString(b, c.Platform)
+		b = appendString(b, c.Name)
+	}
+	return b
+}
+
+func (d *decoder) tombstone() tombstone {
+	t := tombstone{Until: d.varint(), Login: event.LoginID(d.string())}
+	flags := d.flags(tombstoneFlags)
+	t.Tokens, t.Closed.Reason, t.Closed.Retry = d.digests(), event.Reason(d.string()), event.Retry(d.string())
+	t.Node = event.NodeID(d.string())
+	if flags&tombstoneNoted != 0 {
+		t.Closed.Note = d.string()
+	}
+	if flags&tombstoneCaused != 0 {
+		t.Closed.Cause = &event.Cause{
+			Login: event.LoginID(d.string()), Device: event.DeviceID(d.string()), Platform: event.Platform(d.string()),
+			Name: d.string(),
+		}
+	}
+	return t
+}
+
+func (l *recent) append(b []byte) []byte {
+	named := l.Name != "" || l.IP != ""
+	b = append(b, bit(named, recentNamed)|bit(l.Reason != "", recentEnded))
+	b = binary.AppendVarint(b, l.At)
+	b = appendString(b, l.Login)
+	b = appendString(b, l.Device)
+	b = appendString(b, l.Platform)
+	if named {
+		b = appendString(b, l.Name)
+		b = appendString(b, l.IP)
+	}
+	if l.Reason != "" {
+		b = appendString(b, l.Reason)
+	}
+	return b
+}
+
+func (d *decoder) recent() recent {
+	flags := d.flags(recentFlags)
+	l := recent{
+		At: d.varint(), Login: event.LoginID(d.string()), Device: event.DeviceID(d.string()),
+		Platform: event.Platform(d.string()),
+	}
+	if flags&recentNamed != 0 {
+		l.Name, l.IP = d.string(), d.string()
+	}
+	if flags&recentEnded != 0 {
+		l.Reason = event.Reason(d.string())
+	}
+	return l
+}
+
+// tombstoneUntil and tombstoneIs look at the first parts of a packed tombstone.
+func tombstoneUntil(item []byte) int64 {
+	until, _ := binary.Varint(item)
+	return until
+}
+
+func tombstoneIs(item []byte, id event.LoginID) bool {
+	_, n := binary.Varint(item)
+	size, m := binary.Uvarint(item[n:])
+	at := n + m
+	return string(item[at:at+int(size)]) == string(id)
+}
+
+// unpack returns the items of a packed list.
+func unpack[T any](p *packed, read func(*decoder) T) []T {
+	all := make([]T, 0, p.count)
+	for item := range p.all() {
+		d := decoder{rest: string(item)}
+		all = append(all, read(&d))
+	}
+	return all
+}

@@ -1,0 +1,14 @@
+package session
+
+// Record and what it holds are an account's state on disk, for tests that look at it or change it behind a registry's
+// back.
+type Record = record
+
+// DecodeRecord reads a record that a store returned.
+func DecodeRecord(data []byte) (*Record, error) { return decodeRecord(data) }
+
+// Encode writes the record.
+func (r *record) Encode() []byte { return r.encode() }
+
+// Ended returns the logins that have tombstones, oldest first.
+func (r *record) Ended() []tombstone { return unpack(&r.Tombstones, (*decoder).tombstone) }

@@ -1,0 +1,186 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/transport"
+)
+
+const (
+	lookWait   = time.Second // how long a step waits for another node to act
+	lookerCrew = 256         // looks for other nodes side by side; what comes beyond that finds out within a lease's life
+)
+
+// message is what nodes say to each other: one of Look, Seen and Revoked. All of them are hints. Handlers of a bus are
+// called one at a time, so that none may wait: answers are messages, too.
+type message struct {
+	Look    event.Account `json:"look,omitempty"`    // what this account's record says has changed
+	From    event.NodeID  `json:"from,omitempty"`    // who is to be told that it was looked at
+	Ask     uint64        `json:"ask,omitempty"`     // the number of the question, which nobody can guess
+	Seen    uint64        `json:"seen,omitempty"`    // the answer: what the record does not allow any more is fenced
+	Revoked event.Account `json:"revoked,omitempty"` // the revoke hooks for what has ended in this account have run
+}
+
+// handle is called for each message of another node.
+func (n *nodes) handle(raw []byte) []byte {
+	var m message
+	err := json.Unmarshal(raw, &m)
+	switch {
+	case err == nil && m.Seen != 0:
+		n.answered(m.Seen)
+	case err == nil && m.Revoked.Validate() == nil:
+		n.released(m.Revoked)
+	case err == nil && m.Look.Validate() == nil && event.CheckID("node", string(m.From)) == nil:
+		select {
+		case n.lookers <- struct{}{}:
+			n.r.owned.start(func() {
+				defer func() { <-n.lookers }()
+				n.lookFor(m)
+			})
+		default:
+			n.r.log.Warn("session: too many looks of other nodes", "node", string(m.From))
+		}
+	default:
+		n.r.log.Warn("session: message of another node", "bytes", len(raw))
+	}
+	return nil
+}
+
+// lookFor looks at an account's record for another node, and answers when what it does not allow any more is fenced.
+func (n *nodes) lookFor(m message) {
+	ctx, cancel := context.WithTimeout(n.r.ctx, lookWait)
+	defer cancel()
+	answer := func() { n.say(ctx, m.From, message{Seen: m.Ask}) }
+	if !n.r.lives(m.Look) {
+		answer()
+		return
+	}
+	s, fenced, err := n.r.change(ctx, m.Look, func(*step) error { return nil }, nil)
+	if err != nil {
+		n.r.log.Warn("session: look of another node", "err", err)
+		return
+	}
+	if len(s.strange) > 0 { // before the other node is told, since it will not say twice that its hooks have run
+		s.revoked = n.revoked(m.Look)
+	}
+	answer()
+	n.r.settled(s, fenced)
+}
+
+// lives reports whether anything of the account is in memory.
+func (r *Registry) lives(id event.Account) bool {
+	sh := r.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.accounts[id] != nil
+}
+
+// say sends a message, and reports whether it is on its way.
+func (n *nodes) say(ctx context.Context, to event.NodeID, m message) bool {
+	raw, err := json.Marshal(m)
+	if err == nil {
+		err = n.bus.Publish(ctx, to, raw)
+	}
+	if err != nil && !errors.Is(err, transport.ErrGone) {
+		n.r.log.Warn("session: another node was not told", "node", string(to), "err", err)
+	}
+	return err == nil
+}
+
+// ask has other nodes look at the step's account, and waits until they have fenced what they must, a second at most. A node
+// that does not answer finds out by itself within a lease's life.
+func (n *nodes) ask(s *step) {
+	if n == nil || n.bus == nil || len(s.remote) == 0 || s.asked {
+		return
+	}
+	s.asked = true
+	slices.Sort(s.remote)
+	s.remote = slices.Compact(s.remote)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.r.ctx), lookWait)
+	defer cancel()
+	open := map[event.NodeID]chan struct{}{}
+	for _, node := range s.remote {
+		id, seen := rand.Uint64()|1, make(chan struct{})
+		n.mu.Lock()
+		n.asked[id] = seen
+		n.mu.Unlock()
+		defer n.answered(id)
+		if n.say(ctx, node, message{Look: s.a.id, From: n.r.cfg.Node, Ask: id}) {
+			open[node] = seen
+		}
+	}
+	for node, seen := range open {
+		select {
+		case <-seen:
+		case <-ctx.Done():
+			n.r.log.Warn("session: another node does not answer", "node", string(node))
+		}
+	}
+}
+
+// answered wakes who waits for the answer to a question, if somebody does.
+func (n *nodes) answered(id uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if seen, ok := n.asked[id]; ok {
+		delete(n.asked, id)
+		close(seen)
+	}
+}
+
+// tellRevoked tells other nodes that the revoke hooks for what has ended in an account have run.
+func (n *nodes) tellRevoked(account event.Account, who []event.NodeID) {
+	if n == nil || n.bus == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.r.ctx), lookWait)
+	defer cancel()
+	for _, node := range who {
+		n.say(ctx, node, message{Revoked: account})
+	}
+}
+
+// revoked returns a wait until the node that has ended logins of the account says that its revoke hooks have run. It is as
+// long as that can take: a node that has died meanwhile, and one that did not know of the connection, do not say so.
+func (n *nodes) revoked(account event.Account) (wait func()) {
+	if n == nil || n.bus == nil || n.r.cfg.Revoke == nil {
+		return func() {}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	said := n.partings[account]
+	if said == nil {
+		said = make(chan struct{})
+		n.partings[account] = said
+	}
+	return func() {
+		t := time.NewTimer(n.r.cfg.HookTimeout + fenceWait + lookWait)
+		defer t.Stop()
+		select {
+		case <-said:
+		case <-n.r.ctx.Done():
+		case <-t.C:
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.partings[account] == said {
+			delete(n.partings, account)
+		}
+	}
+}
+
+// released ends the wait of revoked.
+func (n *nodes) released(account event.Account) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if said := n.partings[account]; said != nil {
+		delete(n.partings, account)
+		close(said)
+	}
+}

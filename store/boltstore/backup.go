@@ -1,0 +1,273 @@
+package boltstore
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/store"
+)
+
+// A backup is the pages of a file, followed by an end mark: what it is, how many bytes came before it (8, big-endian), and
+// their SHA-256. Pages have no checksums of their own, and a copy that was cut short may look whole.
+const (
+	endMagic = "manydevice-bkup1"
+	endBytes = len(endMagic) + 8 + sha256.Size
+)
+
+const restoreSuffix = ".restore-" // of the name under which a file is restored
+
+// Backup writes a copy of the store to w, as it is at one moment after the call, and returns how many bytes went out.
+// Everything that was answered before is in it; of what comes meanwhile there is a beginning, whole batches only, in the
+// order in which they were committed. [Restore] puts it back. Backups may run at the same time as anything else.
+//
+// Pages that the copy needs are used again only after it: the file grows by what is removed or changed meanwhile, at most
+// by the size of its content. Write to a disk, and from there to what is slow. When the file has grown so far that less
+// than twice the reserve is left for it, the backup gives up with [store.ErrFull]. ctx, Close and a failure of the store
+// end it too. All this is looked at between two calls of w.Write. After an error, which may be w's own, what was written
+// is of no use.
+func (s *Store) Backup(ctx context.Context, w io.Writer) (int64, error) {
+	if err := s.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer s.leave()
+	s.backups.Add(1)
+	defer s.backups.Add(-1)
+	out := &backup{ctx: ctx, s: s, w: w, sum: sha256.New()}
+	if err := out.copy(); err != nil {
+		return out.n, fmt.Errorf("boltstore: backup: %w", err)
+	}
+	return out.n, nil
+}
+
+// backup is a backup that runs, as the writer that the pages go to.
+type backup struct {
+	ctx   context.Context
+	s     *Store
+	w     io.Writer
+	sum   hash.Hash
+	n     int64 // bytes that went out
+	began int64 // size of the file at first
+	err   error // why Write failed
+}
+
+func (b *backup) copy() error {
+	size, err := b.size()
+	if err != nil {
+		return err
+	}
+	b.began = size
+	var tx *bolt.Tx
+	if err := guard(func() (err error) { tx, err = b.s.db.Begin(false); return err }); err != nil {
+		return err
+	}
+	_, err = tx.WriteTo(b)
+	err = errors.Join(err, tx.Rollback())
+	if b.err != nil { // some of bbolt's errors do not wrap it
+		return b.err
+	}
+	if err != nil {
+		return err
+	}
+	end := binary.BigEndian.AppendUint64([]byte(endMagic), uint64(b.n))
+	_, err = b.Write(b.sum.Sum(end))
+	return err
+}
+
+// Write passes a part on, unless the backup has to end.
+func (b *backup) Write(p []byte) (int, error) {
+	if b.err = b.over(); b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.w.Write(p)
+	n = min(max(n, 0), len(p))
+	b.n += int64(n)
+	b.sum.Write(p[:n]) // never fails
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	b.err = err
+	return n, err
+}
+
+// over returns why the backup has to end, or nil.
+func (b *backup) over() error {
+	if err := b.ctx.Err(); err != nil {
+		return err
+	}
+	b.s.mu.Lock()
+	err := b.s.refusalLocked()
+	b.s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	size, err := b.size()
+	if err != nil || size <= b.began {
+		return err
+	}
+	keep, limit := 2*b.s.cfg.reserve(), b.s.cfg.MaxSize
+	free, known := statFree(b.s.db.Path())
+	if limit > 0 && size > limit-keep || known && free < keep {
+		return fmt.Errorf("%w: no page can be used again before the end of the backup", store.ErrFull)
+	}
+	return nil
+}
+
+func (b *backup) size() (int64, error) {
+	st, err := os.Stat(b.s.db.Path())
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// Restore makes the file path out of what [Store.Backup] wrote. All inboxes get new epochs, so that every device is told
+// that its position means nothing any more. What was not whole leaves nothing behind: [ErrCorrupt] if it was cut short or
+// changed, [ErrNotStore] if it is something else, [store.ErrSchema] if a newer release wrote it. A file of that name is
+// left alone, with [fs.ErrExist]. ctx ends it between two calls of r.Read. When it returns nil, the file is durable.
+//
+// Until then the file has a name of its own beside path. The end of the process may leave that one behind; remove it.
+func Restore(ctx context.Context, path string, r io.Reader) error {
+	if err := restore(ctx, path, r); err != nil {
+		return fmt.Errorf("boltstore: restore: %w", err)
+	}
+	return nil
+}
+
+func restore(ctx context.Context, path string, r io.Reader) (err error) {
+	if path == "" {
+		return errors.New("path: empty")
+	}
+	if err := vacant(path); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+restoreSuffix+"*")
+	if err != nil {
+		return err
+	}
+	temp := f.Name()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temp))
+		}
+	}()
+	if err := errors.Join(receive(ctx, f, r), f.Close()); err != nil {
+		return err
+	}
+	if err := renewFile(temp); err != nil {
+		return err
+	}
+	return publish(temp, path)
+}
+
+// vacant reports an error if there is something of that name.
+func vacant(path string) error {
+	_, err := os.Lstat(path)
+	switch {
+	case err == nil:
+		return &fs.PathError{Op: "restore", Path: path, Err: fs.ErrExist}
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
+}
+
+// receive writes a backup to f, without its end mark, and checks that it is whole.
+func receive(ctx context.Context, f *os.File, r io.Reader) error {
+	from := bufio.NewReader(readerFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return r.Read(p)
+	}))
+	head, err := from.Peek(pageHeader + 4)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if err != nil || binary.NativeEndian.Uint32(head[pageHeader:]) != metaMagic {
+		return fmt.Errorf("%w: no file of bbolt", ErrNotStore) // before any of it fills the disk
+	}
+	sum := sha256.New()
+	in := &withoutEnd{w: io.MultiWriter(f, sum)}
+	n, err := io.Copy(in, from)
+	if err != nil {
+		return err
+	}
+	length := n - int64(len(in.end))
+	want := sum.Sum(binary.BigEndian.AppendUint64([]byte(endMagic), uint64(length)))
+	if bytes.Equal(in.end, want) {
+		return f.Sync()
+	}
+	if length > 0 && bytes.HasPrefix(in.end, want[:len(endMagic)+8]) {
+		return fmt.Errorf("%w: other bytes than were written", ErrCorrupt)
+	}
+	if _, err := f.Write(in.end); err != nil {
+		return err
+	}
+	if err := inspect(f.Name(), time.Now().Add(defaultLockTimeout)); errors.Is(err, ErrNotStore) {
+		return err
+	}
+	return fmt.Errorf("%w: backup was cut short", ErrCorrupt)
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// withoutEnd passes on all but the last endBytes bytes.
+type withoutEnd struct {
+	w   io.Writer
+	end []byte
+}
+
+func (e *withoutEnd) Write(p []byte) (int, error) {
+	e.end = append(e.end, p...)
+	if n := len(e.end) - endBytes; n > 0 {
+		if _, err := e.w.Write(e.end[:n]); err != nil {
+			return 0, err
+		}
+		e.end = append(e.end[:0], e.end[n:]...)
+	}
+	return len(p), nil
+}
+
+// renewFile checks a file and changes the epochs of all its inboxes.
+func renewFile(path string) error {
+	deadline := time.Now().Add(defaultLockTimeout)
+	if err := inspect(path, deadline); err != nil {
+		return err
+	}
+	// With the list of free pages in the file the next Open needs not look for them.
+	db, err := boltOpen(path, &bolt.Options{Timeout: timeout(deadline), FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	return errors.Join(guard(func() error { return db.Update(renew) }), db.Close())
+}
+
+// publish gives a file its name, unless there is one of that name already.
+func publish(temp, path string) error {
+	err := os.Link(temp, path) // which does not replace what another one has just made
+	switch {
+	case err == nil:
+		err = os.Remove(temp)
+	case errors.Is(err, fs.ErrExist):
+	default: // a file system without links
+		if err = vacant(path); err == nil {
+			err = os.Rename(temp, path)
+		}
+	}
+	return errors.Join(err, syncDir(filepath.Dir(path)))
+}

@@ -1,0 +1,104 @@
+package boltstore_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore"
+)
+
+// furnish gives an account something of everything that has words of its own.
+func furnish(t *testing.T, s *boltstore.Store, name event.Account) {
+	t.Helper()
+	b := message(fmt.Sprintf("%s-id", name), []byte("payload"), "bob")
+	b.Account = name
+	b.Messages[0].To = append(b.Messages[0].To, store.Inbox{Account: name})
+	b.Record = &store.RecordUpdate{Data: []byte(string(name) + "-record")}
+	b.States = []store.StateUpdate{{Conversation: event.ConversationID(name + "-talk"), Name: "pinned", Merge: store.MergeLast, Number: 1}}
+	b.Idempotency = &store.Idempotency{ClientID: event.ClientMessageID(name + "-client"), Window: time.Hour, Max: 10}
+	_, err := s.Commit(t.Context(), b)
+	require.NoError(t, err)
+}
+
+func remove(t *testing.T, s *boltstore.Store, name event.Account) {
+	t.Helper()
+	r, err := s.Load(t.Context(), name)
+	require.NoError(t, err)
+	require.NoError(t, s.Delete(t.Context(), name, r.Revision))
+}
+
+func swept(t *testing.T, s *boltstore.Store, words ...string) {
+	t.Helper()
+	for _, word := range words {
+		require.Eventually(t, func() bool {
+			found, err := s.Reachable(word)
+			require.NoError(t, err)
+			return !found
+		}, 20*time.Second, time.Millisecond, word)
+	}
+}
+
+// TestD8_DeletedRowsLeaveTheFile: what an account had is in older runs, in a newer one and in the journal when it is
+// deleted.
+func TestD8_DeletedRowsLeaveTheFile(t *testing.T) {
+	for name, crash := range map[string]bool{"in use": false, "after a crash": true} {
+		t.Run(name, func(t *testing.T) {
+			path, cfg := newPath(t), boltstore.Config{}.WithLimits(1<<20, 16, 4)
+			s := open(t, path, cfg)
+			words := []string{"ann-record", "ann-talk", "ann-client"}
+			furnish(t, s, "ann")
+			for i := range 3 {
+				furnish(t, s, event.Account(fmt.Sprint("other", i)))
+				require.NoError(t, s.Fold(context.Background()))
+			}
+			late := message("late", []byte("x"), "ann")
+			late.Messages[0].Key = "ann-late"
+			_, err := s.Commit(t.Context(), late)
+			require.NoError(t, err)
+			for _, word := range words {
+				found, err := s.Reachable(word)
+				require.NoError(t, err)
+				require.True(t, found, word)
+			}
+			remove(t, s, "ann")
+			if crash {
+				s.Crash()
+				s = open(t, path, cfg)
+			}
+			swept(t, s, append(words, "ann-late")...)
+			for i := range 3 {
+				name := event.Account(fmt.Sprint("other", i))
+				r, err := s.Load(t.Context(), name)
+				require.NoError(t, err)
+				require.Equal(t, string(name)+"-record", string(r.Data))
+				states, err := s.States(t.Context(), name, store.StateOptions{Limit: 10})
+				require.NoError(t, err)
+				require.Len(t, states.States, 1)
+			}
+			page, err := s.Read(t.Context(), "bob", store.ReadOptions{Limit: 10})
+			require.NoError(t, err)
+			require.NotEmpty(t, page.Entries)
+		})
+	}
+}
+
+// TestD8_SweepsAreNotFrequent: a second deletion waits for the next sweep, which comes by itself.
+func TestD8_SweepsAreNotFrequent(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{}.WithLimits(1<<20, 16, 4).WithSweep(time.Second))
+	for _, name := range []event.Account{"ann", "cid"} {
+		furnish(t, s, name)
+	}
+	require.NoError(t, s.Fold(context.Background()))
+	remove(t, s, "ann")
+	swept(t, s, "ann-record")
+	began := time.Now()
+	remove(t, s, "cid")
+	swept(t, s, "cid-record")
+	require.Greater(t, time.Since(began), time.Second/4, "not at once")
+}
