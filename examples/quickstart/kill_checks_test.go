@@ -60,7 +60,7 @@ func (w *world) checkDelivery(t *testing.T) {
 		}
 		got := make(map[string]event.MessageID)
 		last := make(map[string]int)
-		for _, e := range d.applied {
+		for _, e := range d.entries() {
 			if !isMessage(e) {
 				continue
 			}
@@ -103,7 +103,7 @@ func (w *world) checkRepetition(t *testing.T, ctx context.Context) {
 
 func (w *world) checkPositions(t *testing.T) {
 	for _, a := range w.writers {
-		pos, ok := a.d.machine.Position()
+		pos, ok := a.d.position()
 		require.True(t, ok)
 		var last uint64
 		for _, s := range w.ledger {
@@ -136,4 +136,18 @@ func (w *world) checkState(t *testing.T, addr string) {
 			}
 		}
 	}
+}
+
+// entries returns what the app has stored so far, in order.
+func (d *device) entries() []*event.Sealed {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.applied)
+}
+
+// position returns how far the device has come, or false before its first connection.
+func (d *device) position() (event.Position, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.machine.Position()
 }

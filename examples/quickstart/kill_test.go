@@ -287,22 +287,11 @@ func (a *writer) send(ctx context.Context) error {
 
 // mark marks the newest message as read, or one that came before: that must not move the mark back.
 func (a *writer) mark(ctx context.Context) error {
-	a.d.mu.Lock()
-	i := slices.IndexFunc(a.d.applied, isMessage)
-	if i >= 0 {
-		i += a.rng.IntN(len(a.d.applied) - i)
-		for !isMessage(a.d.applied[i]) {
-			i--
-		}
-	}
-	var e *event.Sealed
-	if i >= 0 {
-		e = a.d.applied[i]
-	}
-	a.d.mu.Unlock()
-	if e == nil {
+	messages := slices.DeleteFunc(a.d.entries(), func(e *event.Sealed) bool { return !isMessage(e) })
+	if len(messages) == 0 {
 		return nil
 	}
+	e := messages[a.rng.IntN(len(messages))]
 	before := a.read[e.Conversation]
 	answer, err := a.d.markRead(ctx, e.Conversation, e.Seq)
 	if err != nil {
