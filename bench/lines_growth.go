@@ -14,6 +14,7 @@ import (
 	"github.com/manydevice/manydevice/bench/internal/lab"
 	"github.com/manydevice/manydevice/bench/internal/ours"
 	"github.com/manydevice/manydevice/bench/internal/raw"
+	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/store/boltstore"
@@ -38,6 +39,21 @@ func growthLines(sc lab.Scale) []lab.Line {
 			Name: fmt.Sprintf("growth/attach/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: small, Goal: lab.AtMost(1.5),
 			Notes:   "Attach of a device that has nothing to catch up with, in the same two files, in up to 2,000 accounts in turns.",
 			Prepare: growth(grownAttaches),
+		},
+		{
+			Name: fmt.Sprintf("growth/catch-up/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: small, Goal: lab.AtMost(1.5),
+			Notes:   "Attach of a device that has the account's whole inbox to catch up with, ten entries and more.",
+			Prepare: growth(grownCatchUps),
+		},
+		{
+			Name: fmt.Sprintf("growth/unread/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: small, Goal: lab.AtMost(1.5),
+			Notes:   "Unread count of a conversation, in accounts drawn at random.",
+			Prepare: growth(grownUnread),
+		},
+		{
+			Name: fmt.Sprintf("growth/trim/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: small, Goal: lab.AtMost(1.5),
+			Notes:   "Removal of the oldest entry of an inbox, with its payload, one at a time: a commit each.",
+			Prepare: growth(grownTrims),
 		},
 		{
 			Name: fmt.Sprintf("growth/open-after-kill/entries=%d", sc.LargeGrown*entriesPerAccount), Unit: "s", Against: "bbolt's own open",
@@ -108,27 +124,84 @@ func grownSends(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
 
 func grownAttaches(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
 	ctx := s.Context()
-	logins := make([]*session.LoginResult, min(accounts, growthLogins))
-	err := repeat(min(loginsAtOnce, s.Scale.Crowd), len(logins), func(i int) (err error) {
-		logins[i], err = e.Login(ctx, ours.Account(ours.Scatter(uint64(i), accounts)), i)
-		return err
-	})
+	logins, err := grownLogins(s, e, accounts)
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range logins { // the first attach has everything to catch up with
-		if err := attachOnce(ctx, e, l); err != nil {
+		if err := attachOnce(ctx, e, l, nil); err != nil {
 			return nil, err
 		}
 	}
 	return func() (lab.Sample, error) {
-		return lab.Timed(s.Scale.Ops*10, time.Microsecond, func(i int) error { return attachOnce(ctx, e, logins[i%len(logins)]) })
+		return lab.Timed(s.Scale.Ops*10, time.Microsecond, func(i int) error { return attachOnce(ctx, e, logins[i%len(logins)], nil) })
 	}, e.Router.Flush(ctx)
 }
 
-func attachOnce(ctx context.Context, e *ours.Engine, l *session.LoginResult) error {
+// grownLogins returns logins of some accounts, drawn at random.
+func grownLogins(s *lab.Scene, e *ours.Engine, accounts int) ([]*session.LoginResult, error) {
+	logins := make([]*session.LoginResult, min(accounts, growthLogins))
+	err := repeat(min(loginsAtOnce, s.Scale.Crowd), len(logins), func(i int) (err error) {
+		logins[i], err = e.Login(s.Context(), ours.Account(ours.Scatter(uint64(i), accounts)), i)
+		return err
+	})
+	return logins, err
+}
+
+func grownCatchUps(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
+	logins, err := grownLogins(s, e, accounts)
+	return func() (lab.Sample, error) {
+		return lab.Timed(s.Scale.Ops, time.Microsecond, func(i int) error {
+			l := logins[i%len(logins)]
+			return attachOnce(s.Context(), e, l, &event.Position{Epoch: l.Position.Epoch})
+		})
+	}, err
+}
+
+func grownUnread(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
+	n := uint64(0)
+	return func() (lab.Sample, error) {
+		return lab.Timed(s.Scale.Ops, time.Microsecond, func(int) error {
+			n++
+			i := ours.Scatter(n, accounts)
+			u, err := e.Router.Unread(s.Context(), ours.Account(i), ours.Conversation(i))
+			if err == nil && u.Total < entriesPerAccount {
+				err = fmt.Errorf("%d unread, want at least %d", u.Total, entriesPerAccount)
+			}
+			return err
+		})
+	}, nil
+}
+
+func grownTrims(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
+	ctx := s.Context()
+	through := make([]uint64, min(accounts, growthLogins))
+	account := func(i int) event.Account { return ours.Account(ours.Scatter(uint64(i), accounts)) }
+	for i := range through {
+		page, err := e.Store.Read(ctx, account(i), store.ReadOptions{})
+		if err != nil {
+			return nil, err
+		}
+		through[i] = page.Head.Trim
+	}
+	n := 0
+	return func() (lab.Sample, error) {
+		return lab.Timed(s.Scale.Ops, time.Microsecond, func(int) error {
+			i := n % len(through)
+			n++
+			through[i]++
+			head, err := e.Store.Trim(ctx, account(i), through[i], 1)
+			if err == nil && head.Trim < through[i] {
+				err = errors.New("nothing was removed")
+			}
+			return err
+		})
+	}, nil
+}
+
+func attachOnce(ctx context.Context, e *ours.Engine, l *session.LoginResult, from *event.Position) error {
 	d := ours.NewDevice()
-	att, err := e.Attach(ctx, l, d, nil)
+	att, err := e.Attach(ctx, l, d, from)
 	if err != nil {
 		return err
 	}

@@ -108,6 +108,42 @@ func BenchmarkHistory(b *testing.B) {
 	}
 }
 
+// BenchmarkFold tells for how long appends wait for a commit that folds or merges, against one that does not, while many send
+// to a million accounts. Use it with -benchtime=1x.
+func BenchmarkFold(b *testing.B) {
+	if testing.Short() {
+		b.Skip("takes minutes")
+	}
+	const accounts, senders = 1_000_000, 256
+	s := open(b, newPath(b), boltstore.Config{})
+	issuer := event.NewIssuer(s.Info().Secret)
+	populate(b, s, issuer, accounts)
+	for b.Loop() {
+		var times [2][]time.Duration // without, with
+		s.Pace(func(took time.Duration, slice bool) {
+			i := 0
+			if slice {
+				i = 1
+			}
+			times[i] = append(times[i], took)
+		})
+		for range *benchRounds {
+			round(b, &storeLane{b, s, true}, issuer, senders, accounts)
+		}
+		s.SetCommit((*bolt.Tx).Commit)
+		require.NotEmpty(b, times[0])
+		require.NotEmpty(b, times[1])
+		for i, name := range []string{"plain", "fold"} {
+			slices.Sort(times[i])
+			for _, p := range []int{50, 99} {
+				at := times[i][(len(times[i])-1)*p/100]
+				b.ReportMetric(float64(at.Microseconds())/1000, fmt.Sprintf("%s-p%d-ms", name, p))
+			}
+			b.ReportMetric(float64(len(times[i])), name+"-commits")
+		}
+	}
+}
+
 // BenchmarkOpen opens a file as a crash left it, with a full journal, against bbolt alone.
 func BenchmarkOpen(b *testing.B) {
 	if testing.Short() {

@@ -79,6 +79,13 @@ func (s *Store) submit(ctx context.Context, bytes int64, run func(*writer) error
 	return s.wait(ctx, o)
 }
 
+// committing reports whether somebody commits now.
+func (s *Store) committing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leading
+}
+
 func (s *Store) wait(ctx context.Context, o *op) error {
 	select {
 	case <-o.wake:

@@ -30,7 +30,10 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error)
 	if i := b.Idempotency; i != nil {
 		p.attempt = attemptRow(i.Device, i.ClientID)
 	}
-	known := s.hints(ctx, &b, p.attempt)
+	var known *hints
+	if s.committing() {
+		known = s.hints(ctx, &b, p.attempt)
+	} // else it is this goroutine that commits, most likely, and it looks things up as it needs them
 	err := s.submit(ctx, bytes, func(w *writer) error {
 		w.hints = known
 		defer func() { w.hints = nil }()

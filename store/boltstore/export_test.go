@@ -74,6 +74,19 @@ func (s *Store) SetCommit(f func(*bolt.Tx) error) {
 	}
 }
 
+// Pace has f told of each commit: the time since the one before ended, and whether a slice of a fold or merge was part of it.
+func (s *Store) Pace(f func(took time.Duration, slice bool)) {
+	last := time.Now()
+	s.SetCommit(func(tx *bolt.Tx) error {
+		slice := s.fold != nil || s.merge != nil // or was its last one, which is counted with the others
+		err := tx.Commit()
+		now := time.Now()
+		f(now.Sub(last), slice)
+		last = now
+		return err
+	})
+}
+
 // SetFree replaces what tells how many bytes the file system has left, and has it asked each time.
 func (s *Store) SetFree(free func() int64) {
 	s.disk.always = true

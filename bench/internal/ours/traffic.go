@@ -71,7 +71,7 @@ func (t *Traffic) request(n uint64) fanout.SendRequest {
 	if t.Alone {
 		q.NoSenderCopy = true
 	} else {
-		q.Conversation = event.ConversationID("c" + strconv.Itoa(from/2))
+		q.Conversation = Conversation(from)
 	}
 	return q
 }
@@ -82,6 +82,11 @@ func Scatter(count uint64, n int) int {
 	count = (count ^ count>>30) * 0xbf58476d1ce4e5b9
 	count = (count ^ count>>27) * 0x94d049bb133111eb
 	return int((count ^ count>>31) % uint64(n))
+}
+
+// Conversation returns the conversation that an account has with the one beside it.
+func Conversation(i int) event.ConversationID {
+	return event.ConversationID("c" + strconv.Itoa(i/2))
 }
 
 // Fill puts messages into inboxes, a number of rounds into each of the accounts, many with one commit.
@@ -97,7 +102,7 @@ func Fill(ctx context.Context, st store.Store, accounts, rounds int, payload []b
 				for i := first; i < min(first+batch, accounts); i++ {
 					b.Messages = append(b.Messages, store.Message{
 						ID: issuer.Issue(), Kind: event.KindMessage, Flags: event.FlagUnread, From: "filler",
-						Conversation: event.ConversationID("c" + strconv.Itoa(i/2)),
+						Conversation: Conversation(i),
 						Payload:      payload, To: []store.Inbox{{Account: Account(i)}},
 					})
 				}
