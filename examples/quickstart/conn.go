@@ -27,6 +27,7 @@ type lineConn struct {
 	nc    net.Conn
 	ready chan struct{} // closed once frames may go out: after the answer to attach
 	over  chan struct{} // closed when Close begins
+	said  chan struct{} // closed when Close ends
 	turn  chan struct{} // holds one token while somebody writes
 
 	broken bool   // a line was cut off, so nothing can follow; for the writer whose turn it is
@@ -40,7 +41,7 @@ var _ transport.Conn = (*lineConn)(nil)
 var _ transport.RemoteAddresser = (*lineConn)(nil)
 
 func newLineConn(nc net.Conn) *lineConn {
-	return &lineConn{nc: nc, ready: make(chan struct{}), over: make(chan struct{}), turn: make(chan struct{}, 1)}
+	return &lineConn{nc: nc, ready: make(chan struct{}), over: make(chan struct{}), said: make(chan struct{}), turn: make(chan struct{}, 1)}
 }
 
 // Send implements [transport.Conn].
@@ -137,6 +138,7 @@ func (c *lineConn) Close(why event.Closed) error {
 	}
 	c.closing = true
 	close(c.over)
+	defer close(c.said)
 	end := time.Now().Add(lastWords)
 	err := errors.Join(c.nc.SetWriteDeadline(end), c.nc.SetReadDeadline(end.Add(drainTime)))
 	c.mu.Unlock()
@@ -158,9 +160,13 @@ func (c *lineConn) Close(why event.Closed) error {
 // abort closes the connection without a word.
 func (c *lineConn) abort() { c.nc.Close() }
 
-// drain reads until the client has closed too, or for drainTime at most, and closes the rest.
+// drain reads until the client has closed too, or for drainTime at most, and closes the rest. A client may close its half
+// first: the closing frame is written nevertheless.
 func (c *lineConn) drain() {
 	io.Copy(io.Discard, c.nc) // Close has set the deadline
+	if c.closed() {
+		<-c.said
+	}
 	c.nc.Close()
 }
 

@@ -70,6 +70,32 @@ func tcpPair(t testing.TB) (near, far net.Conn) {
 	return near, far
 }
 
+// A client that ends its half hears why the connection closes, although there is nothing to wait for on the reading side.
+func TestLineConn_ClosingFrameGoesFirst(t *testing.T) {
+	near, far := tcpPair(t)
+	defer far.Close()
+	c := newLineConn(near)
+	require.NoError(t, far.(*net.TCPConn).CloseWrite())
+	c.turn <- struct{}{} // a write that goes on
+	closed := make(chan error)
+	go func() { closed <- c.Close(event.Lost.Closed(0)) }()
+	<-c.over
+	drained := make(chan struct{})
+	go func() { defer close(drained); c.drain() }()
+	select {
+	case <-drained:
+		t.Error("closed before the frame was written")
+	case <-time.After(20 * time.Millisecond):
+	}
+	<-c.turn
+	require.NoError(t, <-closed)
+	f, err := (&linePeer{nc: far, sc: lines(far, event.MaxFrameBytes+1)}).Receive(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, event.Lost, f.(*event.Closed).Reason)
+	far.Close()
+	<-drained
+}
+
 // No frame goes out before the answer to attach, and Close releases a Send that waits for that.
 func TestLineConn_FramesWaitForTheAnswer(t *testing.T) {
 	near, far := tcpPair(t)
