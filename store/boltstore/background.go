@@ -13,6 +13,8 @@ type limits struct {
 	runs   int   // so many runs are not merged
 	most   int   // so many runs are never exceeded for long
 	sweep  time.Duration
+
+	issuers int // so many of message IDs get numbers
 }
 
 const (
@@ -29,13 +31,16 @@ const (
 	mostRuns = 24
 	// hurry is how many steps of a merge a commit does if there are too many runs.
 	hurry = 8
+	// numberedIssuers bounds what is kept in memory for good: a hundred bytes for each time that somebody began to issue
+	// message IDs, as each start of an engine does. Messages of later ones cost a row more.
+	numberedIssuers = 1 << 16
 )
 
 func newLimits(cfg *Config) limits {
 	if cfg.limits != nil {
 		return *cfg.limits
 	}
-	l := limits{window: windowBytes, step: stepRows, runs: idleRuns, most: mostRuns, sweep: sweepEvery}
+	l := limits{window: windowBytes, step: stepRows, runs: idleRuns, most: mostRuns, sweep: sweepEvery, issuers: numberedIssuers}
 	if cfg.MaxSize > 0 {
 		l.window = min(l.window, cfg.MaxSize/windowShare)
 	}

@@ -15,8 +15,8 @@ var errStale = errors.New("boltstore: stale")
 
 // base is the file as one transaction sees it, with the windows that the reader knows of.
 type base struct {
-	names, heads, ids, messages, refs         table
-	journal, blobs, places, purge, meta, runs *bolt.Bucket
+	names, heads, ids, messages, refs table
+	blobs, places, purge, meta, runs  *bolt.Bucket
 
 	windows []window // newest first
 	opened  []table  // of windows, as they are needed
@@ -53,7 +53,7 @@ func (b *base) openAccounts(tx *bolt.Tx) error {
 
 func (b *base) openOthers(tx *bolt.Tx) error {
 	err := openAll(tx,
-		opening{bucketJournal, &b.journal}, opening{bucketIDs, &b.ids.Bucket}, opening{bucketMessages, &b.messages.Bucket},
+		opening{bucketIDs, &b.ids.Bucket}, opening{bucketMessages, &b.messages.Bucket},
 		opening{bucketBlobs, &b.blobs}, opening{bucketPlaces, &b.places}, opening{bucketRefs, &b.refs.Bucket},
 		opening{bucketPurge, &b.purge}, opening{bucketMeta, &b.meta},
 	)

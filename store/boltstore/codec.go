@@ -135,30 +135,43 @@ const (
 	hasClientID
 	hasOrigin
 	hasTargets
-	hasAll = 1<<iota - 1
+	hasAll   = 1<<iota - 1
+	hasWidth = iota
 )
 
-func (e *entry) append(b []byte) []byte {
-	b = binary.AppendUvarint(b, e.mid)
-	b = binary.AppendUvarint(b, uint64(e.flags))
-	b = binary.AppendUvarint(b, e.ordinal)
-	b = binary.AppendUvarint(b, e.size)
-	at := len(b)
-	b = append(b, 0)
+// has returns which of the rarer parts there are.
+func (e *entry) has() (has uint64) {
 	if e.key != "" {
-		b[at] |= hasKey
-		b = appendString(b, e.key)
+		has |= hasKey
 	}
 	if e.clientID != "" {
-		b[at] |= hasClientID
-		b = appendString(b, e.clientID)
+		has |= hasClientID
 	}
 	if e.origin != "" {
-		b[at] |= hasOrigin
-		b = appendString(b, e.origin)
+		has |= hasOrigin
 	}
 	if len(e.targets) != 0 {
-		b[at] |= hasTargets
+		has |= hasTargets
+	}
+	return has
+}
+
+func (e *entry) append(b []byte) []byte {
+	b = appendMessageNumber(b, e.mid)
+	has := e.has()
+	b = binary.AppendUvarint(b, uint64(e.flags)<<hasWidth|has)
+	b = binary.AppendUvarint(b, e.ordinal)
+	b = binary.AppendUvarint(b, e.size)
+	if has&hasKey != 0 {
+		b = appendString(b, e.key)
+	}
+	if has&hasClientID != 0 {
+		b = appendString(b, e.clientID)
+	}
+	if has&hasOrigin != 0 {
+		b = appendString(b, e.origin)
+	}
+	if has&hasTargets != 0 {
 		b = binary.AppendUvarint(b, uint64(len(e.targets)))
 		for _, t := range e.targets {
 			b = binary.AppendUvarint(b, uint64(t))
@@ -169,11 +182,11 @@ func (e *entry) append(b []byte) []byte {
 
 func decodeEntry(row string) (entry, error) {
 	d := decoder{rest: row}
+	mid, flags := d.messageNumber(), d.bounded(math.MaxUint16<<hasWidth|hasAll)
 	e := entry{
-		mid: d.uvarint(), flags: event.Flags(d.bounded(math.MaxUint16)), ordinal: d.uvarint(),
-		size: d.bounded(store.MaxPayloadBytes),
+		mid: mid, flags: event.Flags(flags >> hasWidth), ordinal: d.uvarint(), size: d.bounded(store.MaxPayloadBytes),
 	}
-	has := d.bounded(hasAll)
+	has := flags & hasAll
 	if has&hasKey != 0 {
 		e.key = d.string()
 	}

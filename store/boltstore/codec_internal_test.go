@@ -153,10 +153,6 @@ var decoders = []struct {
 		b, err := decodeBlock([]byte(s))
 		return b, b.encode(), err
 	}},
-	{"message IDs", func(s string) (any, []byte, error) {
-		r, err := decodeIDs([]byte(s))
-		return r, r.append(nil), err
-	}},
 }
 
 // FuzzCutSlot checks that one slot of a block is found as by who reads them all.
@@ -202,7 +198,7 @@ func FuzzDecoders(f *testing.F) {
 		append(h.append(nil), 5, 3), e.append(nil), messageRow(m, []byte("p")), p.append(nil), []byte(a.encode()),
 		appendInline(s.encodeHeader(), []byte("v")), []byte(encodeCursor(&store.Cursor{Seq: 1, Sent: 2})), numberKey(5),
 		[]byte(encodeCount(5, []uint64{2, 3})), references{inboxes: 2, changes: 1}.encode(),
-		(&block{3: {head: h, folds: folds{last: 5, bits: 3}}}).encode(), (&idRow{numbers: [idsEach]uint64{2: 9, 5: 7, 31: 8}}).append(nil),
+		(&block{3: {head: h, folds: folds{last: 5, bits: 3}}}).encode(),
 	} {
 		f.Add(byte(i), row)
 		f.Add(byte(i), append(row, 0xff))

@@ -234,7 +234,7 @@ func (s *Store) writer(tx *bolt.Tx) (*writer, error) {
 	}
 	s.scratch.reset()
 	w := &writer{
-		scratch: &s.scratch, base: b, tx: tx, room: newRoom(s, tx), keys: s.keys, epochs: s.epochs, active: s.active, frozen: s.frozen, now: s.now,
+		scratch: &s.scratch, base: b, tx: tx, room: newRoom(s, tx), keys: s.keys, issuers: s.issuers, s: s, epochs: s.epochs, active: s.active, frozen: s.frozen, now: s.now,
 	}
 	if w.frozen != nil {
 		w.room.pending = w.frozen.bytes
@@ -262,7 +262,6 @@ func (s *Store) apply(w *writer, g *group) error {
 	if err := s.background(w); err != nil {
 		return err
 	}
-	w.writeIDs()
 	return w.err
 }
 

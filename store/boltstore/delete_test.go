@@ -126,5 +126,5 @@ func TestRemovalLeavesNoRows(t *testing.T) {
 	require.NoError(t, s.Fold(ctx))
 	require.Equal(t, 1, s.Runs())
 	require.Equal(t, 1, s.Rows("run"), "the last entry: what removed ones left is gone")
-	require.Zero(t, s.Rows("journal"))
+	require.Zero(t, s.Journals())
 }

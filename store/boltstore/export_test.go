@@ -21,7 +21,7 @@ func (c Config) Reserve() int64 {
 // WithLimits returns the configuration with other bounds: bytes of memory of a window, rows that a commit folds or merges
 // at least, and runs after which some are merged.
 func (c Config) WithLimits(window int64, step, runs int) Config {
-	c.limits = &limits{window: window, step: step, runs: runs, most: 2 * runs, sweep: sweepEvery}
+	c.limits = &limits{window: window, step: step, runs: runs, most: 2 * runs, sweep: sweepEvery, issuers: numberedIssuers}
 	return c
 }
 
@@ -119,6 +119,22 @@ func (s *Store) HighWater() int64 {
 func (s *Store) Rows(bucket string) int {
 	n := 0
 	if err := s.db.View(func(tx *bolt.Tx) error { return countRows(tx.Bucket([]byte(bucket)), &n) }); err != nil {
+		return -1
+	}
+	return n
+}
+
+// Journals counts the windows whose records are in the file.
+func (s *Store) Journals() int {
+	n := 0
+	if err := s.db.View(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
+			if bytes.HasPrefix(name, []byte(prefixJournal)) {
+				n++
+			}
+			return nil
+		})
+	}); err != nil {
 		return -1
 	}
 	return n

@@ -109,7 +109,7 @@ func (f *folding) finish(w *writer, s *Store, run *bolt.Bucket) error {
 	if err := run.SetSequence(next.size); err != nil {
 		return err
 	}
-	if err := w.journal.DeleteBucket(numberKey(f.layer.number)); err != nil {
+	if err := w.tx.DeleteBucket(journalName(f.layer.number)); err != nil {
 		return err
 	}
 	windows := slices.Insert(slices.Clone(s.windows), 0, next)

@@ -296,9 +296,8 @@ func journalOf(t *testing.T, path string, change func(b *bolt.Bucket) error) {
 	db, err := bolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
 	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
-		all := tx.Bucket([]byte("journal"))
-		k, _ := all.Cursor().First()
-		return change(all.Bucket(k))
+		k, _ := tx.Cursor().Seek([]byte("journal"))
+		return change(tx.Bucket(k))
 	}))
 	require.NoError(t, db.Close())
 }

@@ -2,153 +2,162 @@ package boltstore
 
 import (
 	"encoding/binary"
-	"math/bits"
+	"maps"
+	"math"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/event"
 )
 
-// idsEach is how many message IDs share a row. Those that one issuer made one after another are neighbours, and come in
-// one after another as well, so that a commit of a thousand messages changes a few dozen rows.
-const idsEach = 32
+// A message is found by its ID without an index. An ID of the engine is sealed; opened, it is a random number of whoever
+// issued it, and a counter. The store numbers issuers as they come, and a message's number is that of its issuer and how far
+// the counter has come. So messages that one issuer made one after another are neighbours in the bucket of messages, and
+// those of the newest issuer are at its end. Any other ID, as hosts may make them, has a row in the bucket of IDs that leads
+// to a number from the bucket's sequence, which is that of issuer 0.
+const (
+	counterBits = 40 // of a message number; the others are the issuer's
+	maxIssuers  = 1<<(64-counterBits) - 1
+	// counterSlack is how far below the counter that came first others may be, which were issued earlier and come later.
+	counterSlack = 1 << 16
+	// highUnknown is the highest number of an issuer whose messages nobody has looked at.
+	highUnknown = math.MaxUint64
+)
 
-// messageKeys finds message IDs in the bucket of IDs.
-type messageKeys struct{ issuer *event.Issuer }
-
-// idKey says where the number of a message is found by its ID: at a place in a row that it shares, or, if no issuer of
-// this store made it, in a row of its own.
-type idKey struct {
-	row    string
-	place  uint8
-	shared bool
+// issuer is one of those whose messages came to the store.
+type issuer struct {
+	number uint64 // from 1
+	base   uint64 // counter that stands for 0
+	high   uint64 // no message has a higher number; only for the goroutine that commits
 }
+
+// issuers are those that the store knows, by their random numbers. A map is not changed once readers have it.
+type issuers map[uint32]*issuer
+
+// appendMessageNumber encodes its two parts, which are small.
+func appendMessageNumber(b []byte, n uint64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, n>>counterBits), n&(1<<counterBits-1))
+}
+
+func (d *decoder) messageNumber() uint64 {
+	return d.bounded(maxIssuers)<<counterBits | d.bounded(1<<counterBits-1)
+}
+
+// idKey is what is to be known of a message ID to find the message.
+type idKey struct {
+	id      event.MessageID
+	sealed  bool
+	issuer  uint32
+	counter uint64
+}
+
+// messageKeys opens message IDs.
+type messageKeys struct{ issuer *event.Issuer }
 
 func (k messageKeys) key(id event.MessageID) idKey {
 	n, ok := k.issuer.Open(id)
-	if !ok {
-		return idKey{row: "\x01" + string(id)}
+	return idKey{id: id, sealed: ok, issuer: binary.BigEndian.Uint32(n[:]), counter: binary.BigEndian.Uint64(n[4:])}
+}
+
+// number returns the number that a message with this ID has, and its issuer; false if the bucket of IDs has to know.
+func (l issuers) number(key idKey) (uint64, *issuer, bool) {
+	i := l[key.issuer]
+	if i == nil || !key.sealed {
+		return 0, nil, false
 	}
-	var row [1 + len(n)]byte
-	last := copy(row[1:], n[:])
-	place := row[last] % idsEach
-	row[last] -= place
-	return idKey{row: string(row[:]), place: place, shared: true}
+	count := key.counter - i.base // around the end of the counter as well
+	return i.number<<counterBits | count, i, count < 1<<counterBits
 }
 
-// idRow is a row of message IDs: the numbers of messages by place, 0 where there is none.
-type idRow struct {
-	numbers [idsEach]uint64
-	changed bool
-}
-
-// append encodes the row: a bit for each place that is taken, and of each number how far it is from the one before.
-func (r *idRow) append(b []byte) []byte {
-	at, taken, last := len(b), uint32(0), uint64(0)
-	b = append(b, 0, 0, 0, 0)
-	for i, n := range r.numbers {
-		if n != 0 {
-			taken |= 1 << i
-			b = binary.AppendVarint(b, int64(n-last))
-			last = n
+// messageNumber returns the number of the message with this ID, 0 if there is none.
+func (b *base) messageNumber(l issuers, key idKey) (uint64, error) {
+	if n, _, ok := l.number(key); ok {
+		if b.messages.Get(numberKey(n)) == nil {
+			return 0, nil
 		}
+		return n, nil
 	}
-	binary.BigEndian.PutUint32(b[at:], taken)
-	return b
-}
-
-func decodeIDs(row []byte) (r idRow, err error) {
-	if len(row) < 4 {
-		return r, corrupt("message IDs")
-	}
-	last, rest := uint64(0), row[4:]
-	for taken := binary.BigEndian.Uint32(row); taken != 0; taken &= taken - 1 {
-		step, width := binary.Varint(rest)
-		if width <= 0 || step == -int64(last) {
-			return r, corrupt("message IDs")
-		}
-		last += uint64(step)
-		rest = rest[width:]
-		r.numbers[bits.TrailingZeros32(taken)] = last
-	}
-	if len(rest) != 0 {
-		err = corrupt("message IDs")
-	}
-	return r, err
-}
-
-// messageNumber returns the number of a message, 0 if there is none with this ID.
-func (b *base) messageNumber(key idKey) (uint64, error) {
-	row := b.ids.Get([]byte(key.row))
+	row := b.ids.Get(idRow(key.id))
 	if row == nil {
 		return 0, nil
 	}
-	if !key.shared {
-		return number(row, "message number")
-	}
-	r, err := decodeIDs(row)
-	return r.numbers[key.place], err
+	return number(row, "message number")
 }
 
-// messageNumber is as for readers, with what this group has changed.
+// messageNumber is as for readers, with what this group has changed, and without a look for what is newer than all.
 func (w *writer) messageNumber(key idKey) (uint64, error) {
-	if !key.shared {
-		return w.base.messageNumber(key)
+	if n, i, ok := w.issuers.number(key); ok && n > i.high {
+		return 0, nil
 	}
-	r, err := w.idRow(key)
-	if err != nil {
-		return 0, err
-	}
-	return r.numbers[key.place], nil
+	return w.base.messageNumber(w.issuers, key)
 }
 
-// idRow returns a row that all operations of the group share.
-func (w *writer) idRow(key idKey) (*idRow, error) {
-	if r := w.idRows[key.row]; r != nil {
-		return r, nil
-	}
-	r := new(idRow)
-	if row := w.ids.Get([]byte(key.row)); row != nil {
-		var err error
-		if *r, err = decodeIDs(row); err != nil {
-			return nil, err
-		}
-	}
-	w.idRows[key.row] = r
-	return r, nil
-}
-
-// setMessageNumber has an ID lead to a message; 0: to none any more.
-func (w *writer) setMessageNumber(key idKey, mid uint64) {
-	if !key.shared {
-		if mid == 0 {
-			w.del(w.ids.Bucket, []byte(key.row))
-		} else {
-			w.put(w.ids.Bucket, []byte(key.row), numberKey(mid))
-		}
-		return
-	}
-	r, err := w.idRow(key)
-	if err != nil {
-		if w.err == nil {
-			w.err = err
-		}
-		return
-	}
+// nameMessage gives a message the number that its ID leads to from now on.
+func (w *writer) nameMessage(key idKey) uint64 {
 	w.dirty = true
-	if !r.changed {
-		r.changed = true
-		w.idOrder = append(w.idOrder, key.row)
+	if key.sealed && w.issuers[key.issuer] == nil && len(w.issuers) < w.s.limits.issuers {
+		w.addIssuer(key)
 	}
-	r.numbers[key.place] = mid
+	n, i, ok := w.issuers.number(key)
+	if ok {
+		if i.high != highUnknown {
+			i.high = max(i.high, n)
+		}
+		return n
+	}
+	n = w.next(w.messages.Bucket)
+	w.put(w.ids.Bucket, idRow(key.id), numberKey(n))
+	return n
 }
 
-// writeIDs writes the rows of IDs that the group changed.
-func (w *writer) writeIDs() {
-	for _, key := range w.idOrder {
-		row := w.idRows[key]
-		if row.numbers == [idsEach]uint64{} {
-			w.del(w.ids.Bucket, []byte(key))
-			continue
-		}
-		w.put(w.ids.Bucket, []byte(key), w.lasting(row.append(w.scratch.space(idsEach*binary.MaxVarintLen64))))
+// addIssuer has the store know an issuer of whom a first message came.
+func (w *writer) addIssuer(key idKey) {
+	known := maps.Clone(w.issuers)
+	i := &issuer{number: uint64(len(known)) + 1, base: key.counter - counterSlack}
+	known[key.issuer] = i
+	w.issuers = known
+	w.put(w.ids.Bucket, issuerRow(key.issuer), append(numberKey(i.number), numberKey(i.base)...))
+	w.after = append(w.after, func() { w.s.issuers = known })
+}
+
+// forgetMessage has an ID lead nowhere. That of an issuer does so once there is no message.
+func (w *writer) forgetMessage(id event.MessageID) {
+	key := w.keys.key(id)
+	if _, _, ok := w.issuers.number(key); !ok {
+		w.del(w.ids.Bucket, idRow(id))
 	}
+}
+
+// Rows of the bucket of IDs.
+const (
+	idTag     = "\x01" // message ID → message number
+	issuerTag = "\x02" // random number of an issuer → its number and its counter's base
+)
+
+func idRow(id event.MessageID) []byte { return append([]byte(idTag), id...) }
+
+func issuerRow(issuer uint32) []byte { return binary.BigEndian.AppendUint32([]byte(issuerTag), issuer) }
+
+// readIssuers returns all issuers of a file.
+func readIssuers(ids *bolt.Bucket) (issuers, error) {
+	all := make(issuers)
+	taken := make(map[uint64]bool)
+	prefix := []byte(issuerTag)
+	err := scan(ids, prefix, prefix, func(key, row []byte) (bool, error) {
+		if len(key) != 4 || len(row) != 2*numberBytes {
+			return false, corrupt("issuer")
+		}
+		i := &issuer{number: binary.BigEndian.Uint64(row), base: binary.BigEndian.Uint64(row[numberBytes:]), high: highUnknown}
+		if i.number == 0 || i.number > maxIssuers || taken[i.number] {
+			return false, corrupt("issuer")
+		}
+		all[binary.BigEndian.Uint32(key)], taken[i.number] = i, true
+		return true, nil
+	})
+	for n := range uint64(len(all)) { // a new one gets the next number
+		if err == nil && !taken[n+1] {
+			err = corrupt("issuer")
+		}
+	}
+	return all, err
 }

@@ -9,7 +9,6 @@ import (
 // The layout. What a commit writes goes to ends of buckets; what belongs to accounts is sorted later, in the background.
 //
 //	commit ──┬─ message, place, blob        what copies of a message share, written once, in order of numbers
-//	         ├─ id                          where a message is found by its ID, 32 of them in a row
 //	         └─ journal / window 12         entries, registers, cursors, … of all accounts that the commit touched, and
 //	                │                       their heads, in the order of commits; in memory as well, by account
 //	                │ fold, in slices, once the window is full
@@ -26,8 +25,8 @@ import (
 //
 // The journal of a window is dropped when the window was folded. After a crash what is left of it is read into memory.
 
-// schemaVersion is the layout that this release reads and writes. Versions 1 and 2 were never released.
-const schemaVersion = 3
+// schemaVersion is the layout that this release reads and writes. Versions 1 to 3 were never released.
+const schemaVersion = 4
 
 // Buckets of the file. Accounts and messages have numbers of their own, which are never used twice.
 const (
@@ -36,18 +35,20 @@ const (
 	bucketHeads = "head"       // account number / blockHeads → heads of so many accounts
 	bucketRuns  = "run"        // first and last window → bucket of rows: account number, tag, … → value. Its sequence
 	// is about the size of the rows; zero: it is not complete yet, or is being removed
-	bucketJournal  = "journal" // window → bucket of records, cut into chunks: chunk number → chunk
-	bucketIDs      = "id"      // message IDs, see idKey → message numbers
+	bucketIDs      = "id"      // see ids.go: issuers of message IDs, and the numbers of messages whose ID is from elsewhere
 	bucketMessages = "message" // message number → what its copies share
 	bucketBlobs    = "blob"    // blob number, chunk → part of a long payload, record or register
 	bucketPlaces   = "place"   // message number, chunk → some of the inboxes that got it
 	bucketRefs     = "ref"     // message number → who needs it; none: as many inboxes as got it
 	bucketPurge    = "purge"   // number of a deleted account whose entries are still there → its head
+	// prefixJournal and a window's number name the bucket of its records, cut into chunks: chunk number → chunk. It is no
+	// bucket in another one: that would be a page more for each commit.
+	prefixJournal = "journal"
 )
 
 // allBuckets are those that every file has.
 var allBuckets = [...]string{
-	bucketMeta, bucketNames, bucketHeads, bucketRuns, bucketJournal, bucketIDs, bucketMessages, bucketBlobs,
+	bucketMeta, bucketNames, bucketHeads, bucketRuns, bucketIDs, bucketMessages, bucketBlobs,
 	bucketPlaces, bucketRefs, bucketPurge,
 }
 
@@ -91,6 +92,10 @@ const (
 	prefixBytes = numberBytes + 1 // account number and tag
 	secretBytes = 32
 )
+
+func journalName(window uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(prefixJournal), window)
+}
 
 func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 

@@ -9,7 +9,7 @@ import (
 const placesMax = 200
 
 // addMessage stores what the copies of a message share.
-func (w *writer) addMessage(mid uint64, key idKey, m *message, payload []byte, places []place) {
+func (w *writer) addMessage(mid uint64, m *message, payload []byte, places []place) {
 	encoded := w.buf[:0]
 	for i := range places {
 		if encoded = places[i].append(encoded); len(encoded) > placesMax {
@@ -25,7 +25,6 @@ func (w *writer) addMessage(mid uint64, key idKey, m *message, payload []byte, p
 	w.buf = encoded
 	row := w.addValue(m.appendHeader(w.scratch.space(rowMax)), payload, rowMax-len(encoded))
 	w.put(w.messages.Bucket, numberKey(mid), w.lasting(append(row, encoded...)))
-	w.setMessageNumber(key, mid)
 }
 
 // hold has a message stay known, and returns its number; 0 if there is none.
@@ -94,10 +93,7 @@ func (w *writer) unreferenced(mid uint64, refs references) error {
 		w.put(w.messages.Bucket, key, append(appendInline(m.appendHeader(nil), nil), m.places...))
 		return w.err
 	}
-	id := w.keys.key(m.id)
-	if n, err := w.messageNumber(id); err == nil && n == mid {
-		w.setMessageNumber(id, 0)
-	}
+	w.forgetMessage(m.id)
 	if m.places == "" {
 		for _, k := range keysWith(w.places, key) {
 			w.del(w.places, k)

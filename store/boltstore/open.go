@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -111,16 +112,19 @@ func (s *Store) start() (waiting bool, err error) {
 				return err
 			}
 		}
+		if s.issuers, err = readIssuers(b.ids.Bucket); err != nil {
+			return err
+		}
 		k, _ := b.purge.Cursor().First()
 		waiting = k != nil
 		s.published = tx.ID()
-		return s.recover(&b)
+		return s.recover(tx, &b)
 	})
 	return waiting, err
 }
 
 // recover reads the windows and the journal. The older of two journals is that of a window that was being folded.
-func (s *Store) recover(b *base) error {
+func (s *Store) recover(tx *bolt.Tx, b *base) error {
 	var err error
 	if s.windows, err = readWindows(b.runs); err != nil {
 		return err
@@ -130,16 +134,17 @@ func (s *Store) recover(b *base) error {
 		next = s.windows[0].last + 1
 	}
 	s.active = newLayer(next, s.limits.window)
-	c := b.journal.Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
-		n, err := number(k, "journal")
+	prefix := []byte(prefixJournal)
+	c := tx.Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		n, err := number(k[len(prefix):], "journal")
 		if err != nil || n < next || n > next+1 {
 			return corrupt("journal")
 		}
 		if n > next {
 			s.frozen, s.active = s.active, newLayer(n, s.limits.window)
 		}
-		one := b.journal.Bucket(k)
+		one := tx.Bucket(k)
 		if one == nil {
 			return corrupt("journal")
 		}

@@ -110,14 +110,16 @@ func TestOpenNewerSchema(t *testing.T) {
 }
 
 func TestOpenOldSchema(t *testing.T) {
-	path := newPath(t)
-	s := open(t, path, boltstore.Config{})
-	require.NoError(t, s.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket([]byte("manydevice")).Put([]byte("schema"), binary.BigEndian.AppendUint32(nil, 2))
-	}))
-	closeStore(t, s)
-	_, err := boltstore.Open(path, boltstore.Config{})
-	require.ErrorIs(t, err, boltstore.ErrOldSchema)
+	for old := range uint32(4) {
+		path := newPath(t)
+		s := open(t, path, boltstore.Config{})
+		require.NoError(t, s.Update(func(tx *bolt.Tx) error {
+			return tx.Bucket([]byte("manydevice")).Put([]byte("schema"), binary.BigEndian.AppendUint32(nil, old))
+		}))
+		closeStore(t, s)
+		_, err := boltstore.Open(path, boltstore.Config{})
+		require.ErrorIs(t, err, boltstore.ErrOldSchema)
+	}
 }
 
 func TestOpenNotAStore(t *testing.T) {

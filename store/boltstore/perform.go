@@ -117,7 +117,7 @@ func (w *writer) addAttempt(b *store.Batch, p *plan, own place, placed bool) {
 // deliver appends a message to its inboxes. The message that it changes is held before copies of that are removed. The
 // places are those of this message until the next call.
 func (w *writer) deliver(in *store.Message, key idKey, now uint64) ([]place, error) {
-	mid, of := w.next(w.messages.Bucket), uint64(0)
+	mid, of := w.nameMessage(key), uint64(0)
 	if in.Of != "" {
 		of = w.hold(w.keys.key(in.Of))
 	}
@@ -132,7 +132,7 @@ func (w *writer) deliver(in *store.Message, key idKey, now uint64) ([]place, err
 	w.inboxes = places
 	m := newMessage(in, now)
 	m.of = of
-	w.addMessage(mid, key, &m, in.Payload, places)
+	w.addMessage(mid, &m, in.Payload, places)
 	return places, w.err
 }
 

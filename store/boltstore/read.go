@@ -85,7 +85,7 @@ func (s *Store) Message(ctx context.Context, id event.MessageID) (store.MessageI
 		if id == "" {
 			return store.ErrNotFound
 		}
-		mid, err := v.messageNumber(s.keys.key(id))
+		mid, err := v.messageNumber(v.known(), s.keys.key(id))
 		if err != nil {
 			return err
 		}

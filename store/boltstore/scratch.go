@@ -14,9 +14,6 @@ type scratch struct {
 	buf     []byte // for encodings
 	log     recordWriter
 	inboxes []place // that got one message
-
-	idRows  map[string]*idRow // that were looked at, by key
-	idOrder []string          // of those that were changed
 }
 
 const (
@@ -32,12 +29,6 @@ func (s *scratch) reset() {
 	if len(s.pool) > keepAccounts || s.byAcc == nil {
 		s.byAcc, s.accts, s.pool = make(map[event.Account]*account), nil, nil
 	}
-	if len(s.idRows) > keepAccounts || s.idRows == nil {
-		s.idRows, s.idOrder = make(map[string]*idRow), nil
-	}
-	clear(s.idRows)
-	clear(s.idOrder)
-	s.idOrder = s.idOrder[:0]
 	clear(s.byAcc)
 	clear(s.accts)
 	s.accts, s.taken, s.used, s.block = s.accts[:0], 0, 0, nil

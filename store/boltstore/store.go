@@ -39,7 +39,8 @@ type Store struct {
 	active    *layer   // of the window that is written to
 	frozen    *layer   // of the one before, until it is folded; nil: none
 	windows   []window // newest first
-	published int      // number of the transaction up to which all this is
+	issuers   issuers
+	published int // number of the transaction up to which all this is
 
 	views views
 

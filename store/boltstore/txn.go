@@ -13,13 +13,15 @@ import (
 // operations write of accounts is collected, and goes into one record of the journal.
 type writer struct {
 	base
-	room   room
-	keys   messageKeys
-	epochs epochs
-	tx     *bolt.Tx
-	hints  *hints // of the operation that runs; nil: none
-	active *layer
-	frozen *layer // nil: none
+	room    room
+	s       *Store
+	keys    messageKeys
+	issuers issuers
+	epochs  epochs
+	tx      *bolt.Tx
+	hints   *hints // of the operation that runs; nil: none
+	active  *layer
+	frozen  *layer // nil: none
 
 	*scratch
 	now    uint64   // latest time of a batch, Unix milliseconds
@@ -174,7 +176,7 @@ func (w *writer) flush() error {
 	if w.err != nil || r.empty() {
 		return w.err
 	}
-	journal, err := w.journal.CreateBucketIfNotExists(numberKey(w.active.number))
+	journal, err := w.tx.CreateBucketIfNotExists(journalName(w.active.number))
 	if err != nil {
 		return err
 	}

@@ -193,6 +193,13 @@ func (s *Store) partsLocked(a *account) {
 	}
 }
 
+// known returns the issuers that the store knows.
+func (v *view) known() issuers {
+	v.s.state.RLock()
+	defer v.s.state.RUnlock()
+	return v.s.issuers
+}
+
 // freshNames returns the first n names after a given one of accounts that the file does not know yet.
 func (v *view) freshNames(after event.Account, n int) ([]event.Account, error) {
 	var names []event.Account
