@@ -211,10 +211,12 @@ func (a *Attachment) loadPage(buf *scratch) bool {
 	h.mu.Unlock()
 	page, err := a.r.st.Read(a.r.ctx, h.account, store.ReadOptions{
 		After: after, Limit: limit, MaxBytes: min(a.r.cfg.PageBytes, a.r.cfg.WindowBytes), Known: known,
+		Into: buf.entries,
 	})
 	if err != nil {
 		return a.failed(err)
 	}
+	buf.entries = page.Entries
 	entries := event.SealPage(page.Entries)
 	now := a.r.clock()
 	h.mu.Lock()

@@ -264,6 +264,9 @@ type ReadOptions struct {
 	MaxBytes int    // stop after the entry that brings the sum of sizes to this; 0: no bound. There is always one entry
 	Known    uint64 // the caller knows that the head is at least here: an answer from an older copy is not good enough
 	NoBodies bool   // leave the payloads out
+	// Into is memory that the page may use for its entries, from Into[:0] on; what was there is lost. The store does not keep
+	// it. It saves who reads page after page an allocation for each; nil: the store makes room.
+	Into []event.Entry
 }
 
 // Page is a part of an inbox, in order of sequence numbers.

@@ -53,7 +53,7 @@ func (v *view) fill(page *store.Page, a *account, o *store.ReadOptions) error {
 		}
 		page.Entries = slices.Grow(page.Entries, 1)[:n+1]
 		e := &page.Entries[n]
-		e.Seq = l.seq
+		*e = event.Entry{Seq: l.seq}
 		if err := r.entry(e, l.row); err != nil {
 			return false, err
 		}

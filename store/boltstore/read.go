@@ -56,7 +56,7 @@ func (s *Store) Read(ctx context.Context, name event.Account, o store.ReadOption
 	}
 	var page store.Page
 	err := s.view(ctx, func(v *view) error {
-		page = store.Page{}
+		page = store.Page{Entries: o.Into[:0]}
 		a, err := v.account(name)
 		if err != nil {
 			return err

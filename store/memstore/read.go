@@ -44,7 +44,7 @@ func (s *Store) Read(ctx context.Context, name event.Account, o store.ReadOption
 	defer s.mu.Unlock()
 	a := s.accounts[name]
 	page := store.Page{Head: s.headLocked(a)}
-	page.Through = max(o.After, page.Head.Seq)
+	page.Entries, page.Through = o.Into[:0], max(o.After, page.Head.Seq)
 	if o.Limit == 0 {
 		page.Through = o.After
 		return page, nil
@@ -56,7 +56,9 @@ func (s *Store) Read(ctx context.Context, name event.Account, o store.ReadOption
 	if len(rest) == 0 {
 		return page, nil
 	}
-	page.Entries = make([]event.Entry, 0, min(o.Limit, len(rest), pageHint))
+	if o.Into == nil {
+		page.Entries = make([]event.Entry, 0, min(o.Limit, len(rest), pageHint))
+	}
 	full, bytes := false, 0
 	for i := range rest {
 		if rest[i].message == nil {

@@ -2,6 +2,8 @@ package storetest
 
 import (
 	"math"
+	"slices"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -67,6 +69,30 @@ var pageRules = []rule{
 		}
 		p := f.page("ann", store.ReadOptions{Limit: 10, NoBodies: true})
 		require.Equal(f.t, want, normalised(p.Entries))
+	}},
+	{name: "page: in memory of the caller", check: func(f *fixture) {
+		f.fill("ann", 4)
+		want := f.all("ann")
+		for _, room := range []int{0, 1, 3, 9} {
+			into := make([]event.Entry, room)
+			for i := range into {
+				into[i] = event.Entry{
+					ID: "junk", Seq: 99, Payload: []byte("junk"), Key: "junk", ClientID: "junk", Origin: "junk", Ordinal: 9,
+					Flags: event.FlagHigh, Targets: []event.Incarnation{9}, Expires: time.UnixMilli(9),
+				}
+			}
+			p := f.page("ann", store.ReadOptions{Limit: 3, Into: into})
+			require.Equal(f.t, want[:3], normalised(p.Entries), "room for %d", room)
+			kept := slices.Clone(p.Entries)
+			rest := f.page("ann", store.ReadOptions{Limit: 3, After: p.Through})
+			require.Equal(f.t, want[3:], normalised(rest.Entries))
+			require.Equal(f.t, kept, p.Entries, "the store writes to what it was lent before")
+			for _, e := range f.page("ann", store.ReadOptions{Limit: 3, NoBodies: true, Into: p.Entries}).Entries {
+				require.Empty(f.t, e.Payload)
+			}
+			none := f.page("ann", store.ReadOptions{Limit: 3, After: p.Head.Seq, Into: p.Entries})
+			require.Empty(f.t, none.Entries)
+		}
 	}},
 	{name: "page: what is known to be there is there", check: func(f *fixture) {
 		for range 20 {
