@@ -66,8 +66,9 @@ func (i *Issuer) Issued(id MessageID) bool {
 	return ok
 }
 
-// Open returns what is sealed in an ID that was issued for this store, and false for any other. Those that one issuer
-// made later have higher bytes, until its counter begins anew: stores keep rows of messages in that order.
+// Open returns what is sealed in an ID that was issued for this store, and false for any other: four bytes that are the
+// issuer's random number, and eight that are its counter, both big-endian. The counter rises by one with each ID, and begins
+// anew after its highest value. Stores use it to keep messages in the order in which they were issued.
 func (i *Issuer) Open(id MessageID) (number [12]byte, ok bool) {
 	if !isBase32(string(id), messageIDBytes) {
 		return number, false
