@@ -209,14 +209,19 @@ func (a *Attachment) loadPage(buf *scratch) bool {
 	after, known, rings := a.scan, h.head, h.rings
 	limit := min(a.r.cfg.PageEntries, max(a.windowLocked()-len(a.window), 0)+1+int(a.filtered))
 	h.mu.Unlock()
+	room, ok := a.r.pages.Get().(*[]event.Entry)
+	if !ok {
+		room = new([]event.Entry)
+	}
+	defer a.r.keepPage(room)
 	page, err := a.r.st.Read(a.r.ctx, h.account, store.ReadOptions{
 		After: after, Limit: limit, MaxBytes: min(a.r.cfg.PageBytes, a.r.cfg.WindowBytes), Known: known,
-		Into: buf.entries,
+		Into: *room,
 	})
 	if err != nil {
 		return a.failed(err)
 	}
-	buf.entries = page.Entries
+	*room = page.Entries
 	entries := event.SealPage(page.Entries)
 	now := a.r.clock()
 	h.mu.Lock()
@@ -244,6 +249,14 @@ func (a *Attachment) loadPage(buf *scratch) bool {
 		a.filtered = uint16(min(passed(page.Entries, a.scan)-len(buf.data.Entries), math.MaxUint16))
 	}
 	return true
+}
+
+// keepPage keeps a page's memory for the next one: a reader has none of its own, lest it hold it while its connection does
+// not take anything.
+func (r *Router) keepPage(room *[]event.Entry) {
+	clear(*room)
+	*room = (*room)[:0]
+	r.pages.Put(room)
 }
 
 // passed is how many of the entries are at or before a place.

@@ -12,16 +12,14 @@ const lentFrames = 64
 
 // scratch is what readers reuse from frame to frame.
 type scratch struct {
-	frames  []event.Frame
-	data    event.Data
-	entries []event.Entry // of the page that was read
+	frames []event.Frame
+	data   event.Data
 }
 
 func (s *scratch) reset() {
 	clear(s.frames)
 	clear(s.data.Entries)
-	clear(s.entries)
-	s.frames, s.data.Entries, s.entries = s.frames[:0], s.data.Entries[:0], s.entries[:0]
+	s.frames, s.data.Entries = s.frames[:0], s.data.Entries[:0]
 }
 
 // round is a reader for connections of one hub that never wait, on a goroutine that is lent for a short while: what is

@@ -50,6 +50,7 @@ type Router struct {
 	push      pushBook
 	tailBytes atomic.Int64
 	scratches sync.Pool // of *scratch
+	pages     sync.Pool // of *[]event.Entry
 	rounds    sync.Pool // of *round
 	none      business  // of attachments at rest
 	began     time.Time
