@@ -32,7 +32,8 @@ const (
 	// hurry is how many steps of a merge a commit does if there are too many runs.
 	hurry = 8
 	// numberedIssuers bounds what is kept in memory for good: a hundred bytes for each time that somebody began to issue
-	// message IDs, as each start of an engine does. Messages of later ones cost a row more.
+	// message IDs; each start of an engine makes two. Messages of later ones cost a row more. In a file that has so many a
+	// larger number would lose sight of messages of an issuer that goes on.
 	numberedIssuers = 1 << 16
 )
 

@@ -136,7 +136,7 @@ const (
 	hasOrigin
 	hasTargets
 	hasAll   = 1<<iota - 1
-	hasWidth = iota
+	hasWidth = iota - 1 // bits
 )
 
 // has returns which of the rarer parts there are.

@@ -10,7 +10,8 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// Commit implements [store.Store]. A message ID that an inbox still holds is refused with an [*event.InvalidError].
+// Commit implements [store.Store]. A message ID that an inbox still holds, or held a moment ago, is refused
+// with an [*event.InvalidError].
 func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error) {
 	if err := b.Validate(); err != nil {
 		return store.Result{}, err
@@ -121,9 +122,9 @@ func (w *writer) check(b *store.Batch, p *plan) error {
 		return nil
 	}
 	for _, key := range p.keys {
-		if mid, err := w.messageNumber(key); err != nil {
+		if used, err := w.used(key); err != nil {
 			return err
-		} else if mid != 0 {
+		} else if used {
 			return &event.InvalidError{Field: "message ID", Reason: "used before"}
 		}
 	}

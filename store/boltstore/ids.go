@@ -5,8 +5,6 @@ import (
 	"maps"
 	"math"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/manydevice/manydevice/event"
 )
 
@@ -92,6 +90,16 @@ func (w *writer) messageNumber(key idKey) (uint64, error) {
 	return w.base.messageNumber(w.issuers, key)
 }
 
+// used reports whether a message ID must not be given to another message. That of one whose last copy this group has removed
+// is given only by a later group: until this one is published, readers take its number for the old message.
+func (w *writer) used(key idKey) (bool, error) {
+	if n, _, ok := w.issuers.number(key); ok && w.released[n] {
+		return true, nil
+	}
+	n, err := w.messageNumber(key)
+	return n != 0, err
+}
+
 // nameMessage gives a message the number that its ID leads to from now on.
 func (w *writer) nameMessage(key idKey) uint64 {
 	w.dirty = true
@@ -122,10 +130,15 @@ func (w *writer) addIssuer(key idKey) {
 
 // forgetMessage has an ID lead nowhere. That of an issuer does so once there is no message.
 func (w *writer) forgetMessage(id event.MessageID) {
-	key := w.keys.key(id)
-	if _, _, ok := w.issuers.number(key); !ok {
+	n, _, ok := w.issuers.number(w.keys.key(id))
+	if !ok {
 		w.del(w.ids.Bucket, idRow(id))
+		return
 	}
+	if w.released == nil {
+		w.released = make(map[uint64]bool)
+	}
+	w.released[n] = true
 }
 
 // Rows of the bucket of IDs.
@@ -139,11 +152,11 @@ func idRow(id event.MessageID) []byte { return append([]byte(idTag), id...) }
 func issuerRow(issuer uint32) []byte { return binary.BigEndian.AppendUint32([]byte(issuerTag), issuer) }
 
 // readIssuers returns all issuers of a file.
-func readIssuers(ids *bolt.Bucket) (issuers, error) {
+func readIssuers(b *base) (issuers, error) {
 	all := make(issuers)
 	taken := make(map[uint64]bool)
 	prefix := []byte(issuerTag)
-	err := scan(ids, prefix, prefix, func(key, row []byte) (bool, error) {
+	err := scan(b.ids.Bucket, prefix, prefix, func(key, row []byte) (bool, error) {
 		if len(key) != 4 || len(row) != 2*numberBytes {
 			return false, corrupt("issuer")
 		}
@@ -158,6 +171,10 @@ func readIssuers(ids *bolt.Bucket) (issuers, error) {
 		if err == nil && !taken[n+1] {
 			err = corrupt("issuer")
 		}
+	}
+	last, _ := b.messages.Cursor().Last()
+	if err == nil && len(last) == numberBytes && binary.BigEndian.Uint64(last)>>counterBits > uint64(len(all)) {
+		err = corrupt("issuer")
 	}
 	return all, err
 }

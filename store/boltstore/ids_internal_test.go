@@ -137,6 +137,46 @@ func TestMessagesOfAnIssuerAreNeighbours(t *testing.T) {
 	require.Equal(t, [][2]uint64{{1, 0}, {1, 1}, {1, 2}, {2, minusOne}, {2, 0}}, order)
 }
 
+// A reader between a commit and its publication has the old memory and the new file: no number must lead to another message
+// there.
+func TestIDsAreNotUsedAgainInTheGroupThatRemovedThem(t *testing.T) {
+	s := openInternal(t)
+	id := seal(t, s, 7, 5)
+	sendInternal(t, s, id)
+	batch := store.Batch{Account: "bob", Now: time.UnixMilli(1), Messages: []store.Message{{
+		ID: event.MessageID(id), Kind: event.KindMessage, From: "bob", To: []store.Inbox{{Account: "bob"}},
+	}}}
+	hold, inside := make(chan struct{}), make(chan struct{})
+	s.SetCommit(func(tx *bolt.Tx) error {
+		if inside != nil {
+			close(inside)
+			inside = nil
+			<-hold
+		}
+		return tx.Commit()
+	})
+	began := inside
+	first, trimmed, again := make(chan error), make(chan error), make(chan error)
+	go func() {
+		_, err := s.Commit(context.Background(), store.Batch{Account: "zed", Now: time.UnixMilli(1), States: []store.StateUpdate{{Name: "x", Number: 1}}})
+		first <- err
+	}()
+	<-began
+	go func() { _, err := s.Trim(context.Background(), "ann", 1, 10); trimmed <- err }()
+	require.Eventually(t, func() bool { return s.Waiting() == 1 }, 10*time.Second, time.Millisecond)
+	go func() { _, err := s.Commit(context.Background(), batch); again <- err }()
+	require.Eventually(t, func() bool { return s.Waiting() == 2 }, 10*time.Second, time.Millisecond)
+	close(hold)
+	require.NoError(t, <-first)
+	require.NoError(t, <-trimmed)
+	invalid := &event.InvalidError{}
+	require.ErrorAs(t, <-again, &invalid)
+	requireUnknown(t, s, id)
+	_, err := s.Commit(t.Context(), batch)
+	require.NoError(t, err)
+	requireFound(t, s, id)
+}
+
 // When there are as many issuers as are to be kept in memory, messages of others are found by rows of their own.
 func TestMoreIssuersThanNumbers(t *testing.T) {
 	s := openInternal(t)
@@ -152,20 +192,26 @@ func TestMoreIssuersThanNumbers(t *testing.T) {
 func TestCorruptIssuers(t *testing.T) {
 	good := append(numberKey(2), numberKey(7)...)
 	for name, row := range map[string][2][]byte{
-		"short key":       {issuerRow(5)[:4], good},
-		"short row":       {issuerRow(5), good[:15]},
-		"number twice":    {issuerRow(5), append(numberKey(1), numberKey(7)...)},
-		"number 0":        {issuerRow(5), append(numberKey(0), numberKey(7)...)},
-		"number left out": {issuerRow(5), append(numberKey(3), numberKey(7)...)},
-		"too large":       {issuerRow(5), append(numberKey(maxIssuers+1), numberKey(7)...)},
-		"":                {issuerRow(5), good},
+		"short key":        {issuerRow(5)[:4], good},
+		"short row":        {issuerRow(5), good[:15]},
+		"number twice":     {issuerRow(5), append(numberKey(1), numberKey(7)...)},
+		"number 0":         {issuerRow(5), append(numberKey(0), numberKey(7)...)},
+		"number left out":  {issuerRow(5), append(numberKey(3), numberKey(7)...)},
+		"too large":        {issuerRow(5), append(numberKey(maxIssuers+1), numberKey(7)...)},
+		"that of messages": {issuerRow(1), nil},
+		"":                 {issuerRow(5), good},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "db")
 			s, err := Open(path, Config{})
 			require.NoError(t, err)
 			sendInternal(t, s, seal(t, s, 1, 5))
-			require.NoError(t, s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketIDs)).Put(row[0], row[1]) }))
+			require.NoError(t, s.db.Update(func(tx *bolt.Tx) error {
+				if row[1] == nil {
+					return tx.Bucket([]byte(bucketIDs)).Delete(row[0])
+				}
+				return tx.Bucket([]byte(bucketIDs)).Put(row[0], row[1])
+			}))
 			require.NoError(t, s.Close(t.Context()))
 			s, err = Open(path, Config{})
 			if name == "" {

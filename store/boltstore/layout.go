@@ -28,7 +28,8 @@ import (
 // schemaVersion is the layout that this release reads and writes. Versions 1 to 3 were never released.
 const schemaVersion = 4
 
-// Buckets of the file. Accounts and messages have numbers of their own, which are never used twice.
+// Buckets of the file. Accounts have numbers of their own, which are never used twice; those of messages follow from
+// their IDs.
 const (
 	bucketMeta  = "manydevice" // see the meta constants
 	bucketNames = "name"       // account name → account number

@@ -112,7 +112,7 @@ func (s *Store) start() (waiting bool, err error) {
 				return err
 			}
 		}
-		if s.issuers, err = readIssuers(b.ids.Bucket); err != nil {
+		if s.issuers, err = readIssuers(&b); err != nil {
 			return err
 		}
 		k, _ := b.purge.Cursor().First()

@@ -24,13 +24,15 @@ type writer struct {
 	frozen  *layer // nil: none
 
 	*scratch
-	now    uint64   // latest time of a batch, Unix milliseconds
-	dirty  bool     // something was written
-	rotate bool     // a new window is begun after this group
-	sweep  uint64   // see wantSweep
-	idle   bool     // a slice of background work is wanted, whatever else the group does
-	err    error    // first error of a write
-	after  []func() // what is to be done once the group is durable, with Store.state held
+	now    uint64 // latest time of a batch, Unix milliseconds
+	dirty  bool   // something was written
+	rotate bool   // a new window is begun after this group
+	sweep  uint64 // see wantSweep
+	idle   bool   // a slice of background work is wanted, whatever else the group does
+	err    error  // first error of a write
+
+	released map[uint64]bool // numbers of messages that the group removed
+	after    []func()        // what is to be done once the group is durable, with Store.state held
 }
 
 func (w *writer) put(b *bolt.Bucket, key, value []byte) {
