@@ -121,16 +121,20 @@ func TestI27_IdleLogins(t *testing.T) {
 	require.Less(t, bytes, 1_200.0)
 }
 
-// stuckConn takes no entries.
+// stuckConn takes some frames with entries, and no more.
 type stuckConn struct {
+	takes   int
 	stuck   chan struct{} // gets a value when Send hangs
 	release chan struct{}
 }
 
 func (c *stuckConn) Send(_ context.Context, frames []event.Frame) error {
-	if _, ok := frames[0].(*event.Data); ok {
-		c.stuck <- struct{}{}
-		<-c.release
+	if d, ok := frames[0].(*event.Data); ok && len(d.Entries) > 0 {
+		if c.takes == 0 {
+			c.stuck <- struct{}{}
+			<-c.release
+		}
+		c.takes--
 	}
 	return nil
 }
@@ -138,14 +142,15 @@ func (c *stuckConn) Send(_ context.Context, frames []event.Frame) error {
 func (c *stuckConn) Close(event.Closed) error { return nil }
 
 // stuckLogins attaches devices with a long backlog whose connections hang, and returns what one of them takes. A file, since
-// the store in memory shares its payloads with readers.
-func stuckLogins(t testing.TB, logins, window int) float64 {
+// the store in memory shares its payloads with readers. With taken frames every other entry of the first window is for
+// another device, so that a window ends in the middle of a page.
+func stuckLogins(t testing.TB, logins, window, taken int) float64 {
 	const size = 16 << 10
 	w := newWorld(t, filepath.Join(t.TempDir(), "store.db"), fanout.Config{
 		WindowBytes: window, Window: 2 * window / size, FrameWrite: time.Hour, AckWait: time.Hour, TrimInterval: -1,
 	})
 	ctx := context.Background()
-	c := &stuckConn{stuck: make(chan struct{}, logins), release: make(chan struct{})}
+	stuck, release := make(chan struct{}, logins), make(chan struct{})
 	requests := make([]fanout.AttachRequest, logins)
 	issuer := event.NewIssuer(w.st.Info().Secret)
 	for i := range requests {
@@ -153,9 +158,13 @@ func stuckLogins(t testing.TB, logins, window int) float64 {
 		d := w.login(account, "d")
 		requests[i] = fanout.AttachRequest{Account: account, Login: d.Login(), Token: d.Token()}
 		b := store.Batch{Account: account, Now: time.Now()}
-		for range 2 * window / size {
+		for n := range 3 * window / size {
+			to := store.Inbox{Account: account}
+			if taken > 0 && n < window/size && n%2 == 0 {
+				to.Targets = []event.Incarnation{1 << 40}
+			}
 			b.Messages = append(b.Messages, store.Message{
-				ID: issuer.Issue(), Kind: event.KindMessage, From: account, Payload: make([]byte, size), To: []store.Inbox{{Account: account}},
+				ID: issuer.Issue(), Kind: event.KindMessage, From: account, Payload: make([]byte, size), To: []store.Inbox{to},
 			})
 		}
 		_, err := w.inner.Commit(ctx, b)
@@ -163,22 +172,23 @@ func stuckLogins(t testing.TB, logins, window int) float64 {
 	}
 	before := used()
 	for _, q := range requests {
-		att, err := w.r.Attach(ctx, q, c)
+		att, err := w.r.Attach(ctx, q, &stuckConn{takes: taken, stuck: stuck, release: release})
 		require.NoError(t, err)
 		defer att.Detach()
 	}
 	for range logins {
-		<-c.stuck
+		<-stuck
 	}
 	after := used()
-	close(c.release)
+	close(release)
 	return (float64(after) - float64(before)) / float64(logins)
 }
 
 // TestS64_I27_StuckLogins: a device that takes nothing costs its window and 64 KiB at most.
 func TestS64_I27_StuckLogins(t *testing.T) {
-	for _, window := range []int{64 << 10, 1 << 20} {
-		bytes := stuckLogins(t, 20, window)
+	for _, tt := range []struct{ window, taken int }{{64 << 10, 0}, {1 << 20, 0}, {1 << 20, 1}} {
+		window := tt.window
+		bytes := stuckLogins(t, 20, window, tt.taken)
 		t.Logf("window %d: %.0f bytes", window, bytes)
 		require.Greater(t, bytes, float64(window/2))
 		require.Less(t, bytes, float64(window+64<<10))
@@ -190,7 +200,7 @@ func BenchmarkStuckLogins(b *testing.B) {
 	const window = 1 << 20
 	var bytes float64
 	for b.Loop() {
-		bytes = stuckLogins(b, 50, window)
+		bytes = stuckLogins(b, 50, window, 0)
 	}
 	b.ReportMetric(bytes-window, "B/login-beside-window")
 }
