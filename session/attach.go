@@ -66,6 +66,9 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}}
 	if r.nodes != nil {
 		if in.lease = r.nodes.lease(); in.lease == 0 {
+			if r.ctx.Err() != nil { // which gives it back
+				return nil, ErrClosed
+			}
 			return nil, ErrNoLease
 		}
 	}
@@ -121,10 +124,10 @@ type arrival struct {
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
 func (r *Registry) unserved(lease uint64) (event.Closed, error) {
 	switch {
+	case r.ctx.Err() != nil: // which gives the lease back
+		return event.Shutdown.Closed(time.Second), ErrClosed
 	case !r.nodes.serves(lease):
 		return event.LeaseLost.Closed(0), ErrNoLease
-	case r.ctx.Err() != nil:
-		return event.Shutdown.Closed(time.Second), ErrClosed
 	case r.draining.Load():
 		return event.Shutdown.Closed(time.Second), ErrDraining
 	}

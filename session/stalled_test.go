@@ -299,6 +299,18 @@ func TestD9_I29_AttachMeetsTheEnd(t *testing.T) {
 	}
 }
 
+// A node that was closed has no lease either, and says that it is closed.
+func TestI29_ClosedIsNotALostLease(t *testing.T) {
+	onNodes(t, setup{}, func(c *cluster, x, y *world) {
+		g := x.login("ann", "phone", "ios")
+		require.NoError(c.t, x.reg.Unserved(1))
+		require.NoError(c.t, x.reg.Close(context.Background()))
+		require.ErrorIs(c.t, x.reg.Unserved(1), session.ErrClosed)
+		_, err := x.reg.Attach(context.Background(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, new(wire), nil)
+		require.ErrorIs(c.t, err, session.ErrClosed)
+	})
+}
+
 // TestI28_DisplacedTabsAreShutTogether: those that hang do not add up.
 func TestI28_DisplacedTabsAreShutTogether(t *testing.T) {
 	inBubble(t, setup{rules: threeTabs}, func(w *world) {
