@@ -128,10 +128,9 @@ func (w *writer) addIssuer(key idKey) {
 	w.after = append(w.after, func() { w.s.issuers = known })
 }
 
-// forgetMessage has an ID lead nowhere. That of an issuer does so once there is no message.
-func (w *writer) forgetMessage(id event.MessageID) {
-	n, _, ok := w.issuers.number(w.keys.key(id))
-	if !ok {
+// forgetMessage has the ID of a message lead nowhere. That of an issuer does so once there is no message.
+func (w *writer) forgetMessage(id event.MessageID, n uint64) {
+	if n>>counterBits == 0 {
 		w.del(w.ids.Bucket, idRow(id))
 		return
 	}

@@ -93,7 +93,7 @@ func (w *writer) unreferenced(mid uint64, refs references) error {
 		w.put(w.messages.Bucket, key, append(appendInline(m.appendHeader(nil), nil), m.places...))
 		return w.err
 	}
-	w.forgetMessage(m.id)
+	w.forgetMessage(m.id, mid)
 	if m.places == "" {
 		for _, k := range keysWith(w.places, key) {
 			w.del(w.places, k)
