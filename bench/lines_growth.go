@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -23,7 +20,8 @@ import (
 const (
 	entriesPerAccount = 10
 	growthSenders     = 64
-	growthLogins      = 2_000 // accounts of a store whose devices attach
+	growthLogins      = 2_000 // accounts of a store that are looked at in turns
+	unreadLookups     = 4     // for an unread count of one conversation
 )
 
 func growthLines(sc lab.Scale) []lab.Line {
@@ -51,7 +49,7 @@ func growthLines(sc lab.Scale) []lab.Line {
 		{
 			Name: fmt.Sprintf("growth/unread/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: small, Goal: lab.AtMost(1.5),
 			Latency: "Latency of unread counts in a large file and a small one",
-			Notes:   "Unread count of a conversation, in accounts drawn at random.",
+			Notes:   "Unread count of a conversation, in up to 2,000 accounts in turns.",
 			Prepare: growth(grownUnread),
 		},
 		{
@@ -61,6 +59,23 @@ func growthLines(sc lab.Scale) []lab.Line {
 			Prepare: growth(grownTrims),
 		},
 		{
+			Name: fmt.Sprintf("growth/lookups/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: "bbolt alone", Goal: lab.AtMost(2),
+			Latency: "Latency of unread counts and of lookups in the same large file",
+			Notes: fmt.Sprintf("An unread count in the larger file, in accounts drawn at random from all, against %d lookups of bbolt alone in the same file, at "+
+				"random too: what it has to look up is the account's number, its head, the count and the read mark.", unreadLookups),
+			Prepare: unreadAgainstLookups,
+		},
+		{
+			Name: fmt.Sprintf("flood/send/accounts=%d", sc.LargeGrown), Unit: "µs/message", Against: "ours, at rest", Goal: lab.AtMost(2),
+			Notes:   "A message with 64 senders right after the fill, while runs are merged, against the same when that is done.",
+			Prepare: flood(grownSends),
+		},
+		{
+			Name: fmt.Sprintf("flood/catch-up/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: "ours, at rest", Goal: lab.AtMost(3),
+			Notes:   "Catching up in the same state, against the same when that is done.",
+			Prepare: flood(grownCatchUps),
+		},
+		{
 			Name: fmt.Sprintf("growth/open-after-kill/entries=%d", sc.LargeGrown*entriesPerAccount), Unit: "s", Against: "bbolt's own open",
 			Goal: lab.AtMostMore(3),
 			Notes: fmt.Sprintf("Opening the larger file after its process was killed in the middle of sends, at least %d messages after it "+
@@ -68,45 +83,6 @@ func growthLines(sc lab.Scale) []lab.Line {
 				"has the difference in seconds. The file is in the page cache.", sc.Unfolded),
 			Prepare: openAfterKill,
 		},
-	}
-}
-
-// grown returns the path of a closed file with so many accounts, which all growth lines use.
-func grown(s *lab.Scene, accounts int) (string, error) {
-	const name = "file.db"
-	dir, err := s.Once(fmt.Sprintf("grown-%d", accounts), func(dir string) error {
-		st, err := boltstore.Open(filepath.Join(dir, name), boltstore.Config{})
-		if err != nil {
-			return err
-		}
-		err = ours.Fill(s.Context(), st, accounts, entriesPerAccount, ours.Payload(64))
-		return errors.Join(err, st.Close(context.Background()))
-	})
-	return filepath.Join(dir, name), err
-}
-
-// growth compares the larger with the smaller file.
-func growth(side func(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error)) func(*lab.Scene) (lab.Run, lab.Run, error) {
-	return func(s *lab.Scene) (lab.Run, lab.Run, error) {
-		var runs [2]lab.Run
-		for i, accounts := range []int{s.Scale.LargeGrown, s.Scale.SmallGrown} {
-			path, err := grown(s, accounts)
-			if err != nil {
-				return nil, nil, err
-			}
-			cfg, err := ours.Config()
-			if err != nil {
-				return nil, nil, err
-			}
-			e, err := ours.OpenFile(s, path, cfg)
-			if err != nil {
-				return nil, nil, err
-			}
-			if runs[i], err = side(s, e, accounts); err != nil {
-				return nil, nil, err
-			}
-		}
-		return runs[0], runs[1], nil
 	}
 }
 
@@ -155,22 +131,34 @@ func grownLogins(s *lab.Scene, e *ours.Engine, accounts int) ([]*session.LoginRe
 
 func grownCatchUps(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
 	logins, err := grownLogins(s, e, accounts)
-	return func() (lab.Sample, error) {
-		return lab.Timed(s.Scale.Ops, time.Microsecond, func(i int) error {
-			l := logins[i%len(logins)]
-			from := l.Position
-			from.Seq -= min(entriesPerAccount, from.Seq)
-			return attachOnce(s.Context(), e, l, &from)
-		})
-	}, err
+	if err != nil {
+		return nil, err
+	}
+	catchUp := func(i int) error {
+		l := logins[i%len(logins)]
+		from := l.Position
+		from.Seq -= min(entriesPerAccount, from.Seq)
+		return attachOnce(s.Context(), e, l, &from)
+	}
+	for i := range logins {
+		if err := catchUp(i); err != nil {
+			return nil, err
+		}
+	}
+	return func() (lab.Sample, error) { return lab.Timed(s.Scale.Ops, time.Microsecond, catchUp) }, nil
 }
 
 func grownUnread(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
-	n := uint64(0)
+	return unreadIn(s, e, accounts, min(accounts, growthLogins))
+}
+
+// unreadIn asks some of the accounts in turns.
+func unreadIn(s *lab.Scene, e *ours.Engine, accounts, some int) (lab.Run, error) {
+	n := 0
 	return func() (lab.Sample, error) {
 		return lab.Timed(s.Scale.Ops, time.Microsecond, func(int) error {
 			n++
-			i := ours.Scatter(n, accounts)
+			i := ours.Scatter(uint64(n%some), accounts)
 			u, err := e.Router.Unread(s.Context(), ours.Account(i), ours.Conversation(i))
 			if err == nil && u.Total < entriesPerAccount {
 				err = fmt.Errorf("%d unread, want at least %d", u.Total, entriesPerAccount)
@@ -262,6 +250,55 @@ func ourOpen(path string) (time.Duration, error) {
 	return took, errors.Join(err, st.Close(ctx))
 }
 
+func unreadAgainstLookups(s *lab.Scene) (lab.Run, lab.Run, error) {
+	accounts := s.Scale.LargeGrown
+	all := func(s *lab.Scene, e *ours.Engine, accounts int) (lab.Run, error) {
+		return unreadIn(s, e, accounts, accounts)
+	}
+	counts, err := grownSide(s, all, grown, accounts)
+	if err != nil {
+		return nil, nil, err
+	}
+	path, err := copied(s, grown, accounts)
+	if err != nil {
+		return nil, nil, err
+	}
+	lookups, err := boltLookups(s, path, accounts)
+	return counts, lookups, err
+}
+
+// boltLookups looks up names of accounts in transactions of unreadLookups each.
+func boltLookups(s *lab.Scene, path string, accounts int) (lab.Run, error) {
+	db, err := raw.OpenBolt(path)
+	if err != nil {
+		return nil, err
+	}
+	s.Cleanup(db.Close)
+	n := uint64(0)
+	lookup := func(account func(n uint64) int) error {
+		return db.View(func(tx *bbolt.Tx) error {
+			names := tx.Bucket([]byte("name"))
+			for range unreadLookups {
+				if names.Get([]byte(ours.Account(account(n)))) == nil {
+					return errors.New("name is not known")
+				}
+				n++
+			}
+			return nil
+		})
+	}
+	for range accounts / unreadLookups { // so that the pages are mapped, as on the other side
+		if err := lookup(func(n uint64) int { return int(n) }); err != nil {
+			return nil, err
+		}
+	}
+	return func() (lab.Sample, error) {
+		return lab.Timed(s.Scale.Ops, time.Microsecond, func(int) error {
+			return lookup(func(n uint64) int { return ours.Scatter(n, accounts) })
+		})
+	}, nil
+}
+
 func boltOpen(path string) (time.Duration, error) {
 	from := time.Now()
 	db, err := raw.OpenBolt(path)
@@ -275,18 +312,4 @@ func boltOpen(path string) (time.Duration, error) {
 		return nil
 	})
 	return time.Since(from), errors.Join(err, db.Close())
-}
-
-func copyFile(to, from string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Sync(), out.Close())
 }

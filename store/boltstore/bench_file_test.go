@@ -73,7 +73,7 @@ func BenchmarkHistory(b *testing.B) {
 					}))
 				}
 				if w < windows-1 {
-					require.NoError(b, s.Fold(b.Context()))
+					require.NoError(b, s.Compact(b.Context()))
 				}
 			}
 			b.Logf("%d runs", s.Runs())

@@ -118,12 +118,12 @@ func TestRemovalLeavesNoRows(t *testing.T) {
 	for _, b := range append(buckets, "purge") {
 		require.Zero(t, s.Rows(b), b)
 	}
-	require.NoError(t, s.Fold(ctx))
+	require.NoError(t, s.Compact(ctx))
 	require.Equal(t, 1, s.Rows("head"), "one block")
 	require.Equal(t, 2, s.Rows("name"))
 	_, err = s.Commit(ctx, message("last", nil, "ann"))
 	require.NoError(t, err)
-	require.NoError(t, s.Fold(ctx))
+	require.NoError(t, s.Compact(ctx))
 	require.Equal(t, 1, s.Runs())
 	require.Equal(t, 1, s.Rows("run"), "the last entry: what removed ones left is gone")
 	require.Zero(t, s.Journals())

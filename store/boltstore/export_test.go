@@ -18,32 +18,11 @@ func (c Config) Reserve() int64 {
 	return c.reserve()
 }
 
-// WithLimits returns the configuration with other bounds: bytes of memory of a window, rows that a commit folds or merges
-// at least, and runs after which some are merged.
+// WithLimits returns the configuration with other bounds: bytes of memory of a window, rows that are folded or merged
+// at a time, and runs after which some are merged.
 func (c Config) WithLimits(window int64, step, runs int) Config {
-	c.limits = &limits{window: window, step: step, runs: runs, most: 2 * runs, sweep: sweepEvery, issuers: numberedIssuers}
+	c.limits = &limits{window: window, step: step, runs: runs, sweep: sweepEvery, issuers: numberedIssuers}
 	return c
-}
-
-// Fold has all that the journal holds folded, and runs merged as far as they are to be, and waits for that.
-func (s *Store) Fold(ctx context.Context) error {
-	for {
-		work := false
-		err := s.submit(ctx, 0, func(w *writer) error {
-			w.idle, w.dirty = true, true
-			w.after = append(w.after, func() {
-				if s.frozen == nil && !s.active.empty() {
-					s.frozen, s.active = s.active, newLayer(s.active.number+1, s.limits.window)
-				}
-				work = s.frozen != nil || s.merge != nil || s.mergeable()
-			})
-			return nil
-		})
-		s.signal()
-		if err != nil || !work {
-			return err
-		}
-	}
 }
 
 // Memory is what the journal takes in memory, about, and how many accounts it has.

@@ -175,7 +175,7 @@ func TestI1_I2_I5_S69_CommitFailsAtAnyBoundary(t *testing.T) {
 				require.NoError(t, next(t.Context(), s))
 				done = append(done, next)
 			}
-			require.NoError(t, s.Fold(t.Context()))
+			require.NoError(t, s.Compact(t.Context()))
 			require.Equal(t, picture(t, told(t, done), y.sent), picture(t, s, y.sent), "commit %d, visible %v", failAt, visible)
 			closeStore(t, s)
 		}
@@ -211,7 +211,7 @@ func TestS69_FoldsAndMergesBeginAnew(t *testing.T) {
 				}
 				return tx.Commit()
 			})
-			finished = s.Fold(t.Context()) == nil
+			finished = s.Compact(t.Context()) == nil
 			closeStore(t, s)
 			s = open(t, path, boltstore.Config{})
 			require.Equal(t, want, picture(t, s, y.sent), "round %d, after %d commits", round, commits)
@@ -264,7 +264,7 @@ func TestI27_MemoryOfTheJournalIsBounded(t *testing.T) {
 	const group = 32 * 2500 // bytes that one commit of all of them adds, at most
 	require.LessOrEqual(t, most.Load(), int64(2*window+2*group))
 	require.Greater(t, s.Runs(), 1)
-	require.NoError(t, s.Fold(t.Context()))
+	require.NoError(t, s.Compact(t.Context()))
 	bytes, accounts := s.Memory()
 	require.Zero(t, accounts, "nothing is kept of accounts that are not in use")
 	require.Zero(t, bytes)
@@ -282,7 +282,7 @@ func TestS70_FoldsAreMadeFromTheReserve(t *testing.T) {
 			break
 		}
 	}
-	require.NoError(t, s.Fold(t.Context()))
+	require.NoError(t, s.Compact(t.Context()))
 	st, err := os.Stat(path)
 	require.NoError(t, err)
 	require.LessOrEqual(t, st.Size(), int64(8<<20))

@@ -123,6 +123,9 @@ func (m *merging) finish(w *writer, s *Store, run *bolt.Bucket) error {
 	windows := slices.Replace(slices.Clone(s.windows), i, i+len(m.in), m.out)
 	w.after = append(w.after, func() { s.windows = windows })
 	m.old = m.in
+	if m.last {
+		w.swept(s, m.out.last)
+	}
 	return w.err
 }
 

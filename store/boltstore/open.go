@@ -62,7 +62,7 @@ func open(path string, cfg Config) (*Store, error) {
 	if err := guard(func() (err error) { waiting, err = s.start(); return err }); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	if s.frozen != nil || s.sweep != 0 {
+	if s.frozen != nil || s.sweep != 0 || s.mergeable() {
 		s.signal()
 	}
 	s.users++ // so that Close waits for it

@@ -34,6 +34,9 @@ type delta struct {
 	gone bool // the account was deleted, its name has another number
 }
 
+// count is how many rows there are.
+func (p *part) count() int { return len(p.entries) + len(p.rows) + p.attempts.len() }
+
 func (p *part) find(key string) (int, bool) {
 	return slices.BinarySearchFunc(p.rows, key, func(r row, key string) int { return strings.Compare(r.key, key) })
 }

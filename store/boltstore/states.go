@@ -99,26 +99,44 @@ func (s *Store) Conversations(ctx context.Context, name event.Account, o store.C
 		if err != nil {
 			return err
 		}
-		// The cursor is the last identifier and a line feed, which no identifier has, so that there is one for "" too.
-		tag := string(rune(tagCount))
-		return a.scan(tag, tag+max(o.Cursor, string(o.Conversation)), func(key, row string) (bool, error) {
-			c := event.ConversationID(key[1:])
-			if o.Conversation != "" && c != o.Conversation {
-				return false, nil
-			}
-			if len(page.Conversations) == min(o.Limit, maxPageEntries) {
-				page.Next = string(page.Conversations[len(page.Conversations)-1].Conversation) + "\n"
-				return false, nil
-			}
-			counted, uncounted, err := decodeCount(row)
-			page.Conversations = append(page.Conversations, store.Conversation{
-				Conversation: c, Counted: counted, Uncounted: uncounted,
-			})
-			return true, err
-		})
+		if o.Conversation != "" {
+			return a.count(&page, &o)
+		}
+		return a.counts(&page, &o)
 	})
 	if err != nil {
 		return store.ConversationPage{}, err
 	}
 	return page, nil
+}
+
+// counts puts counts of unread entries into a page.
+func (a *account) counts(page *store.ConversationPage, o *store.ConversationOptions) error {
+	tag := string(rune(tagCount))
+	// The cursor is the last identifier and a line feed, which no identifier has, so that there is one for "" too.
+	return a.scan(tag, tag+o.Cursor, func(key, row string) (bool, error) {
+		if len(page.Conversations) == min(o.Limit, maxPageEntries) {
+			page.Next = string(page.Conversations[len(page.Conversations)-1].Conversation) + "\n"
+			return false, nil
+		}
+		return true, addCount(page, event.ConversationID(key[1:]), row)
+	})
+}
+
+// count is counts of the one conversation that is asked for.
+func (a *account) count(page *store.ConversationPage, o *store.ConversationOptions) error {
+	if o.Cursor > string(o.Conversation) {
+		return nil
+	}
+	row, err := a.get(countRow(o.Conversation))
+	if err != nil || row == "" {
+		return err
+	}
+	return addCount(page, o.Conversation, row)
+}
+
+func addCount(page *store.ConversationPage, c event.ConversationID, row string) error {
+	counted, uncounted, err := decodeCount(row)
+	page.Conversations = append(page.Conversations, store.Conversation{Conversation: c, Counted: counted, Uncounted: uncounted})
+	return err
 }

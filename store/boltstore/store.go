@@ -47,6 +47,7 @@ type Store struct {
 	// Only the goroutine that commits uses these.
 	fold    *folding
 	merge   *merging
+	owed    int // rows that commits are behind with merging, see background
 	scratch scratch
 	now     uint64 // latest time of any batch, Unix milliseconds
 	sweep   uint64 // window up to which runs have to become one, see wantSweep; 0: none
@@ -56,7 +57,8 @@ type Store struct {
 	mu       sync.Mutex
 	cause    error // of the failure
 	closing  bool
-	users    int // calls and purges that run
+	users    int    // calls and purges that run
+	calls    uint64 // so far
 	purging  bool
 	again    bool // another purge is wanted after the one that runs
 	queue    []*op
@@ -108,6 +110,7 @@ func (s *Store) enter(ctx context.Context) error {
 		return err
 	}
 	s.users++
+	s.calls++
 	return nil
 }
 

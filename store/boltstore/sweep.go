@@ -36,13 +36,21 @@ func (s *Store) sweepOn(w *writer) error {
 			old++
 		}
 	}
+	var err error
 	switch n := int64(bytes); {
 	case old <= 1:
-		w.del(w.meta, []byte(metaSweep))
-		w.after = append(w.after, func() { s.sweep = 0 })
+		w.swept(s, s.sweep)
 	case w.room.grows(n) || w.room.reuses(n, 0):
-		return s.mergeNewest(w, len(s.windows))
+		err = s.mergeNewest(w, len(s.windows))
 	}
 	s.sweepAfter = time.Now().Add(s.limits.sweep)
-	return nil
+	return err
+}
+
+// swept notes that all runs up to a window are one, which was begun after that window was written to.
+func (w *writer) swept(s *Store, last uint64) {
+	if s.sweep != 0 && s.sweep <= last && w.sweep == 0 { // else this group wants another one
+		w.del(w.meta, []byte(metaSweep))
+		w.after = append(w.after, func() { s.sweep = 0 })
+	}
 }

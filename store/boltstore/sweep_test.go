@@ -3,6 +3,7 @@ package boltstore_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,7 +56,7 @@ func TestD8_DeletedRowsLeaveTheFile(t *testing.T) {
 			furnish(t, s, "ann")
 			for i := range 3 {
 				furnish(t, s, event.Account(fmt.Sprint("other", i)))
-				require.NoError(t, s.Fold(context.Background()))
+				require.NoError(t, s.Compact(context.Background()))
 			}
 			late := message("late", []byte("x"), "ann")
 			late.Messages[0].Key = "ann-late"
@@ -94,11 +95,67 @@ func TestD8_SweepsAreNotFrequent(t *testing.T) {
 	for _, name := range []event.Account{"ann", "cid"} {
 		furnish(t, s, name)
 	}
-	require.NoError(t, s.Fold(context.Background()))
+	require.NoError(t, s.Compact(context.Background()))
 	remove(t, s, "ann")
 	swept(t, s, "ann-record")
 	began := time.Now()
 	remove(t, s, "cid")
 	swept(t, s, "cid-record")
 	require.Greater(t, time.Since(began), time.Second/4, "not at once")
+}
+
+// TestRunsAreMergedThoughNobodyCommits: a file may have been closed, or its process may have ended, before that was done.
+func TestRunsAreMergedThoughNobodyCommits(t *testing.T) {
+	const many, few = 20, 3
+	path := newPath(t)
+	s := open(t, path, boltstore.Config{}.WithLimits(1<<20, 512, many))
+	for i := range many - 1 {
+		_, err := s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, "ann"))
+		require.NoError(t, err)
+		require.NoError(t, s.Compact(t.Context()))
+	}
+	require.Greater(t, s.Runs(), few)
+	closeStore(t, s)
+	s = open(t, path, boltstore.Config{}.WithLimits(1<<20, 512, few))
+	require.Eventually(t, func() bool { return s.Runs() <= few }, 20*time.Second, time.Millisecond)
+	all, _, err := readAll(t.Context(), s, "ann")
+	require.NoError(t, err)
+	require.Len(t, all, many-1)
+}
+
+// TestCompact_WhileOthersWrite: what comes in meanwhile is not waited for.
+func TestCompact_WhileOthersWrite(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{}.WithLimits(64<<10, 16, 2))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	sent := 0
+	wg.Go(func() {
+		for ; ; sent++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := s.Commit(t.Context(), message(fmt.Sprint("m", sent), nil, "ann", event.Account(fmt.Sprint("a", sent)))); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 5 {
+		require.NoError(t, s.Compact(t.Context()))
+	}
+	close(stop)
+	wg.Wait()
+	require.NoError(t, s.Compact(t.Context()))
+	bytes, accounts := s.Memory()
+	require.Zero(t, bytes)
+	require.Zero(t, accounts)
+	require.LessOrEqual(t, s.Runs(), 2)
+	all, _, err := readAll(t.Context(), s, "ann")
+	require.NoError(t, err)
+	require.Len(t, all, sent)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, s.Compact(ctx), context.Canceled)
 }

@@ -155,7 +155,7 @@ func TestHintsOfAnAccountThatIsGoneMeanwhile(t *testing.T) {
 			}
 			require.NoError(t, s.Delete(t.Context(), "ann", 0))
 			sendInternal(t, s, fmt.Sprint("again", found))
-			require.NoError(t, s.Fold(t.Context()))
+			require.NoError(t, s.Compact(t.Context()))
 			h.done = 0
 			require.NoError(t, s.viewAccounts(t.Context(), h.some))
 			require.NoError(t, s.submit(t.Context(), 0, func(w *writer) error {
