@@ -23,6 +23,7 @@ type view struct {
 	turn        uint64 // see views
 	tx          int    // number of the transaction
 	whole       bool   // all buckets are open
+	recent      *account
 }
 
 // staleFor is how long a publication may take to follow its commit: far longer than a goroutine that is ready to run ever
@@ -105,8 +106,20 @@ func (s *Store) open(v *view) error {
 	return v.openAccounts(v.transaction)
 }
 
-// account returns the account as it is.
+// account returns the account as it is. Most callers ask for the same one again: the view is the same only if nothing was
+// committed in between.
 func (v *view) account(name event.Account) (*account, error) {
+	if a := v.recent; a != nil && a.name == name {
+		return a, nil
+	}
+	a, err := v.lookUp(name)
+	if err == nil {
+		v.recent = a
+	}
+	return a, err
+}
+
+func (v *view) lookUp(name event.Account) (*account, error) {
 	a := &account{name: name, head: head{epoch: 1}, base: &v.base}
 	s := v.s
 	s.state.RLock()
