@@ -3,6 +3,7 @@ package fanout
 import (
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -280,11 +281,7 @@ func (a *Attachment) loadStates(buf *scratch) bool {
 		return a.failed(err)
 	}
 	frame := &event.StatePage{Epoch: epoch, More: page.Next != ""}
-	for _, s := range page.States {
-		if !s.Internal() {
-			frame.States = append(frame.States, s)
-		}
-	}
+	frame.States = slices.DeleteFunc(page.States, func(s event.State) bool { return s.Internal() })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if a.phase == sendStates {

@@ -49,6 +49,11 @@ func (s *Store) States(ctx context.Context, name event.Account, o store.StateOpt
 	return page, nil
 }
 
+const (
+	someStates = 32 // that a page of all conversations has room for from the start
+	smallValue = 64 // bytes; read marks have less
+)
+
 // registers puts registers into a page, beginning after the one with the given conversation, 0 and name.
 func (a *account) registers(page *store.StatePage, after string, o *store.StateOptions) error {
 	tag := string(rune(tagState))
@@ -58,6 +63,7 @@ func (a *account) registers(page *store.StatePage, after string, o *store.StateO
 	}
 	limit, size := min(o.Limit, maxPageEntries), 0
 	last := ""
+	var small []byte // values of many registers are copied to one slice
 	return a.scan(prefix, tag+after, func(key, row string) (bool, error) {
 		if key = key[1:]; key == after {
 			return true, nil
@@ -74,7 +80,16 @@ func (a *account) registers(page *store.StatePage, after string, o *store.StateO
 		if !ok {
 			return false, corrupt("register key")
 		}
-		data, err := a.base.value(&st.value)
+		var data []byte
+		if v := &st.value; v.blob == 0 && 0 < v.size && v.size <= smallValue {
+			small = append(small, v.inline...)
+			data = small[len(small)-v.size : len(small) : len(small)]
+		} else if data, err = a.base.value(v); err != nil {
+			return false, err
+		}
+		if page.States == nil && o.Conversation == "" {
+			page.States = make([]event.State, 0, min(limit, someStates))
+		}
 		page.States = append(page.States, event.State{
 			Conversation: event.ConversationID(conversation), Name: name, Number: st.number, Value: data, Seq: st.seq,
 		})
