@@ -11,7 +11,7 @@ func lines(sc lab.Scale) []lab.Line {
 	var all []lab.Line
 	for _, part := range []func(lab.Scale) []lab.Line{
 		liveLines, connectionLines, memoryLines, policyLines, loginLines, durableLines, sustainedLines, latencyLines, peerLines,
-		readLines, sizeLines, growthLines,
+		readLines, sizeLines, growthLines, floodLines,
 	} {
 		all = append(all, part(sc)...)
 	}

@@ -24,6 +24,25 @@ const (
 	unreadLookups     = 4     // for an unread count of one conversation
 )
 
+// floodLines are for files that are so large that a fill leaves many runs.
+func floodLines(sc lab.Scale) []lab.Line {
+	if sc.Name == lab.Quick().Name {
+		return nil
+	}
+	return []lab.Line{
+		{
+			Name: fmt.Sprintf("flood/send/accounts=%d", sc.LargeGrown), Unit: "µs/message", Against: "ours, at rest", Goal: lab.AtMost(2),
+			Notes:   "A message with 64 senders in the file as the fill left it, opened again, while runs are merged, against the same when that is done.",
+			Prepare: flood(grownSends),
+		},
+		{
+			Name: fmt.Sprintf("flood/catch-up/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: "ours, at rest", Goal: lab.AtMost(3),
+			Notes:   "Catching up in the same state, against the same when that is done.",
+			Prepare: flood(grownCatchUps),
+		},
+	}
+}
+
 func growthLines(sc lab.Scale) []lab.Line {
 	small := fmt.Sprintf("ours, %d accounts", sc.SmallGrown)
 	return []lab.Line{
@@ -64,16 +83,6 @@ func growthLines(sc lab.Scale) []lab.Line {
 			Notes: fmt.Sprintf("An unread count in the larger file, in accounts drawn at random from all, against %d lookups of bbolt alone in the same file, at "+
 				"random too: what it has to look up is the account's number, its head, the count and the read mark.", unreadLookups),
 			Prepare: unreadAgainstLookups,
-		},
-		{
-			Name: fmt.Sprintf("flood/send/accounts=%d", sc.LargeGrown), Unit: "µs/message", Against: "ours, at rest", Goal: lab.AtMost(2),
-			Notes:   "A message with 64 senders right after the fill, while runs are merged, against the same when that is done.",
-			Prepare: flood(grownSends),
-		},
-		{
-			Name: fmt.Sprintf("flood/catch-up/accounts=%d", sc.LargeGrown), Unit: "µs p50", Against: "ours, at rest", Goal: lab.AtMost(3),
-			Notes:   "Catching up in the same state, against the same when that is done.",
-			Prepare: flood(grownCatchUps),
 		},
 		{
 			Name: fmt.Sprintf("growth/open-after-kill/entries=%d", sc.LargeGrown*entriesPerAccount), Unit: "s", Against: "bbolt's own open",

@@ -2,9 +2,12 @@ package boltstore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"time"
+
+	"github.com/manydevice/manydevice/store"
 )
 
 // limits bound what is in memory and what is done in the background.
@@ -27,13 +30,13 @@ const (
 	stepRows = 512
 	// idleRuns is what a reader may have to look into at any time. It is less work to merge many runs at once.
 	idleRuns = 8
-	// mergeShare has a commit merge as many rows as it writes for so many runs beyond those that are left alone. A row is
-	// merged two or three times in all, so that a flood comes to about two dozen runs.
+	// mergeShare has a commit merge as many rows as it writes for so many runs beyond those that are left alone, mostRows at
+	// most. A row is merged once or twice in all, so that even a flood comes to rest at one or two dozen runs.
 	mergeShare = 4
-	// mostSteps bounds what one commit merges.
-	mostSteps = 8
+	mostRows   = 32 * stepRows
 	// While others use the store the background rests for so many times as long as a slice took, else for as long.
 	restBusy, restIdle = 4, 1
+	mostRest           = time.Second
 	// numberedIssuers bounds what is kept in memory for good: a hundred bytes for each time that somebody began to issue
 	// message IDs; each start of an engine makes two. Messages of later ones cost a row more. In a file that has so many a
 	// larger number would lose sight of messages of an issuer that goes on.
@@ -59,13 +62,13 @@ func (s *Store) signal() {
 	}
 }
 
-// maintain folds full windows and merges runs, in slices that are commits of their own or parts of others' commits. It
-// leaves most of the time to others; what has to keep up with them is done by their own commits, see background.
+// maintain folds full windows and merges runs, in slices for which it waits in line with others. It leaves most of the time
+// to them; what has to keep up with them is done by their own commits, see background.
 func (s *Store) maintain() {
 	defer s.leave()
 	again := time.NewTicker(s.limits.sweep) // for a sweep that could not be done at once
 	defer again.Stop()
-	var prepared *layer
+	var m maintenance
 	for {
 		select {
 		case <-s.life.Done():
@@ -74,113 +77,152 @@ func (s *Store) maintain() {
 		case <-again.C:
 		}
 		for more := true; more; {
-			began, calls := time.Now(), s.callsSoFar()
+			began := time.Now()
 			var err error
-			if more, err = s.maintainOnce(s.life, &prepared, 0); err != nil {
-				if s.life.Err() == nil {
+			if more, err = s.maintainOnce(s.life, &m, s.unfinished); err != nil {
+				if s.life.Err() == nil && !errors.Is(err, store.ErrClosed) {
 					s.cfg.Logger.Error("boltstore: journal is not folded", slog.Any("error", err))
 				}
 				return
 			}
 			rest := time.Since(began) * restIdle
-			if s.callsSoFar()-calls > 1 { // not ours alone
+			if s.busy(&m) {
 				rest *= restBusy
 			}
-			if more && !s.rest(rest) {
+			if more && !s.rest(min(rest, mostRest)) {
 				return
 			}
 		}
 	}
 }
 
-// rest waits, and reports false if the store is closed meanwhile.
+// maintenance is what is known from one slice to the next.
+type maintenance struct {
+	prepared *layer // whose fold was prepared
+	calls    uint64
+}
+
+// busy reports whether there were calls of others since it was called last.
+func (s *Store) busy(m *maintenance) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.calls - m.calls
+	m.calls = s.calls
+	return n > 1 // the slice itself is one
+}
+
+// rest waits, unless a window is full, and reports false if the store is closed meanwhile.
 func (s *Store) rest(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-s.life.Done():
 		return false
+	case <-s.wake:
 	case <-t.C:
-		return true
 	}
+	return true
 }
 
-func (s *Store) callsSoFar() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.calls
-}
-
-// maintainOnce has one slice done, and reports whether there are more. A fold is prepared beforehand, once for each window,
-// so that no commit waits for that. The window last is begun to be folded even if it is not full.
-func (s *Store) maintainOnce(ctx context.Context, prepared **layer, last uint64) (more bool, err error) {
+// maintainOnce has one slice done if there is something left, and reports whether there was. A fold is prepared beforehand,
+// once for each window, so that no commit waits for that.
+func (s *Store) maintainOnce(ctx context.Context, m *maintenance, left func(*writer) bool) (more bool, err error) {
 	s.state.RLock()
 	frozen := s.frozen
 	s.state.RUnlock()
 	var next *folding
-	if frozen != nil && frozen != *prepared {
-		next, *prepared = newFolding(frozen), frozen
+	if frozen != nil && frozen != m.prepared {
+		next, m.prepared = newFolding(frozen), frozen
 	}
 	err = s.submit(ctx, 0, func(w *writer) error {
 		w.idle = true
 		if next != nil && next.layer == s.frozen && s.fold == nil {
 			s.fold = next
 		}
-		w.rotate = s.active.number <= last && !s.active.empty()
-		w.dirty = w.rotate
-		more = w.rotate || s.fold != nil || s.merge != nil || s.mergeable() || s.sweepDue() // the last slice may turn out to be none
+		more = left(w)
 		return nil
 	})
 	return more, err
 }
 
-// Compact folds the journal and merges runs until that is done, without the pauses that are made in between otherwise: after
-// a large import, or before a stop, so that the next Open has nothing to replay. Other calls go on, slower. If ctx ends
-// first, what was done stays done, and the rest is done in time.
+// unfinished reports whether there is anything to do in the background. The last slice may turn out to be none.
+func (s *Store) unfinished(*writer) bool {
+	return s.frozen != nil || s.merge != nil || s.mergeable() || s.sweepDue()
+}
+
+// Compact folds the journal and merges runs, as far as they were there when it was called, without the rests that are made in
+// between otherwise: after a large import, or before a stop, so that the next Open has little to replay. Other calls go on,
+// slower. If ctx ends first Compact returns its error; what was done stays done, and the rest is done in time.
 func (s *Store) Compact(ctx context.Context) error {
 	s.state.RLock()
 	last := s.active.number
 	s.state.RUnlock()
-	var prepared *layer
+	var m maintenance
 	for {
-		if more, err := s.maintainOnce(ctx, &prepared, last); err != nil || !more {
+		more, err := s.maintainOnce(ctx, &m, func(w *writer) bool { return s.uncompacted(w, last) })
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil || !more {
 			return err
 		}
 	}
 }
 
-// background does a slice of what is to be done: the fold of a full window, which is done before half of the next one is
-// full, and the merge of runs. Should the next window be full before that, the fold is done at once. Commits of others do
-// it only as far as it would not keep up with them.
+// uncompacted reports whether windows up to last are still to be folded, or the runs with them to be merged. The window that
+// is written to need not be full for that.
+func (s *Store) uncompacted(w *writer, last uint64) bool {
+	if s.active.number <= last && !s.active.empty() {
+		w.rotate, w.dirty = true, true
+		return true
+	}
+	old := 0
+	for _, run := range s.windows {
+		if run.first <= last {
+			old++
+		}
+	}
+	return s.frozen != nil && s.frozen.number <= last || s.merge != nil && s.merge.out.first <= last || old > s.limits.runs
+}
+
+// background does what is to be done beside the operations of a group: a slice if the group has one that asks for it, and what
+// must keep up with the others. A full window is folded before half of the next one is full. Should that be full before, the
+// rest is folded at once.
 func (s *Store) background(w *writer) error {
 	if !w.dirty && !w.idle {
 		return nil
 	}
-	s.owed += w.rows * max(0, len(s.windows)-s.limits.runs) / mergeShare
+	more := max(0, len(s.windows)-s.limits.runs)
+	s.owed = min(s.owed+w.rows*more, mostRows*mergeShare)
 	fill := float64(s.active.bytes) / float64(s.limits.window)
 	if fill >= 1 && s.frozen != nil && s.fold == nil {
 		s.fold = newFolding(s.frozen)
 	}
-	if f := s.fold; f != nil {
-		n := int(float64(f.total())*min(1, 2*fill)) - f.done
-		switch {
-		case fill >= 1:
-			n = math.MaxInt
-		case w.idle:
-			n = max(n, s.limits.step)
-		}
-		if n < s.limits.step {
-			return nil
-		}
-		return f.slice(w, s, n)
-	}
-	n := min(s.owed, mostSteps*s.limits.step)
+	idle := 0
 	if w.idle {
-		n = max(n, s.limits.step)
+		idle = s.limits.step
 	}
-	if n < s.limits.step {
-		return nil
+	if f := s.fold; f != nil {
+		n := max(idle, int(float64(f.total())*min(1, 2*fill))-f.done)
+		if fill >= 1 {
+			n = math.MaxInt
+		}
+		if n >= s.limits.step {
+			if err := f.slice(w, s, n); err != nil {
+				return err
+			}
+		}
+		idle = 0
 	}
+	if n := max(idle, s.owed/mergeShare); n >= s.limits.step {
+		s.owed -= min(s.owed, n*mergeShare)
+		return s.mergeSome(w, n)
+	}
+	return nil
+}
+
+// mergeSome merges n rows, if there is anything to merge.
+func (s *Store) mergeSome(w *writer, n int) error {
 	if s.merge == nil {
 		var err error
 		switch {
@@ -190,10 +232,8 @@ func (s *Store) background(w *writer) error {
 			err = s.startMerge(w)
 		}
 		if err != nil || s.merge == nil {
-			s.owed = 0
 			return err
 		}
 	}
-	s.owed -= min(n, s.owed)
 	return s.merge.slice(w, s, n)
 }

@@ -15,9 +15,10 @@
 // # Layout
 //
 // A commit appends: payloads to one end of the file, all else to a journal, which is in memory too. A full window of the
-// journal (64 MiB of memory, less for a small file) is folded in the background into rows sorted by account, a slice with
-// each commit. There are two windows at most: if the second is full as well, commits wait. After a crash Open reads what is
-// left of the journal. Nothing is kept in memory of accounts that are in no window.
+// journal (64 MiB of memory, less for a small file) is folded in the background into a run of rows sorted by account, and
+// runs are merged, in slices that leave most of the time to others. There are two windows at most: if the second is full as
+// well, commits wait. After a crash Open reads what is left of the journal. Nothing is kept in memory of accounts that are in
+// no window. [Store.Compact] does at once what is left to do.
 //
 // # Room
 //

@@ -53,17 +53,39 @@ func (s *Store) SetCommit(f func(*bolt.Tx) error) {
 	}
 }
 
-// Pace has f told of each commit: the time since the one before ended, and whether a slice of a fold or merge was part of it.
+// Pace has f told of each commit: the time since the one before ended, and whether it folded or merged rows.
 func (s *Store) Pace(f func(took time.Duration, slice bool)) {
-	last := time.Now()
+	last, done := time.Now(), s.progress()
 	s.SetCommit(func(tx *bolt.Tx) error {
-		slice := s.fold != nil || s.merge != nil // or was its last one, which is counted with the others
+		before := done
+		done = s.progress()
 		err := tx.Commit()
 		now := time.Now()
-		f(now.Sub(last), slice)
+		f(now.Sub(last), done != before)
 		last = now
 		return err
 	})
+}
+
+// progress changes with each slice. It is for the goroutine that commits, or when nobody does.
+func (s *Store) progress() (p [3]int) {
+	if s.fold != nil {
+		p[0] = 1 + s.fold.done
+	}
+	if m := s.merge; m != nil {
+		p[1], p[2] = 1+int(m.out.size), len(m.old)
+	}
+	return p
+}
+
+// Swept reports whether no sweep is wanted, as the file has it.
+func (s *Store) Swept() bool {
+	swept := false
+	err := s.db.View(func(tx *bolt.Tx) error {
+		swept = tx.Bucket([]byte(bucketMeta)).Get([]byte(metaSweep)) == nil
+		return nil
+	})
+	return err == nil && swept
 }
 
 // SetFree replaces what tells how many bytes the file system has left, and has it asked each time.

@@ -212,6 +212,9 @@ func TestS69_FoldsAndMergesBeginAnew(t *testing.T) {
 				return tx.Commit()
 			})
 			finished = s.Compact(t.Context()) == nil
+			if finished {
+				require.Zero(t, s.Journals())
+			}
 			closeStore(t, s)
 			s = open(t, path, boltstore.Config{})
 			require.Equal(t, want, picture(t, s, y.sent), "round %d, after %d commits", round, commits)

@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -50,7 +51,37 @@ const dropRows = 2
 // input is one of the runs, at a row.
 type input struct {
 	cursor     *bolt.Cursor
+	age        int // 0: the newest
 	key, value []byte
+}
+
+// inputs are those that have a row, in order of it; of the same rows the newest is first.
+type inputs []input
+
+// add puts one where it belongs.
+func (q *inputs) add(in input) {
+	if in.key == nil {
+		return
+	}
+	i, _ := slices.BinarySearchFunc(*q, in, func(a, b input) int {
+		return cmp.Or(bytes.Compare(a.key, b.key), cmp.Compare(a.age, b.age))
+	})
+	*q = slices.Insert(*q, i, in)
+}
+
+// next returns the lowest row, the newest of several, and goes on in all runs that have one; nil if there is none.
+func (q *inputs) next() (key, value []byte) {
+	if len(*q) == 0 {
+		return nil, nil
+	}
+	key, value = (*q)[0].key, (*q)[0].value
+	for len(*q) != 0 && bytes.Equal((*q)[0].key, key) {
+		in := (*q)[0]
+		*q = slices.Delete(*q, 0, 1)
+		in.key, in.value = in.cursor.Next()
+		q.add(in)
+	}
+	return key, value
 }
 
 // slice writes or leaves out at least n more rows, or all that are left.
@@ -63,19 +94,21 @@ func (m *merging) slice(w *writer, s *Store, n int) error {
 		return corrupt("run that is being built")
 	}
 	run.FillPercent = sequentialFill
-	inputs := make([]input, len(m.in))
-	for i := range inputs {
+	f := filter{w: w, last: m.last, now: s.now}
+	var rows inputs
+	for i := range m.in {
 		old := w.runs.Bucket(m.in[i].key())
 		if old == nil {
 			return corrupt("run")
 		}
-		inputs[i].cursor = old.Cursor()
-		inputs[i].key, inputs[i].value = inputs[i].cursor.Seek(m.next)
+		in := input{cursor: old.Cursor(), age: i}
+		in.key, in.value = in.cursor.Seek(m.next)
+		rows.add(in)
+		f.runs = append(f.runs, old)
 	}
 	o := output{w: w, run: run}
-	f := filter{w: w, last: m.last, now: s.now, inputs: inputs}
 	for range n {
-		key, value := least(inputs)
+		key, value := rows.next()
 		if key == nil {
 			o.endEntries()
 			m.out.size += o.size
@@ -92,21 +125,6 @@ func (m *merging) slice(w *writer, s *Store, n int) error {
 	return w.err
 }
 
-// least returns the row with the lowest key, the newest of several, and goes on in all runs that have one.
-func least(inputs []input) (key, value []byte) {
-	for i := range inputs {
-		if in := &inputs[i]; in.key != nil && (key == nil || bytes.Compare(in.key, key) < 0) {
-			key, value = in.key, in.value
-		}
-	}
-	for i := range inputs {
-		if in := &inputs[i]; in.key != nil && bytes.Equal(in.key, key) {
-			in.key, in.value = in.cursor.Next()
-		}
-	}
-	return key, value
-}
-
 func (m *merging) finish(w *writer, s *Store, run *bolt.Bucket) error {
 	w.dirty = true
 	m.out.size++
@@ -118,10 +136,11 @@ func (m *merging) finish(w *writer, s *Store, run *bolt.Bucket) error {
 			return err
 		}
 	}
-	// Folds may have added newer ones meanwhile.
-	i := slices.IndexFunc(s.windows, func(n window) bool { return n.last == m.out.last })
-	windows := slices.Replace(slices.Clone(s.windows), i, i+len(m.in), m.out)
-	w.after = append(w.after, func() { s.windows = windows })
+	out, n := m.out, len(m.in)
+	w.after = append(w.after, func() { // folds may have added newer ones meanwhile
+		i := slices.IndexFunc(s.windows, func(w window) bool { return w.last == out.last })
+		s.windows = slices.Replace(slices.Clone(s.windows), i, i+n, out)
+	})
 	m.old = m.in
 	if m.last {
 		w.swept(s, m.out.last)
@@ -137,15 +156,13 @@ func (m *merging) drop(w *writer, s *Store, n int) error {
 	if old == nil {
 		return corrupt("run that was merged")
 	}
-	var keys [][]byte
 	c := old.Cursor()
-	for k, _ := c.First(); k != nil && len(keys) < n; k, _ = c.Next() {
-		keys = append(keys, bytes.Clone(k))
+	k, _ := c.Last() // from the end, where the rest of a page need not move up
+	for ; k != nil && n > 0 && w.err == nil; n-- {
+		w.err = c.Delete()
+		k, _ = c.Prev()
 	}
-	for _, k := range keys {
-		w.del(old, k)
-	}
-	if w.err != nil || len(keys) == n {
+	if w.err != nil || k != nil {
 		return w.err
 	}
 	if m.old = m.old[1:]; len(m.old) == 0 {
@@ -156,10 +173,10 @@ func (m *merging) drop(w *writer, s *Store, n int) error {
 
 // filter decides what a merge keeps.
 type filter struct {
-	w      *writer
-	last   bool
-	now    uint64
-	inputs []input
+	w    *writer
+	last bool
+	now  uint64
+	runs []*bolt.Bucket
 
 	aid  uint64
 	gone bool // the account
@@ -231,8 +248,7 @@ func (f *filter) account(aid uint64, first bool) error {
 		return nil
 	}
 	prefix := append(numberKey(aid), tagDead)
-	for i := range f.inputs {
-		run := f.inputs[i].cursor.Bucket()
+	for _, run := range f.runs {
 		err := scan(run, prefix, prefix, func(rest, _ []byte) (bool, error) {
 			seq, err := number(rest, "removed entry")
 			f.dead = append(f.dead, seq)

@@ -66,7 +66,7 @@ func (r *room) take(need int64, spare bool) error {
 		keep = 0
 	}
 	total := r.planned + need
-	if r.limit >= 0 && !r.grows(total+keep) && !r.reuses(total, keep) {
+	if !r.grows(total+keep) && !r.reuses(total, keep) {
 		return store.ErrFull
 	}
 	if !spare && r.disk.below(total+keep) {
@@ -77,7 +77,7 @@ func (r *room) take(need int64, spare bool) error {
 }
 
 // grows reports whether the file may become so much longer.
-func (r *room) grows(n int64) bool { return r.high+n <= r.limit }
+func (r *room) grows(n int64) bool { return r.limit < 0 || r.high+n <= r.limit }
 
 // reuses reports whether free pages are enough. A row that is longer than rowMax, or a reader, may make the file longer
 // all the same. Should that ever bring it to its bound, half of it must be free first.

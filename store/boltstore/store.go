@@ -31,7 +31,7 @@ type Store struct {
 	stop     context.CancelFunc
 	backups  atomic.Int32    // that run
 	life     context.Context // ends work in the background
-	wake     chan struct{}   // gets a value when a window is full
+	wake     chan struct{}   // gets a value when there is work for maintain
 
 	// What the journal holds, in memory, and the runs. Only the goroutine that commits changes it, under the lock, so that
 	// it may look without.
@@ -47,7 +47,7 @@ type Store struct {
 	// Only the goroutine that commits uses these.
 	fold    *folding
 	merge   *merging
-	owed    int // rows that commits are behind with merging, see background
+	owed    int // rows that commits are behind with merging, times mergeShare
 	scratch scratch
 	now     uint64 // latest time of any batch, Unix milliseconds
 	sweep   uint64 // window up to which runs have to become one, see wantSweep; 0: none

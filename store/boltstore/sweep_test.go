@@ -2,12 +2,15 @@ package boltstore_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
@@ -48,9 +51,12 @@ func swept(t *testing.T, s *boltstore.Store, words ...string) {
 // TestD8_DeletedRowsLeaveTheFile: what an account had is in older runs, in a newer one and in the journal when it is
 // deleted.
 func TestD8_DeletedRowsLeaveTheFile(t *testing.T) {
-	for name, crash := range map[string]bool{"in use": false, "after a crash": true} {
+	for name, crash := range map[string]bool{"in use": false, "after a crash": true, "without a bound": false} {
 		t.Run(name, func(t *testing.T) {
 			path, cfg := newPath(t), boltstore.Config{}.WithLimits(1<<20, 16, 4)
+			if name == "without a bound" {
+				cfg.MaxSize = -1
+			}
 			s := open(t, path, cfg)
 			words := []string{"ann-record", "ann-talk", "ann-client"}
 			furnish(t, s, "ann")
@@ -73,6 +79,7 @@ func TestD8_DeletedRowsLeaveTheFile(t *testing.T) {
 				s = open(t, path, cfg)
 			}
 			swept(t, s, append(words, "ann-late")...)
+			require.Eventually(t, s.Swept, 20*time.Second, time.Millisecond)
 			for i := range 3 {
 				name := event.Account(fmt.Sprint("other", i))
 				r, err := s.Load(t.Context(), name)
@@ -126,26 +133,20 @@ func TestRunsAreMergedThoughNobodyCommits(t *testing.T) {
 // TestCompact_WhileOthersWrite: what comes in meanwhile is not waited for.
 func TestCompact_WhileOthersWrite(t *testing.T) {
 	s := open(t, newPath(t), boltstore.Config{}.WithLimits(64<<10, 16, 2))
-	stop := make(chan struct{})
+	const sends = 400
+	var sent atomic.Int64
 	var wg sync.WaitGroup
-	sent := 0
 	wg.Go(func() {
-		for ; ; sent++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if _, err := s.Commit(t.Context(), message(fmt.Sprint("m", sent), nil, "ann", event.Account(fmt.Sprint("a", sent)))); err != nil {
+		for n := range sends {
+			if _, err := s.Commit(t.Context(), message(fmt.Sprint("m", n), nil, "ann", event.Account(fmt.Sprint("a", n)))); err != nil {
 				t.Error(err)
-				return
 			}
+			sent.Add(1)
 		}
 	})
-	for range 5 {
+	for sent.Load() < sends {
 		require.NoError(t, s.Compact(t.Context()))
 	}
-	close(stop)
 	wg.Wait()
 	require.NoError(t, s.Compact(t.Context()))
 	bytes, accounts := s.Memory()
@@ -154,8 +155,74 @@ func TestCompact_WhileOthersWrite(t *testing.T) {
 	require.LessOrEqual(t, s.Runs(), 2)
 	all, _, err := readAll(t.Context(), s, "ann")
 	require.NoError(t, err)
-	require.Len(t, all, sent)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, s.Compact(ctx), context.Canceled)
+	require.Len(t, all, sends)
+}
+
+// TestCompact_Ends with what it was told: by its context, or by the end of the store.
+func TestCompact_Ends(t *testing.T) {
+	fill := func(t *testing.T) *boltstore.Store {
+		s := open(t, newPath(t), boltstore.Config{}.WithLimits(1<<20, 1, 2))
+		for i := range 200 {
+			_, err := s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, event.Account(fmt.Sprint("a", i))))
+			require.NoError(t, err)
+		}
+		return s
+	}
+	t.Run("context", func(t *testing.T) {
+		s := fill(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		s.SetCommit(func(tx *bolt.Tx) error {
+			if n++; n == 20 {
+				cancel()
+			}
+			return tx.Commit()
+		})
+		require.Equal(t, context.Canceled, s.Compact(ctx))
+		require.NoError(t, s.Compact(t.Context()), "the rest is done later")
+		require.Zero(t, s.Journals())
+	})
+	t.Run("close", func(t *testing.T) {
+		s := fill(t)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				if err := s.Compact(t.Context()); err != nil && !errors.Is(err, store.ErrClosed) {
+					t.Error(err)
+				}
+			})
+		}
+		closeStore(t, s)
+		wg.Wait()
+		require.ErrorIs(t, s.Compact(t.Context()), store.ErrClosed)
+	})
+}
+
+// TestI27_RunsAreBounded: the more there are the more each commit merges, though the background rests.
+func TestI27_RunsAreBounded(t *testing.T) {
+	const senders, each, idle = 32, 200, 3
+	s := open(t, newPath(t), boltstore.Config{}.WithLimits(8<<10, 8, idle))
+	var most atomic.Int64
+	var wg sync.WaitGroup
+	for i := range senders {
+		wg.Go(func() {
+			for n := range each {
+				b := message(fmt.Sprint("m", i, "-", n), nil, event.Account(fmt.Sprint("a", i, "-", n)), event.Account(fmt.Sprint("b", i)))
+				if _, err := s.Commit(t.Context(), b); err != nil {
+					t.Error(err)
+				}
+				most.Store(max(most.Load(), int64(s.Runs())))
+			}
+		})
+	}
+	wg.Wait()
+	require.Greater(t, most.Load(), int64(idle))
+	require.LessOrEqual(t, most.Load(), int64(idle+48))
+	t.Log(most.Load(), "runs")
+	require.NoError(t, s.Compact(t.Context()))
+	for i := range senders {
+		all, _, err := readAll(t.Context(), s, event.Account(fmt.Sprint("b", i)))
+		require.NoError(t, err)
+		require.Len(t, all, each)
+	}
 }

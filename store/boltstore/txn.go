@@ -28,7 +28,7 @@ type writer struct {
 	dirty  bool   // something was written
 	rotate bool   // a new window is begun after this group
 	sweep  uint64 // see wantSweep
-	rows   int    // of accounts that the group wrote
+	rows   int    // heads and rows of accounts that the group wrote
 	idle   bool   // a slice of background work is wanted, whatever else the group does
 	err    error  // first error of a write
 
@@ -173,7 +173,7 @@ func (w *writer) flush() error {
 	for _, a := range w.accts {
 		if a.staged {
 			a.stage.head = a.head
-			w.rows += a.stage.count()
+			w.rows += 1 + a.stage.count()
 			r.add(&a.stage)
 		}
 	}

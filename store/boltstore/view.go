@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -114,6 +115,7 @@ func (v *view) account(name event.Account) (*account, error) {
 	}
 	a, err := v.lookUp(name)
 	if err == nil {
+		a.name = event.Account(strings.Clone(string(name))) // which is the caller's
 		v.recent = a
 	}
 	return a, err
