@@ -6,11 +6,12 @@ import (
 	"github.com/manydevice/manydevice/bench/internal/lab"
 )
 
-// lines returns all lines of the table at a scale, in the order in which they are run.
+// lines returns all lines of the table at a scale, in the order in which they are run: first those on memory, which would
+// see what others leave in pools.
 func lines(sc lab.Scale) []lab.Line {
 	var all []lab.Line
 	for _, part := range []func(lab.Scale) []lab.Line{
-		liveLines, connectionLines, memoryLines, policyLines, loginLines, durableLines, sustainedLines, latencyLines, peerLines,
+		memoryLines, liveLines, connectionLines, policyLines, loginLines, durableLines, sustainedLines, latencyLines, peerLines,
 		readLines, sizeLines, growthLines, floodLines,
 	} {
 		all = append(all, part(sc)...)
