@@ -2,8 +2,10 @@ package fanout_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/stretchr/testify/require"
@@ -78,8 +80,9 @@ func holds(box *transporttest.Inbox, p store.Place, e *event.Entry) bool {
 	if box.Epoch != p.Epoch || p.Seq <= box.Trim {
 		return true
 	}
-	for i := range box.Entries {
-		o := &box.Entries[i]
+	first, _ := slices.BinarySearchFunc(box.Entries, p.Seq, func(o event.Entry, seq uint64) int { return cmp.Compare(o.Seq, seq) })
+	for i := range box.Entries[first:] {
+		o := &box.Entries[first+i]
 		switch {
 		case o.Seq == p.Seq:
 			return o.ID == e.ID && bytes.Equal(o.Payload, e.Payload)
