@@ -139,6 +139,9 @@ func walkRun(run *bolt.Bucket, aid, from uint64, f func(e logged) (bool, error))
 
 // dead returns the numbers after a given one of entries that were removed before their time, in order.
 func (a *account) dead(after uint64) ([]uint64, error) {
+	if a.head.entries == a.head.seq-a.head.trim { // all are there
+		return nil, nil
+	}
 	var list []uint64
 	err := a.scan(string(rune(tagDead)), deadRow(after), func(key, _ string) (bool, error) {
 		seq, err := number(key[1:], "removed entry")

@@ -27,7 +27,7 @@ type pageReader struct {
 	text   strings.Builder
 	body   []byte
 
-	// Messages are read in order of rising numbers, and mostly next to each other.
+	// Messages are read in order of rising numbers, and often next to each other.
 	cursor *bolt.Cursor
 	key    [numberBytes]byte
 	last   uint64
@@ -115,7 +115,7 @@ func (r *pageReader) dropped() error { return r.v.missing }
 func (r *pageReader) message(mid uint64) []byte {
 	var k, row []byte
 	binary.BigEndian.PutUint64(r.key[:], mid)
-	if r.last != 0 && mid > r.last {
+	if mid == r.last+1 {
 		k, row = r.cursor.Next()
 	}
 	if !bytes.Equal(k, r.key[:]) {
