@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -132,7 +133,7 @@ func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
 	case event.ResetAck:
 		return a.resetAck(f.Position)
 	case event.TokenStored:
-		return a.r.reg.ConfirmToken(ctx, a.conn)
+		return a.confirmToken(ctx)
 	case event.Background:
 		a.conn.SetBackground(f.On)
 		if !f.On {
@@ -143,6 +144,18 @@ func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
 		return a.enqueue(&event.Pong{Nonce: f.Nonce})
 	}
 	return a.violation("unknown frame")
+}
+
+// confirmToken says that the device has stored its token. If its login has ended or its registry does not serve any more, the
+// connection has, even if nobody has got to it yet.
+func (a *Attachment) confirmToken(ctx context.Context) error {
+	err := a.r.reg.ConfirmToken(ctx, a.conn)
+	for _, end := range []error{session.ErrNotFound, session.ErrClosed, session.ErrNoLease} {
+		if errors.Is(err, end) {
+			return ErrDetached
+		}
+	}
+	return err
 }
 
 func (a *Attachment) gone() bool {

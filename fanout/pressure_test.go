@@ -12,6 +12,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
+	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store/storetest"
 	"github.com/manydevice/manydevice/transport/transporttest"
 )
@@ -275,5 +276,25 @@ func TestTouchKeepsAConnection(t *testing.T) {
 		}
 		require.True(w.t, d.Connected())
 		require.Equal(w.t, event.Lost, d.closed().Reason)
+	})
+}
+
+// TestI22_TokenOfALoginThatEnds: a node may not know yet that another one has ended the login.
+func TestI22_TokenOfALoginThatEnds(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		ctx := context.Background()
+		d := w.ready("ann", "a1")[0]
+		d.drop()
+		time.Sleep(25 * time.Hour) // it gets a new token
+		conn := transporttest.NewPair(transporttest.PairConfig{}).Conn()
+		att, err := w.r.Attach(ctx, fanout.AttachRequest{Account: "ann", Login: d.Login(), Token: d.Token()}, conn)
+		require.NoError(w.t, err)
+		defer att.Detach()
+		other, err := session.New(w.inner, w.scfg)
+		require.NoError(w.t, err)
+		_, err = other.Kick(ctx, session.KickRequest{Account: "ann", All: true})
+		require.NoError(w.t, err)
+		require.NoError(w.t, other.Close(ctx))
+		require.ErrorIs(w.t, att.Handle(ctx, event.TokenStored{}), fanout.ErrDetached)
 	})
 }
