@@ -286,7 +286,7 @@ func (s *step) bind(in *arrival, tab string) {
 }
 
 // ConfirmToken says that the device has stored the token of [Connection.Token]. The one before is void from now on.
-// Without a new token it does nothing.
+// Without a new token it does nothing. If the login has ended it returns [ErrNotFound].
 func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 	token := c.Token()
 	if token == "" {

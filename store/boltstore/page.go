@@ -115,7 +115,7 @@ func (r *pageReader) dropped() error { return r.v.missing }
 func (r *pageReader) message(mid uint64) []byte {
 	var k, row []byte
 	binary.BigEndian.PutUint64(r.key[:], mid)
-	if mid == r.last+1 {
+	if r.last != 0 && mid == r.last+1 {
 		k, row = r.cursor.Next()
 	}
 	if !bytes.Equal(k, r.key[:]) {

@@ -21,10 +21,10 @@ type view struct {
 	base
 	s           *Store
 	transaction *bolt.Tx
-	turn        uint64 // see views
-	tx          int    // number of the transaction
-	whole       bool   // all buckets are open
-	recent      *account
+	turn        uint64   // see views
+	tx          int      // number of the transaction
+	whole       bool     // all buckets are open
+	recent      *account // that was asked for last; nil: none
 }
 
 // staleFor is how long a publication may take to follow its commit: far longer than a goroutine that is ready to run ever
