@@ -40,7 +40,7 @@ func TestD8_SweepThatIsWantedAgainStays(t *testing.T) {
 		}
 		group(time.Now().Add(time.Hour), true) // so that nobody begins it yet
 		require.NoError(t, s.Compact(t.Context()))
-		group(time.Time{}, want)               // does all of it: there are few rows
+		group(time.Time{}, want) // does all of it: there are few rows
 		require.Equal(t, 1, s.Runs())
 		require.Equal(t, want, marked())
 	}
