@@ -1,0 +1,131 @@
+// Package hostcall calls code of the host's. Such code may hang, panic or ignore its context; none of that reaches the engine.
+//
+// # How a call goes
+//
+// A call runs on a goroutine of its own, with a context that ends at the time-out. The caller waits for it that long and then
+// goes on with an error; the call is left to itself and counts as hanging until it returns.
+//
+//  1. At most [MaxHanging] calls of one hook hang for one account. Beyond that the hook is not called for this account, at
+//     once, until one of them has returned. Other accounts do not notice.
+//  2. At most [MaxHangingAll] hang altogether, which takes a hook that hangs for hundreds of accounts. It keeps the memory of
+//     the process within bounds and nothing else.
+//  3. A panic is an error with its stack. The engine never panics because of a host.
+package hostcall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+const (
+	// MaxHanging is how many calls of one hook may hang for one account: enough for a backend that stumbles.
+	MaxHanging = 8
+	// MaxHangingAll is how many calls of one hook may hang in all: some 100 MiB of goroutines.
+	MaxHangingAll = 16_384
+)
+
+// Errors of [Call], beside those of the host.
+var (
+	// ErrTimeout: the call did not return in time. It may still run.
+	ErrTimeout = errors.New("hook timed out")
+	// ErrSkipped: the call was not made, since too many calls of the hook hang.
+	ErrSkipped = errors.New("hook was not called, since too many calls of it hang")
+)
+
+// PanicError is the panic of a host's code.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("hook panicked: %v", e.Value) }
+
+// Hook is one function of the host's, with what is known of its calls. The zero value is ready. It is safe for concurrent use.
+type Hook struct {
+	skipped atomic.Uint64
+
+	mu      sync.Mutex
+	hanging map[event.Account]int
+	all     int
+}
+
+// Skipped returns how many calls were not made because too many hang.
+func (h *Hook) Skipped() uint64 { return h.skipped.Load() }
+
+// mayCall reports whether so few calls hang that another one may be made.
+func (h *Hook) mayCall(account event.Account) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.all < MaxHangingAll && h.hanging[account] < MaxHanging
+}
+
+// count notes that a call began to hang, or that one has returned.
+func (h *Hook) count(account event.Account, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.hanging == nil {
+		h.hanging = make(map[event.Account]int)
+	}
+	h.all += n
+	if h.hanging[account] += n; h.hanging[account] == 0 {
+		delete(h.hanging, account)
+	}
+}
+
+// What becomes of a call.
+const (
+	runs int32 = iota
+	returned
+	hangs
+)
+
+// Call calls fn for an account ("" for what concerns none) and waits for it until limit is over or ctx ends. Its errors are
+// [ErrTimeout], [ErrSkipped], a [*PanicError], that of ctx, and those of fn. What fn was given it may go on using after Call
+// has returned.
+func Call[T any](
+	ctx context.Context, h *Hook, account event.Account, limit time.Duration, fn func(context.Context) (T, error),
+) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	var none T
+	if !h.mayCall(account) {
+		h.skipped.Add(1)
+		return none, ErrSkipped
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, ErrTimeout)
+	defer cancel()
+	var state atomic.Int32
+	done := make(chan answer, 1) // the call may go on when nobody waits for it any more
+	go func() {                  // not owned: a hook that ignores its context must not hold up the end of the engine
+		var a answer
+		defer func() {
+			if p := recover(); p != nil {
+				a.err = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+			done <- a
+			if !state.CompareAndSwap(runs, returned) {
+				h.count(account, -1)
+			}
+		}()
+		a.value, a.err = fn(ctx)
+	}()
+	select {
+	case a := <-done:
+		return a.value, a.err
+	case <-ctx.Done():
+		h.count(account, 1)
+		if !state.CompareAndSwap(runs, hangs) {
+			h.count(account, -1)
+		}
+		return none, context.Cause(ctx)
+	}
+}
