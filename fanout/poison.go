@@ -174,7 +174,7 @@ func (a *Attachment) report(p *Poison) {
 	r.log.Warn("fanout: a device keeps losing its connection at one entry", "account", string(p.Account), "device", string(p.Device),
 		"epoch", uint64(p.Position.Epoch), "seq", p.Position.Seq, "attempts", p.Attempts, "reason", string(p.Reason))
 	if r.cfg.OnPoison != nil {
-		r.owned.start(func() { r.onPoison(*p) })
+		r.owned.Go(func() { r.onPoison(*p) })
 	}
 }
 

@@ -2,13 +2,12 @@ package fanout
 
 import (
 	"container/heap"
-	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -17,8 +16,10 @@ import (
 type pushBook struct {
 	limit  int
 	wake   chan struct{} // the first of the queue has changed
-	slots  chan struct{} // one for each account that has its turn, and for each call that hangs
+	slots  chan struct{} // one for each account that has its turn
 	missed atomic.Bool   // accounts found the book full
+	calls  hostcall.Hook // of PushConfig.Hook
+	asked  hostcall.Hook // of PushConfig.Decide
 
 	mu    sync.Mutex
 	items map[event.Account]*pushItem
@@ -150,51 +151,6 @@ func (q *pushQueue) Pop() any {
 	return it
 }
 
-// pushSlot is a place among PushConfig.Concurrency. It is free again when whoever holds it has released it.
-type pushSlot struct {
-	book *pushBook
-	refs atomic.Int32
-}
-
-func (s *pushSlot) hold() { s.refs.Add(1) }
-
-func (s *pushSlot) release() {
-	if s.refs.Add(-1) == 0 {
-		<-s.book.slots
-	}
-}
-
-// pushCall calls a host's hook with a bounded time and survives its panics. The call holds the slot until it returns,
-// whether or not anybody still waits for it, so that calls that hang are bounded too.
-func pushCall[T any](ctx context.Context, limit time.Duration, s *pushSlot, call func(context.Context) (T, error)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	done := make(chan answer, 1)
-	s.hold()
-	go func() { // not owned: a hook that ignores its context must not hold up the engine
-		defer s.release()
-		var a answer
-		defer func() {
-			if p := recover(); p != nil {
-				a.err = fmt.Errorf("panic: %v", p)
-			}
-			done <- a
-		}()
-		a.value, a.err = call(ctx)
-	}()
-	select {
-	case a := <-done:
-		return a.value, a.err
-	case <-ctx.Done():
-		var none T
-		return none, fmt.Errorf("timed out: %w", ctx.Err())
-	}
-}
-
 // pushLater has the accounts that got a message come up for a push decision, if it may want one.
 func (r *Router) pushLater(m *store.Message, placed store.Placed) {
 	if r.cfg.Push.Hook == nil || m.Flags&event.FlagNoPush != 0 {
@@ -240,14 +196,12 @@ func (r *Router) pushLoop() {
 			return
 		case b.slots <- struct{}{}:
 		}
-		s := &pushSlot{book: b}
-		s.hold()
-		started := r.owned.start(func() {
-			defer s.release()
-			r.pushTurn(it, seq, s)
+		started := r.owned.Go(func() {
+			defer func() { <-b.slots }()
+			r.pushTurn(it, seq)
 		})
 		if !started {
-			s.release()
+			<-b.slots
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -17,10 +18,9 @@ var errNewInbox = errors.New("fanout: push: the inbox began anew")
 // pushTurn is one account's turn: look what is undecided, ask who gets a push, tell the host, note that it is decided.
 type pushTurn struct {
 	*pushView
-	r    *Router
-	it   *pushItem
-	slot *pushSlot
-	now  time.Time
+	r   *Router
+	it  *pushItem
+	now time.Time
 
 	batch   []pushEntry // what is to be decided now
 	through uint64      // up to here there is nothing else
@@ -32,8 +32,8 @@ type pushTurn struct {
 }
 
 // pushTurn decides what is due of one account. After an error of the store it comes up again.
-func (r *Router) pushTurn(it *pushItem, seq uint64, s *pushSlot) {
-	t := &pushTurn{r: r, it: it, slot: s, now: time.Now()}
+func (r *Router) pushTurn(it *pushItem, seq uint64) {
+	t := &pushTurn{r: r, it: it, now: time.Now()}
 	if err := t.run(seq); err != nil {
 		r.pushLog("push", err)
 		t.next = t.now.Add(r.cfg.Push.Delay)
@@ -230,7 +230,7 @@ func (t *pushTurn) answer(q PushQuestion) []event.DeviceID {
 		asked.Devices[i].Missed = slices.Clone(asked.Devices[i].Missed)
 	}
 	ctx := context.WithoutCancel(t.r.ctx)
-	chosen, err := pushCall(ctx, c.HookTimeout, t.slot, func(ctx context.Context) ([]event.DeviceID, error) {
+	chosen, err := hostcall.Call(ctx, &t.r.push.asked, t.it.account, c.HookTimeout, func(ctx context.Context) ([]event.DeviceID, error) {
 		return c.Decide(ctx, asked)
 	})
 	if err != nil {
@@ -253,7 +253,7 @@ func (t *pushTurn) tell(p Push) bool {
 			entries[e.Seq] = struct{}{}
 		}
 	}
-	_, err := pushCall(context.WithoutCancel(t.r.ctx), c.HookTimeout, t.slot, func(ctx context.Context) (struct{}, error) {
+	_, err := hostcall.Call(context.WithoutCancel(t.r.ctx), &t.r.push.calls, t.it.account, c.HookTimeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, c.Hook(ctx, p)
 	})
 	if err != nil {

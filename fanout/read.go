@@ -352,7 +352,7 @@ func (r *Router) arrived(account event.Account, id event.MessageID) {
 	if !ok {
 		return
 	}
-	r.owned.start(func() {
+	r.owned.Go(func() {
 		if _, err := r.MarkRead(r.ctx, q); err != nil && r.ctx.Err() == nil {
 			r.log.Warn("fanout: early read mark", "err", err)
 		}

@@ -16,7 +16,7 @@ func (a *Attachment) wakeLocked() {
 	if a.running || a.closed {
 		return
 	}
-	a.running = a.r.owned.start(a.read)
+	a.running = a.r.owned.Go(a.read)
 }
 
 // rouseLocked is wakeLocked for callers that lend their goroutine to connections that never wait: if it returns true, they

@@ -95,7 +95,7 @@ func (h *hub) receiptsSoon(r *Router) {
 	h.shard.mu.Lock()
 	h.refs++
 	h.shard.mu.Unlock()
-	started := r.owned.start(func() {
+	started := r.owned.Go(func() {
 		defer h.release()
 		if err := r.flushReceipts(r.ctx, h); err != nil && r.ctx.Err() == nil {
 			r.flushFailed(h.account, err)

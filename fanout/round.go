@@ -108,7 +108,7 @@ func (d *round) send() (more bool) {
 
 // handOver has a goroutine of its own go on for a connection that was served on another one.
 func (a *Attachment) handOver() {
-	if a.r.owned.start(a.read) {
+	if a.r.owned.Go(a.read) {
 		return
 	}
 	a.hub.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -59,7 +60,7 @@ type Router struct {
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
-	owned  owner
+	owned  owned.Group
 }
 
 type shard struct {
@@ -121,12 +122,12 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	reg.Watch(r.loginChanged)
-	r.owned.start(r.sweepLoop)
-	r.owned.start(r.flushLoop)
-	r.owned.start(r.trimLoop)
+	r.owned.Go(r.sweepLoop)
+	r.owned.Go(r.flushLoop)
+	r.owned.Go(r.trimLoop)
 	if cfg.Push.Hook != nil {
-		r.owned.start(r.pushLoop)
-		r.owned.start(r.pushLookLoop)
+		r.owned.Go(r.pushLoop)
+		r.owned.Go(r.pushLookLoop)
 	}
 	return r, nil
 }
@@ -141,7 +142,7 @@ func (r *Router) Close(ctx context.Context) error {
 	r.cancel(ErrClosed)
 	done := make(chan struct{})
 	go func() {
-		r.owned.wait()
+		r.owned.Wait()
 		close(done)
 	}()
 	select {
@@ -328,31 +329,6 @@ func (r *Router) forget(account event.Account) {
 		defer h.mu.Unlock()
 		h.receipts.debts = debts{}
 	}
-}
-
-// owner waits for the goroutines that it started.
-type owner struct {
-	mu     sync.Mutex
-	closed bool
-	wg     sync.WaitGroup
-}
-
-// start runs fn on a goroutine of its own and reports whether it did: not any more once the owner waits for the end.
-func (o *owner) start(fn func()) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed {
-		return false
-	}
-	o.wg.Go(fn)
-	return true
-}
-
-func (o *owner) wait() {
-	o.mu.Lock()
-	o.closed = true
-	o.mu.Unlock()
-	o.wg.Wait()
 }
 
 // sweepLoop looks at restless hubs once a second.

@@ -69,7 +69,7 @@ type Config struct {
 	// negative means never.
 	JanitorInterval time.Duration
 	// HookTimeout bounds each call of the functions below but OnChange, of those that Attach and Watch are given, and of
-	// Leases. One that takes longer is left to itself; 256 calls of the same function that hang so are the most, see
+	// Leases. One that takes longer is left to itself; 8 calls of one function that hang for one account are the most, see
 	// [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration
 	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.

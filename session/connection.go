@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -181,7 +182,7 @@ func (c *Connection) settled() {
 // effect on a connection that has ended already.
 func (c *Connection) Close(why event.Closed) {
 	if c.detach(why.Reason) {
-		c.r.owned.start(func() { c.shut(why) })
+		c.r.owned.Do(func() { c.shut(why) })
 	}
 }
 
@@ -226,7 +227,7 @@ func (c *Connection) tellOwner(why event.Closed) {
 		return
 	}
 	r := c.r
-	_, err := bounded(context.WithoutCancel(r.ctx), r.cfg.HookTimeout, &r.calls.ended, func(context.Context) (struct{}, error) {
+	_, err := hostcall.Call(context.WithoutCancel(r.ctx), &r.calls.ended, c.k.a.id, r.cfg.HookTimeout, func(context.Context) (struct{}, error) {
 		c.ends(why)
 		return struct{}{}, nil
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/policy"
 )
 
@@ -97,7 +98,7 @@ func (r *Registry) policyOf(ctx context.Context, q Question) *policy.Policy {
 	if r.cfg.DecidePolicy == nil {
 		return r.policy.Load()
 	}
-	p, err := bounded(ctx, r.cfg.HookTimeout, &r.calls.policy, func(ctx context.Context) (*policy.Policy, error) {
+	p, err := hostcall.Call(ctx, &r.calls.policy, q.Account, r.cfg.HookTimeout, func(ctx context.Context) (*policy.Policy, error) {
 		return r.cfg.DecidePolicy(ctx, q)
 	})
 	if err != nil {
@@ -111,7 +112,7 @@ func (r *Registry) policyOf(ctx context.Context, q Question) *policy.Policy {
 
 // mayLogin asks the host whether a login may go on to the rules. If it fails, it may.
 func (r *Registry) mayLogin(ctx context.Context, q Question) bool {
-	admit, err := bounded(ctx, r.cfg.HookTimeout, &r.calls.login, func(ctx context.Context) (bool, error) {
+	admit, err := hostcall.Call(ctx, &r.calls.login, q.Account, r.cfg.HookTimeout, func(ctx context.Context) (bool, error) {
 		return r.cfg.DecideLogin(ctx, q)
 	})
 	if err != nil {
@@ -122,7 +123,7 @@ func (r *Registry) mayLogin(ctx context.Context, q Question) bool {
 
 // askHost returns the host's answer, or none if the hook fails.
 func (r *Registry) askHost(ctx context.Context, q Question) policy.Answer {
-	a, err := bounded(ctx, r.cfg.HookTimeout, &r.calls.victims, func(ctx context.Context) (policy.Answer, error) {
+	a, err := hostcall.Call(ctx, &r.calls.victims, q.Account, r.cfg.HookTimeout, func(ctx context.Context) (policy.Answer, error) {
 		return r.cfg.DecideVictims(ctx, q)
 	})
 	if err != nil {

@@ -72,8 +72,8 @@
 // # Hooks
 //
 // Where the host decides, it is asked outside the account's turn, for Config.HookTimeout at most, and there is a written
-// default for an answer that does not come. A hook that never returns costs its time-out and a goroutine for each of 256
-// calls; from then on its default holds at once, and [Registry.HookSkips] counts.
+// default for an answer that does not come. A hook that never returns for an account costs its time-out and a goroutine for
+// each of 8 calls; from then on its default holds at once for that account, and [Registry.HookSkips] counts.
 //
 // # Several nodes
 //

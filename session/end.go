@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/policy"
 )
 
@@ -288,7 +289,7 @@ func (r *Registry) finish(s *step, gone []fenced) {
 				s.revoked = r.nodes.revoked(s.a.id)
 			}
 			p.revoke = false
-			r.owned.start(func() { r.part(p, s.revoked) })
+			r.owned.Do(func() { r.part(p, s.revoked) })
 			continue
 		}
 		hooks.Add(1)
@@ -355,7 +356,7 @@ func (r *Registry) revoke(e Ended) {
 	if r.cfg.Revoke == nil {
 		return
 	}
-	_, err := bounded(context.WithoutCancel(r.ctx), r.cfg.HookTimeout, &r.calls.revoke, func(ctx context.Context) (struct{}, error) {
+	_, err := hostcall.Call(context.WithoutCancel(r.ctx), &r.calls.revoke, e.Session.Account, r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, r.cfg.Revoke(ctx, e)
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -68,8 +69,8 @@ func (r *Registry) joinNodes() error {
 		}
 	}
 	n.acquire()
-	r.owned.start(n.loop)
-	r.owned.start(n.watch)
+	r.owned.Go(n.loop)
+	r.owned.Go(n.watch)
 	return nil
 }
 
@@ -88,7 +89,7 @@ func (n *nodes) lease() uint64 {
 
 func (n *nodes) acquire() {
 	begin := time.Since(n.r.opened)
-	l, err := bounded(n.r.ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, func(ctx context.Context) (store.Lease, error) {
+	l, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Lease, error) {
 		return n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
 	})
 	if err != nil { // one that comes after the time-out is not used, and expires
@@ -142,7 +143,7 @@ func (n *nodes) sleep(d time.Duration) bool {
 
 func (n *nodes) renew(e uint64) {
 	begin := time.Since(n.r.opened)
-	_, err := bounded(n.r.ctx, time.Duration(n.until.Load())-begin, &n.r.calls.leases, func(ctx context.Context) (struct{}, error) {
+	_, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", time.Duration(n.until.Load())-begin, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	switch {
@@ -176,7 +177,7 @@ func (n *nodes) leave(ctx context.Context) {
 	if e == 0 {
 		return
 	}
-	_, err := bounded(ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, func(ctx context.Context) (struct{}, error) {
+	_, err := hostcall.Call(ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	if err != nil {
@@ -203,7 +204,7 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 		if v, ok := n.look(lease); ok && (v.dead || time.Since(v.at) < livenessAge) {
 			continue
 		}
-		v, err := bounded(ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, func(ctx context.Context) (store.Liveness, error) {
+		v, err := hostcall.Call(ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
 			return n.leases.Alive(ctx, lease)
 		})
 		if err != nil {
@@ -224,7 +225,7 @@ func (n *nodes) look(l store.Lease) (liveness, bool) {
 func (n *nodes) watch() {
 	var before []store.Lease
 	for n.sleep(n.life / renewsInLife) {
-		live, err := bounded(n.r.ctx, n.r.cfg.HookTimeout, &n.r.calls.leases, n.leases.List)
+		live, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, n.leases.List)
 		if err != nil {
 			if n.r.ctx.Err() == nil {
 				n.r.log.Warn("session: list of leases", "err", err)

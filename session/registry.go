@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -53,7 +54,7 @@ type Registry struct {
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
-	owned  owner
+	owned  owned.Group
 }
 
 type shard struct {
@@ -110,9 +111,9 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		}
 		r.hooked.Go(r.hookLoop)
 	}
-	r.owned.start(r.sweepLoop)
-	r.owned.start(r.tidyLoop)
-	r.owned.start(r.janitorLoop)
+	r.owned.Go(r.sweepLoop)
+	r.owned.Go(r.tidyLoop)
+	r.owned.Go(r.janitorLoop)
 	return r, nil
 }
 
@@ -147,7 +148,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		last.Wait()
-		r.owned.wait()
+		r.owned.Wait()
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.endSubscriptions()
 		r.hooked.Wait()
@@ -303,43 +304,4 @@ func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.R
 	}
 	r.nodes.learn(ctx, rec)
 	return rec, c.rev, nil
-}
-
-// owner waits for the goroutines that it started and for the calls that it let in.
-type owner struct {
-	mu     sync.Mutex
-	closed bool
-	wg     sync.WaitGroup
-}
-
-// start runs fn on a goroutine of its own, or, when the owner is already waiting for the end, right here.
-func (o *owner) start(fn func()) {
-	if !o.enter() {
-		fn()
-		return
-	}
-	go func() {
-		defer o.leave()
-		fn()
-	}()
-}
-
-// enter lets a call in, unless the owner is already waiting for the end. It must be followed by leave.
-func (o *owner) enter() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed {
-		return false
-	}
-	o.wg.Add(1)
-	return true
-}
-
-func (o *owner) leave() { o.wg.Done() }
-
-func (o *owner) wait() {
-	o.mu.Lock()
-	o.closed = true
-	o.mu.Unlock()
-	o.wg.Wait()
 }

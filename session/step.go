@@ -49,10 +49,10 @@ type step struct {
 // account's turn, and then tells connections, hooks and watchers. decide may run several times, each time on a fresh
 // step; apply once, and also if there was nothing to commit.
 func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
-	if !r.owned.enter() {
+	if !r.owned.Enter() {
 		return nil, ErrClosed
 	}
-	defer r.owned.leave()
+	defer r.owned.Leave()
 	s, fenced, err := r.change(ctx, id, decide, apply)
 	if err != nil {
 		return nil, err

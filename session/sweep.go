@@ -27,7 +27,7 @@ func (r *Registry) do(c crew, fn func()) {
 	case <-r.ctx.Done():
 		return
 	}
-	r.owned.start(func() {
+	r.owned.Do(func() {
 		defer func() { <-c }()
 		fn()
 	})
@@ -122,10 +122,10 @@ func (r *Registry) due(sh *shard, now time.Time, over []event.Account) (silent [
 
 // tidy runs a step that changes nothing but what time alone has done. If it is another step's turn, that one does so.
 func (r *Registry) tidy(id event.Account) {
-	if !r.owned.enter() {
+	if !r.owned.Enter() {
 		return
 	}
-	defer r.owned.leave()
+	defer r.owned.Leave()
 	a := r.tryEnter(id)
 	if a == nil {
 		return

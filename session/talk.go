@@ -39,7 +39,7 @@ func (n *nodes) handle(raw []byte) []byte {
 	case err == nil && m.Look.Validate() == nil && event.CheckID("node", string(m.From)) == nil:
 		select {
 		case n.lookers <- struct{}{}:
-			n.r.owned.start(func() {
+			n.r.owned.Do(func() {
 				defer func() { <-n.lookers }()
 				n.lookFor(m)
 			})

@@ -3,6 +3,8 @@ package session
 import (
 	"context"
 	"errors"
+
+	"github.com/manydevice/manydevice/internal/hostcall"
 )
 
 // maxUntold is how many changes of one account wait for a watcher that hangs. It is more than an account with all its
@@ -53,7 +55,7 @@ func (r *Registry) tell(a *account) {
 	if !begin {
 		return
 	}
-	_, err := bounded(context.WithoutCancel(r.ctx), r.cfg.HookTimeout, &r.calls.watch, func(context.Context) (struct{}, error) {
+	_, err := hostcall.Call(context.WithoutCancel(r.ctx), &r.calls.watch, a.id, r.cfg.HookTimeout, func(context.Context) (struct{}, error) {
 		for r.tellSome(a) {
 		}
 		r.forget(a)
@@ -63,7 +65,7 @@ func (r *Registry) tell(a *account) {
 		return
 	}
 	r.log.Warn("session: watchers", "err", err)
-	if errors.Is(err, errHung) { // nobody is at it
+	if errors.Is(err, hostcall.ErrSkipped) { // nobody is at it
 		a.mu.Lock()
 		r.untold.Add(uint64(len(a.untold)))
 		a.untold, a.telling = nil, false
