@@ -19,6 +19,9 @@ type AttachRequest struct {
 	// Tab names the browser tab, window or process that the connection belongs to, where several share the login. A
 	// connection of the same tab is replaced, since it must be an older one. At most 128 bytes; empty: not named.
 	Tab string
+	// IdleTimeout is Config.IdleTimeout for this connection, such as one and a half times an MQTT client's keep-alive. Zero
+	// means that of the registry; negative means never.
+	IdleTimeout time.Duration
 }
 
 func (q *AttachRequest) validate() error {
@@ -46,6 +49,9 @@ func (q *AttachRequest) validate() error {
 // [*RefusedError]. A [*LimitedError] says to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the
 // login has ended, the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
 //
+// It waits for no older connection: a Send that runs on one has had its context ended, and its Close is called in its own
+// time, while the new connection is served.
+//
 // ended is called once, when the connection has ended for any reason, before conn.Close, which waits for it as long as
 // Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds. If it fails, the
 // connection stays the caller's to close, unless ended was called: the registry was closed or drained meanwhile, or has
@@ -63,7 +69,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if wait := r.attaches.take(time.Now()); wait > 0 {
 		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
 	}
-	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}}
+	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}, idle: q.IdleTimeout}
 	if r.nodes != nil {
 		if in.lease = r.nodes.lease(); in.lease == 0 {
 			if r.ctx.Err() != nil { // which gives it back
@@ -100,7 +106,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	}
 	var older []func()
 	for _, o := range s.displaced {
-		older = append(older, func() { o.conn.shut(o.reason.Closed(0)) })
+		older = append(older, func() { o.conn.shutSoon(o.reason.Closed(0)) })
 	}
 	together(older)
 	// What closes all connections may have looked for them before this one was there. If it was found, it has ended like
@@ -117,8 +123,9 @@ type arrival struct {
 	view      Session // of the login, as it attaches
 	token     event.ResumeToken
 	parked    *parked
-	tabs      int  // connections that the login may have
-	announced bool // watchers of another node were told that the login is online
+	idle      time.Duration // see AttachRequest.IdleTimeout
+	tabs      int           // connections that the login may have
+	announced bool          // watchers of another node were told that the login is online
 }
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
@@ -257,8 +264,8 @@ func (s *step) comeBack(l *login) (*login, error) {
 // bind makes the arrival a connection of its login. Those that it displaces are fenced, and left to be shut.
 func (s *step) bind(in *arrival, tab string) {
 	a, c := s.a, in.Connection
-	if tab != "" || in.token != "" || in.parked != nil {
-		c.extra = &extra{token: in.token, tab: tab, parked: in.parked}
+	if tab != "" || in.token != "" || in.parked != nil || in.idle != 0 {
+		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, idle: in.idle}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -69,6 +69,9 @@ func (n *nodes) lookFor(m message) {
 	if len(s.strange) > 0 { // before the other node is told, since it will not say twice that its hooks have run
 		s.revoked = n.revoked(m.Look)
 	}
+	for _, f := range fenced {
+		f.conn.settled()
+	}
 	answer()
 	n.r.settled(s, fenced)
 }
@@ -160,7 +163,7 @@ func (n *nodes) revoked(account event.Account) (wait func()) {
 		n.partings[account] = said
 	}
 	return func() {
-		t := time.NewTimer(n.r.cfg.HookTimeout + fenceWait + lookWait)
+		t := time.NewTimer(n.r.cfg.HookTimeout + fenceGap + lookWait)
 		defer t.Stop()
 		select {
 		case <-said:
