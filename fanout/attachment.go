@@ -64,6 +64,7 @@ type business struct {
 
 	full      []event.Frame // the batch that the connection's queue had no room for
 	fullSince time.Duration // Router.clock of the first time
+	retries   uint8         // of the batch since the reader began
 	drained   bool          // the connection has said that there is room since it was called last
 }
 

@@ -171,6 +171,10 @@ func (a *Attachment) passSkippedLocked() {
 	}
 }
 
+// maxRetries is how often a batch is tried again at once because the queue got room before it had said that it had none. A
+// connection that says so each time is called again when it says so the next time, or by the sweep.
+const maxRetries = 8
+
 // keep keeps a batch that the connection's queue has no room for. It reports whether there is room by now; else the reader
 // ends, and starts again when there is, or when the sweep comes.
 func (a *Attachment) keep(buf *scratch) bool {
@@ -189,12 +193,13 @@ func (a *Attachment) keep(buf *scratch) bool {
 		}
 	}
 	if !buf.again {
-		b.fullSince = a.began
+		b.fullSince, b.retries = a.began, 0
 	}
-	if b.drained {
+	if b.drained && b.retries < maxRetries {
+		b.retries++
 		return true
 	}
-	a.began = 0
+	a.began, b.drained, b.retries = 0, false, 0
 	a.stopLocked()
 	return false
 }

@@ -42,7 +42,9 @@ func newHostConn(send func(context.Context, *hostConn, []event.Frame) error) *ho
 	return &hostConn{send: send, over: make(chan struct{})}
 }
 
-func (c *hostConn) Send(ctx context.Context, frames []event.Frame) error { return c.send(ctx, c, frames) }
+func (c *hostConn) Send(ctx context.Context, frames []event.Frame) error {
+	return c.send(ctx, c, frames)
+}
 
 func (c *hostConn) Close(why event.Closed) error {
 	c.mu.Lock()
