@@ -237,6 +237,6 @@ func ExamplePolicy_Explain() {
 	// admitted on web, 1 end
 	// device: 0 of the same device, 1 with the newcomer, limit 1; nothing to do
 	// single: 1 in the account, 2 with the newcomer, limit 1; picks 1, all of them: first (evicted_single)
-	// platform: 0 with a slot on the platform, 1 with the newcomer, limit 4; nothing to do
+	// platform: 0 with a slot on web, 1 with the newcomer, limit 4; nothing to do
 	// account: 0 in the account, 1 with the newcomer, limit 64; nothing to do
 }

@@ -108,7 +108,7 @@ func (e *Explanation) note(q *question, r *rule, before int, o outcome, victims 
 	if r.limit == NoLimit {
 		limit = "none"
 	}
-	s.Why = fmt.Sprintf("%d %s, %d with the newcomer, limit %s; %s", before, r.words, with, limit, s.outcome(q, r, o))
+	s.Why = fmt.Sprintf("%d %s, %d with the newcomer, limit %s; %s", before, r.words, with, limit, s.outcome(q, r, o, with-r.limit))
 	e.Steps = append(e.Steps, s)
 }
 
@@ -126,22 +126,34 @@ func (q *question) removable(r *rule) []event.LoginID {
 	return all
 }
 
-// outcome says what the rule did about the count.
-func (s *Step) outcome(q *question, r *rule, o outcome) string {
+// outcome says what the rule did about the excess.
+func (s *Step) outcome(q *question, r *rule, o outcome, excess int) string {
 	switch {
 	case s.Refused && s.Limit == 0:
 		return "closed, so the newcomer is refused"
+	case s.Refused && r.bound && o.cause == CauseRule:
+		return "the newcomer is refused, since " + s.idle(q, r)
 	case s.Refused:
 		return "the newcomer is refused" + o.cause.words(o.wait)
 	case s.Asked:
-		return fmt.Sprintf("the host says which %d", o.need)
+		return fmt.Sprintf("the host says which %d", excess)
 	case len(s.Victims) == 0:
 		return "nothing to do"
+	case r.bound:
+		return fmt.Sprintf("picks %d, the earliest without a slot", len(s.Victims))
 	case r.reason != event.EvictedQuota:
 		return fmt.Sprintf("picks %d, all of them", len(s.Victims))
 	}
-	action, _ := q.action(r)
+	action, _ := q.action(r, excess)
 	return fmt.Sprintf("picks %d, %s", len(s.Victims), action.words())
+}
+
+// idle says why the safety bound finds too few logins to end.
+func (s *Step) idle(q *question, r *rule) string {
+	if n := q.idle(r); n > 0 {
+		return fmt.Sprintf("only %d without a slot may make room", n)
+	}
+	return "every login holds a slot"
 }
 
 // words says whom the action picks.
