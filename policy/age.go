@@ -5,11 +5,15 @@ import (
 	"time"
 )
 
-// age is what MinAge knows of the device that wants to end logins. All devices stand in one order: those that the account
-// has known for ever, those that it has known since a time that has been, by milliseconds, and last those of which nothing
-// is certain: the device is not known, or its time is yet to come, because a clock was ahead. A device that is too young
-// ends only logins that stand after it in this order by a time that has been. So equal times protect both sides from each
-// other, and a time that is yet to come protects a login and gives its owner no right.
+// age is the age of a device that wants to end logins. There is one order of all devices, oldest first:
+//
+//  1. those that the account has always known,
+//  2. those that it knows since a time that has passed, by milliseconds,
+//  3. those of which nothing is certain: the account does not know them, or the time is still to come, since a clock was
+//     ahead when it was noted.
+//
+// A device that is too young ends only logins of the second kind that stand after it. So equal times protect both devices
+// from each other, and a time that is still to come protects a login and gives its device no right.
 type age struct {
 	young bool          // too new to end older logins
 	since int64         // Unix milliseconds; math.MaxInt64: newer than all
@@ -24,7 +28,7 @@ func ageOf(since time.Time, known bool, now time.Time, least time.Duration) age 
 		return age{}
 	case !known:
 		return age{young: true, since: math.MaxInt64}
-	case since.After(now): // its age begins when the time is put right
+	case since.After(now): // it has no age until the caller puts the time right
 		return age{young: true, since: math.MaxInt64, wait: least}
 	}
 	wait := least - now.Sub(since)
@@ -63,9 +67,9 @@ type Permit struct {
 }
 
 // MayEnd says whether the actor, a login of the account, may end the victim, another one of it, for instance by a kick.
-// It may always end itself and other logins of its own device. Otherwise it may not end a login of the primary device,
-// unless that is [PrimaryOrdinary], nor, before its device is MinAge old, any but those whose devices are younger than its
-// own for certain. Limits and actions do not matter. What the host itself ends needs no permit.
+// It may always end itself and other logins of its own device. It may not end a login of the primary device, unless that is
+// [PrimaryOrdinary]. Before its device is MinAge old, it may end only logins of younger devices; see "Age" in the package
+// comment. Limits and actions do not matter. What the host itself ends needs no permit.
 func (p *Policy) MayEnd(actor, victim Login, now time.Time) Permit {
 	if same(string(actor.ID), string(victim.ID)) {
 		return Permit{OK: true}
@@ -73,8 +77,9 @@ func (p *Policy) MayEnd(actor, victim Login, now time.Time) Permit {
 	return p.permit(Newcomer{Device: actor.Device, Since: actor.Since}, true, victim, now)
 }
 
-// MayReplace says the same of a newcomer that wants to end a login of the account in order to take its place. A device
-// that the account does not know (Since is zero) is the newest of all. Only the newcomer's Device and Since matter.
+// MayReplace says whether a newcomer may end the victim, a login of the account, to take its place. It is like MayEnd for
+// a device that has no login yet: a device that the account does not know (Since is zero) is the newest of all, and
+// waiting does not help it. Only the newcomer's Device and Since matter.
 func (p *Policy) MayReplace(in Newcomer, victim Login, now time.Time) Permit {
 	return p.permit(in, !in.Since.IsZero(), victim, now)
 }
