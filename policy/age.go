@@ -48,12 +48,9 @@ func (a age) waitFor(c Cause) time.Duration {
 	return 0
 }
 
-// millis returns Unix milliseconds, also of times that are too far away for them.
+// millis returns Unix milliseconds of a time that has passed, also of one that is too long ago for them.
 func millis(t time.Time) int64 {
-	switch s := t.Unix(); {
-	case s >= math.MaxInt64/1000:
-		return math.MaxInt64
-	case s <= math.MinInt64/1000:
+	if t.Unix() <= math.MinInt64/1000 {
 		return math.MinInt64
 	}
 	return t.UnixMilli()

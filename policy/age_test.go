@@ -14,10 +14,10 @@ import (
 // older than those after it. Devices on one line are equally old as far as anybody can tell.
 func agesAt(now time.Time) [][]time.Time {
 	return [][]time.Time{
-		{{}},                      // since ever
-		{time.Unix(-1<<40, 0)},    // long before anybody had a device
-		{now.Add(-2 * time.Hour)}, // old enough for a minimum age of 1 h
-		{now.Add(-time.Hour)},     // just old enough
+		{{}}, // since ever
+		{time.Unix(-1<<55, 0), time.Unix(-1<<40, 0)}, // long before anybody had a device
+		{now.Add(-2 * time.Hour)},                    // old enough for a minimum age of 1 h
+		{now.Add(-time.Hour)},                        // just old enough
 		{now.Add(-time.Hour).Add(time.Millisecond)},
 		{now.Add(-time.Minute), now.Add(-time.Minute + 999*time.Microsecond)}, // in one millisecond
 		{now.Add(-time.Millisecond)},
@@ -73,6 +73,14 @@ func checkPermit(t *testing.T, p policy.Permit, least time.Duration) {
 	}
 	require.Equal(t, policy.CauseMinAge, p.Cause)
 	require.True(t, p.Wait > 0 && p.Wait <= least, "wait %v", p.Wait)
+}
+
+// Without a clock, a device that was always there is still older than all others.
+func TestMinAge_SinceEverNeedsNoClock(t *testing.T) {
+	p := newPolicy(t, policy.Rules{PerPlatform: 1, MinAge: time.Hour})
+	ever, other := policy.Login{ID: "ever", Device: "d1"}, policy.Login{ID: "other", Device: "d2", Since: time.Unix(5, 0)}
+	require.Equal(t, policy.Permit{OK: true}, p.MayEnd(ever, other, time.Time{}))
+	require.Equal(t, policy.Permit{Cause: policy.CauseMinAge, Wait: time.Hour}, p.MayEnd(other, ever, time.Time{}))
 }
 
 // K1.9: a device that the account does not know is the newest of all, also of those that were registered in the same
