@@ -73,7 +73,10 @@ func DeliveredRegister(from event.Account, e event.Epoch) string { return delive
 func (r *Router) PushPending() (accounts, slots int) {
 	r.push.mu.Lock()
 	defer r.push.mu.Unlock()
-	return len(r.push.items), len(r.push.slots)
+	for i := range r.push.lanes {
+		slots += len(r.push.lanes[i].slots)
+	}
+	return len(r.push.items), slots
 }
 
 // PushMark is the mark up to which pushes of an account are decided, in an inbox of the given epoch.

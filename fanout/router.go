@@ -133,7 +133,9 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	r.owned.Go(r.flushLoop)
 	r.owned.Go(r.trimLoop)
 	if cfg.Push.Hook != nil {
-		r.owned.Go(r.pushLoop)
+		for i := range r.push.lanes {
+			r.owned.Go(func() { r.pushLoop(&r.push.lanes[i]) })
+		}
 		r.owned.Go(r.pushLookLoop)
 	}
 	return r, nil

@@ -77,7 +77,7 @@ func TestSubscribe_RefusalsDropNothingElse(t *testing.T) {
 		sub, err := w.r.Subscribe(4)
 		require.NoError(w.t, err)
 		for range 1_000 {
-			_, err := w.r.Send(context.Background(), fanout.SendRequest{From: "eve"})
+			_, err := w.r.Send(context.Background(), fanout.SendRequest{})
 			require.Error(w.t, err)
 		}
 		w.host("bob", "x", "ann")

@@ -63,6 +63,13 @@ type Hook struct {
 // Skipped returns how many calls were not made because too many hang.
 func (h *Hook) Skipped() uint64 { return h.skipped.Load() }
 
+// Hangs reports whether a call for the account hangs.
+func (h *Hook) Hangs(account event.Account) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.hanging[account] > 0
+}
+
 // mayCall reports whether so few calls hang that another one may be made.
 func (h *Hook) mayCall(account event.Account) bool {
 	h.mu.Lock()
