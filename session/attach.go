@@ -149,7 +149,7 @@ func (s *step) refuseUnknown(q AttachRequest) error {
 	if t == nil || !t.matches(digestOf(q.Token)) {
 		return ErrUnknownLogin
 	}
-	return &EndedError{Closed: t.Closed.closed()}
+	return &EndedError{Why: t.Closed.closed()}
 }
 
 // authenticate compares the token's digest with those of the login. The first use of an issued token confirms it. The
@@ -166,7 +166,7 @@ func (s *step) authenticate(l *login, d digest) error {
 	case replaced:
 		why := event.TokenReuse.Closed(0)
 		s.end(l.ID, why, "")
-		return &EndedError{Closed: why}
+		return &EndedError{Why: why}
 	}
 	return ErrUnknownLogin
 }
@@ -286,7 +286,8 @@ func (s *step) bind(in *arrival, tab string) {
 }
 
 // ConfirmToken says that the device has stored the token of [Connection.Token]. The one before is void from now on.
-// Without a new token it does nothing. If the login has ended it returns [ErrNotFound].
+// Without a new token it does nothing. If the login has ended it returns an [*EndedError], or [ErrNotFound] if it is not
+// known any more why.
 func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 	token := c.Token()
 	if token == "" {
@@ -295,6 +296,9 @@ func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 	_, err := r.run(ctx, c.Account(), func(s *step) error {
 		l := s.rec.login(c.Login())
 		if l == nil {
+			if t := s.rec.tombstone(c.Login()); t != nil {
+				return &EndedError{Why: t.Closed.closed()}
+			}
 			return fmt.Errorf("confirm token: %w", ErrNotFound)
 		}
 		if l.Issued.equal(digestOf(token)) {
