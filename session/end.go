@@ -300,6 +300,9 @@ func (r *Registry) finish(s *step, gone []fenced) {
 			tasks = append(tasks, func() { f.conn.shut(f.why) })
 		}
 	}
+	for _, o := range s.displaced {
+		tasks = append(tasks, func() { o.conn.shut(o.reason.Closed(0)) })
+	}
 	if len(s.remote) > 0 && r.cfg.Revoke != nil {
 		tasks = append(tasks, func() {
 			hooks.Wait()

@@ -115,3 +115,9 @@ func (e *FencedError) Error() string { return "session: connection is fenced: " 
 
 // Is makes errors.Is(err, ErrFenced) true.
 func (e *FencedError) Is(target error) bool { return target == ErrFenced }
+
+// ends reports whether the login is over for that reason, and not only a connection.
+func ends(reason event.Reason) bool {
+	i, ok := reason.Info()
+	return ok && i.EndsLogin
+}

@@ -14,7 +14,4 @@ func (r *record) Encode() []byte { return r.encode() }
 func (r *record) Ended() []tombstone { return unpack(&r.Tombstones, (*decoder).tombstone) }
 
 // Unserved says why no connections are served any more that were bound under the lease; nil: they are.
-func (r *Registry) Unserved(lease uint64) error {
-	_, err := r.unserved(lease)
-	return err
-}
+func (r *Registry) Unserved(lease uint64) error { return r.unserved(lease) }
