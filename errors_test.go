@@ -49,6 +49,7 @@ var answers = map[string][]struct {
 	"session.ErrNoLease":       {{session.ErrNoLease, event.LeaseLost.Closed(0)}},
 	"session.ErrDraining":      {{session.ErrDraining, event.Shutdown.Closed(0)}},
 	"session.ErrClosed":        {{session.ErrClosed, event.Shutdown.Closed(0)}},
+	"session.ErrListening":     {{session.ErrListening, event.Unavailable.Closed(0)}},     // of a host's own call
 	"session.ErrTooManyParked": {{session.ErrTooManyParked, event.Unavailable.Closed(0)}}, // of a host's own call
 	"session.RefusedError": {
 		{&session.RefusedError{Rule: policy.RulePlatform}, event.RefusedQuota.Closed(0)},

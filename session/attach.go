@@ -146,12 +146,11 @@ func (r *Registry) announce(in *arrival) *event.Closed {
 			k.announced = true
 			v := in.view
 			v.State, v.Node = Online, r.cfg.Node
-			r.noteLocked(a, []Change{{Kind: ChangeOnline, Session: v}})
+			r.noteLocked([]Change{{Kind: ChangeOnline, Session: v}})
 		}
-		r.noteLocked(a, r.turnedLocked(k))
+		r.noteLocked(r.turnedLocked(k))
 	}
 	a.mu.Unlock()
-	r.tell(a)
 	return over
 }
 
