@@ -1,16 +1,20 @@
 package fanout
 
 import (
+	"context"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 )
 
 const (
-	poisonAttempts = 5     // on one entry before the host is told: fewer happen on bad networks
-	carefulAfter   = 2     // connections that end at the same place, after which entries go one at a time
+	poisonAttempts = 5 // on one entry before the host is told: fewer happen on bad networks
+	carefulAfter   = 2 // connections that end at the same place, after which entries go one at a time
+	poisonWait     = time.Minute
 	maxTroubled    = 4_096 // devices whose attempts are remembered; of about 150 bytes each
 )
 
@@ -179,10 +183,11 @@ func (a *Attachment) report(p *Poison) {
 }
 
 func (r *Router) onPoison(p Poison) {
-	defer func() {
-		if v := recover(); v != nil {
-			r.log.Error("fanout: OnPoison panicked", "panic", v)
-		}
-	}()
-	r.cfg.OnPoison(r.ctx, p)
+	_, err := hostcall.Call(r.ctx, &r.poisonCalls, p.Account, poisonWait, func(ctx context.Context) (struct{}, error) {
+		r.cfg.OnPoison(ctx, p)
+		return struct{}{}, nil
+	})
+	if err != nil && r.ctx.Err() == nil {
+		r.log.Error("fanout: OnPoison", "account", string(p.Account), "err", err)
+	}
 }

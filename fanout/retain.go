@@ -16,7 +16,9 @@ import (
 
 const (
 	fullRound = 100 // every so many trim rounds all accounts are looked at, not just those that have grown
-	storeAway = 16  // accounts in a row that cannot be trimmed: it is not about them, and the round ends
+	// trimWait is how long one account may take, so that one that the store holds up does not end retention for all others.
+	trimWait  = time.Minute
+	storeAway = 16 // accounts in a row that cannot be trimmed: it is not about them, and the round ends
 )
 
 // grownSet are the accounts whose inboxes have grown since the last trim round.
@@ -127,7 +129,9 @@ func (t *trimRounds) all(done map[event.Account]struct{}) {
 
 func (t *trimRounds) trim(a event.Account) {
 	t.pace.rest(t.r.ctx)
-	err := t.r.trim(t.r.ctx, a, &t.pace)
+	ctx, cancel := context.WithTimeout(t.r.ctx, trimWait)
+	defer cancel()
+	err := t.r.trim(ctx, a, &t.pace)
 	if err == nil {
 		t.row = 0
 		return
