@@ -136,6 +136,7 @@ func (t *trimRounds) trim(a event.Account) {
 		t.row = 0
 		return
 	}
+	t.pace.reset() // to wait for the store was no work
 	t.r.grown.add(a)
 	t.fail(a, err)
 }
@@ -156,6 +157,9 @@ func (t *trimRounds) fail(a event.Account, err error) {
 // pacer keeps retention from holding up others: after each slice it rests as long as it worked, so that it takes half of
 // the store's time at most.
 type pacer struct{ began time.Time }
+
+// reset begins anew, without a rest.
+func (p *pacer) reset() { p.began = time.Now() }
 
 // rest waits, unless so little was done that a wait would cost more.
 func (p *pacer) rest(ctx context.Context) {
