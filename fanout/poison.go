@@ -170,19 +170,20 @@ func (a *Attachment) attemptLocked(reason event.Reason) *Poison {
 	}
 }
 
-// report tells the host of an entry that keeps defeating a device.
+// report tells the host of an entry that keeps defeating a device. Code of the host's, its logger's as well, is called on a
+// goroutine of its own: the end of a connection does not wait for it.
 func (a *Attachment) report(p *Poison) {
-	r := a.r
-	r.stats.poison.Add(1)
+	a.r.stats.poison.Add(1)
 	a.tell(Event{Kind: EventPoison, To: p.Position, Count: p.Attempts})
-	r.log.Warn("fanout: a device keeps losing its connection at one entry", "account", string(p.Account), "device", string(p.Device),
-		"epoch", uint64(p.Position.Epoch), "seq", p.Position.Seq, "attempts", p.Attempts, "reason", string(p.Reason))
-	if r.cfg.OnPoison != nil {
-		r.owned.Go(func() { r.onPoison(*p) })
-	}
+	a.r.owned.Go(func() { a.r.onPoison(*p) })
 }
 
 func (r *Router) onPoison(p Poison) {
+	r.log.Warn("fanout: a device keeps losing its connection at one entry", "account", string(p.Account), "device", string(p.Device),
+		"epoch", uint64(p.Position.Epoch), "seq", p.Position.Seq, "attempts", p.Attempts, "reason", string(p.Reason))
+	if r.cfg.OnPoison == nil {
+		return
+	}
 	_, err := hostcall.Call(r.ctx, &r.poisonCalls, p.Account, poisonWait, func(ctx context.Context) (struct{}, error) {
 		r.cfg.OnPoison(ctx, p)
 		return struct{}{}, nil
