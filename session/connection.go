@@ -32,6 +32,8 @@ type Connection struct {
 
 	sending atomic.Pointer[sendContext] // of the Send that runs; nil: none does
 	ending  atomic.Pointer[ending]      // nil: no one has fenced it
+	// arrival is Registry.arriving until Attach has succeeded, then nil; or with what the connection has ended before.
+	arrival atomic.Pointer[event.Closed]
 }
 
 // ending is the end of a connection that was fenced.
@@ -112,10 +114,9 @@ func (c *Connection) SetBackground(on bool) {
 	a.mu.Lock()
 	c.background.Store(on)
 	if slices.Contains(a.links, c.k) {
-		c.r.noteLocked(a, c.r.turnedLocked(c.k))
+		c.r.noteLocked(c.r.turnedLocked(c.k))
 	}
 	a.mu.Unlock()
-	c.r.tell(a)
 }
 
 // Background reports what SetBackground said last.
@@ -125,7 +126,7 @@ func (c *Connection) Background() bool { return c.background.Load() }
 // host's Send gets ends with ctx, and with cause ErrFenced as soon as the connection is fenced; that of a connection that
 // never waits is ctx itself. A panic of the host's Send is returned as an error, which has a method Stack.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
-	if !c.r.nodes.serves(c.lease) {
+	if !c.r.nodes.serves(c.lease) || !c.arrived() {
 		return ErrFenced
 	}
 	running := &c.r.instant
@@ -168,6 +169,32 @@ func (c *Connection) fence() bool {
 	return true
 }
 
+// stop fences the connection. first reports whether this call did it, and owes whether the caller has to shut the
+// connection for that: one that is still arriving is left to its Attach, which hands it back to the host and says why.
+//
+// Either stop or arrive is first, whichever way they overlap: if arrive is, Attach succeeds, and the connection is shut as
+// any other one.
+func (c *Connection) stop(why event.Closed) (first, owes bool) {
+	if !c.fence() {
+		return false, false
+	}
+	if owes = !c.arrival.CompareAndSwap(&c.r.arriving, &why); !owes {
+		close(c.ending.Load().closed) // nobody calls Conn.Close
+	}
+	return true, owes
+}
+
+// arrive ends the arrival. It returns nil, or with what the connection has ended before; from then on it is the host's.
+func (c *Connection) arrive() *event.Closed {
+	if c.arrival.CompareAndSwap(&c.r.arriving, nil) {
+		return nil
+	}
+	return c.arrival.Load()
+}
+
+// arrived reports whether Attach has succeeded.
+func (c *Connection) arrived() bool { return c.arrival.Load() == nil }
+
 // settled waits until no Send can begin on a connection that is fenced. One that had looked at the fence just before may
 // not have reached the host's code yet. It has if it began longer ago than fenceGap: nobody waits for a Send that blocks.
 func (c *Connection) settled() {
@@ -185,7 +212,7 @@ func (c *Connection) settled() {
 // that runs nor for Conn.Close. It reports whether this call ended the connection: one that has ended already stays as it
 // is.
 func (c *Connection) Close(why event.Closed) bool {
-	if !c.detach(why.Reason) {
+	if !c.detach(why) {
 		return false
 	}
 	c.r.owned.Do(func() { c.shut(why) })
@@ -211,26 +238,27 @@ func (c *Connection) AwaitClose(ctx context.Context) {
 
 // end is Close that waits. It reports whether this call ended the connection.
 func (c *Connection) end(why event.Closed) bool {
-	if !c.detach(why.Reason) {
+	if !c.detach(why) {
 		return false
 	}
 	c.shut(why)
 	return true
 }
 
-// detach fences the connection and, if it is still its login's current one, begins the resume window.
-func (c *Connection) detach(reason event.Reason) bool {
-	if !c.fence() {
+// detach fences the connection and, if it is still its login's current one, begins the resume window. It reports whether
+// the caller has to shut it.
+func (c *Connection) detach(why event.Closed) bool {
+	first, owes := c.stop(why)
+	if !first {
 		return false
 	}
 	a := c.k.a
 	a.mu.Lock()
-	if slices.Contains(a.links, c.k) && c.k.remove(c, reason) {
-		c.r.noteLocked(a, c.r.turnedLocked(c.k)) // the other tabs may all be in background
+	if slices.Contains(a.links, c.k) && c.k.remove(c, why.Reason) {
+		c.r.noteLocked(c.r.turnedLocked(c.k)) // the other tabs may all be in background
 	}
 	a.mu.Unlock()
-	c.r.tell(a)
-	return true
+	return owes
 }
 
 // shut finishes a fenced connection: its owner is told, Conn.Close is called and waited for.

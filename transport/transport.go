@@ -36,9 +36,9 @@ type Conn interface {
 //     connection that writes a Data as a whole writes one that ends with the entry before; see [Before].
 //   - Neither the entry nor anything behind it was written.
 //
-// The engine takes the entry as one that the device has nacked: its host is told, no connection of the device gets it again
-// once all before it is acknowledged, and delivery goes on behind it on the same connection. A Seq that is of no entry in
-// the batch is an error as any other.
+// The engine takes the entry as one that the device has nacked. Its host is told, and delivery goes on behind the entry on the
+// same connection. Nothing else is acknowledged by it: the device's cursor passes the entry once all before it is. A Seq of no
+// entry in the batch is an error like any other.
 type SkipError struct {
 	Seq  uint64 // of the entry
 	Code string // why, for the host; at most 128 characters, by convention in the words of an [event.Nack]
