@@ -24,6 +24,8 @@ var (
 	ErrLimited = errors.New("session: too fast")
 	// ErrBanned is matched by every [*BannedError].
 	ErrBanned = errors.New("session: account is banned")
+	// ErrRecordFull is matched by every [*RecordFullError].
+	ErrRecordFull = errors.New("session: account is full")
 	// ErrFenced: the connection is not its login's current one any more, or the login has ended.
 	ErrFenced = errors.New("session: connection is fenced")
 	// ErrNoLease: this one of several nodes may not serve connections at the moment, since it cannot renew its lease.

@@ -85,6 +85,19 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
+	client := cmp.Or(string(q.Device), string(q.Platform))
+	if wait := r.refusals.take(r.elapsed(), q.Account, client); wait > 0 {
+		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+	}
+	res, err := r.login(ctx, q)
+	if err == nil {
+		r.refusals.giveBack(r.elapsed(), q.Account, client)
+	}
+	return res, err
+}
+
+// login is Login of a request that is valid, and as far as it has not been refused too often.
+func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
 	q.Description.Extension = slices.Clone(q.Description.Extension)
 	if err := r.backFill(ctx, &q); err != nil {
 		return nil, err
@@ -113,7 +126,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	res.Position, res.Victims = s.head, s.victims(id)
 	res.Session.State = Lingering
 	if res.Position.Seq == 0 {
-		page, err := r.st.Read(ctx, q.Account, store.ReadOptions{})
+		page, err := r.st.Read(context.WithoutCancel(ctx), q.Account, store.ReadOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("session: login %s was admitted, but its position cannot be read: %w", id, err)
 		}
@@ -142,9 +155,9 @@ func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ..
 
 // replace ends the logins that the newcomer takes the place of.
 func (s *step) replace(ids []event.LoginID, newcomer *login) error {
-	rules, err := s.rules()
-	if err != nil {
-		return err
+	rules := s.rules()
+	if rules == nil {
+		return nil
 	}
 	actor := policy.Login{ID: newcomer.ID, Device: newcomer.Device, Platform: newcomer.Platform, Since: s.now}
 	if d := s.rec.device(newcomer.Device); d != nil {
@@ -204,19 +217,26 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 		return err
 	}
 	s.who = q.question()
-	if !s.admitted {
-		return &askError{question: s.question(), about: aboutLogin}
+	switch yes, ok := s.admitted(); {
+	case !ok:
+		return nil
+	case !yes:
+		return &RefusedError{Rule: RuleHost, Cause: policy.CauseHost}
 	}
 	if len(q.replace) > 0 {
-		if err := s.replace(q.replace, &l); err != nil {
+		if err := s.replace(q.replace, &l); err != nil || s.lacks != nil {
 			return err
 		}
 	}
 	d, err := s.decide(s.newcomer(device, q.Platform, q.Wish))
-	if err != nil {
+	if err != nil || s.lacks != nil {
 		return err
 	}
-	if err := s.damp(device, q.Platform, d.Victims); err != nil {
+	swap, err := s.damp(device, q.Platform, d.Victims)
+	if swap && err == nil {
+		err = s.leaveHalf()
+	}
+	if err != nil {
 		return err
 	}
 	res.Decision = d
@@ -236,8 +256,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	}
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.capDevices()
-	s.dirty = true
-	s.grows = &event.InvalidError{Field: "description", Reason: "no room is left for it beside the account's other logins"}
+	s.dirty, s.grows, s.admits = true, true, true
 	res.Session = s.r.view(s.a, &l, s.now, id)
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 	s.record(event.KindDeviceLogin, res.Session, "", id)
@@ -259,17 +278,18 @@ func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanati
 	if err := q.validate(); err != nil {
 		return policy.Explanation{}, err
 	}
-	rules := r.policyOf(ctx, q.question())
-	rec, _, err := r.load(ctx, q.Account)
+	own, err := r.askPolicy(ctx, q.question())
 	if err != nil {
 		return policy.Explanation{}, err
 	}
-	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec}
-	s.settle()
+	s, err := r.glance(ctx, q.Account)
+	if err != nil {
+		return policy.Explanation{}, err
+	}
 	if err := s.banned(); err != nil {
 		return policy.Explanation{}, err
 	}
-	return rules.Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
+	return cmp.Or(own.value, r.policy.Load()).Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
 }
 
 func sortSessions(all []Session) {

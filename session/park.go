@@ -92,7 +92,7 @@ func (s *step) park(d *device, q *ParkRequest) (bool, error) {
 		seqs = slices.Delete(seqs, i, i+1)
 	default:
 		seqs = slices.Insert(seqs, i, q.Position.Seq)
-		s.grows = ErrTooManyParked
+		s.grows = true
 	}
 	seqs = slices.DeleteFunc(seqs, func(seq uint64) bool { return seq <= q.Trim })
 	d.Parked, s.dirty = nil, true

@@ -61,7 +61,12 @@ func (n *nodes) lookFor(m message) {
 		answer()
 		return
 	}
-	s, fenced, err := n.r.change(ctx, m.Look, func(*step) error { return nil }, nil)
+	a, err := n.r.enter(ctx, m.Look)
+	if err != nil {
+		n.r.log.Warn("session: look of another node", "account", string(m.Look), "err", err)
+		return
+	}
+	s, fenced, err := n.r.turn(ctx, a, func(*step) error { return nil }, nil)
 	if err != nil {
 		n.r.log.Warn("session: look of another node", "err", err)
 		return
