@@ -100,6 +100,7 @@ func (e *EnforceReport) add(ctx context.Context, r *Registry, id event.Account, 
 	case err == nil:
 		e.Tally.Add(logins, victims)
 		return nil
+	case errors.Is(err, ErrHookFailed): // whatever the hook returned
 	case ctx.Err() != nil, errors.Is(err, ErrClosed), errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrFailed):
 		return err
 	}

@@ -203,7 +203,7 @@ func TestAttach_EndedHangsOrPanics(t *testing.T) {
 func TestI27_HungHooksAreBounded(t *testing.T) {
 	var calls atomic.Int64
 	var stop chan struct{} // of the bubble
-	s := setup{}
+	s := setup{config: session.Config{DecideLoginFallback: session.Admit}}
 	s.config.DecideLogin = func(context.Context, session.Question) (bool, error) {
 		calls.Add(1)
 		<-stop
