@@ -168,6 +168,40 @@ func TestI19_RulesOfTheCommitHold_K4_4(t *testing.T) {
 	})
 }
 
+// K4.4: the host has answered by its own rules of before, changes them, and has them enforced. What it said does not hold.
+func TestI19_TheHostsOwnRulesHold_K4_4(t *testing.T) {
+	var g gate
+	var own atomic.Pointer[policy.Policy]
+	var closed atomic.Bool
+	s := setup{config: session.Config{IdleTimeout: -1, HookTimeout: time.Hour}}
+	s.config.DecidePolicy = func(context.Context, session.Question) (*policy.Policy, error) {
+		p := own.Load()
+		g.pass()
+		return p, nil
+	}
+	s.config.DecideLogin = func(context.Context, session.Question) (bool, error) { return !closed.Load(), nil }
+	onStores(t, s, func(w *world) {
+		own.Store(mustPolicy(w.t, policy.Rules{PerPlatform: 3}))
+		closed.Store(false)
+		w.fill("ann", "ios", "a1", "a2")
+		another := func(d event.DeviceID, meantime func()) error {
+			return g.while(w.t, func() error {
+				_, err := w.tryLogin(request("ann", d, "ios"))
+				return err
+			}, func() {
+				meantime()
+				_, err := w.reg.Enforce(w.t.Context(), session.EnforceRequest{PerSecond: -1})
+				require.NoError(w.t, err)
+			})
+		}
+		require.NoError(w.t, another("a3", func() { own.Store(mustPolicy(w.t, policy.Rules{Single: true})) }))
+		require.Equal(w.t, "a3", w.devices("ann"))
+		err := another("a4", func() { closed.Store(true) })
+		require.Equal(w.t, session.RuleHost, refusal(w.t, err).Rule)
+		require.Equal(w.t, "a3", w.devices("ann"))
+	})
+}
+
 // K4.4: a login comes back for a slot, and waits in a hook.
 func TestI19_RulesOfTheCommitHoldForComebacks_K4_4(t *testing.T) {
 	var g gate
