@@ -118,10 +118,10 @@ func (s *step) expire() {
 func (s *step) doubts() {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
+	s.dirty = s.dirty || s.a.unsure // once this step is committed, that one cannot take effect any more
 	for _, d := range s.a.doubts {
 		v := d.ended.Session
 		if s.rec.login(v.Login) != nil {
-			s.dirty = true // once this step is committed, that one cannot take effect any more
 			continue
 		}
 		if t := s.rec.tombstone(v.Login); t != nil && t.Node != s.r.cfg.Node {
