@@ -56,7 +56,7 @@ type Config struct {
 	// LoginsPerMinute bounds the logins of one account: so many at once, and as many per minute after that. A login that
 	// comes too early is refused with a [*LimitedError]. Logins that fail are counted apart, in memory: each device may fail
 	// so many times at once and per minute (those without a device ID count together for their platform), all devices of an
-	// account together twice as often. Beyond that a login is refused with a [*LimitedError] before anything is read and
+	// account together four times as often. Beyond that a login is refused with a [*LimitedError] before anything is read and
 	// before the host is asked. Zero means 10; at most 60,000; negative means no bound, for either.
 	LoginsPerMinute int
 	// FlapLimit is how often within 10 s devices may evict others after having been evicted themselves within 10 s. Then

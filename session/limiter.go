@@ -21,11 +21,12 @@ const (
 	limitsKept = 32_768
 )
 
-// limiter bounds how often something is done. It keeps a token bucket for each account, and one of half the size for each
-// client of an account, so that a client that loops leaves half of the account's to the others. It is safe for concurrent use.
+// limiter bounds how often something is done. It keeps a token bucket for each account, and a smaller one for each client of
+// an account, so that a client that loops leaves the rest of the account's to others. It is safe for concurrent use.
 type limiter struct {
 	rate  float64 // tokens per second of an account; 0: no bound
 	burst float64 // tokens of a full bucket
+	share float64 // a client gets this part of both
 
 	mu   sync.Mutex
 	used *simplelru.LRU[limited, *bucket]
@@ -45,8 +46,8 @@ type bucket struct {
 }
 
 // newLimiter returns a limiter with room for so many buckets. Without a rate it lets everything through.
-func newLimiter(rate, burst float64, buckets int) (*limiter, error) {
-	l := &limiter{rate: max(rate, 0), burst: max(burst, 1)}
+func newLimiter(rate, burst, share float64, buckets int) (*limiter, error) {
+	l := &limiter{rate: max(rate, 0), burst: max(burst, 1), share: share}
 	var err error
 	if l.used, err = simplelru.NewLRU[limited, *bucket](buckets, nil); err != nil {
 		return nil, fmt.Errorf("session: limiter: %w", err)
@@ -71,23 +72,21 @@ func (l *limiter) take(now time.Duration, account event.Account, client string) 
 	return l.bucket(now, limited{account: account}, l.rate, l.burst).take(l.rate)
 }
 
-// giveBack takes a call back that take has let through.
+// giveBack gives the account its token back for a call that take has let through, and the client its own if one is named.
 func (l *limiter) giveBack(now time.Duration, account event.Account, client string) {
 	if l.rate == 0 {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	rate, burst := l.ofClient()
-	for _, b := range []struct {
-		*bucket
-		burst float64
-	}{{l.bucket(now, limited{account, client}, rate, burst), burst}, {l.bucket(now, limited{account: account}, l.rate, l.burst), l.burst}} {
-		b.tokens = min(b.tokens+1, b.burst)
+	if client != "" {
+		rate, burst := l.ofClient()
+		l.bucket(now, limited{account, client}, rate, burst).put(burst)
 	}
+	l.bucket(now, limited{account: account}, l.rate, l.burst).put(l.burst)
 }
 
-func (l *limiter) ofClient() (rate, burst float64) { return l.rate / 2, max(l.burst/2, 1) }
+func (l *limiter) ofClient() (rate, burst float64) { return l.rate * l.share, max(l.burst*l.share, 1) }
 
 // bucket returns a bucket as it is now.
 func (l *limiter) bucket(now time.Duration, of limited, rate, burst float64) *bucket {
@@ -115,5 +114,7 @@ func (b *bucket) take(rate float64) time.Duration {
 	next, crowd := seconds((1-b.tokens)/rate), seconds(b.refused/rate)
 	return max(next, min(max(next, minRetryWait)+rand.N(time.Second+crowd), maxRetryWait))
 }
+
+func (b *bucket) put(burst float64) { b.tokens = min(b.tokens+1, burst) }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

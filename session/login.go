@@ -3,6 +3,7 @@ package session
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -92,6 +93,8 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	res, err := r.login(ctx, q)
 	if err == nil {
 		r.refusals.giveBack(r.elapsed(), q.Account, client)
+	} else if e, ok := errors.AsType[*LimitedError](err); ok && e.Reason == event.Flapping {
+		r.refusals.giveBack(r.elapsed(), q.Account, "") // the account's other devices have nothing to do with it
 	}
 	return res, err
 }
@@ -232,8 +235,8 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	if err != nil || s.lacks != nil {
 		return err
 	}
-	swap, err := s.damp(device, q.Platform, d.Victims)
-	if swap && err == nil {
+	slow, err := s.damp(device, q.Platform, d.Victims)
+	if slow && err == nil {
 		err = s.leaveHalf()
 	}
 	if err != nil {

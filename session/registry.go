@@ -127,14 +127,15 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 
 // limit makes the limiters.
 func (r *Registry) limit() (err error) {
-	node, account, logins := float64(r.cfg.AttachesPerSecond), float64(r.cfg.AttachesPerAccount), float64(2*r.cfg.LoginsPerMinute)
-	if r.attaches, err = newLimiter(node, node, 1); err != nil {
+	node, account := float64(r.cfg.AttachesPerSecond), float64(r.cfg.AttachesPerAccount)
+	if r.attaches, err = newLimiter(node, node, 1, 1); err != nil {
 		return err
 	}
-	if r.attachesOf, err = newLimiter(account, 2*account, limitsKept); err != nil {
+	if r.attachesOf, err = newLimiter(account, 2*account, 1./2, limitsKept); err != nil {
 		return err
 	}
-	r.refusals, err = newLimiter(logins/60, logins, limitsKept)
+	logins := 4 * float64(r.cfg.LoginsPerMinute)
+	r.refusals, err = newLimiter(logins/60, logins, 1./4, limitsKept)
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 
 const (
 	flapWindow   = 10 * time.Second // evictions within it count together
+	flapMemory   = time.Minute      // evictions are remembered for so long
 	flapPause    = 5 * time.Second  // how long the next one is held after the last of them
 	maxEvictions = 32               // that an account remembers: 800 bytes
 	maxVictims   = 8                // of one admission that are among them
@@ -56,7 +57,7 @@ func (s *step) pace() error {
 	return nil
 }
 
-// leaveHalf refuses a login of a device that evicts others in turns if, after pace, less than half of what the account may
+// leaveHalf refuses a login of a device that evicts again and again if, after pace, less than half of what the account may
 // log in at once were left to others.
 func (s *step) leaveHalf() error {
 	perMinute := int64(s.r.cfg.LoginsPerMinute)
@@ -78,7 +79,7 @@ type eviction struct {
 	Of   uint64
 	Time int64 // Unix milliseconds
 	Swap bool  // By had been evicted itself, right before
-	Told bool  // it belongs to a burst that watchers were told of
+	Told bool  // a swap of a burst that watchers were told of
 }
 
 // markOf stands for a device ID in the list of evictions: it is shorter.
@@ -90,16 +91,20 @@ func markOf(id event.DeviceID) uint64 {
 // damp slows down devices that evict each other in turns, however many they are. A swap is an admission that evicts
 // somebody for a device which was evicted itself within the last 10 s. After FlapLimit of them within 10 s, among devices
 // that have to do with one another, the next one is refused until 5 s after the last, so that those that are there stay.
-// From then on there is at most one in 5 s, until 10 s go by without any.
+// From then on there is at most one in 5 s, until a minute goes by without any; and what counts as one is an eviction for a
+// device that was evicted within that minute.
 //
-// Only those devices are refused: any other one may come and evict. It reports whether this is a swap.
-func (s *step) damp(device event.DeviceID, platform event.Platform, victims []policy.Victim) (swap bool, err error) {
+// Only those devices are refused: any other one may come and evict. A device that takes the place of its own login alone has
+// to do with no other device: that counts apart, since it may be two machines with one device ID.
+//
+// It reports whether this is a swap of devices that are slow already.
+func (s *step) damp(device event.DeviceID, platform event.Platform, victims []policy.Victim) (slow bool, err error) {
 	limit, now := s.r.cfg.FlapLimit, s.now.UnixMilli()
 	if limit < 0 {
 		return false, nil
 	}
-	kept, me := lately(s.rec.Evictions, now), markOf(device)
-	group := []uint64{me}
+	known, me := remembered(s.rec.Evictions, now), markOf(device)
+	group, own := []uint64{me}, true
 	var added []eviction
 	for _, v := range victims {
 		l := s.rec.login(v.Login)
@@ -108,38 +113,54 @@ func (s *step) damp(device event.DeviceID, platform event.Platform, victims []po
 		}
 		added = append(added, eviction{By: me, Of: markOf(l.Device), Time: now})
 		group = append(group, markOf(l.Device))
+		own = own && l.Device == device
 	}
-	swap = len(added) > 0 && slices.ContainsFunc(kept, func(e eviction) bool { return e.Of == me })
-	if swap {
-		swaps, last, told := 0, int64(0), false
-		for _, e := range among(kept, group) {
-			told = told || e.Told
-			if e.Swap {
-				swaps, last = swaps+1, max(last, e.Time)
-			}
+	f := flaps(among(known, group, own), me, now)
+	if len(added) > 0 && f.swap {
+		slow = f.told
+		if wait := f.last + flapPause.Milliseconds() - now; (slow || f.swaps >= limit) && wait > 0 {
+			return slow, &LimitedError{Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
 		}
-		if wait := last + flapPause.Milliseconds() - now; (told || swaps >= limit) && wait > 0 {
-			return true, &LimitedError{Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
-		}
-		added[0].Swap, added[0].Told = true, told || swaps+1 >= limit
-		if added[0].Told && !told {
+		added[0].Swap, added[0].Told = true, slow || f.swaps+1 >= limit
+		if added[0].Told && !slow {
 			s.changes = append(s.changes, Change{
 				Kind: ChangeContended, Reason: event.Flapping,
 				Session: Session{Account: s.a.id, Device: device, Platform: platform, State: Offline},
 			})
 		}
 	}
-	s.rec.Evictions = append(kept, added...)
+	s.rec.Evictions = append(known, added...)
 	s.rec.limitEvictions()
-	return swap, nil
+	return slow, nil
 }
 
-// lately returns the evictions that still count. One of the near future is of now: a clock was ahead. One that is further
-// ahead could keep a device out for as long as that, and is forgotten like those that are old.
-func lately(all []eviction, now int64) []eviction {
+// flap is what the evictions of the last minute say to one more.
+type flap struct {
+	swap  bool  // it is one
+	swaps int   // of the last 10 s
+	last  int64 // time of the last one
+	told  bool  // there was a burst within the last minute that watchers were told of
+}
+
+// flaps looks at the evictions of a device's group.
+func flaps(group []eviction, me uint64, now int64) (f flap) {
+	f.told = slices.ContainsFunc(group, func(e eviction) bool { return e.Told })
+	for _, e := range group {
+		recent := now-e.Time < flapWindow.Milliseconds()
+		f.swap = f.swap || e.Of == me && (recent || f.told)
+		if e.Swap && recent {
+			f.swaps, f.last = f.swaps+1, max(f.last, e.Time)
+		}
+	}
+	return f
+}
+
+// remembered returns the evictions of the last minute. One of the near future is of now: a clock was ahead. One that is
+// further ahead could keep a device out for as long as that, and is forgotten like those that are old.
+func remembered(all []eviction, now int64) []eviction {
 	var kept []eviction
 	for _, e := range all {
-		if age := now - e.Time; max(age, -age) < flapWindow.Milliseconds() {
+		if now-e.Time < flapMemory.Milliseconds() && e.Time-now < flapWindow.Milliseconds() {
 			e.Time = min(e.Time, now)
 			kept = append(kept, e)
 		}
@@ -147,9 +168,10 @@ func lately(all []eviction, now int64) []eviction {
 	return kept
 }
 
-// among returns the evictions of a group of devices, and of all devices that these have to do with, directly or not.
-func among(all []eviction, group []uint64) []eviction {
-	for more := true; more; {
+// among returns the evictions of a group of devices, and of all devices that these have to do with, directly or not; own:
+// those of devices by themselves, and no others.
+func among(all []eviction, group []uint64, own bool) []eviction {
+	for more := !own; more; {
 		more = false
 		for _, e := range all {
 			by, of := slices.Contains(group, e.By), slices.Contains(group, e.Of)
@@ -160,7 +182,7 @@ func among(all []eviction, group []uint64) []eviction {
 	}
 	var of []eviction
 	for _, e := range all {
-		if slices.Contains(group, e.By) {
+		if slices.Contains(group, e.By) && own == (e.By == e.Of) {
 			of = append(of, e)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 const (
 	lookWait   = time.Second // how long a step waits for another node to act
 	lookerCrew = 256         // looks for other nodes side by side; what comes beyond that finds out within a lease's life
+	looksOfOne = 8           // of them at one account, which may be one that hangs
 )
 
 // message is what nodes say to each other: one of Look, Seen and Revoked. All of them are hints. Handlers of a bus are
@@ -37,19 +38,39 @@ func (n *nodes) handle(raw []byte) []byte {
 	case err == nil && m.Revoked.Validate() == nil:
 		n.released(m.Revoked)
 	case err == nil && m.Look.Validate() == nil && event.CheckID("node", string(m.From)) == nil:
-		select {
-		case n.lookers <- struct{}{}:
-			n.r.owned.Do(func() {
-				defer func() { <-n.lookers }()
-				n.lookFor(m)
-			})
-		default:
-			n.r.log.Warn("session: too many looks of other nodes", "node", string(m.From))
+		if !n.beginLook(m.Look) {
+			n.r.log.Warn("session: too many looks of other nodes", "node", string(m.From), "account", string(m.Look))
+			return nil
 		}
+		n.r.owned.Do(func() {
+			defer n.endLook(m.Look)
+			n.lookFor(m)
+		})
 	default:
 		n.r.log.Warn("session: message of another node", "bytes", len(raw))
 	}
 	return nil
+}
+
+// beginLook takes a place among those that look at accounts for other nodes, and reports whether there was one.
+func (n *nodes) beginLook(account event.Account) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.lookers == lookerCrew || n.looking[account] == looksOfOne {
+		return false
+	}
+	n.lookers++
+	n.looking[account]++
+	return true
+}
+
+func (n *nodes) endLook(account event.Account) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lookers--
+	if n.looking[account]--; n.looking[account] == 0 {
+		delete(n.looking, account)
+	}
 }
 
 // lookFor looks at an account's record for another node, and answers when what it does not allow any more is fenced.
