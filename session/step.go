@@ -49,7 +49,7 @@ type step struct {
 }
 
 // run lets decide change the account, commits what it did, has apply make it visible in memory while it is still the
-// account's turn, and then tells connections, hooks and watchers. decide may run several times, each time on a fresh
+// account's turn, and then tells hooks and connections. decide may run several times, each time on a fresh
 // step; apply once, and also if there was nothing to commit. If the step lacks an answer of the host, nothing happens but
 // that the step is returned.
 //
@@ -111,13 +111,12 @@ func (r *Registry) begin(a *account, rec *record) *step {
 
 // noteLocked makes the step's changes known, in the order of the account's steps.
 func (s *step) noteLocked() {
-	s.r.noteLocked(s.a, s.changes)
+	s.r.noteLocked(s.changes)
 	s.changes = nil
 }
 
-// settled tells all whom a step concerns: watchers, other nodes, hooks, connections. Nobody waits for one who hangs.
+// settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
 func (r *Registry) settled(s *step, gone []fenced) {
-	r.tell(s.a)
 	r.nodes.ask(s)
 	r.finish(s, gone)
 }
