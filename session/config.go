@@ -50,7 +50,7 @@ type Config struct {
 	// means never.
 	TokenRotation time.Duration
 	// MaxDevices bounds the devices that an account remembers; those seen longest ago are forgotten, but never one that is
-	// logged in. Zero means 32.
+	// logged in. Logins without a device ID do not count. Zero means 32.
 	MaxDevices int
 	// LoginsPerMinute bounds the logins of one account: so many at once, and as many per minute after that. A login that
 	// comes too early is refused with a [*LimitedError]. Logins that fail are counted apart, in memory: each device may fail

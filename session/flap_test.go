@@ -184,3 +184,42 @@ func TestI27_EvictionsTakeLittleRoom(t *testing.T) {
 		require.LessOrEqual(w.t, len(rec.Evictions), 32)
 	})
 }
+
+// K11.1: private windows of a browser, which come without a device ID and never log out. All of them get in, 64 logins are
+// kept, and the devices that the account remembers stay.
+func TestPrivateWindowsLockNobodyOut_K11_1(t *testing.T) {
+	inBubble(t, setup{config: session.Config{MaxDevices: 32}}, func(w *world) {
+		for i := range 32 { // they log in and out, and are remembered
+			g := w.login("ann", event.DeviceID(fmt.Sprint("real", i)), "ios")
+			require.NoError(w.t, w.reg.Logout(w.t.Context(), "ann", g.id))
+		}
+		for i := range 200 {
+			g, err := w.tryLogin(session.LoginRequest{Account: "ann", Platform: "web"})
+			require.NoError(w.t, err, "window %d", i)
+			g.attach().conn.Detach()
+			w.pass(3 * time.Minute)
+			require.LessOrEqual(w.t, len(w.list("ann")), policy.MaxLogins)
+		}
+		require.Len(w.t, w.list("ann"), policy.MaxLogins)
+		devices, err := w.reg.Devices(w.t.Context(), "ann")
+		require.NoError(w.t, err)
+		for i := range 32 {
+			require.Contains(w.t, devices, event.DeviceID(fmt.Sprint("real", i)))
+		}
+		require.Len(w.t, devices, 32+policy.MaxLogins)
+		phone := w.join("ann", "real0", "ios")
+		require.True(w.t, phone.live())
+	})
+	t.Run("over both stores, all at once", func(t *testing.T) {
+		onStores(t, setup{config: session.Config{ResumeWindow: -1, SweepInterval: time.Millisecond}}, func(w *world) {
+			w.join("ann", "phone", "ios")
+			for i := range 200 {
+				g, err := w.tryLogin(session.LoginRequest{Account: "ann", Platform: "web"})
+				require.NoError(w.t, err, "window %d", i)
+				_ = g
+			}
+			require.LessOrEqual(w.t, len(w.list("ann")), policy.MaxLogins)
+			require.Contains(w.t, w.devices("ann"), "phone")
+		})
+	})
+}

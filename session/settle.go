@@ -56,9 +56,16 @@ func (s *step) forgetDevice(d device) {
 	}})
 }
 
-// capDevices forgets the devices that are more than an account may have, those seen longest ago first.
+// capDevices forgets the devices that are more than an account may have, those seen longest ago first. Those of logins without
+// a device ID do not count: they go with their logins.
 func (s *step) capDevices() {
-	for len(s.rec.Devices) > s.r.cfg.MaxDevices {
+	own := 0
+	for i := range s.rec.Logins {
+		if s.rec.Logins[i].own() {
+			own++
+		}
+	}
+	for len(s.rec.Devices)-own > s.r.cfg.MaxDevices {
 		d := s.rec.oldest()
 		if d == nil {
 			return
