@@ -99,7 +99,8 @@ func checkNote(note string) error {
 // Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, the revoke hook has
 // run and the connections were told. Their devices keep their place in the inbox. The results are in order of the list,
 // or of admission. A login that is not there is no error, so that a kick may be repeated; [ErrNotFound] is returned if By
-// or Others is not a login of the account. If By is set, policy may protect some of them (see [policy.Policy.MayEnd]).
+// or Others is not a login of the account. If By is set, policy may protect some of them (see [policy.Policy.MayEnd]), and
+// it is a [*HookError] if Config.DecidePolicy does not answer. ctx bounds all waits before the commit.
 func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err

@@ -22,7 +22,8 @@ const (
 // Policy returns the policy that holds for accounts without an override.
 func (r *Registry) Policy() *policy.Policy { return r.policy.Load() }
 
-// SetPolicy replaces the policy from the next admission on. Nobody who is there ends; see [Registry.Enforce] for that.
+// SetPolicy replaces the policy from the next admission on; one that is being decided, and waits for a hook, is decided by the
+// new one. Nobody who is there ends; see [Registry.Enforce] for that. It holds on this node alone.
 func (r *Registry) SetPolicy(p *policy.Policy) error {
 	if p == nil {
 		return &event.InvalidError{Field: "policy", Reason: "nil"}
@@ -62,7 +63,12 @@ type EnforceFailure struct {
 
 // Enforce ends, in every account, the logins that are beyond the policy that holds for it, with reason policy_changed,
 // as [policy.Policy.Enforce] names them. It goes through all accounts of the store at the given pace. An account that
-// cannot be read or written is reported and passed over. If ctx ends or the store fails, the report says where to go on.
+// cannot be read or written within 10 s, or for which Config.DecidePolicy does not answer, is reported and passed over. If ctx
+// ends or the store fails, the report says where to go on.
+//
+// After it, no account of this node is above the rules, whatever hung meanwhile: a login that was being decided when Enforce
+// began asks the host anew, and one that was being committed is looked at once more. Among several nodes it has to be called
+// on each, after SetPolicy on each.
 func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport, error) {
 	if !q.DryRun {
 		r.enforced.Add(1)
