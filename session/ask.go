@@ -11,6 +11,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/sentinel"
 	"github.com/manydevice/manydevice/policy"
 )
 
@@ -27,7 +28,7 @@ import (
 //     that decide has now, and no SetPolicy or Enforce began after the host was asked. Otherwise it counts as missing, the
 //     step is dropped, and the call goes back to 2.
 //
-// Each of the three is asked maxAsked times at most; then the call fails with a [*ChangingError].
+// Each of the three is asked maxQuestions times at most; then the call fails with a [*ChangingError].
 //
 // # Why that is enough for Enforce
 //
@@ -37,8 +38,8 @@ import (
 // this is its first login, has no step of Enforce: therefore a step that admits looks at Registry.enforced once more after its
 // commit. If it was raised meanwhile, the account is enforced once more. See [Registry.run].
 
-// maxAsked is how often one call asks the host the same thing at most.
-const maxAsked = 8
+// maxQuestions is how often one call asks the host the same thing at most.
+const maxQuestions = 8
 
 // Fallback says what happens when a hook that decides does not answer: it fails, panics, takes longer than
 // Config.HookTimeout, or is not called because too many of its calls for this account hang.
@@ -54,9 +55,9 @@ const (
 // Errors of calls that need an answer of the host.
 var (
 	// ErrHookFailed is matched by every [*HookError].
-	ErrHookFailed = errors.New("session: a hook that decides has failed")
+	ErrHookFailed = sentinel.New(event.Unavailable, "session: a hook that decides has failed")
 	// ErrChanging is matched by every [*ChangingError].
-	ErrChanging = errors.New("session: the account changes faster than the host answers")
+	ErrChanging = sentinel.New(event.Unavailable, "session: the account changes faster than the host answers")
 )
 
 // HookError reports that a hook of the host's had to decide and did not. Policy has not refused anything, and nothing was
@@ -88,7 +89,7 @@ type ChangingError struct {
 func (e *ChangingError) Closed() event.Closed { return event.Unavailable.Closed(e.RetryAfter) }
 
 func (e *ChangingError) Error() string {
-	return fmt.Sprintf("session: asked the host %d times, and each time the account or the rules had changed", maxAsked)
+	return fmt.Sprintf("session: asked the host %d times, and each time the account or the rules had changed", maxQuestions)
 }
 
 // Is makes errors.Is(err, ErrChanging) true.
@@ -208,7 +209,7 @@ func (r *Registry) rehearse(ctx context.Context, id event.Account, decide func(*
 
 // ask asks the host for what a step lacks.
 func (r *Registry) ask(ctx context.Context, have *answers, l *lack) (err error) {
-	if have.asked[l.about]++; have.asked[l.about] > maxAsked {
+	if have.asked[l.about]++; have.asked[l.about] > maxQuestions {
 		return &ChangingError{RetryAfter: r.soon()}
 	}
 	switch l.about {

@@ -45,9 +45,10 @@ type Registry struct {
 	janitors  crew
 
 	draining   atomic.Bool
-	attaches   *limiter // of the node
-	attachesOf *limiter // of each account
-	refusals   *limiter // logins of each account that were not admitted, and those that run
+	arriving   event.Closed // its address marks connections that are arriving
+	attaches   *limiter     // of the node
+	attachesOf *limiter     // of each account
+	refusals   *limiter     // logins of each account that were not admitted, and those that run
 
 	calls    calls
 	feed     stream.Feed[Change]
