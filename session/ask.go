@@ -71,7 +71,7 @@ type HookError struct {
 // Closed returns what to tell the client.
 func (e *HookError) Closed() event.Closed { return event.Unavailable.Closed(e.RetryAfter) }
 
-func (e *HookError) Error() string { return "session: " + e.Hook + ": " + e.Err.Error() }
+func (e *HookError) Error() string { return fmt.Sprintf("session: %s: %v", e.Hook, e.Err) }
 
 // Is makes errors.Is(err, ErrHookFailed) true.
 func (e *HookError) Is(target error) bool { return target == ErrHookFailed }
