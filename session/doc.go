@@ -91,6 +91,6 @@
 // with a lock held or inside a step, so it may call back. Input is checked first; a bad field is an
 // [*event.InvalidError] and nothing is written. A login that policy turns down is a [*RefusedError], one of a banned
 // account a [*BannedError], one that comes too fast a [*LimitedError], and a resume of an ended login an [*EndedError].
-// Closed of each is what to tell the client. A resume with a wrong token or ID is [ErrUnknownLogin], whatever it is that
-// is wrong.
+// A resume with a wrong token or ID is [ErrUnknownLogin], whatever it is that is wrong. [event.ClosedOf] says of each error
+// what to tell the client.
 package session

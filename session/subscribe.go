@@ -110,7 +110,7 @@ func (c *Change) item() stream.Item[Change] {
 
 // turnedLocked returns the change if the login has gone to background or come back from it.
 func (r *Registry) turnedLocked(k *link) []Change {
-	if !k.attached() || !k.announced {
+	if !k.online() || !k.announced {
 		return nil
 	}
 	away := k.state() == Away
