@@ -120,9 +120,14 @@ func (a *Attachment) Touch() { a.conn.Touch() }
 // Detach tells the engine that the connection is gone. Late calls have no effect on a newer connection.
 func (a *Attachment) Detach() { a.conn.Detach() }
 
-// Close ends the connection for a reason of the host's. The login lives on. It does not wait for Conn.Close: the next call of
-// Handle does, so that a host whose reading loop ends with it has told the client.
+// Close ends the connection for a reason of the host's. The login lives on. It does not wait for Conn.Close: AwaitClose and
+// the next call of Handle do.
 func (a *Attachment) Close(why event.Closed) { a.conn.Close(why) }
+
+// AwaitClose waits, if the connection has ended, until Conn.Close has returned: from then on the client was told why, and the
+// host may close the socket. It returns at once if the connection lives, and waits no longer than ctx, and Config.CloseTimeout
+// of the registry, allow.
+func (a *Attachment) AwaitClose(ctx context.Context) { a.conn.AwaitClose(ctx) }
 
 // Start begins delivery on a connection that was attached with [AttachRequest.Hold], and does nothing otherwise. It may be
 // called again, and after the end.
