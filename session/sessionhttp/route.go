@@ -104,13 +104,19 @@ func (rt *route) take(segs []segment) (map[string]string, bool) {
 // segment is what is between two slashes of a path.
 type segment struct{ raw, value string } // as it was sent, and decoded
 
-// path returns the segments of a request's path, below the prefix, or false if the path is not clean: if a
-// segment is empty or, decoded, a dot or two, or if something before the handler has changed the path and lost how it was
-// encoded, so that a slash within a segment cannot be told from one between two.
+// path returns the segments of a request's path, below the prefix, or false if the path is not clean:
+//
+//   - a segment is empty or, decoded, a dot or two;
+//   - it has a bare '#' or '\', which others take for the end of a path or for a slash;
+//   - something before the handler has changed the path and lost how it was encoded, so that a slash within a segment
+//     cannot be told from one between two.
 func (h *Handler) path(r *http.Request) ([]segment, bool) {
 	p := r.URL.EscapedPath()
-	if r.URL.RawPath != "" && p != r.URL.RawPath {
-		return nil, false
+	if raw := r.URL.RawPath; raw != "" { // taken as it is: characters that should be encoded may not be
+		if decoded, err := url.PathUnescape(raw); err != nil || decoded != r.URL.Path {
+			return nil, false
+		}
+		p = raw
 	}
 	if h.cfg.Prefix != "" {
 		if rest, ok := strings.CutPrefix(p, h.cfg.Prefix); ok && (rest == "" || rest[0] == '/') {
@@ -131,7 +137,7 @@ func split(p string) ([]segment, bool) {
 	var segs []segment
 	for raw := range strings.SplitSeq(p[1:], "/") {
 		value, err := url.PathUnescape(raw)
-		if err != nil || value == "" || value == "." || value == ".." {
+		if err != nil || value == "" || value == "." || value == ".." || strings.ContainsAny(raw, `#\`) {
 			return nil, false
 		}
 		segs = append(segs, segment{raw, value})
