@@ -81,7 +81,7 @@ func newDesk(t *testing.T, cfg session.Config) *desk {
 	t.Helper()
 	inner := memstore.New(memstore.Config{})
 	st := storetest.WithFaults(inner)
-	cfg.LoginsPerMinute = -1
+	cfg.LoginsPerMinute, cfg.FlapLimit = -1, -1 // faster than anybody would
 	reg, err := session.New(st, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
