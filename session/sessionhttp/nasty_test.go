@@ -272,6 +272,38 @@ func TestPaths_NothingElseChangesWhateverIsInThem(t *testing.T) {
 	})
 }
 
+// Of a device whose ID means something in a path, just that device is removed.
+func TestPaths_RemoveJustTheDeviceThatIsMeant(t *testing.T) {
+	for _, mount := range slices.Sorted(maps.Keys(mounts)) {
+		t.Run(mount, func(t *testing.T) {
+			a := newArena(t, mount)
+			for _, nasty := range nasties {
+				id := event.DeviceID(nasty)
+				if id.Validate() != nil {
+					continue
+				}
+				for _, how := range []string{"escaped", "all escaped"} {
+					if strings.Contains(mount, "decoded") && path.Clean("/"+nasty) != "/"+nasty {
+						continue
+					}
+					a.restore("ann")
+					a.login("ann", id, "ios")
+					before, err := a.reg.Devices(context.Background(), "ann")
+					require.NoError(t, err)
+					target := a.fill("/accounts/{account}/devices/{device}", "device", spellings[how](nasty))
+					status, ok := a.send(request{method: http.MethodDelete, target: target}, true)
+					require.True(t, ok)
+					require.Equal(t, 204, status, "%q", nasty)
+					after, err := a.reg.Devices(context.Background(), "ann")
+					require.NoError(t, err)
+					delete(before, id)
+					require.Equal(t, before, after, "%q", nasty)
+				}
+			}
+		})
+	}
+}
+
 // K12.2: a parameter that a route does not take, one that is there twice or cannot be read, is never one that is absent.
 func TestQueries_AreReadAsAWholeOrNotAtAll(t *testing.T) {
 	forEach(t, func(a *arena, follow bool) {

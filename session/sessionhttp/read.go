@@ -41,7 +41,7 @@ func (c *call) readQuery(known []string) error {
 	c.query = make(map[string]string, len(given))
 	for name, values := range given {
 		if !slices.Contains(known, name) {
-			return &event.InvalidError{Field: "query", Reason: "has a parameter that this route does not take"}
+			return &event.InvalidError{Field: "query", Reason: "has a parameter that is none of: " + listed(known)}
 		}
 		if len(values) != 1 {
 			return &event.InvalidError{Field: name, Reason: "is there more than once"}
@@ -49,6 +49,14 @@ func (c *call) readQuery(known []string) error {
 		c.query[name] = values[0]
 	}
 	return nil
+}
+
+// listed names what a route takes.
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "nothing, since there are none here"
+	}
+	return strings.Join(names, ", ")
 }
 
 // number reads a parameter of the query.
@@ -124,7 +132,7 @@ func parseObject(text []byte, known []string) (members, error) {
 			return nil, bodyError("it is not an object")
 		}
 		if !slices.Contains(known, name) {
-			return nil, bodyError("it has a member that this route does not take; names are written as documented")
+			return nil, bodyError("it has a member that is none of: " + listed(known))
 		}
 		if _, twice := all[name]; twice {
 			return nil, bodyError(name + " is there more than once")
