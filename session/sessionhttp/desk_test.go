@@ -99,7 +99,7 @@ func (d *desk) login(account event.Account, device event.DeviceID, p event.Platf
 	d.t.Helper()
 	res, err := d.reg.Login(context.Background(), session.LoginRequest{
 		Account: account, Device: device, Platform: p,
-		Description: session.Description{Name: "My " + string(device), Model: "M", OS: "O", AppVersion: "1", IP: "::1", Extension: []byte{1}},
+		Description: session.Description{Name: event.CleanName("My " + string(device)), Model: "M", OS: "O", AppVersion: "1", IP: "::1", Extension: []byte{1}},
 	})
 	require.NoError(d.t, err)
 	return res.Session.Login
