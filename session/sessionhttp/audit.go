@@ -3,7 +3,6 @@ package sessionhttp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime/debug"
 	"time"
 
@@ -61,7 +60,7 @@ func panicked(p any) error { return &hostcall.PanicError{Value: p, Stack: debug.
 // stackOf returns where an error comes from, if it is a panic.
 func stackOf(err error) string {
 	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		return fmt.Sprintf("%s", p.Stack)
+		return string(p.Stack)
 	}
 	return ""
 }

@@ -82,16 +82,17 @@ var easeMobCodes = map[int]string{
 }
 
 func (c *call) easeMobError(p problem) easeMobError {
-	text := p.Title
+	var text strings.Builder
+	text.WriteString(p.Title)
 	for _, more := range []string{p.Field, p.Detail, p.Cause} {
 		if more != "" {
-			text += " " + more
+			text.WriteString(" " + more)
 		}
 	}
 	now := time.Now()
 	return easeMobError{
 		Error: easeMobCodes[p.Status], Exception: p.Code, Timestamp: now.UnixMilli(), Duration: now.Sub(c.begin).Milliseconds(),
-		Description: text,
+		Description: text.String(),
 	}
 }
 

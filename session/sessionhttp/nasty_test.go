@@ -90,7 +90,6 @@ var mounts = map[string]struct {
 type arena struct {
 	*desk
 	accounts []event.Account
-	devices  []string // of ann
 	mounted  http.Handler
 	base     string
 	redirect bool // something before the handler answers with redirects
