@@ -22,7 +22,4 @@ func Drain(s *Subscription) (all []Change) {
 }
 
 // Unserved says why no connections are served any more that were bound under the lease; nil: they are.
-func (r *Registry) Unserved(lease uint64) error {
-	_, err := r.unserved(lease)
-	return err
-}
+func (r *Registry) Unserved(lease uint64) error { return r.unserved(lease) }

@@ -126,14 +126,12 @@ func (h *Handler) disconnect(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if res[0].Denied != "" {
-		return nil, &deniedError{string(res[0].Denied)}
-	}
 	c.note(res)
 	return c.envelope(result{res[0].Ended}), nil
 }
 
-// disconnectAll ends all logins. The result is false if there is none, or if one is protected and stays.
+// disconnectAll ends all logins. The result is false if there is none, or if one is protected from the login that asks and
+// stays while others end.
 func (h *Handler) disconnectAll(c *call) (any, error) {
 	c.target = "all"
 	res, err := h.reg.Kick(c.Context(), session.KickRequest{Account: c.account, All: true, By: c.self})
