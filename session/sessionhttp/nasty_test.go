@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -188,8 +189,9 @@ func (a *arena) check(q request, follow bool, account event.Account, may bool) i
 		if name == account && may && status/100 == 2 {
 			continue
 		}
-		require.True(a.t, before[name].Revision == after[name].Revision && bytes.Equal(before[name].Data, after[name].Data),
-			"account %q is another after %s %q %s: %d", name, q.method, q.target, q.body, status)
+		if before[name].Revision != after[name].Revision || !bytes.Equal(before[name].Data, after[name].Data) {
+			require.Fail(a.t, "something else has changed", "account %q is another after %s %q %s: %d", name, q.method, q.target, q.body, status)
+		}
 	}
 	if account != "" && may && status/100 == 2 && before[account].Revision != after[account].Revision {
 		a.restore(account)
@@ -215,10 +217,10 @@ var goodBodies = map[string]string{
 	"/accounts/{account}/kick": `{"all":true}`, "/accounts/{account}/ban": `{"note":"x"}`, "/accounts/{account}/delete": `{"refuse":true}`,
 }
 
-// forEach runs a check over all mounts, for a client that follows redirects and one that does not. Where nothing may
+// forEach runs a check over mounts, for a client that follows redirects and one that does not. Where nothing may
 // redirect, these are the same.
-func forEach(t *testing.T, check func(a *arena, follow bool)) {
-	for _, mount := range slices.Sorted(maps.Keys(mounts)) {
+func forEach(t *testing.T, which iter.Seq[string], check func(a *arena, follow bool)) {
+	for _, mount := range slices.Sorted(which) {
 		for _, follow := range []bool{false, true} {
 			if follow && !strings.Contains(mount, "redirects") {
 				continue
@@ -233,7 +235,7 @@ func forEach(t *testing.T, check func(a *arena, follow bool)) {
 
 // K12.1, K12.5: no text in the place of an identifier makes one request another.
 func TestPaths_NothingElseChangesWhateverIsInThem(t *testing.T) {
-	forEach(t, func(a *arena, follow bool) {
+	forEach(t, maps.Keys(mounts), func(a *arena, follow bool) {
 		for _, rt := range a.h.Routes() {
 			for _, m := range pathParams.FindAllString(rt.Pattern, -1) {
 				name := m[1 : len(m)-1]
@@ -305,7 +307,8 @@ func TestPaths_RemoveJustTheDeviceThatIsMeant(t *testing.T) {
 
 // K12.2: a parameter that a route does not take, one that is there twice or cannot be read, is never one that is absent.
 func TestQueries_AreReadAsAWholeOrNotAtAll(t *testing.T) {
-	forEach(t, func(a *arena, follow bool) {
+	some := []string{"at the root", "behind a router that redirects decoded paths for good"} // the others do not look at them
+	forEach(t, slices.Values(some), func(a *arena, follow bool) {
 		for _, rt := range a.h.Routes() {
 			target := a.fill(rt.Pattern, "", "")
 			send := func(query string) int {
