@@ -172,10 +172,11 @@ func checkDeadline(c *connRun) error {
 		return nil
 	}
 	payload := make([]byte, 64<<10)
+	ended := false // a context has: of this Send, or of one that was done at that very moment
 	for i := range uint64(enough / len(payload)) {
 		ctx, cancel := context.WithTimeout(context.Background(), stall)
 		err := c.sendContext(ctx, testData(i, payload))
-		ended := ctx.Err() != nil
+		ended = ended || ctx.Err() != nil
 		cancel()
 		switch {
 		case errors.Is(err, errHung):
