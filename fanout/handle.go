@@ -1,0 +1,229 @@
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/store"
+)
+
+// HandleJSON decodes one frame in the reference encoding and handles it. What cannot be decoded ends the connection with
+// protocol_error.
+func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
+	f, err := event.DecodeClientFrame(line)
+	if err != nil {
+		return a.over(ctx, a.violation(err.Error()))
+	}
+	return a.Handle(ctx, f)
+}
+
+// Handle takes in one frame of the client. It returns a [*DetachedError] after the connection has ended, a
+// [*ProtocolError] for a frame that ended it, or the store's error if a confirmed token could not be written.
+//
+// With the first two it returns only after Conn.Close has, so that the host may close the socket at once and the client has
+// been told why. It waits for that no longer than ctx and Config.CloseTimeout of the registry allow.
+func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
+	if err := a.handle(ctx, f); err != nil {
+		return a.over(ctx, err)
+	}
+	return nil
+}
+
+// over waits until the client was told, if the connection is.
+func (a *Attachment) over(ctx context.Context, err error) error {
+	a.conn.AwaitClose(ctx)
+	if err == ErrDetached { // by now it is known why
+		return cmp.Or(a.gone(), err)
+	}
+	return err
+}
+
+func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
+	if a.conn.Fenced() {
+		return ErrDetached
+	}
+	a.conn.Touch()
+	if f, ok := f.(event.Ack); ok {
+		_, err := a.ack(f.Position)
+		return err
+	}
+	if err := a.gone(); err != nil {
+		return err
+	}
+	switch f := f.(type) {
+	case event.Nack:
+		return a.nack(f)
+	case event.ResetAck:
+		return a.resetAck(f.Position)
+	case event.TokenStored:
+		return a.confirmToken(ctx)
+	case event.Background:
+		a.conn.SetBackground(f.On)
+		if !f.On {
+			a.foreground()
+		}
+		return nil
+	case event.Ping:
+		return a.enqueue(&event.Pong{Nonce: f.Nonce})
+	}
+	return a.violation("unknown frame")
+}
+
+// confirmToken says that the device has stored its token. If its login has ended or its registry does not serve any more, the
+// connection has, even if nobody has got to it yet.
+func (a *Attachment) confirmToken(ctx context.Context) error {
+	err := a.r.reg.ConfirmToken(ctx, a.conn)
+	for _, end := range []error{session.ErrEnded, session.ErrNotFound, session.ErrClosed, session.ErrNoLease} {
+		if errors.Is(err, end) {
+			return cmp.Or(a.gone(), error(&DetachedError{Why: event.ClosedOf(err)}))
+		}
+	}
+	return err
+}
+
+// gone returns a [*DetachedError] if the attachment has ended.
+func (a *Attachment) gone() error {
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	return a.goneLocked()
+}
+
+func (a *Attachment) goneLocked() error {
+	switch {
+	case !a.closed:
+		return nil
+	case a.why == nil:
+		return ErrDetached
+	}
+	return &DetachedError{Why: *a.why}
+}
+
+func (a *Attachment) violation(reason string) error {
+	if !a.conn.Close(event.ProtocolError.Closed(0)) {
+		return ErrDetached
+	}
+	return &ProtocolError{Reason: reason}
+}
+
+// enqueue adds a control frame. A client that asks faster than it reads loses answers.
+func (a *Attachment) enqueue(f event.Frame) error {
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	if a.closed {
+		return a.goneLocked()
+	}
+	if len(a.control) < maxControl {
+		b := a.ownLocked()
+		b.control = append(b.control, f)
+	}
+	a.wakeLocked()
+	return nil
+}
+
+// ack moves the cursor, and reports whether the entry at p was waiting for it. A position that was never sent, or of
+// another epoch, cannot come from a correct client.
+func (a *Attachment) ack(p event.Position) (waited bool, err error) {
+	a.hub.mu.Lock()
+	if err := a.goneLocked(); err != nil {
+		a.hub.mu.Unlock()
+		return false, err
+	}
+	if a.phase == awaitResetAck {
+		a.hub.mu.Unlock()
+		return false, nil // sent before the client saw the Reset
+	}
+	if p.Epoch != a.epoch || p.Seq > max(a.pos, a.acked) {
+		a.hub.mu.Unlock()
+		return false, a.violation("ack of a position that was not sent")
+	}
+	waited = slices.ContainsFunc(a.window, func(e *event.Sealed) bool { return e.Seq == p.Seq })
+	due := a.ackedLocked(p.Seq)
+	var d *round
+	if a.rouseLocked() {
+		d = a.r.newRound(1)
+		d.addLocked(a, a.r.clock())
+	}
+	a.hub.mu.Unlock()
+	if due {
+		a.hub.receiptsSoon(a.r)
+	}
+	a.r.serve(a.hub, d)
+	return waited, nil
+}
+
+// ackedLocked takes entries off the window and reports whether delivered receipts are due at once.
+func (a *Attachment) ackedLocked(seq uint64) bool {
+	n := 0
+	for n < len(a.window) && a.window[n].Seq <= seq {
+		e := a.window[n]
+		a.bytes -= e.Size()
+		if a.r.wantsReceipt(&e.Entry, a.hub.account) {
+			a.r.oweLocked(a.hub, &e.Entry, a.epoch)
+		}
+		n++
+	}
+	if n == 0 && seq <= a.acked {
+		return false
+	}
+	a.window = slices.Delete(a.window, 0, n)
+	if len(a.window) > 0 || len(a.full) > 0 {
+		a.progress = a.r.clock()
+	}
+	if len(a.window) == 0 {
+		a.emptyLocked()
+	}
+	a.acked, a.blocked = max(a.acked, seq), false
+	a.progressedLocked(seq)
+	a.passSkippedLocked()
+	if a.hub.receipts.len() > 0 {
+		a.hub.watchLocked() // before the cursor is noted: a flush of cursors looks there for receipts
+	}
+	a.noteLocked()
+	return a.hub.receipts.len() > 0 && a.hub.receipts.due(time.Now())
+}
+
+// noteLocked has the cursor written soon.
+func (a *Attachment) noteLocked() {
+	if !a.noted {
+		a.noted = true
+		a.r.cursors.note(a)
+	}
+}
+
+func (a *Attachment) cursorLocked() store.Cursor {
+	return store.Cursor{
+		Account: a.hub.account, Incarnation: a.conn.Incarnation(), Seq: a.acked, Sent: max(a.pos, a.acked),
+	}
+}
+
+// nack acknowledges and tells the host that the last entry could not be processed: once, and only of an entry that was
+// sent.
+func (a *Attachment) nack(f event.Nack) error {
+	waited, err := a.ack(f.Position)
+	if err != nil || !waited {
+		return err
+	}
+	a.nacked(f.Position, f.Code)
+	return nil
+}
+
+// nacked tells the host of an entry that the device cannot process.
+func (a *Attachment) nacked(p event.Position, code string) {
+	a.r.stats.nacked.Add(1)
+	a.tell(Event{Kind: EventNacked, To: p, Code: code})
+	if a.r.cfg.OnNack == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			a.r.log.Error("fanout: OnNack panicked", "account", string(a.hub.account), "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	a.r.cfg.OnNack(Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code})
+}
