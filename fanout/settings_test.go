@@ -3,6 +3,7 @@ package fanout_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,11 +64,15 @@ func TestK11_LimitsOfOneConnection(t *testing.T) {
 
 func TestK11_TimesOfOneConnection(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
-		ends := map[string]time.Duration{}
+		ends, mu := map[string]time.Duration{}, sync.Mutex{}
 		start := time.Now()
 		conn := func(name string) *hostConn {
 			c := taking()
-			c.onClose = func() { ends[name] = time.Since(start) }
+			c.onClose = func() {
+				mu.Lock()
+				defer mu.Unlock()
+				ends[name] = time.Since(start)
+			}
 			return c
 		}
 		w.hosted("ann", "a1", fanout.AttachRequest{AckWait: 5 * time.Second}, conn("short"))
@@ -76,6 +81,8 @@ func TestK11_TimesOfOneConnection(t *testing.T) {
 		start = time.Now()
 		w.host("bob", "x", "ann")
 		time.Sleep(time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
 		require.InDelta(w.t, 5.5, ends["short"].Seconds(), 0.6)
 		require.InDelta(w.t, 30.5, ends["plain"].Seconds(), 0.6)
 		require.InDelta(w.t, 300.5, ends["long"].Seconds(), 0.6)
