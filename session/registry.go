@@ -117,6 +117,9 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	return r, nil
 }
 
+// elapsed is the time since the registry was opened.
+func (r *Registry) elapsed() time.Duration { return time.Since(r.opened) }
+
 // HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
 func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
 

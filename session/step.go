@@ -283,7 +283,7 @@ func (s *step) detachEnded() []fenced {
 		out(e.Session.Login, e.Closed)
 	}
 	for _, id := range s.stale {
-		out(id, event.Moved.Closed(0))
+		out(id, event.Moved.Closed(s.rec.movedDelay(id)))
 	}
 	for _, id := range s.unlink {
 		s.a.unlinkLocked(id)
