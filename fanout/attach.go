@@ -16,11 +16,24 @@ import (
 // account.
 type AttachRequest struct {
 	Account event.Account
-	Login   event.LoginID
-	Token   event.ResumeToken
-	Tab     string // see [session.AttachRequest]
+	// Login, Token, Vouched, Device, Tab and Description say whose connection it is and what its device is like; see
+	// [session.AttachRequest].
+	Login       event.LoginID
+	Token       event.ResumeToken
+	Vouched     bool
+	Device      event.DeviceID
+	Tab         string
+	Description *session.Description
 	// Position is up to where the device has everything. Nil: from where it acknowledged last.
 	Position *event.Position
+}
+
+// session returns what the registry has to know.
+func (q *AttachRequest) session() session.AttachRequest {
+	return session.AttachRequest{
+		Account: q.Account, Login: q.Login, Token: q.Token, Vouched: q.Vouched, Device: q.Device, Tab: q.Tab,
+		Description: q.Description,
+	}
 }
 
 // Attach binds a connection to a login and begins to deliver what its device has not acknowledged, then what comes.
@@ -38,7 +51,7 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	h.mu.Lock()
 	parks := h.parks
 	h.mu.Unlock()
-	c, err := r.reg.Attach(ctx, session.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab}, conn, a.ended)
+	c, err := r.reg.Attach(ctx, q.session(), conn, a.ended)
 	if err != nil {
 		h.mu.Lock()
 		told := a.closed // the registry was closed when the connection was bound already
