@@ -1,5 +1,7 @@
 package session
 
+import "github.com/manydevice/manydevice/event"
+
 // Record and what it holds are an account's state on disk, for tests that look at it or change it behind a registry's
 // back.
 type Record = record
@@ -17,4 +19,12 @@ func (r *record) Ended() []tombstone { return unpack(&r.Tombstones, (*decoder).t
 func (r *Registry) Unserved(lease uint64) error {
 	_, err := r.unserved(lease)
 	return err
+}
+
+// Replace notes a token as one that was replaced once, in every login.
+func (r *record) Replace(t event.ResumeToken) {
+	d := digestOf(t)
+	for i := range r.Logins {
+		r.Logins[i].Replaced += d.mark()
+	}
 }

@@ -200,3 +200,118 @@ func TestToken_Never(t *testing.T) {
 		require.Empty(w.t, g.attach().conn.Token())
 	})
 }
+
+// TestToken_AMarkLetsNobodyIn: of a replaced token few bytes are kept. What only agrees with them is not let in within the
+// interval.
+func TestToken_AMarkLetsNobodyIn(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		g, _, _ := rotated(w)
+		require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), g.conn))
+		other := event.NewResumeToken()
+		w.edit("ann", func(r *session.Record) { r.Replace(other) })
+		g.token = other
+		require.Equal(w.t, event.TokenReuse, g.refused().Reason)
+	})
+}
+
+// TestToken_OneIntervalAtATime: however short the rotation, no token is issued before the one before is out of use.
+func TestToken_OneIntervalAtATime(t *testing.T) {
+	inBubble(t, setup{config: session.Config{TokenRotation: time.Millisecond}}, func(w *world) {
+		app := w.join("ann", "a1", "ios")
+		w.pass(11 * time.Second)
+		app.attach()
+		extension := app.on(w)
+		app.token = app.conn.Token()
+		for range 9 {
+			w.pass(time.Second)
+			app.attach()
+			require.Empty(w.t, string(app.conn.Token()))
+		}
+		require.Equal(w.t, string(app.token), string(extension.attach().conn.Token()))
+		w.pass(11 * time.Second)
+		require.NotEmpty(w.t, string(app.attach().conn.Token()))
+	})
+}
+
+// TestToken_IntervalAfterARestart goes by the wall clock.
+func TestToken_IntervalAfterARestart(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		g, old, next := rotated(w)
+		require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), g.conn))
+		g.token = old
+		w.pass(4 * time.Second)
+		w.restart(w.now)
+		require.Equal(w.t, string(next), string(g.attach().conn.Token()))
+		w.pass(6 * time.Second)
+		w.restart(w.now)
+		require.Equal(w.t, event.TokenReuse, g.refused().Reason)
+	})
+}
+
+// TestToken_TheNonceGoes with the first commit after the interval: with it, an old token and the file give away the next one.
+func TestToken_TheNonceGoes(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		nonce := func() bool {
+			rec, err := session.DecodeRecord([]byte(w.stored("ann").data))
+			require.NoError(w.t, err)
+			return rec.Logins[0].Nonce != nil
+		}
+		g, _, _ := rotated(w)
+		require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), g.conn))
+		require.True(w.t, nonce())
+		w.login("ann", "a2", "web")
+		require.True(w.t, nonce())
+		w.pass(10 * time.Second)
+		w.login("ann", "a3", "web")
+		require.False(w.t, nonce())
+		g.token = g.conn.Token()
+		g.attach()
+	})
+}
+
+// TestToken_ALostConfirmation and any order of what two processes do ends with both logged in.
+func TestToken_ALostConfirmation(t *testing.T) {
+	type act func(w *world, app, extension *gadget)
+	confirm := func(of func(app, extension *gadget) *gadget) act {
+		return func(w *world, app, extension *gadget) {
+			require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), of(app, extension).conn))
+		}
+	}
+	appConfirms := confirm(func(app, _ *gadget) *gadget { return app })
+	extensionConfirms := confirm(func(_, extension *gadget) *gadget { return extension })
+	both := func(w *world, app, extension *gadget) { app.attach(); extension.attach() }
+	for name, acts := range map[string][]act{
+		"both confirm":                  {both, appConfirms, extensionConfirms},
+		"the second first":              {both, extensionConfirms, appConfirms},
+		"only the app":                  {both, appConfirms},
+		"only the extension":            {both, extensionConfirms},
+		"nobody":                        {both},
+		"the app before the other came": {func(_ *world, app, _ *gadget) { app.attach() }, appConfirms, both},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onStores(t, setup{config: session.Config{IdleTimeout: -1}}, func(w *world) {
+				app := w.join("ann", "a1", "ios")
+				if w.real { // a day ago
+					w.edit("ann", func(r *session.Record) { r.Logins[0].TokenAt -= 25 * 3_600_000 })
+					w.restart(w.now)
+				} else {
+					w.pass(25 * time.Hour)
+				}
+				extension := app.on(w)
+				for _, do := range acts {
+					do(w, app, extension)
+				}
+				next := extension.conn.Token()
+				require.NotEmpty(w.t, string(next))
+				require.Equal(w.t, string(next), string(app.conn.Token()))
+				if !w.real {
+					w.pass(time.Minute)
+				}
+				app.token, extension.token = next, next
+				app.attach()
+				extension.attach()
+				require.Equal(w.t, "a1", w.devices("ann"))
+			})
+		})
+	}
+}
