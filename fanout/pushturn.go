@@ -27,6 +27,7 @@ type pushTurn struct {
 	wanted  bool        // something on the way wanted a push
 	long    bool        // it was more than a page
 	more    bool        // the next batch can follow at once
+	hung    bool        // a hook did not return in time, or was not called because of that
 	waiting bool        // a connected device has not acknowledged, so that it is not known yet whether it will get a push
 	next    time.Time   // when to look at the account again; zero: nothing is left
 }
@@ -229,16 +230,23 @@ func (t *pushTurn) answer(q PushQuestion) []event.DeviceID {
 	for i := range asked.Devices { // a hook that answers too late may still be at work on it
 		asked.Devices[i].Missed = slices.Clone(asked.Devices[i].Missed)
 	}
-	ctx := context.WithoutCancel(t.r.ctx)
-	chosen, err := hostcall.Call(ctx, &t.r.push.asked, t.it.account, c.HookTimeout, func(ctx context.Context) ([]event.DeviceID, error) {
-		return c.Decide(ctx, asked)
-	})
+	chosen, err := callPush(t, &t.r.push.asked, func(ctx context.Context) ([]event.DeviceID, error) { return c.Decide(ctx, asked) })
 	if err != nil {
 		t.r.stats.pushErrors.Add(1)
 		t.r.pushLog("decide pushes", err)
 		return q.Default
 	}
 	return chosen
+}
+
+// callPush calls one of the host's hooks. An account for which one takes all the time that it may is late from then on, until
+// a turn in which all return in time.
+func callPush[T any](t *pushTurn, h *hostcall.Hook, fn func(context.Context) (T, error)) (T, error) {
+	limit, began := t.r.cfg.Push.HookTimeout, time.Now()
+	v, err := hostcall.Call(context.WithoutCancel(t.r.ctx), h, t.it.account, limit, fn)
+	t.hung = t.hung || time.Since(began) >= limit || errors.Is(err, hostcall.ErrSkipped)
+	t.it.late = t.hung
+	return v, err
 }
 
 // tell calls the host's hook, and reports whether that is over: it worked, or is given up. The end of the router does not cut
@@ -253,9 +261,7 @@ func (t *pushTurn) tell(p Push) bool {
 			entries[e.Seq] = struct{}{}
 		}
 	}
-	_, err := hostcall.Call(context.WithoutCancel(t.r.ctx), &t.r.push.calls, t.it.account, c.HookTimeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, c.Hook(ctx, p)
-	})
+	_, err := callPush(t, &t.r.push.calls, func(ctx context.Context) (struct{}, error) { return struct{}{}, c.Hook(ctx, p) })
 	if err != nil {
 		t.r.stats.pushErrors.Add(1)
 		t.r.pushLog("push hook", err)

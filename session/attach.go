@@ -203,7 +203,7 @@ func (s *step) bind(in *arrival, tab string) {
 	c.k = k
 	now, moves := s.r.elapsed(), in.moves
 	if in.confirmed {
-		k.replaced = replacement{of: s.rec.login(k.login).TokenAt, at: now}
+		s.r.replaced.add(s.rec.login(k.login), now)
 	}
 	s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
 	if tab != "" || in.token != "" || in.parked != nil || moves > 0 {

@@ -108,10 +108,9 @@ func (c *Connection) SetBackground(on bool) {
 	a.mu.Lock()
 	c.background.Store(on)
 	if slices.Contains(a.links, c.k) {
-		c.r.noteLocked(a, c.r.turnedLocked(c.k))
+		c.r.noteLocked(c.r.turnedLocked(c.k))
 	}
 	a.mu.Unlock()
-	c.r.tell(a)
 }
 
 // Background reports what SetBackground said last.
@@ -209,10 +208,9 @@ func (c *Connection) detach(reason event.Reason) bool {
 	a := c.k.a
 	a.mu.Lock()
 	if slices.Contains(a.links, c.k) && c.k.remove(c, reason) {
-		c.r.noteLocked(a, c.r.turnedLocked(c.k)) // the other tabs may all be in background
+		c.r.noteLocked(c.r.turnedLocked(c.k)) // the other tabs may all be in background
 	}
 	a.mu.Unlock()
-	c.r.tell(a)
 	return true
 }
 

@@ -113,14 +113,14 @@ func TestS30_LostWithoutAWord(t *testing.T) {
 		w.events.take()
 		start := time.Now()
 		var lost, offline time.Duration
-		w.reg.Watch(func(c session.Change) {
-			if c.Kind == session.ChangeOffline {
+		changes := w.subscribe(w.reg)
+		for range 60 {
+			w.pass(5 * time.Second)
+			for _, c := range session.Drain(changes) {
+				require.Equal(w.t, session.ChangeOffline, c.Kind)
 				require.Equal(w.t, session.Offline, c.Session.State)
 				offline = time.Since(start)
 			}
-		})
-		for range 60 {
-			w.pass(5 * time.Second)
 			if s := w.list("ann"); lost == 0 && s[0].State != session.Online {
 				require.Equal(w.t, session.Lingering, s[0].State)
 				lost = time.Since(start)

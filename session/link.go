@@ -11,17 +11,14 @@ import (
 )
 
 // account is what is known of an account beside its record: its connections, and whose turn it is. It exists while there
-// is a connection, a resume window, a step, or a change that watchers are still to be told of.
+// is a connection, a resume window, or a step.
 type account struct {
 	id   event.Account
 	refs int           // steps that run or wait; guarded by the shard's mutex
 	turn chan struct{} // holds one token while a step runs; it is there as long as there are refs
 
-	mu     sync.Mutex
-	links  []*link
-	untold []Change // what watchers are still to be told, in order
-	// telling: a goroutine is at it.
-	telling bool
+	mu    sync.Mutex
+	links []*link
 	// unsure: a step may have taken effect without its getting known. A later one finds out.
 	unsure bool
 	doubts []doubt // what that step would have ended
@@ -50,10 +47,10 @@ type link struct {
 	reason   event.Reason   // why it was detached
 	// announced: watchers were told that it is online, and must be told when it is offline.
 	announced bool
-	away      bool // what they were told last
-	told      bool // the record says that it is detached
-	served    bool // it had a connection here
-	replaced  replacement
+	away      bool  // what they were told last
+	turns     uint8 // how often they were told since the last sweep that it has gone to background or come back
+	told      bool  // the record says that it is detached
+	served    bool  // it had a connection here
 	// unsure: what was sent to the device before is not known here, and nothing was since.
 	unsure atomic.Bool
 }
@@ -127,25 +124,6 @@ func (k *link) view(node event.NodeID) Session {
 		Account: k.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
 		LastSeen: k.seen(), State: k.state(), Node: node,
 	}
-}
-
-// turnedLocked returns the change if the login has gone to background or come back from it.
-func (r *Registry) turnedLocked(k *link) []Change {
-	if !k.attached() || !k.announced {
-		return nil
-	}
-	away := k.state() == Away
-	if away == k.away {
-		return nil
-	}
-	k.away = away
-	kind := ChangeActive
-	if away {
-		kind = ChangeAway
-	}
-	v := k.view(r.cfg.Node)
-	v.LoggedInAt = time.UnixMilli(k.admitted)
-	return []Change{{Kind: kind, Session: v}}
 }
 
 // holdsLocked reports whether a login holds its slot; k is its live side, nil if it has none. Without leases nothing is known, after a restart, of the

@@ -46,7 +46,7 @@ type step struct {
 }
 
 // run lets decide change the account, commits what it did, has apply make it visible in memory while it is still the
-// account's turn, and then tells connections, hooks and watchers. decide may run several times, each time on a fresh
+// account's turn, and then tells hooks and connections. decide may run several times, each time on a fresh
 // step; apply once, and also if there was nothing to commit.
 func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
 	if !r.owned.Enter() {
@@ -90,13 +90,12 @@ func (r *Registry) changeIn(ctx context.Context, a *account, decide func(*step) 
 
 // noteLocked makes the step's changes known, in the order of the account's steps.
 func (s *step) noteLocked() {
-	s.r.noteLocked(s.a, s.changes)
+	s.r.noteLocked(s.changes)
 	s.changes = nil
 }
 
-// settled tells all whom a step concerns: watchers, other nodes, hooks, connections. Nobody waits for one who hangs.
+// settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
 func (r *Registry) settled(s *step, gone []fenced) {
-	r.tell(s.a)
 	r.nodes.ask(s)
 	r.finish(s, gone)
 }

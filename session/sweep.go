@@ -95,6 +95,7 @@ func (r *Registry) due(sh *shard, now time.Time, over []event.Account) (silent [
 		a.mu.Lock()
 		late := a.unsure
 		for _, k := range a.links {
+			r.calmLocked(k)
 			if r.nodes.due(k, now) {
 				late = true
 			}

@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -82,10 +84,41 @@ func (l *login) marks() marks {
 	return m
 }
 
-// replacement is when a login's token was replaced here.
+// replacements remember which tokens were replaced here not long ago, by elapsed time: the wall clock may be set meanwhile.
+// They are as many as logins are handed new tokens within twice replacedKept. Safe for concurrent use.
+type replacements struct {
+	mu          sync.Mutex
+	since       time.Duration // of which now holds what has happened
+	now, before map[replacement]time.Duration
+}
+
+// replacement is one token that took the place of another.
 type replacement struct {
-	of int64         // login.TokenAt since then; 0: none was
-	at time.Duration // Registry.elapsed
+	login event.LoginID
+	at    int64 // login.TokenAt since then
+}
+
+const replacedKept = 10 * time.Minute
+
+func (r *replacements) add(l *login, now time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now == nil || now-r.since >= replacedKept {
+		r.since, r.now, r.before = now, map[replacement]time.Duration{}, r.now
+	}
+	r.now[replacement{login: event.LoginID(strings.Clone(string(l.ID))), at: l.TokenAt}] = now
+}
+
+// at returns when the login's token took the place of the one before, if that was here and is not long ago.
+func (r *replacements) at(l *login) (time.Duration, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := replacement{login: l.ID, at: l.TokenAt}
+	at, ok := r.now[key]
+	if !ok {
+		at, ok = r.before[key]
+	}
+	return at, ok
 }
 
 // proof is what a connection has shown to be let in.
@@ -134,10 +167,8 @@ func (l *login) follows(t event.ResumeToken) bool {
 // justReplaced reports whether the interval of the token before the login's is not over. The wall clock is asked only if
 // that token was replaced on another node or before a restart.
 func (s *step) justReplaced(l *login) bool {
-	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
-	if k := s.a.linkLocked(l.ID); k != nil && k.replaced.of == l.TokenAt {
-		return s.r.elapsed()-k.replaced.at < tokenReuse
+	if at, ok := s.r.replaced.at(l); ok {
+		return s.r.elapsed()-at < tokenReuse
 	}
 	return s.tokenAge(l) < tokenReuse
 }
@@ -176,23 +207,21 @@ func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 	if token == "" {
 		return nil
 	}
-	var at int64
+	var confirmed *login
 	_, err := r.run(ctx, c.Account(), func(s *step) error {
-		at = 0
+		confirmed = nil
 		l := s.rec.login(c.Login())
 		if l == nil {
 			return fmt.Errorf("confirm token: %w", ErrNotFound)
 		}
 		if l.Issued != nil && l.Issued.Token.is(token) {
 			l.confirm(s.now)
-			at, s.dirty = l.TokenAt, true
+			confirmed, s.dirty = l, true
 		}
 		return nil
-	}, func(s *step) {
-		s.a.mu.Lock()
-		defer s.a.mu.Unlock()
-		if k := s.a.linkLocked(c.Login()); k != nil && at != 0 {
-			k.replaced = replacement{of: at, at: r.elapsed()}
+	}, func(*step) {
+		if confirmed != nil {
+			r.replaced.add(confirmed, r.elapsed())
 		}
 	})
 	return err

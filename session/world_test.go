@@ -37,10 +37,9 @@ type world struct {
 	st  *faults
 	now setup
 
-	real    bool    // time is the real one
-	events  journal // changes, in the order in which watchers heard of them
+	real    bool // time is the real one
+	events  told // changes, in the order in which subscribers hear of them
 	mu      sync.Mutex
-	changes []session.Change
 	revoked []session.Ended
 }
 
@@ -100,7 +99,7 @@ func (w *world) open(s setup) *session.Registry {
 	reg, err := session.New(w.st, s.config)
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { w.shut(reg) })
-	reg.Watch(w.heard)
+	w.events.listen(w.subscribe(reg))
 	w.reg = reg
 	return reg
 }
@@ -119,23 +118,16 @@ func (w *world) restart(s setup) {
 	w.open(s)
 }
 
-func (w *world) heard(c session.Change) {
-	line := string(c.Kind) + " " + string(c.Session.Device)
-	if c.Reason != "" {
-		line += " " + string(c.Reason)
-	}
-	w.events.add(line)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.changes = append(w.changes, c)
+// subscribe returns a subscription that drops nothing in a test.
+func (w *world) subscribe(reg *session.Registry) *session.Subscription {
+	w.t.Helper()
+	s, err := reg.Subscribe(1 << 20)
+	require.NoError(w.t, err)
+	return s
 }
 
 // history returns all changes that there were.
-func (w *world) history() []session.Change {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.changes)
-}
+func (w *world) history() []session.Change { return w.events.changes() }
 
 // revocations returns for whom the revoke hook was called.
 func (w *world) revocations() []session.Ended {
