@@ -28,7 +28,7 @@ func (r *Router) Connect(
 	}
 	q.Account, q.Device, q.Vouched, q.Description = in.Account, in.Device, true, &in.Description
 	a, err := r.Attach(ctx, q, conn)
-	if ended, ok := errors.AsType[*session.EndedError](err); ok && ended.Closed.Retry != event.RetryLogin {
+	if ended, ok := errors.AsType[*session.EndedError](err); ok && ended.Why.Retry != event.RetryLogin {
 		return nil, nil, err
 	}
 	if !errors.Is(err, session.ErrUnknownLogin) && !errors.Is(err, session.ErrEnded) {

@@ -78,7 +78,7 @@ func TestConnect_AfterTheEnd(t *testing.T) {
 				}
 				ended, ok := errors.AsType[*session.EndedError](err)
 				require.True(w.t, ok, "%v", err)
-				require.Equal(w.t, reason, ended.Closed.Reason)
+				require.Equal(w.t, reason, ended.Why.Reason)
 				require.Nil(w.t, b)
 			})
 		})

@@ -176,6 +176,10 @@ func TestChanges_LocksAreTakenInOneOrder(t *testing.T) {
 		t.Fatal("a deadlock")
 	}
 	require.NotZero(t, steps.Load())
+	for _, a := range accounts { // some were left attached
+		_, err := w.reg.Kick(context.Background(), session.KickRequest{Account: a, All: true})
+		require.NoError(t, err)
+	}
 	changes.Close()
 	events.Close()
 	readers.Wait()

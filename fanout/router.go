@@ -13,24 +13,26 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/internal/owned"
+	"github.com/manydevice/manydevice/internal/sentinel"
 	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
 
-// Errors that callers branch on.
+// Errors that callers branch on. What to tell a client for each of them, [event.ClosedOf] says.
 var (
 	// ErrClosed: the router was closed.
-	ErrClosed = errors.New("fanout: closed")
-	// ErrDetached: the attachment has ended, so its frames have no effect.
-	ErrDetached = errors.New("fanout: attachment has ended")
+	ErrClosed = sentinel.New(event.Shutdown, "fanout: closed")
+	// ErrDetached is matched by every [*DetachedError]: the attachment has ended, so its frames have no effect.
+	ErrDetached = sentinel.New(event.Lost, "fanout: attachment has ended")
 	// ErrUnknownMessage: this store has issued no such message ID.
-	ErrUnknownMessage = errors.New("fanout: unknown message ID")
+	ErrUnknownMessage = sentinel.New(event.ProtocolError, "fanout: unknown message ID")
 	// ErrUnknownTarget: a target is no login of the account. Nothing was appended.
-	ErrUnknownTarget = errors.New("fanout: unknown target login")
+	ErrUnknownTarget = sentinel.New(event.ProtocolError, "fanout: unknown target login")
 	// ErrUnknownOrigin: the sending login is not there, or has ended. Nothing was appended.
-	ErrUnknownOrigin = errors.New("fanout: unknown origin login")
+	ErrUnknownOrigin = sentinel.New(event.Unknown, "fanout: unknown origin login")
 )
 
 const shardCount = 64 // a power of two, so that the shard is a mask
@@ -43,22 +45,23 @@ type Router struct {
 	issuer *event.Issuer
 	log    *slog.Logger
 
-	seed      maphash.Seed
-	shards    [shardCount]shard
-	cursors   cursorBook
-	early     earlyReads
-	grown     grownSet
-	troubles  troubleBook
-	push      pushBook
-	tailBytes atomic.Int64
-	scratches sync.Pool // of *scratch
-	pages     sync.Pool // of *[]event.Entry
-	rounds    sync.Pool // of *round
-	none      business  // of attachments at rest
-	began     time.Time
-	stats     counters
-	feed      feed
-	deaf      func() // stops the router from hearing of changes
+	seed        maphash.Seed
+	shards      [shardCount]shard
+	cursors     cursorBook
+	early       earlyReads
+	grown       grownSet
+	troubles    troubleBook
+	push        pushBook
+	poisonCalls hostcall.Hook // of Config.OnPoison
+	tailBytes   atomic.Int64
+	scratches   sync.Pool // of *scratch
+	pages       sync.Pool // of *[]event.Entry
+	rounds      sync.Pool // of *round
+	none        business  // of attachments at rest
+	began       time.Time
+	stats       counters
+	feed        feed
+	deaf        func() // stops the router from hearing of changes
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc

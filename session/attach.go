@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -23,9 +24,11 @@ import (
 // [ErrUnknownLogin].
 //
 // ended is called once, when the connection has ended for any reason, before conn.Close, which waits for it as long as
-// Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds. If it fails, the
-// connection stays the caller's to close, unless ended was called: the registry was closed or drained meanwhile, or has
-// lost its lease.
+// Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds.
+//
+// On any error the connection is the caller's: it is not closed, nothing is sent on it any more, and ended is not called.
+// That goes also for a connection that ends while Attach runs: if its login is ended, Attach returns an [*EndedError], if
+// a newer connection takes its place, a [*FencedError].
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (*Connection, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -33,6 +36,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if conn == nil {
 		return nil, &event.InvalidError{Field: "conn", Reason: "nil"}
 	}
+	if !r.owned.Enter() {
+		return nil, ErrClosed
+	}
+	defer r.owned.Leave()
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
@@ -51,9 +58,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if n, ok := conn.(transport.NonBlocker); ok {
 		in.instant = n.NonBlocking()
 	}
+	in.arrival.Store(&r.arriving)
 	in.Touch()
 	var refusal error
-	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
+	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		var l *login
 		if l, refusal = s.resume(&q, &in); refusal != nil {
 			return onlyIfUnchanged(s, refusal)
@@ -63,25 +71,56 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	}, func(s *step) {
 		if refusal == nil {
 			s.bind(&in, q.Tab)
+			s.then = func() { refusal = r.serve(ctx, &in, q.Begin) }
 		}
 	})
-	if err == nil {
-		err = refusal
-	}
-	if err != nil {
-		return nil, err
-	}
-	var older []func()
-	for _, o := range s.displaced {
-		older = append(older, func() { o.conn.shut(o.why) })
-	}
-	together(older)
-	// What closes all connections may have looked for them before this one was there. If it was found, it has ended like
-	// any other one.
-	if why, err := r.unserved(in.lease); err != nil && in.end(why) {
+	if err = cmp.Or(err, refusal); err != nil {
 		return nil, err
 	}
 	return in.Connection, nil
+}
+
+// serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
+func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Context, *Connection) error) (err error) {
+	if begin != nil {
+		err = begin(ctx, in.Connection)
+	}
+	// What closes all connections may have looked for them before this one was there.
+	if err == nil {
+		err = r.unserved(in.lease)
+	}
+	if err != nil {
+		in.detach(event.Lost.Closed(0))
+	}
+	over := r.announce(in)
+	switch {
+	case over == nil:
+		return nil
+	case ends(over.Reason):
+		return &EndedError{Why: *over}
+	}
+	if gone := r.unserved(in.lease); gone != nil { // which is why it has ended
+		return gone
+	}
+	return cmp.Or(err, error(&FencedError{Why: *over}))
+}
+
+// announce makes the arrival known, unless it has ended. Then it returns with what.
+func (r *Registry) announce(in *arrival) *event.Closed {
+	k, a := in.k, in.k.a
+	a.mu.Lock()
+	over := in.arrive()
+	if over == nil && slices.Contains(a.links, k) {
+		if !k.announced {
+			k.announced = true
+			v := in.view
+			v.State, v.Node = Online, r.cfg.Node
+			r.noteLocked([]Change{{Kind: ChangeOnline, Session: v}})
+		}
+		r.noteLocked(r.turnedLocked(k))
+	}
+	a.mu.Unlock()
+	return over
 }
 
 // arrival is a connection on its way in.
@@ -98,16 +137,16 @@ type arrival struct {
 }
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
-func (r *Registry) unserved(lease uint64) (event.Closed, error) {
+func (r *Registry) unserved(lease uint64) error {
 	switch {
 	case r.ctx.Err() != nil: // which gives the lease back
-		return event.Shutdown.Closed(time.Second), ErrClosed
+		return ErrClosed
 	case !r.nodes.serves(lease):
-		return event.LeaseLost.Closed(0), ErrNoLease
+		return ErrNoLease
 	case r.draining.Load():
-		return event.Shutdown.Closed(time.Second), ErrDraining
+		return ErrDraining
 	}
-	return event.Closed{}, nil
+	return nil
 }
 
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.
@@ -215,15 +254,10 @@ func (s *step) bind(in *arrival, tab string) {
 		k.unsure.Store(true)
 	}
 	c.generation = s.r.generation.Add(1) // here, where attaches of one login come one after another
-	if !k.announced {
-		k.announced = true
-		v := in.view
-		v.State, v.Node = Online, s.r.cfg.Node
-		s.changes = append(s.changes, Change{Kind: ChangeOnline, Session: v})
-	}
-	s.changes = append(s.changes, s.r.turnedLocked(k)...)
 	if moves == contendedMoves {
-		s.changes = append(s.changes, Change{Kind: ChangeContended, Reason: event.Moved, Session: k.view(s.r.cfg.Node)})
+		s.changes = append(s.changes, Change{Kind: ChangeContended, Reason: event.Moved, Session: Session{
+			Account: a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
+			State: Online, Node: s.r.cfg.Node,
+		}})
 	}
-	s.noteLocked() // from here on the connection may say things of its own
 }

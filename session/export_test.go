@@ -24,10 +24,7 @@ func Drain(s *Subscription) (all []Change) {
 }
 
 // Unserved says why no connections are served any more that were bound under the lease; nil: they are.
-func (r *Registry) Unserved(lease uint64) error {
-	_, err := r.unserved(lease)
-	return err
-}
+func (r *Registry) Unserved(lease uint64) error { return r.unserved(lease) }
 
 // Replace notes a token as one that was replaced once, in every login.
 func (r *record) Replace(t event.ResumeToken) {

@@ -88,9 +88,12 @@ func (a *account) unlinkLocked(id event.LoginID) []*Connection {
 // attached reports whether the login has a connection here. A nil link has none.
 func (k *link) attached() bool { return k != nil && len(k.conns) > 0 }
 
-// state is Online, or Away if every connection says that its app is in background. The link is attached.
+// online reports whether the login has a connection here that has arrived. A nil link has none.
+func (k *link) online() bool { return k != nil && slices.ContainsFunc(k.conns, (*Connection).arrived) }
+
+// state is Online, or Away if every connection says that its app is in background. The link is online.
 func (k *link) state() State {
-	if slices.ContainsFunc(k.conns, func(c *Connection) bool { return !c.background.Load() }) {
+	if slices.ContainsFunc(k.conns, func(c *Connection) bool { return c.arrived() && !c.background.Load() }) {
 		return Online
 	}
 	return Away
@@ -118,7 +121,7 @@ func (k *link) remove(c *Connection, reason event.Reason) bool {
 	return true
 }
 
-// view describes the login by what is known without its record. The link is attached.
+// view describes the login by what is known without its record. The link is online.
 func (k *link) view(node event.NodeID) Session {
 	return Session{
 		Account: k.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,

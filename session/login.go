@@ -98,7 +98,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 			return nil
 		}
 		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it
-			return &EndedError{Closed: t.Closed.closed()}
+			return &EndedError{Why: t.Closed.closed()}
 		}
 		return s.admit(q, id, res)
 	}, func(s *step) {

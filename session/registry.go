@@ -42,6 +42,7 @@ type Registry struct {
 	janitors  crew
 
 	draining atomic.Bool
+	arriving event.Closed // its address marks connections that are arriving
 	attaches limiter
 
 	calls    calls

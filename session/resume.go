@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"time"
 
@@ -31,6 +32,10 @@ type AttachRequest struct {
 	// An IP address that alone has changed is written once an hour at most, or with something else. If the account's record
 	// has no room for it, the old description stays.
 	Description *Description
+	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
+	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails, the
+	// connection is unbound as if it had never been there, and Attach returns the error.
+	Begin func(ctx context.Context, c *Connection) error
 }
 
 func (q *AttachRequest) validate() error {
@@ -92,7 +97,7 @@ func (s *step) resume(q *AttachRequest, in *arrival) (*login, error) {
 		return l, s.authenticate(l, q.Token, in)
 	}
 	if t := s.rec.tombstone(q.Login); t != nil && t.Tokens.has(q.Token) {
-		return nil, &EndedError{Closed: t.Closed.closed()}
+		return nil, &EndedError{Why: t.Closed.closed()}
 	}
 	return nil, ErrUnknownLogin
 }
@@ -114,7 +119,7 @@ func (s *step) vouched(q *AttachRequest) (*login, error) {
 	if t == nil {
 		return nil, ErrUnknownLogin
 	}
-	return nil, &EndedError{Closed: t.Closed.closed()}
+	return nil, &EndedError{Why: t.Closed.closed()}
 }
 
 // describeEvery is how often an IP address is written that alone has changed: a phone on the move has another one at each

@@ -134,8 +134,8 @@ func TestVouched_Ended(t *testing.T) {
 					_, c, err := w.vouch("ann", "a1")
 					ended, ok := errors.AsType[*session.EndedError](err)
 					require.True(w.t, ok, "%v", err)
-					require.Equal(w.t, reason, ended.Closed.Reason)
-					require.Equal(w.t, g.refused(), ended.Closed, "note, cause and advice are those that its token tells")
+					require.Equal(w.t, reason, ended.Why.Reason)
+					require.Equal(w.t, g.refused(), ended.Why, "note, cause and advice are those that its token tells")
 					require.Empty(w.t, c.ends(), "the connection stays the caller's")
 					_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Vouched: true}, new(wire), nil)
 					require.Equal(w.t, ended, err)
@@ -164,7 +164,7 @@ func TestVouched_ALoginThatIsItsOwnDevice(t *testing.T) {
 		_, _, err = w.vouch("ann", own)
 		ended, ok := errors.AsType[*session.EndedError](err)
 		require.True(w.t, ok, "%v", err)
-		require.Equal(w.t, event.KickedHost, ended.Closed.Reason)
+		require.Equal(w.t, event.KickedHost, ended.Why.Reason)
 	})
 }
 

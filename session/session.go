@@ -105,7 +105,7 @@ func (r *Registry) view(a *account, l *login, now time.Time, self event.LoginID)
 func (r *Registry) reachLocked(a *account, l *login, now time.Time) (state State, node event.NodeID, seen time.Time) {
 	k := a.linkLocked(l.ID)
 	seen = time.UnixMilli(l.Seen)
-	if k.attached() {
+	if k.online() {
 		return k.state(), r.cfg.Node, k.seen()
 	}
 	if k != nil {

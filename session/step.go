@@ -36,6 +36,7 @@ type step struct {
 	remote    []event.NodeID  // other nodes that have to look at the account
 	asked     bool            // they were told to
 	revoked   func()          // waits until the node that has ended the strange ones has run its revoke hooks; nil: not yet made
+	then      func()          // goes on beside what the step's ends need; nil: nothing
 	changes   []Change        // what is to become known
 	messages  []store.Message
 	about     []int // for each message the change that it tells of
@@ -97,7 +98,11 @@ func (s *step) noteLocked() {
 // settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
 func (r *Registry) settled(s *step, gone []fenced) {
 	r.nodes.ask(s)
-	r.finish(s, gone)
+	if s.then == nil {
+		r.finish(s, gone)
+		return
+	}
+	together([]func(){s.then, func() { r.finish(s, gone) }})
 }
 
 // fenced is a connection on which no Send begins any more, and why.
@@ -273,7 +278,7 @@ func (s *step) detachEnded() []fenced {
 	s.a.unsure, s.a.doubts = false, nil
 	out := func(id event.LoginID, why event.Closed) {
 		for _, c := range s.a.unlinkLocked(id) {
-			if c.fence() {
+			if _, owes := c.stop(why); owes {
 				gone = append(gone, fenced{c, why})
 			}
 		}

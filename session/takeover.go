@@ -64,13 +64,10 @@ func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) (
 	out := func(i int, reason event.Reason) {
 		c := k.conns[i]
 		k.conns = slices.Delete(k.conns, i, i+1)
-		if !c.fence() {
-			return
-		}
+		gone = append(gone, displaced{conn: c, why: event.Closed{Reason: reason}})
 		if reason == event.Moved {
 			moves = max(moves, c.nextMove(now))
 		}
-		gone = append(gone, displaced{conn: c, why: reason.Closed(0)})
 	}
 	for i := len(k.conns) - 1; tab != "" && i >= 0; i-- {
 		if k.conns[i].tab() == tab {
@@ -84,10 +81,14 @@ func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) (
 		}
 		out(0, reason)
 	}
-	for i := range gone {
-		gone[i].why = gone[i].why.Reason.Closed(movedDelay(moves))
+	var owed []displaced
+	for _, o := range gone {
+		o.why = o.why.Reason.Closed(movedDelay(moves))
+		if _, owes := o.conn.stop(o.why); owes {
+			owed = append(owed, o)
+		}
 	}
-	return gone, moves
+	return owed, moves
 }
 
 // nextMove numbers the turn by which the connection is displaced.

@@ -147,7 +147,7 @@ func (s *step) authenticate(l *login, t event.ResumeToken, in *arrival) error {
 	case replaced:
 		why := event.TokenReuse.Closed(0)
 		s.end(l.ID, why, "")
-		return &EndedError{Closed: why}
+		return &EndedError{Why: why}
 	}
 	return ErrUnknownLogin
 }
@@ -201,7 +201,7 @@ func (s *step) hand(l *login, shown event.ResumeToken, by proof, shared bool) ev
 
 // ConfirmToken says that the device has stored the token of [Connection.Token]. The one before may be used for 10 s more, and
 // ends the login after that. If there is no new token, or it was confirmed before, ConfirmToken does nothing. If the login
-// has ended it returns [ErrNotFound].
+// has ended it returns an [*EndedError], or [ErrNotFound] if it is not known any more why.
 func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 	token := c.Token()
 	if token == "" {
@@ -212,6 +212,9 @@ func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 		confirmed = nil
 		l := s.rec.login(c.Login())
 		if l == nil {
+			if t := s.rec.tombstone(c.Login()); t != nil {
+				return &EndedError{Why: t.Closed.closed()}
+			}
 			return fmt.Errorf("confirm token: %w", ErrNotFound)
 		}
 		if l.Issued != nil && l.Issued.Token.is(token) {

@@ -218,7 +218,7 @@ func (g *gadget) refused() event.Closed {
 	ended, ok := errors.AsType[*session.EndedError](err)
 	require.True(g.w.t, ok, "%v", err)
 	require.ErrorIs(g.w.t, err, session.ErrEnded)
-	return ended.Closed
+	return ended.Why
 }
 
 // live reports whether the gadget's connection can be sent on.
