@@ -43,8 +43,8 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
-	if wait := r.attaches.take(time.Now()); wait > 0 {
-		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+	if err := r.limitAttach(q); err != nil {
+		return nil, err
 	}
 	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}}
 	if r.nodes != nil {
@@ -78,6 +78,20 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		return nil, err
 	}
 	return in.Connection, nil
+}
+
+// limitAttach refuses an attach of an account that attaches too often, and then one of a crowd that is too much for the node.
+// An account that loops takes no more of the node's than its own share, whatever login and token it names.
+func (r *Registry) limitAttach(q AttachRequest) error {
+	now := r.elapsed()
+	wait := r.attachesOf.take(now, q.Account, string(q.Login))
+	if wait == 0 {
+		wait = r.attaches.take(now, "", "")
+	}
+	if wait == 0 {
+		return nil
+	}
+	return &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
 }
 
 // serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
@@ -164,15 +178,15 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
 	in.tabs = 1
 	if attached {
-		rules, err := s.rules()
-		if err != nil {
-			return err
+		rules := s.rules()
+		if rules == nil {
+			return nil
 		}
 		in.tabs = rules.Tabs(l.Platform)
 	}
 	if !holds {
 		var err error
-		if l, err = s.comeBack(l); err != nil {
+		if l, err = s.comeBack(l); err != nil || s.lacks != nil {
 			return err
 		}
 	}
@@ -206,18 +220,18 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 // comeBack gives a login its slot back. Unless the rules have kept it, that is a new admission. It returns where the
 // login stands now: evictions move it.
 func (s *step) comeBack(l *login) (*login, error) {
-	rules, err := s.rules()
-	if err != nil {
-		return nil, err
+	rules := s.rules()
+	if rules == nil {
+		return nil, nil
 	}
 	if rules.Rules().Slots != policy.SlotEveryLogin {
 		in := s.newcomer(l.Device, l.Platform, policy.NoWish)
 		in.Login = l.ID
 		d, err := s.decide(in)
-		if err != nil {
+		if err != nil || s.lacks != nil {
 			return nil, err
 		}
-		if err := s.damp(l.Device, l.Platform, d.Victims); err != nil {
+		if _, err := s.damp(l.Device, l.Platform, d.Victims); err != nil {
 			return nil, err
 		}
 		s.evict(d.Victims, l, in.Login)
@@ -225,7 +239,7 @@ func (s *step) comeBack(l *login) (*login, error) {
 		s.rec.Admissions++
 		l.Admission = s.rec.Admissions
 	}
-	l.Slot, l.Seen, s.dirty = true, s.now.UnixMilli(), true
+	l.Slot, l.Seen, s.dirty, s.admits = true, s.now.UnixMilli(), true, true
 	return l, nil
 }
 

@@ -122,7 +122,9 @@ func checkNote(note string) error {
 //
 // If By is set, policy may protect some of the logins from it (see [policy.Policy.MayEnd]). What is not protected ends, and
 // the results say what was denied. If all that were there are protected, that is a [*ProtectedError], which matches
-// [ErrProtected], and has the results.
+// [ErrProtected], and has the results. If Config.DecidePolicy does not answer, it is a [*HookError], and nobody has ended.
+//
+// ctx bounds all waits before the commit.
 func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -153,8 +155,8 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 				return fmt.Errorf("kick: asked for by: %w", ErrNotFound)
 			}
 			why.Cause = by.cause()
-			if _, err := s.rules(); err != nil {
-				return err
+			if s.rules() == nil {
+				return nil
 			}
 			as := s.policyLogin(by) // it may be the first to end
 			actor = &as
@@ -266,7 +268,7 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) erro
 			if by == nil {
 				return fmt.Errorf("remove device: asked for by: %w", ErrNotFound)
 			}
-			if err := s.mayRemove(by, gone); err != nil {
+			if err := s.mayRemove(by, gone); err != nil || s.lacks != nil {
 				return err
 			}
 			why.Cause = by.cause()
@@ -284,9 +286,9 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) erro
 
 // mayRemove asks the policy whether a login may have a device forgotten, whether or not that is logged in.
 func (s *step) mayRemove(by *login, d device) error {
-	rules, err := s.rules()
-	if err != nil {
-		return err
+	rules := s.rules()
+	if rules == nil {
+		return nil
 	}
 	target := policy.Login{Device: d.ID, Primary: d.Primary, Since: time.UnixMilli(d.First)}
 	if p := rules.MayEnd(s.policyLogin(by), target, s.now); !p.OK {

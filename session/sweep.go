@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
@@ -15,6 +16,9 @@ const (
 	sweepCrew = 64
 	// janitorCrew is the same for the janitor, which has time.
 	janitorCrew = 16
+	// tidyWait is how long one of them waits for the store to read an account, so that those that hang do not take all
+	// places for good. It is found again.
+	tidyWait = 10 * time.Second
 )
 
 // crew bounds what runs side by side: each that does holds a token.
@@ -131,7 +135,9 @@ func (r *Registry) tidy(id event.Account) {
 	if a == nil {
 		return
 	}
-	s, gone, err := r.changeIn(r.ctx, a, func(*step) error { return nil }, nil)
+	ctx, cancel := context.WithTimeout(r.ctx, tidyWait)
+	defer cancel()
+	s, gone, err := r.turn(ctx, a, func(*step) error { return nil }, nil)
 	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
 		r.owned.Do(func() { r.settled(s, gone) })
 	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {

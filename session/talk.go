@@ -94,7 +94,12 @@ func (n *nodes) lookFor(account event.Account, asked []message) {
 		answer()
 		return
 	}
-	s, fenced, err := n.r.change(ctx, account, func(*step) error { return nil }, nil)
+	var s *step
+	var fenced []fenced
+	a, err := n.r.enter(ctx, account)
+	if err == nil {
+		s, fenced, err = n.r.turn(ctx, a, func(*step) error { return nil }, nil)
+	}
 	if err != nil {
 		n.r.log.Warn("session: look of another node", "account", string(account), "err", err)
 		return

@@ -86,6 +86,7 @@ func (w *world) open(s setup) *session.Registry {
 	s.config.LoginsPerMinute = cmp.Or(s.config.LoginsPerMinute, -1)
 	s.config.FlapLimit = cmp.Or(s.config.FlapLimit, -1)
 	s.config.AttachesPerSecond = cmp.Or(s.config.AttachesPerSecond, -1)
+	s.config.AttachesPerAccount = cmp.Or(s.config.AttachesPerAccount, -1)
 	hook := s.config.Revoke
 	s.config.Revoke = func(ctx context.Context, e session.Ended) error {
 		w.mu.Lock()

@@ -71,6 +71,12 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func describe(err error) problem {
+	switch { // first, since what a hook returned may be one of the others
+	case errors.Is(err, session.ErrHookFailed):
+		return problem{Status: http.StatusServiceUnavailable, Code: "unavailable", Title: "What decides about this account does not answer."}
+	case errors.Is(err, session.ErrChanging):
+		return problem{Status: http.StatusServiceUnavailable, Code: "busy", Title: "Too many others change this account."}
+	}
 	if e, ok := errors.AsType[*event.InvalidError](err); ok {
 		return problem{Status: http.StatusBadRequest, Code: "invalid", Title: "Something in the request is not valid.", Detail: e.Reason, Field: e.Field}
 	}
