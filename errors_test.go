@@ -96,6 +96,8 @@ var answers = map[string][]struct {
 	"transport.ErrGone":    {{transport.ErrGone, event.Unavailable.Closed(0)}},
 	"transport.ErrUnknown": {{transport.ErrUnknown, event.Unavailable.Closed(0)}},
 	"transport.ErrTaken":   {{transport.ErrTaken, event.Unavailable.Closed(0)}},
+	"transport.ErrFull":    {{transport.ErrFull, event.Unavailable.Closed(0)}},
+	"transport.SkipError":  {{&transport.SkipError{Seq: 1}, event.Unavailable.Closed(0)}},
 	"transport.ErrClosed":  {{transport.ErrClosed, event.Unavailable.Closed(0)}},
 }
 

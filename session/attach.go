@@ -23,6 +23,9 @@ import (
 // login has ended, the holder of its token, or the host that vouches, gets an [*EndedError]; everybody else
 // [ErrUnknownLogin].
 //
+// It waits for no older connection: a Send that runs on one has had its context ended, and its Close is called in its own
+// time, while the new connection is served.
+//
 // ended is called once, when the connection has ended for any reason, before conn.Close, which waits for it as long as
 // Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds.
 //
@@ -46,7 +49,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if err := r.limitAttach(q); err != nil {
 		return nil, err
 	}
-	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}}
+	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}, idle: q.IdleTimeout}
 	if r.nodes != nil {
 		if in.lease = r.nodes.lease(); in.lease == 0 {
 			if r.ctx.Err() != nil { // which gives it back
@@ -81,10 +84,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 }
 
 // limitAttach refuses an attach of an account that attaches too often, and then one of a crowd that is too much for the node.
-// An account that loops takes no more of the node's than its own share, whatever login and token it names.
+// An account that loops takes no more of the node's than its own share, whatever login, device and token it names.
 func (r *Registry) limitAttach(q AttachRequest) error {
 	now := r.elapsed()
-	wait := r.attachesOf.take(now, q.Account, string(q.Login))
+	wait := r.attachesOf.take(now, q.Account, cmp.Or(string(q.Login), string(q.Device)))
 	if wait == 0 {
 		wait = r.attaches.take(now, "", "")
 	}
@@ -145,9 +148,10 @@ type arrival struct {
 	confirmed bool    // its token was confirmed by this use
 	token     event.ResumeToken
 	parked    *parked
-	tabs      int    // connections that the login may have
-	moves     uint64 // displacements in turns so far, if the one before was on another node; see takeover
-	announced bool   // watchers of another node were told that the login is online
+	idle      time.Duration // see AttachRequest.IdleTimeout
+	tabs      int           // connections that the login may have
+	moves     uint64        // displacements in turns so far, if the one before was on another node; see takeover
+	announced bool          // watchers of another node were told that the login is online
 }
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
@@ -259,8 +263,8 @@ func (s *step) bind(in *arrival, tab string) {
 		s.r.replaced.add(s.rec.login(k.login), now)
 	}
 	s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
-	if tab != "" || in.token != "" || in.parked != nil || moves > 0 {
-		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, moves: moves, at: now}
+	if tab != "" || in.token != "" || in.parked != nil || moves > 0 || in.idle != 0 {
+		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, moves: moves, at: now, idle: in.idle}
 	}
 	k.conns = append(k.conns, c)
 	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.now.UnixMilli(), false

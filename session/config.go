@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	maxTombstones      = 64       // of an account; the oldest is dropped
-	maxReplaced        = 64       // tokens of a login that are known as replaced: of 64 days, at the default rotation
-	maxRecent          = 32       // logins and ends in an account's log
-	maxDescription     = 1_024    // bytes of a description in all
-	maxNote            = 512      // bytes of a host's note to a device that is put off
-	recordReserve      = 12 << 10 // bytes of a record that logins leave to tombstones and to new tokens
-	fenceWait          = time.Second
-	maxConflicts       = 16 // tries of a step that others get in the way of
+	maxTombstones      = 64                    // of an account; the oldest is dropped
+	maxReplaced        = 64                    // tokens of a login that are known as replaced: of 64 days, at the default rotation
+	maxRecent          = 32                    // logins and ends in an account's log
+	maxDescription     = 1_024                 // bytes of a description in all
+	maxNote            = 512                   // bytes of a host's note to a device that is put off
+	recordReserve      = 12 << 10              // bytes of a record that logins leave to tombstones and to new tokens
+	fenceGap           = 10 * time.Millisecond // in which a Send that has passed the fence reaches the host's code
+	maxConflicts       = 16                    // tries of a step that others get in the way of
 	janitorPage        = 256
 	maxLoginsPerMinute = 60_000
 	refreshSeenPerIdle = 10 // how often the time of last contact is written within the idle bound
@@ -36,7 +36,8 @@ type Config struct {
 	// ResumeWindow is how long a login without a connection keeps its slot and is not announced as offline. Zero means
 	// 2 min; negative means that it goes offline at the next sweep.
 	ResumeWindow time.Duration
-	// IdleTimeout detaches a connection that nothing was heard of for this long. Zero means 90 s; negative means never.
+	// IdleTimeout detaches a connection that nothing was heard of for this long, unless [AttachRequest.IdleTimeout] says
+	// otherwise. Zero means 90 s; negative means never.
 	IdleTimeout time.Duration
 	// IdleDevice ends a login that had no contact for this long, and forgets a device that was not seen for this long,
 	// with its place in the inbox. Zero means 30 days; negative means never.
@@ -79,7 +80,8 @@ type Config struct {
 	// longer is left to itself. While 8 calls of one function hang for one account, it is not called for that account, see
 	// [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration
-	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
+	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged and counted, see
+	// [Registry.HungCloses], and left to itself. Zero means 1 s.
 	CloseTimeout time.Duration
 	// Node is the name of this engine among several, which no other one has at the same time. Empty means "local", and is
 	// refused with Leases.

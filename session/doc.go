@@ -65,9 +65,10 @@
 //
 // # Ends
 //
-// After a commit that ends a login, its connection is fenced: no Send begins any more, and a running one is waited for,
-// a second at most. Then the host's revoke hook runs, then the connection is closed. When Kick returns, all this is done;
-// of a connection on another node, all but the close, which waits for the hook as well.
+// After a commit that ends a login, its connection is fenced: no Send begins any more, and the context of a running one is
+// cancelled. Then the host's revoke hook runs, then the connection is closed, in its own time. When Kick returns, no Send
+// can begin and the hook has run; it waits neither for a Send that runs nor for Conn.Close. Nor does an Attach or a Login
+// that takes a connection's place. A connection on another node waits for the hook before it is closed, too.
 //
 // Ending a login is not forgetting its device: a device that was kicked goes on where it was when it logs in again.
 // [Registry.RemoveDevice] forgets it, as Config.IdleDevice and Config.MaxDevices do by themselves. [Registry.Ban] keeps an

@@ -115,8 +115,9 @@ func checkNote(note string) error {
 	return event.CheckText("note", note)
 }
 
-// Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, the revoke hook has
-// run and the connections were told. Their devices keep their place in the inbox. The results are in order of the list,
+// Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, and the revoke hook has
+// run. A Send that runs has had its context ended; it is not waited for, nor is Conn.Close, which is called after the hook.
+// Their devices keep their place in the inbox. The results are in order of the list,
 // or of admission. A login that is not there is no error, so that a kick may be repeated; [ErrNotFound] is returned if By
 // or Others is not a login of the account.
 //
@@ -325,11 +326,8 @@ func (r *Registry) finish(s *step, gone []fenced) {
 	}
 	for _, f := range gone {
 		if slices.Contains(s.stale, f.conn.Login()) {
-			tasks = append(tasks, func() { f.conn.shut(f.why) })
+			tasks = append(tasks, func() { f.conn.shutSoon(f.why) })
 		}
-	}
-	for _, o := range s.displaced {
-		tasks = append(tasks, func() { o.conn.shut(o.why) })
 	}
 	if len(s.remote) > 0 && r.cfg.Revoke != nil {
 		tasks = append(tasks, func() {
@@ -360,26 +358,24 @@ type parting struct {
 	revoke bool // the hook is called
 }
 
-// part settles one login: its owners are told, running sends are waited for, the hook is called, the connections are
-// closed. between is called before that.
+// part settles one login: its owners are told, the hook is called, and then the connections are closed, in their own time.
+// When it returns no Send can begin on them. between is called before they are closed.
 func (r *Registry) part(p parting, between func()) {
 	var tasks []func()
 	for _, f := range p.conns {
-		tasks = append(tasks, func() { f.conn.tellOwner(f.why) })
+		tasks = append(tasks, func() {
+			f.conn.tellOwner(f.why)
+			f.conn.settled()
+		})
 	}
 	together(tasks)
-	for _, f := range p.conns {
-		f.conn.settled()
-	}
 	if p.revoke {
 		r.revoke(p.ended)
 	}
 	between()
-	tasks = tasks[:0]
 	for _, f := range p.conns {
-		tasks = append(tasks, func() { r.closeConn(f.conn.conn, f.why) })
+		r.owned.Do(func() { f.conn.closeConn(f.why) })
 	}
-	together(tasks)
 }
 
 // revoke calls the host's hook, waits for it a bounded time, and survives its panics.

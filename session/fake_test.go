@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -20,7 +21,17 @@ type wire struct {
 	mu     sync.Mutex
 	frames []event.Frame
 	closed []event.Closed
-	log    *journal // nil: none
+	bound  []*session.Connection // that it was attached as
+	log    *journal              // nil: none
+}
+
+// attached notes what the wire was attached as.
+func (w *wire) attached(c *session.Connection) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c != nil {
+		w.bound = append(w.bound, c)
+	}
 }
 
 func (w *wire) Send(ctx context.Context, frames []event.Frame) error {
@@ -44,8 +55,19 @@ func (w *wire) Close(why event.Closed) error {
 	return nil
 }
 
-// ends returns every Close that there was.
+// ends returns every Close that there was. Close has its own time: what was fenced is waited for.
 func (w *wire) ends() []event.Closed {
+	w.mu.Lock()
+	bound := slices.Clone(w.bound)
+	w.mu.Unlock()
+	for _, c := range bound {
+		c.AwaitClose(context.Background())
+	}
+	return w.called()
+}
+
+// called is ends that does not wait.
+func (w *wire) called() []event.Closed {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.closed)

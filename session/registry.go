@@ -38,6 +38,7 @@ type Registry struct {
 	opened     time.Time
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
+	instant    sendContext // stands for each Send of a connection that never waits; it never ends
 
 	nodes     *nodes               // nil: this registry is the only one over its store
 	cleanSoon chan struct{}        // has the janitor come before its time

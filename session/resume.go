@@ -32,6 +32,9 @@ type AttachRequest struct {
 	// An IP address that alone has changed is written once an hour at most, or with something else. If the account's record
 	// has no room for it, the old description stays.
 	Description *Description
+	// IdleTimeout is Config.IdleTimeout for this connection, such as one and a half times an MQTT client's keep-alive. Zero
+	// means that of the registry; negative means never.
+	IdleTimeout time.Duration
 	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
 	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails, the
 	// connection is unbound as if it had never been there, and Attach returns the error.
@@ -96,10 +99,15 @@ func (s *step) resume(q *AttachRequest, in *arrival) (*login, error) {
 	if l != nil {
 		return l, s.authenticate(l, q.Token, in)
 	}
+	return nil, s.refuseUnknown(q)
+}
+
+// refuseUnknown finds the words for a login that is not there.
+func (s *step) refuseUnknown(q *AttachRequest) error {
 	if t := s.rec.tombstone(q.Login); t != nil && t.Tokens.has(q.Token) {
-		return nil, &EndedError{Why: t.Closed.closed()}
+		return &EndedError{Why: t.Closed.closed()}
 	}
-	return nil, ErrUnknownLogin
+	return ErrUnknownLogin
 }
 
 // vouched finds the login that the host means. A device has one at most, since it replaces its own.

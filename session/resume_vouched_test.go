@@ -281,3 +281,21 @@ func TestAttach_AFullRecordKeepsTheOldDescription(t *testing.T) {
 		require.Equal(w.t, tombstones, len(shapeOf(w.t, []byte(w.stored("ann").data)).Tombstones))
 	})
 }
+
+// TestVouched_ADeviceThatLoopsHasAShareOfItsOwn: the account's other devices attach beside it.
+func TestVouched_ADeviceThatLoopsHasAShareOfItsOwn(t *testing.T) {
+	inBubble(t, setup{config: session.Config{AttachesPerAccount: 10}}, func(w *world) {
+		w.login("ann", "loops", "ios")
+		w.login("ann", "calm", "web")
+		refused := 0
+		for range 300 {
+			if _, _, err := w.vouch("ann", "loops"); errors.Is(err, session.ErrLimited) {
+				refused++
+			}
+			w.pass(10 * time.Millisecond)
+		}
+		require.NotZero(w.t, refused)
+		_, _, err := w.vouch("ann", "calm")
+		require.NoError(w.t, err)
+	})
+}

@@ -119,6 +119,11 @@ func (s *step) noteLocked() {
 // settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
 func (r *Registry) settled(s *step, gone []fenced) {
 	r.nodes.ask(s)
+	var older []func()
+	for _, o := range s.displaced { // before delivery begins on the one that takes their place
+		older = append(older, func() { o.conn.shutSoon(o.why) })
+	}
+	together(older)
 	if s.then == nil {
 		r.finish(s, gone)
 		return

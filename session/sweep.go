@@ -109,9 +109,9 @@ func (r *Registry) due(sh *shard, now time.Time, over []event.Account) (silent [
 			switch {
 			case !k.attached():
 				late = late || !now.Before(time.UnixMilli(k.since).Add(max(r.cfg.ResumeWindow, 0)))
-			case r.cfg.IdleTimeout > 0:
+			default:
 				for _, c := range k.conns {
-					if now.Sub(time.UnixMilli(c.seen.Load())) >= r.cfg.IdleTimeout {
+					if idle := c.idleTimeout(); idle > 0 && now.Sub(time.UnixMilli(c.seen.Load())) >= idle {
 						silent = append(silent, c)
 					}
 				}

@@ -132,8 +132,7 @@ const (
 
 // authenticate compares the token with those of the login.
 func (s *step) authenticate(l *login, t event.ResumeToken, in *arrival) error {
-	issued := l.Issued != nil && l.Issued.Token.is(t)
-	confirmed, replaced := l.Token.is(t), l.Replaced.has(t)
+	issued, confirmed, replaced := l.issued(t), l.Token.is(t), l.Replaced.has(t)
 	switch {
 	case issued:
 		l.confirm(s.now)
@@ -151,6 +150,9 @@ func (s *step) authenticate(l *login, t event.ResumeToken, in *arrival) error {
 	}
 	return ErrUnknownLogin
 }
+
+// issued reports whether the token was issued and not yet confirmed.
+func (l *login) issued(t event.ResumeToken) bool { return l.Issued != nil && l.Issued.Token.is(t) }
 
 // confirm makes the issued token the confirmed one.
 func (l *login) confirm(now time.Time) {
@@ -217,7 +219,7 @@ func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 			}
 			return fmt.Errorf("confirm token: %w", ErrNotFound)
 		}
-		if l.Issued != nil && l.Issued.Token.is(token) {
+		if l.issued(token) {
 			l.confirm(s.now)
 			confirmed, s.dirty = l, true
 		}

@@ -198,8 +198,10 @@ func (w *world) fill(a event.Account, p event.Platform, devices ...event.DeviceI
 }
 
 func (g *gadget) tryAttach(c *wire) (*session.Connection, error) {
-	return g.w.reg.Attach(context.WithoutCancel(g.w.t.Context()),
+	conn, err := g.w.reg.Attach(context.WithoutCancel(g.w.t.Context()),
 		session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, c, nil)
+	c.attached(conn)
+	return conn, err
 }
 
 // attach binds a new connection, which becomes the gadget's.
