@@ -257,8 +257,9 @@ func (s *step) attach(l *login, in *arrival) error {
 		in.announced = l.attachedBefore()
 		in.restored = unsure || k == nil && in.announced || first && device < l.At
 		if elsewhere {
-			s.remote = append(s.remote, l.Node)
+			l.Before, l.Moved, s.dirty = s.movedFrom(l), s.now.UnixMilli(), true
 		}
+		s.remote = n.others(s.remote, s.before(l))
 		if l.Node != n.r.cfg.Node || l.Lease != in.lease {
 			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, in.lease, 0, true
 		}

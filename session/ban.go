@@ -81,6 +81,7 @@ func (s *step) endAll(why event.Closed) {
 	for _, id := range s.chosen(KickRequest{All: true}) {
 		s.end(id, why, "")
 	}
+	s.lookAgain(nil)
 }
 
 // endedFor returns the logins that the step has ended for a reason, earliest first.

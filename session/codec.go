@@ -13,7 +13,7 @@ import (
 // After it come the log and the tombstones, which stay packed, and then all that is decoded by each step. Times are
 // varints of Unix milliseconds, strings have their length before them, and rarer parts of an item are there if its flags
 // say so.
-const recordVersion = 1
+const recordVersion = 2
 
 // errRecord: not all of a record makes sense, or it is cut short.
 var errRecord = errors.New("session: account record cannot be decoded")
@@ -26,6 +26,7 @@ const (
 	loginDescribed
 	loginIssued
 	loginReplaced
+	loginMoved // before, moved
 	loginFlags = 1<<iota - 1
 )
 
@@ -38,7 +39,8 @@ const (
 const (
 	tombstoneNoted = 1 << iota
 	tombstoneCaused
-	tombstoneFlags = 1<<iota - 1
+	tombstoneServed // served, at
+	tombstoneFlags  = 1<<iota - 1
 )
 
 const (
@@ -130,7 +132,8 @@ func openRecord(data []byte) (*record, error) {
 func (l *login) append(b []byte) []byte {
 	placed := l.Node != "" || l.Lease != 0 || l.Left != 0
 	b = append(b, bit(l.Slot, loginSlot)|bit(l.Primary, loginPrimary)|bit(placed, loginPlaced)|
-		bit(!l.Description.empty(), loginDescribed)|bit(l.Issued != nil, loginIssued)|bit(len(l.Replaced) > 0, loginReplaced))
+		bit(!l.Description.empty(), loginDescribed)|bit(l.Issued != nil, loginIssued)|bit(len(l.Replaced) > 0, loginReplaced)|
+		bit(len(l.Before) > 0, loginMoved))
 	b = appendString(b, l.ID)
 	b = appendString(b, l.Device)
 	b = appendString(b, l.Platform)
@@ -154,6 +157,10 @@ func (l *login) append(b []byte) []byte {
 	}
 	if len(l.Replaced) > 0 {
 		b = appendDigests(b, l.Replaced)
+	}
+	if len(l.Before) > 0 {
+		b = appendStrings(b, l.Before)
+		b = binary.AppendVarint(b, l.Moved)
 	}
 	return b
 }
@@ -179,7 +186,26 @@ func (d *decoder) login() login {
 	if flags&loginReplaced != 0 {
 		l.Replaced = d.digests()
 	}
+	if flags&loginMoved != 0 {
+		l.Before, l.Moved = d.nodes(), d.varint()
+	}
 	return l
+}
+
+func appendStrings[S ~string](b []byte, all []S) []byte {
+	b = binary.AppendUvarint(b, uint64(len(all)))
+	for _, s := range all {
+		b = appendString(b, s)
+	}
+	return b
+}
+
+func (d *decoder) nodes() []event.NodeID {
+	all := make([]event.NodeID, d.count(1))
+	for i := range all {
+		all[i] = event.NodeID(d.string())
+	}
+	return all
 }
 
 func (d *Description) empty() bool {
@@ -285,7 +311,7 @@ func (t *tombstone) append(b []byte) []byte {
 	c := t.Closed.Cause
 	b = binary.AppendVarint(b, t.Until)
 	b = appendString(b, t.Login)
-	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused))
+	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused)|bit(len(t.Served) > 0, tombstoneServed))
 	b = appendDigests(b, t.Tokens)
 	b = appendString(b, t.Closed.Reason)
 	b = appendString(b, t.Closed.Retry)
@@ -298,6 +324,10 @@ func (t *tombstone) append(b []byte) []byte {
 		b = appendString(b, c.Device)
 		b = appendString(b, c.Platform)
 		b = appendString(b, c.Name)
+	}
+	if len(t.Served) > 0 {
+		b = appendStrings(b, t.Served)
+		b = binary.AppendVarint(b, t.At)
 	}
 	return b
 }
@@ -315,6 +345,9 @@ func (d *decoder) tombstone() tombstone {
 			Login: event.LoginID(d.string()), Device: event.DeviceID(d.string()), Platform: event.Platform(d.string()),
 			Name: d.string(),
 		}
+	}
+	if flags&tombstoneServed != 0 {
+		t.Served, t.At = d.nodes(), d.varint()
 	}
 	return t
 }

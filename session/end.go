@@ -137,9 +137,6 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 				q.Logins = append(q.Logins, s.Login)
 			}
 		}
-		if len(q.Logins) == 0 {
-			return nil, nil
-		}
 	}
 	var results []KickResult
 	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
@@ -172,6 +169,7 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			}
 			results = append(results, res)
 		}
+		s.lookAgain(&q)
 		return nil
 	}, nil)
 	if err == nil {
@@ -198,7 +196,7 @@ func (s *step) permitted(actor *policy.Login, id event.LoginID) KickResult {
 }
 
 func (s *step) chosen(q KickRequest) []event.LoginID {
-	if len(q.Logins) > 0 {
+	if len(q.Logins) > 0 || q.Filter != nil {
 		return q.Logins
 	}
 	var ids []event.LoginID
@@ -254,10 +252,12 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) erro
 	if err := q.validate(); err != nil {
 		return err
 	}
+	there := false
 	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
+		s.lookAgain(nil)
 		d := s.rec.device(q.Device)
-		if d == nil {
-			return fmt.Errorf("remove device: %w", ErrNotFound)
+		if there = d != nil; !there {
+			return nil
 		}
 		gone, why := *d, event.DeviceRemoved.Closed(0)
 		why.Note = q.Note
@@ -276,9 +276,15 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) erro
 				s.end(l.ID, why, q.By)
 			}
 		}
+		if d := s.rec.device(q.Device); d != nil {
+			gone = *d // seen at the end of its logins
+		}
 		s.forgetDevice(gone)
 		return nil
 	}, nil)
+	if err == nil && !there {
+		err = fmt.Errorf("remove device: %w", ErrNotFound)
+	}
 	return err
 }
 

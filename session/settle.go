@@ -19,6 +19,7 @@ func (s *step) settle() {
 	var idle []event.LoginID
 	for i := range s.rec.Logins {
 		l := &s.rec.Logins[i]
+		l.Before = s.before(l)
 		s.a.mu.Lock()
 		k := s.a.linkLocked(l.ID)
 		s.place(l, k)

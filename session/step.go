@@ -34,6 +34,7 @@ type step struct {
 	stale     []event.LoginID // logins that are attached on another node now
 	displaced []displaced     // connections that a newer one of their login takes the place of
 	remote    []event.NodeID  // other nodes that have to look at the account
+	again     []event.NodeID  // other nodes that were told to look by an earlier step, and may not have done so yet
 	asked     bool            // they were told to
 	revoked   func()          // waits until the node that has ended the strange ones has run its revoke hooks; nil: not yet made
 	then      func()          // goes on beside what the step's ends need; nil: nothing
@@ -236,11 +237,14 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 		return
 	}
 	v := s.r.view(s.a, l, s.now, "")
-	if s.r.nodes.elsewhere(l) {
-		s.remote = append(s.remote, l.Node)
-	}
+	served := s.served(l)
+	s.remote = s.r.nodes.others(s.remote, served)
 	l.Seen = max(l.Seen, v.LastSeen.UnixMilli()) // for its device, which stays
-	if own := s.rec.remove(id, why, s.r.cfg.Node, s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli()); own != 0 {
+	own := s.rec.remove(id, tombstone{
+		Closed: recordOf(why), Node: s.r.cfg.Node, Until: s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli(),
+		Served: served, At: s.now.UnixMilli(),
+	})
+	if own != 0 {
 		s.forget = append(s.forget, own)
 	}
 	s.dirty = true
