@@ -141,6 +141,9 @@ func (r *Registry) announce(in *arrival) *event.Closed {
 	k, a := in.k, in.k.a
 	a.mu.Lock()
 	over := in.arrive()
+	if over == nil {
+		k.held = false
+	}
 	if over == nil && slices.Contains(a.links, k) {
 		if !k.announced {
 			k.announced = true
@@ -227,7 +230,10 @@ func (s *step) attach(l *login, in *arrival) error {
 	holds := s.r.holdsLocked(k, l, s.now)
 	attached := k.attached() && !slices.Contains(s.stale, l.ID)
 	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
+	was := coming{login: l.ID}
+	was.state, was.node, was.seen = s.r.reachLocked(s.a, l, s.now)
 	s.a.mu.Unlock()
+	s.coming = &was
 	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
 	in.tabs = 1
 	if attached {

@@ -94,6 +94,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.now, id)
+			res.Session.State = Lingering
 			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 			return nil
 		}
@@ -111,7 +112,6 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		return nil, err
 	}
 	res.Position, res.Victims = s.head, s.victims(id)
-	res.Session.State = Lingering
 	if res.Position.Seq == 0 {
 		page, err := r.st.Read(ctx, q.Account, store.ReadOptions{})
 		if err != nil {
@@ -235,7 +235,9 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.capDevices()
 	s.dirty = true
 	s.grows = &event.InvalidError{Field: "description", Reason: "no room is left for it beside the account's other logins"}
+	s.coming = &coming{login: id, state: Lingering, seen: s.now} // it holds its slot and has no connection yet
 	res.Session = s.r.view(s.a, &l, s.now, id)
+	res.Session.State = Lingering
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 	s.record(event.KindDeviceLogin, res.Session, "", id)
 	return nil

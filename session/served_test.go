@@ -54,7 +54,7 @@ var endings = []struct {
 	}},
 	{"kick by a filter", func(w *world, g *gadget) error {
 		_, err := w.reg.Kick(context.Background(), session.KickRequest{
-			Account: g.acc, Filter: func(s session.Session) bool { return s.Device == "phone" },
+			Account: g.acc, Filter: func(s session.Session) bool { return s.Login == g.id },
 		})
 		return err
 	}},

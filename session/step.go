@@ -37,6 +37,7 @@ type step struct {
 	again     []event.NodeID  // other nodes that were told to look by an earlier step, and may not have done so yet
 	asked     bool            // they were told to
 	revoked   func()          // waits until the node that has ended the strange ones has run its revoke hooks; nil: not yet made
+	coming    *coming         // the login that it admits or attaches; nil: none
 	then      func()          // goes on beside what the step's ends need; nil: nothing
 	changes   []Change        // what is to become known
 	messages  []store.Message
@@ -78,6 +79,9 @@ func (r *Registry) changeIn(ctx context.Context, a *account, decide func(*step) 
 	defer r.leave(a)
 	s, err := r.decideAndCommit(ctx, a, decide)
 	if err != nil {
+		a.mu.Lock()
+		a.coming = nil
+		a.mu.Unlock()
 		return nil, nil, err
 	}
 	gone := s.detachEnded()
@@ -85,6 +89,7 @@ func (r *Registry) changeIn(ctx context.Context, a *account, decide func(*step) 
 		apply(s)
 	}
 	a.mu.Lock()
+	a.coming = nil
 	s.noteLocked()
 	a.mu.Unlock()
 	return s, gone, nil
@@ -129,6 +134,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if !s.dirty {
 			return s, nil
 		}
+		s.announce(s.coming)
 		err = s.commit(ctx, rev)
 		if err == nil {
 			return s, nil
@@ -187,6 +193,13 @@ func (s *step) encode() ([]byte, error) {
 		return data, s.grows
 	}
 	return data, nil
+}
+
+// announce says how the login is that the step brings in, for those who read the record before links are as it says.
+func (s *step) announce(c *coming) {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	s.a.coming = c
 }
 
 func (s *step) commit(ctx context.Context, expect store.Revision) error {
@@ -280,6 +293,7 @@ func (s *step) detachEnded() []fenced {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
 	s.a.unsure, s.a.doubts = false, nil
+	s.a.steps++
 	out := func(id event.LoginID, why event.Closed) {
 		for _, c := range s.a.unlinkLocked(id) {
 			if _, owes := c.stop(why); owes {

@@ -99,7 +99,7 @@ func (s *step) damp(device event.DeviceID, platform event.Platform, victims []po
 		if e.Swap && swaps+1 == limit {
 			s.changes = append(s.changes, Change{
 				Kind: ChangeContended, Reason: event.Flapping,
-				Session: Session{Account: s.a.id, Device: device, Platform: platform, State: Offline},
+				Session: Session{Account: s.a.id, Device: device, Platform: platform},
 			})
 		}
 		kept = append(kept, e)
