@@ -17,6 +17,8 @@ const (
 	MaxPushEntries = 100
 	// pushGap is the least time between two turns of one account: a burst of messages makes one call a second.
 	pushGap = time.Second
+	// pushReadWait bounds the reads of one turn, so that an account that the store holds up keeps no turn from others.
+	pushReadWait = 10 * time.Second
 )
 
 // PushConfig says when the host is asked to wake devices by push. The zero value is valid and means never: it takes a Hook.

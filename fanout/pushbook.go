@@ -15,7 +15,7 @@ import (
 // still knows.
 //
 // A turn takes as long as the host's hooks do, and a hook that hangs takes all the time that it may. So accounts for which
-// it did so last wait in a lane of their own: they keep each other waiting, and nobody else.
+// one did so last wait in a lane of their own: they keep each other waiting, and nobody else.
 type pushBook struct {
 	limit  int
 	lanes  [pushLanes]pushLane
@@ -30,7 +30,7 @@ type pushBook struct {
 // Lanes of the push book.
 const (
 	pushPrompt = iota
-	pushLate   // the hooks did not return in time for the account when they were called last
+	pushLate   // the hooks, or the store, did not return in time for the account last
 	pushLanes
 	latePart = 4 // so many times fewer turns at once than prompt ones
 )

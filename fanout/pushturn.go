@@ -43,17 +43,20 @@ func (r *Router) pushTurn(it *pushItem, seq uint64) {
 }
 
 func (t *pushTurn) run(seq uint64) (err error) {
-	if t.pushView, err = t.r.pushView(t.r.ctx, t.it.account, seq); err != nil {
+	ctx, cancel := context.WithTimeout(t.r.ctx, pushReadWait)
+	defer cancel()
+	defer func() { t.it.late = t.it.late || err != nil && ctx.Err() != nil }()
+	if t.pushView, err = t.r.pushView(ctx, t.it.account, seq); err != nil {
 		return err
 	}
 	if t.pushView == nil {
 		t.r.stats.pushesCancelled.Add(1)
 		return nil
 	}
-	if err = t.collect(t.r.ctx); err != nil {
+	if err = t.collect(ctx); err != nil {
 		return err
 	}
-	if err = t.dropRead(t.r.ctx); err != nil {
+	if err = t.dropRead(ctx); err != nil {
 		return err
 	}
 	if p := t.choose(); len(p.Devices) > 0 && (t.r.push.isDropped(t.it) || !t.tell(p)) {
@@ -242,9 +245,9 @@ func (t *pushTurn) answer(q PushQuestion) []event.DeviceID {
 // callPush calls one of the host's hooks. An account for which one takes all the time that it may is late from then on, until
 // a turn in which all return in time.
 func callPush[T any](t *pushTurn, h *hostcall.Hook, fn func(context.Context) (T, error)) (T, error) {
-	limit, began := t.r.cfg.Push.HookTimeout, time.Now()
+	limit, began := t.r.cfg.Push.HookTimeout, t.r.clock()
 	v, err := hostcall.Call(context.WithoutCancel(t.r.ctx), h, t.it.account, limit, fn)
-	t.hung = t.hung || time.Since(began) >= limit || errors.Is(err, hostcall.ErrSkipped)
+	t.hung = t.hung || t.r.clock()-began >= limit || errors.Is(err, hostcall.ErrSkipped)
 	t.it.late = t.hung
 	return v, err
 }

@@ -13,6 +13,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/sentinel"
 	"github.com/manydevice/manydevice/internal/stream"
@@ -44,22 +45,23 @@ type Router struct {
 	issuer *event.Issuer
 	log    *slog.Logger
 
-	seed      maphash.Seed
-	shards    [shardCount]shard
-	cursors   cursorBook
-	early     earlyReads
-	grown     grownSet
-	troubles  troubleBook
-	push      pushBook
-	tailBytes atomic.Int64
-	scratches sync.Pool // of *scratch
-	pages     sync.Pool // of *[]event.Entry
-	rounds    sync.Pool // of *round
-	none      business  // of attachments at rest
-	began     time.Time
-	stats     counters
-	feed      feed
-	deaf      func() // stops the router from hearing of changes
+	seed        maphash.Seed
+	shards      [shardCount]shard
+	cursors     cursorBook
+	early       earlyReads
+	grown       grownSet
+	troubles    troubleBook
+	push        pushBook
+	poisonCalls hostcall.Hook // of Config.OnPoison
+	tailBytes   atomic.Int64
+	scratches   sync.Pool // of *scratch
+	pages       sync.Pool // of *[]event.Entry
+	rounds      sync.Pool // of *round
+	none        business  // of attachments at rest
+	began       time.Time
+	stats       counters
+	feed        feed
+	deaf        func() // stops the router from hearing of changes
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -191,4 +192,61 @@ func TestNeed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Random histories in which the clock jumps back and forth by hours. Registrations are noted by that clock, and times still
+// to come are put right at each step, as a registry does. An unknown device never ends another device's login, and no
+// device that is too new by its own noted time ends a login of one that was registered before it.
+func TestMinAge_RandomClocks(t *testing.T) {
+	type registration struct {
+		noted time.Time
+		order int // in which the devices were truly registered, from 1
+	}
+	rng := seeded(t)
+	evicted := 0
+	for range 3000 {
+		least := time.Duration(1+rng.IntN(3)) * time.Hour
+		p := newPolicy(t, policy.Rules{PerPlatform: 1 + rng.IntN(2), MaxLogins: 2 + rng.IntN(3), MinAge: least})
+		now := time.UnixMilli(1_700_000_000_000)
+		devices := make(map[event.DeviceID]registration)
+		var logins []policy.Login
+		for step := range 15 {
+			if now = now.Add(time.Duration(rng.IntN(3)) * 20 * time.Minute); rng.IntN(4) == 0 {
+				now = now.Add(time.Duration(rng.IntN(9)-4) * 40 * time.Minute)
+			}
+			for id, d := range devices {
+				if d.noted.After(now) {
+					devices[id] = registration{now, d.order}
+				}
+			}
+			for i := range logins {
+				logins[i].Since = devices[logins[i].Device].noted
+				logins[i].Holds = logins[i].Holds && rng.IntN(6) > 0
+			}
+			id := event.DeviceID(fmt.Sprint("d", rng.IntN(4)))
+			me, known := devices[id]
+			in := policy.Newcomer{Device: id, Platform: []event.Platform{"ios", "web"}[rng.IntN(2)], Since: me.noted}
+			d := p.Decide(logins, in, now, nil)
+			for _, v := range d.Victims {
+				if v.Rule == policy.RuleDevice {
+					continue
+				}
+				evicted++
+				require.True(t, known, "an unknown device evicts")
+				if now.Sub(me.noted) < least {
+					require.Less(t, me.order, devices[logins[v.Index].Device].order, "a device that is too new evicts an older one")
+				}
+			}
+			if d.Verdict != policy.Admit {
+				continue
+			}
+			if !known {
+				devices[id] = registration{now, len(devices) + 1}
+			}
+			logins = append(without(logins, d.Victims), policy.Login{
+				ID: event.LoginID(fmt.Sprint("L", step)), Device: id, Platform: in.Platform, Admission: uint64(step + 1), Holds: true,
+			})
+		}
+	}
+	require.Greater(t, evicted, 1000)
 }

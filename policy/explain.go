@@ -67,7 +67,8 @@ func (e Explanation) Summary() string {
 	case e.Verdict == Refuse && e.Rule == RulePlatform && e.Limit == 0:
 		return fmt.Sprintf("refused: platform %s is closed", e.platform())
 	case e.Verdict == Refuse:
-		return fmt.Sprintf("refused by %q (limit %d, count %d, %d would have to end)%s", e.Rule, e.Limit, e.Count, e.Need, e.Cause.words(e.Wait))
+		return fmt.Sprintf("refused by %q (limit %d, count %d, %d would have to end)%s",
+			e.Rule, e.Limit, e.Count, e.Need, e.Cause.words(e.Wait))
 	case e.Verdict == Ask:
 		return fmt.Sprintf("the host is asked by %q, at least %d of %d must end", e.Rule, e.Need, len(e.Victims))
 	}

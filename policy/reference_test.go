@@ -328,7 +328,34 @@ func checkQuestion(t *testing.T, q question) []policy.Decision {
 		}
 		require.True(t, d.Wait >= 0 && d.Wait <= q.rules.MinAge, "wait %v", d.Wait)
 	}
+	checkPermits(t, p, q, e, last)
 	return []policy.Decision{first, last}
+}
+
+// checkPermits checks that an admission ends no login that its device may not kick or replace, and that a refusal names
+// exactly those that it may.
+func checkPermits(t *testing.T, p *policy.Policy, q question, e policy.Explanation, last policy.Decision) {
+	t.Helper()
+	may := func(victim policy.Login) bool {
+		for _, l := range q.logins {
+			if q.in.Login != "" && l.ID == q.in.Login && q.in.Since.IsZero() {
+				l.Device = q.in.Device
+				return p.MayEnd(l, victim, q.now).OK
+			}
+		}
+		return p.MayReplace(q.in, victim, q.now).OK
+	}
+	for _, v := range last.Victims {
+		require.True(t, may(q.logins[v.Index]), "%s ends: %+v", v.Login, q)
+		require.False(t, v.Rule == policy.RuleAccount && q.logins[v.Index].Holds, "the safety bound ended a login with a slot")
+	}
+	if n := len(e.Steps); n > 0 && e.Steps[n-1].Refused {
+		for _, l := range q.logins {
+			if slices.Contains(e.Steps[n-1].Removable, l.ID) {
+				require.True(t, may(l), "%s could make room: %+v", l.ID, q)
+			}
+		}
+	}
 }
 
 // I19: with groups that overlap, totals and every action, wish and protection, victims are exactly those of a slow

@@ -78,13 +78,21 @@ func (r *Registry) Listen(l *stream.Listener[Change]) (stop func(), err error) {
 
 // noteLocked makes changes known in the order in which they happen, which the account's mutex keeps. Nothing of it waits.
 func (r *Registry) noteLocked(changes []Change) {
-	for _, c := range changes {
-		if l := r.listener.Load(); l != nil {
+	if l := r.listener.Load(); l != nil {
+		for _, c := range changes {
 			l.Hear(c)
 		}
-		if r.feed.Watched() {
-			r.feed.Publish(c.item())
-		}
+	}
+	r.publish(changes)
+}
+
+// publish brings changes to subscribers. Those of an account go by noteLocked.
+func (r *Registry) publish(changes []Change) {
+	if !r.feed.Watched() {
+		return
+	}
+	for _, c := range changes {
+		r.feed.Publish(c.item())
 	}
 }
 

@@ -132,8 +132,8 @@ func (r *Registry) tidy(id event.Account) {
 		return
 	}
 	s, gone, err := r.changeIn(r.ctx, a, func(*step) error { return nil }, nil)
-	if err == nil {
-		r.settled(s, gone)
+	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
+		r.owned.Do(func() { r.settled(s, gone) })
 	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {
 		r.log.Warn("session: sweep", "err", err)
 	}
