@@ -2,10 +2,10 @@ package fanout
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
@@ -29,7 +29,8 @@ type AttachRequest struct {
 //
 // A Position above the cursor counts as an ack; one below it has entries sent again. One that is of no use (trimmed,
 // ahead of the inbox, of another epoch) is answered with a Reset frame.
-func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (*Attachment, error) {
+func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Attachment, err error) {
+	defer fault.In("fanout", "attach", &err)
 	if r.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
@@ -38,7 +39,7 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	h.mu.Lock()
 	parks := h.parks
 	h.mu.Unlock()
-	_, err := r.reg.Attach(ctx, session.AttachRequest{
+	_, err = r.reg.Attach(ctx, session.AttachRequest{
 		Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab,
 		Begin: func(ctx context.Context, c *session.Connection) error {
 			return r.begin(ctx, a, q.Position, a.join(c, parks))
@@ -46,7 +47,7 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	}, conn, a.ended)
 	if err != nil {
 		a.ended(event.ClosedOf(err)) // nobody else does: it has never been attached
-		return nil, fmt.Errorf("fanout: attach: %w", err)
+		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -31,14 +32,14 @@ func (q *AttachRequest) validate() error {
 		return err
 	}
 	if err := q.Login.Validate(); err != nil {
-		return err
+		return fault.Field("login", err)
 	}
 	if q.Tab != "" {
 		if err := event.CheckID("tab", q.Tab); err != nil {
 			return err
 		}
 	}
-	return q.Token.Validate()
+	return fault.Field("token", q.Token.Validate())
 }
 
 // Attach binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
@@ -57,7 +58,8 @@ func (q *AttachRequest) validate() error {
 // On any error the connection is the caller's: it is not closed, nothing is sent on it any more, and ended is not called.
 // That goes also for a connection that ends while Attach runs: if its login is ended, Attach returns an [*EndedError], if
 // a newer connection takes its place, a [*FencedError].
-func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (*Connection, error) {
+func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (_ *Connection, err error) {
+	defer fault.In("session", "attach", &err)
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -89,7 +91,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	in.arrival.Store(&r.arriving)
 	in.Touch()
 	var refusal error
-	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
+	_, err = r.runAsking(ctx, q.Account, func(s *step) error {
 		in.token, refusal = "", nil
 		l := s.rec.login(q.Login)
 		if l == nil {

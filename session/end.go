@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/policy"
 )
@@ -74,12 +75,19 @@ func (q *KickRequest) validate() error {
 	if ways != 1 {
 		return &event.InvalidError{Field: "logins", Reason: "want exactly one of a list, all, all others, a platform, a filter"}
 	}
-	for _, id := range append(slices.Clone(q.Logins), q.Others, q.By) {
-		if id == "" && !slices.Contains(q.Logins, id) {
-			continue
-		}
+	for i, id := range q.Logins {
 		if err := id.Validate(); err != nil {
-			return err
+			return fault.Item("logins", i, err)
+		}
+	}
+	if q.Others != "" {
+		if err := q.Others.Validate(); err != nil {
+			return fault.Field("others", err)
+		}
+	}
+	if q.By != "" {
+		if err := q.By.Validate(); err != nil {
+			return fault.Field("by", err)
 		}
 	}
 	if err := checkNote(q.Note); err != nil {
@@ -123,7 +131,12 @@ func checkNote(note string) error {
 // If By is set, policy may protect some of the logins from it (see [policy.Policy.MayEnd]). What is not protected ends, and
 // the results say what was denied. If all that were there are protected, that is a [*ProtectedError], which matches
 // [ErrProtected], and has the results.
-func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
+func (r *Registry) Kick(ctx context.Context, q KickRequest) (_ []KickResult, err error) {
+	defer fault.In("session", "kick", &err)
+	return r.kick(ctx, q)
+}
+
+func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -211,8 +224,12 @@ func (s *step) chosen(q KickRequest) []event.LoginID {
 }
 
 // Logout ends a login at its own wish. [ErrNotFound] if it is not there.
-func (r *Registry) Logout(ctx context.Context, account event.Account, id event.LoginID) error {
-	res, err := r.Kick(ctx, KickRequest{Account: account, Logins: []event.LoginID{id}, Reason: event.Logout})
+func (r *Registry) Logout(ctx context.Context, account event.Account, id event.LoginID) (err error) {
+	defer fault.In("session", "logout", &err)
+	if err := id.Validate(); err != nil {
+		return fault.Field("login", err)
+	}
+	res, err := r.kick(ctx, KickRequest{Account: account, Logins: []event.LoginID{id}, Reason: event.Logout})
 	if err != nil {
 		return err
 	}
@@ -239,7 +256,7 @@ func (q *RemoveDeviceRequest) validate() error {
 	}
 	if q.By != "" {
 		if err := q.By.Validate(); err != nil {
-			return err
+			return fault.Field("by", err)
 		}
 	}
 	return checkNote(q.Note)
@@ -248,12 +265,13 @@ func (q *RemoveDeviceRequest) validate() error {
 // RemoveDevice ends the device's logins with reason device_removed and forgets the device with its place in the inbox.
 // If it logs in again, it is a new device. [ErrNotFound] if the account has no such device, or By is no login of it; a
 // [*ProtectedError] if By is set and policy protects the device from it (see [policy.Policy.MayEnd]).
-func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) error {
+func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) (err error) {
+	defer fault.In("session", "remove device", &err)
 	if err := q.validate(); err != nil {
 		return err
 	}
 	there := false
-	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
+	_, err = r.runAsking(ctx, q.Account, func(s *step) error {
 		s.lookAgain(nil)
 		d := s.rec.device(q.Device)
 		if there = d != nil; !there {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -78,7 +79,12 @@ func (q *LoginRequest) question() Question {
 // was changed. The new login holds a slot from now on and has a resume window to attach in. ctx bounds the wait for the
 // account's turn; a commit that has begun is seen through. An [*EndedError] means that the store could not say whether it
 // was admitted, and when that was known, it had ended again.
-func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
+func (r *Registry) Login(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
+	defer fault.In("session", "login", &err)
+	return r.login(ctx, q)
+}
+
+func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -126,10 +132,11 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 // chosen who is to make room. They end with reason kicked_self and are among the victims; who is named twice ends once.
 // [ErrNotFound] if one of them is not there; a [*RefusedError] with rule [RuleReplace] if the policy protects one of them
 // from this device, with those that it may end. Nothing has changed then.
-func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ...event.LoginID) (*LoginResult, error) {
-	for _, id := range logins {
+func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ...event.LoginID) (_ *LoginResult, err error) {
+	defer fault.In("session", "login replacing", &err)
+	for i, id := range logins {
 		if err := id.Validate(); err != nil {
-			return nil, err
+			return nil, fault.Item("logins", i, err)
 		}
 	}
 	for _, id := range logins {
@@ -137,7 +144,7 @@ func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ..
 			q.replace = append(q.replace, id)
 		}
 	}
-	return r.Login(ctx, q)
+	return r.login(ctx, q)
 }
 
 // replace ends the logins that the newcomer takes the place of.
@@ -164,7 +171,7 @@ func (s *step) replace(ids []event.LoginID, newcomer *login) error {
 
 // protected refuses a newcomer that has chosen a login that it may not end, and says which it may.
 func (s *step) protected(rules *policy.Policy, in policy.Newcomer, p policy.Permit) error {
-	e := &RefusedError{Rule: RuleReplace, Cause: p.Cause, RetryAfter: p.Wait}
+	e := &RefusedError{Rule: RuleReplace, Platform: s.who.Platform, Cause: p.Cause, RetryAfter: p.Wait}
 	for i := range s.rec.Logins {
 		if l := &s.rec.Logins[i]; rules.MayReplace(in, s.policyLogin(l), s.now).OK {
 			e.Logins = append(e.Logins, s.r.view(s.a, l, s.now, ""))
