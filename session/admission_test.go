@@ -369,9 +369,20 @@ func TestI27_FullRecord(t *testing.T) {
 			}
 			all = append(all, g.attach())
 		}
-		bad, ok := errors.AsType[*event.InvalidError](refusal)
+		require.ErrorIs(w.t, refusal, session.ErrRecordFull)
+		full, ok := errors.AsType[*session.RecordFullError](refusal)
 		require.True(w.t, ok, "%v", refusal)
-		require.Equal(w.t, "description", bad.Field)
+		require.Greater(w.t, full.Descriptions, full.Limit*3/4, "it says what takes the room")
+		require.Equal(w.t, event.RefusedQuota, full.Closed().Reason)
+		for refusal = nil; refusal == nil; n++ { // K6.6: without a description there is nothing that could be invalid
+			var g *gadget
+			q := session.LoginRequest{Account: "ann", Device: event.DeviceID(fmt.Sprint("small", n)), Platform: "web"}
+			if g, refusal = w.tryLogin(q); refusal == nil {
+				all = append(all, g.attach())
+			}
+		}
+		require.ErrorIs(w.t, refusal, session.ErrRecordFull)
+		n = len(w.list("ann"))
 		require.Greater(w.t, n, 16)
 		for range 3 {
 			w.tick()

@@ -21,6 +21,9 @@ type AttachRequest struct {
 	// Tab names the browser tab, window or process that the connection belongs to, where several share the login. A
 	// connection of the same tab is replaced, since it must be an older one. At most 128 bytes; empty: not named.
 	Tab string
+	// IdleTimeout is Config.IdleTimeout for this connection, such as one and a half times an MQTT client's keep-alive. Zero
+	// means that of the registry; negative means never.
+	IdleTimeout time.Duration
 	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
 	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails, the
 	// connection is unbound as if it had never been there, and Attach returns the error.
@@ -52,6 +55,9 @@ func (q *AttachRequest) validate() error {
 // [*RefusedError]. A [*LimitedError] says to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the
 // login has ended, the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
 //
+// It waits for no older connection: a Send that runs on one has had its context ended, and its Close is called in its own
+// time, while the new connection is served.
+//
 // ended is called once, when the connection has ended for any reason, before conn.Close, which waits for it as long as
 // Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds.
 //
@@ -73,10 +79,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
-	if wait := r.attaches.take(time.Now()); wait > 0 {
-		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+	if err := r.limitAttach(q); err != nil {
+		return nil, err
 	}
-	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}}
+	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}, idle: q.IdleTimeout}
 	if r.nodes != nil {
 		if in.lease = r.nodes.lease(); in.lease == 0 {
 			if r.ctx.Err() != nil { // which gives it back
@@ -111,6 +117,20 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		return nil, err
 	}
 	return in.Connection, nil
+}
+
+// limitAttach refuses an attach of an account that attaches too often, and then one of a crowd that is too much for the node.
+// An account that loops takes no more of the node's than its own share, whatever login and token it names.
+func (r *Registry) limitAttach(q AttachRequest) error {
+	now := r.elapsed()
+	wait := r.attachesOf.take(now, q.Account, string(q.Login))
+	if wait == 0 {
+		wait = r.attaches.take(now, "", "")
+	}
+	if wait == 0 {
+		return nil
+	}
+	return &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
 }
 
 // serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
@@ -165,8 +185,9 @@ type arrival struct {
 	view      Session // of the login, as it attaches
 	token     event.ResumeToken
 	parked    *parked
-	tabs      int  // connections that the login may have
-	announced bool // watchers of another node were told that the login is online
+	idle      time.Duration // see AttachRequest.IdleTimeout
+	tabs      int           // connections that the login may have
+	announced bool          // watchers of another node were told that the login is online
 }
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
@@ -239,15 +260,15 @@ func (s *step) attach(l *login, in *arrival) error {
 	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
 	in.tabs = 1
 	if attached {
-		rules, err := s.rules()
-		if err != nil {
-			return err
+		rules := s.rules()
+		if rules == nil {
+			return nil
 		}
 		in.tabs = rules.Tabs(l.Platform)
 	}
 	if !holds {
 		var err error
-		if l, err = s.comeBack(l); err != nil {
+		if l, err = s.comeBack(l); err != nil || s.lacks != nil {
 			return err
 		}
 	}
@@ -283,18 +304,18 @@ func (s *step) attach(l *login, in *arrival) error {
 // comeBack gives a login its slot back. Unless the rules have kept it, that is a new admission. It returns where the
 // login stands now: evictions move it.
 func (s *step) comeBack(l *login) (*login, error) {
-	rules, err := s.rules()
-	if err != nil {
-		return nil, err
+	rules := s.rules()
+	if rules == nil {
+		return nil, nil
 	}
 	if rules.Rules().Slots != policy.SlotEveryLogin {
 		in := s.newcomer(l.Device, l.Platform, policy.NoWish)
 		in.Login = l.ID
 		d, err := s.decide(in)
-		if err != nil {
+		if err != nil || s.lacks != nil {
 			return nil, err
 		}
-		if err := s.damp(l.Device, l.Platform, d.Victims); err != nil {
+		if _, err := s.damp(l.Device, l.Platform, d.Victims); err != nil {
 			return nil, err
 		}
 		s.evict(d.Victims, l, in.Login)
@@ -302,15 +323,15 @@ func (s *step) comeBack(l *login) (*login, error) {
 		s.rec.Admissions++
 		l.Admission = s.rec.Admissions
 	}
-	l.Slot, l.Seen, s.dirty = true, s.now.UnixMilli(), true
+	l.Slot, l.Seen, s.dirty, s.admits = true, s.now.UnixMilli(), true, true
 	return l, nil
 }
 
 // bind makes the arrival a connection of its login. Those that it displaces are fenced, and left to be shut.
 func (s *step) bind(in *arrival, tab string) {
 	a, c := s.a, in.Connection
-	if tab != "" || in.token != "" || in.parked != nil {
-		c.extra = &extra{token: in.token, tab: tab, parked: in.parked}
+	if tab != "" || in.token != "" || in.parked != nil || in.idle != 0 {
+		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, idle: in.idle}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

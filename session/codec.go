@@ -49,13 +49,17 @@ const (
 	recentFlags = 1<<iota - 1
 )
 
-const evictionSwap = 1
+const (
+	evictionSwap = 1 << iota
+	evictionTold
+	evictionFlags = 1<<iota - 1
+)
 
 // What an item takes at least, so that nothing is made for more items than there can be.
 const (
 	loginBytes    = 40
 	deviceBytes   = 12
-	evictionBytes = 4
+	evictionBytes = 18
 )
 
 // recordGrowth is what a step adds to a record beside the log and tombstones, mostly: a login and its device.
@@ -275,15 +279,16 @@ func (d *decoder) device() device {
 }
 
 func (e *eviction) append(b []byte) []byte {
-	b = append(b, bit(e.Swap, evictionSwap))
-	b = appendString(b, e.By)
-	b = appendString(b, e.Of)
+	b = append(b, bit(e.Swap, evictionSwap)|bit(e.Told, evictionTold))
+	b = binary.BigEndian.AppendUint64(b, e.By)
+	b = binary.BigEndian.AppendUint64(b, e.Of)
 	return binary.AppendVarint(b, e.Time)
 }
 
 func (d *decoder) eviction() eviction {
+	flags := d.flags(evictionFlags)
 	return eviction{
-		Swap: d.flags(evictionSwap) != 0, By: event.DeviceID(d.string()), Of: event.DeviceID(d.string()), Time: d.varint(),
+		Swap: flags&evictionSwap != 0, Told: flags&evictionTold != 0, By: d.fixed(), Of: d.fixed(), Time: d.varint(),
 	}
 }
 

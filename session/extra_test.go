@@ -174,19 +174,20 @@ func TestB13_ThePrimaryDeviceIsNotForgotten(t *testing.T) {
 	})
 }
 
-// TestB19_DecideLogin: the host sees the request and says whether it goes on to the rules; without an answer it does.
+// TestB19_DecideLogin: the host sees the request and says whether it goes on to the rules; without an answer the
+// fallback says it.
 func TestB19_DecideLogin(t *testing.T) {
 	for name, tt := range map[string]struct {
 		admit  bool
 		err    error
 		refuse bool
 	}{
-		"admits": {admit: true}, "refuses": {refuse: true}, "fails": {err: errDown},
+		"admits": {admit: true}, "refuses": {refuse: true}, "fails, admit": {err: errDown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var w *world
 			var asked []session.Question
-			s := setup{}
+			s := setup{config: session.Config{DecideLoginFallback: session.Admit}}
 			s.config.DecideLogin = func(ctx context.Context, q session.Question) (bool, error) {
 				asked = append(asked, q)
 				q.Description.Extension[0] = 'X' // its own copy

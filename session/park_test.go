@@ -121,7 +121,7 @@ func TestC24_ParkedLeavesRoom(t *testing.T) {
 			require.LessOrEqual(w.t, seq, uint64(session.MaxParked))
 			err = w.park("a0", 7, 1<<60+seq, 0)
 		}
-		require.ErrorIs(w.t, err, session.ErrTooManyParked)
+		require.ErrorIs(w.t, err, session.ErrRecordFull)
 		require.LessOrEqual(w.t, len(w.stored("ann").data), store.MaxRecordBytes-12<<10)
 	})
 }

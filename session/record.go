@@ -17,7 +17,7 @@ type record struct {
 	Devices    []device
 	Recent     packed     // of recent
 	Pace       int64      // see step.pace; Unix milliseconds
-	Evictions  []eviction // of the last 10 s, oldest first
+	Evictions  []eviction // of the last minute, oldest first
 	Ban        *ban       // nobody may log in
 
 	size int // of what it was decoded from

@@ -32,7 +32,7 @@ func fullRecord() *record {
 			{ID: "d1", Incarnation: 5, First: 10, Seen: 11},
 			{ID: "d2", Incarnation: 6, Primary: true, Parked: &parked{Epoch: 1 << 40, Seqs: []uint64{1, 1 << 50}}},
 		},
-		Evictions: []eviction{{By: "d1", Of: "d2", Time: 12, Swap: true}, {By: "d2", Of: "d1", Time: 13}},
+		Evictions: []eviction{{By: 1, Of: 1 << 63, Time: 12, Swap: true}, {By: 2, Of: 1, Time: -13, Swap: true, Told: true}},
 		Ban:       &ban{At: 14, Until: 15, Reason: event.Banned, Note: "why"},
 	}
 	for _, l := range []recent{

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
@@ -15,6 +16,9 @@ const (
 	sweepCrew = 64
 	// janitorCrew is the same for the janitor, which has time.
 	janitorCrew = 16
+	// tidyWait is how long one of them waits for the store to read an account, so that those that hang do not take all
+	// places for good. It is found again.
+	tidyWait = 10 * time.Second
 )
 
 // crew bounds what runs side by side: each that does holds a token.
@@ -105,9 +109,9 @@ func (r *Registry) due(sh *shard, now time.Time, over []event.Account) (silent [
 			switch {
 			case !k.attached():
 				late = late || !now.Before(time.UnixMilli(k.since).Add(max(r.cfg.ResumeWindow, 0)))
-			case r.cfg.IdleTimeout > 0:
+			default:
 				for _, c := range k.conns {
-					if now.Sub(time.UnixMilli(c.seen.Load())) >= r.cfg.IdleTimeout {
+					if idle := c.idleTimeout(); idle > 0 && now.Sub(time.UnixMilli(c.seen.Load())) >= idle {
 						silent = append(silent, c)
 					}
 				}
@@ -131,7 +135,9 @@ func (r *Registry) tidy(id event.Account) {
 	if a == nil {
 		return
 	}
-	s, gone, err := r.changeIn(r.ctx, a, func(*step) error { return nil }, nil)
+	ctx, cancel := context.WithTimeout(r.ctx, tidyWait)
+	defer cancel()
+	s, gone, err := r.turn(ctx, a, func(*step) error { return nil }, nil)
 	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
 		r.owned.Do(func() { r.settled(s, gone) })
 	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {
