@@ -45,7 +45,10 @@ func (q *AttachRequest) validate() error {
 	return fault.Field("token", q.Token.Validate())
 }
 
-// Attach binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
+// Attach is for hosts that deliver by themselves; with fan-out attach by fanout.Router.Attach, since this call alone shows
+// the login online and delivers nothing.
+//
+// It binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
 // default: an older connection of the same tab is closed with reason moved, and of the others the oldest beyond that
 // number, with reason tab_replaced if they are told apart as tabs, moved otherwise. Among several nodes the connections of
 // a login are all on one: the node of the newest takes it over.
