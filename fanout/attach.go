@@ -20,9 +20,14 @@ import (
 // account.
 type AttachRequest struct {
 	Account event.Account
-	Login   event.LoginID
-	Token   event.ResumeToken
-	Tab     string // see [session.AttachRequest]
+	// Login, Token, Vouched, Device, Tab and Description say whose connection it is and what its device is like; see
+	// [session.AttachRequest].
+	Login       event.LoginID
+	Token       event.ResumeToken
+	Vouched     bool
+	Device      event.DeviceID
+	Tab         string
+	Description *session.Description
 	// Position is up to where the device has everything. Nil: from where it acknowledged last.
 	Position *event.Position
 
@@ -69,6 +74,14 @@ func (q *AttachRequest) limits(r *Router) (*limits, error) {
 	return &l, nil
 }
 
+// session returns what the registry has to know.
+func (q *AttachRequest) session() session.AttachRequest {
+	return session.AttachRequest{
+		Account: q.Account, Login: q.Login, Token: q.Token, Vouched: q.Vouched, Device: q.Device, Tab: q.Tab,
+		Description: q.Description, IdleTimeout: q.IdleTimeout,
+	}
+}
+
 // Attach binds a connection to a login and begins to deliver what its device has not acknowledged, then what comes.
 //
 // Errors are [ErrClosed], those of [session.Registry.Attach], and those of the store. On any of them the connection is the
@@ -93,12 +106,11 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	h.mu.Lock()
 	parks := h.parks
 	h.mu.Unlock()
-	_, err = r.reg.Attach(ctx, session.AttachRequest{
-		Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab, IdleTimeout: q.IdleTimeout,
-		Begin: func(ctx context.Context, c *session.Connection) error {
-			return r.begin(ctx, a, q.Position, a.join(c, parks))
-		},
-	}, conn, a.ended)
+	bind := q.session()
+	bind.Begin = func(ctx context.Context, c *session.Connection) error {
+		return r.begin(ctx, a, q.Position, a.join(c, parks))
+	}
+	_, err = r.reg.Attach(ctx, bind, conn, a.ended)
 	if err != nil {
 		a.ended(event.ClosedOf(err)) // nobody else does: it has never been attached
 		return nil, err

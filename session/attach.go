@@ -3,7 +3,6 @@ package session
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -13,50 +12,20 @@ import (
 	"github.com/manydevice/manydevice/transport"
 )
 
-// AttachRequest binds a connection to a login. The host has authenticated the connection as the account.
-type AttachRequest struct {
-	Account event.Account
-	Login   event.LoginID
-	Token   event.ResumeToken
-	// Tab names the browser tab, window or process that the connection belongs to, where several share the login. A
-	// connection of the same tab is replaced, since it must be an older one. At most 128 bytes; empty: not named.
-	Tab string
-	// IdleTimeout is Config.IdleTimeout for this connection, such as one and a half times an MQTT client's keep-alive. Zero
-	// means that of the registry; negative means never.
-	IdleTimeout time.Duration
-	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
-	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails, the
-	// connection is unbound as if it had never been there, and Attach returns the error.
-	Begin func(ctx context.Context, c *Connection) error
-}
-
-func (q *AttachRequest) validate() error {
-	if err := q.Account.Validate(); err != nil {
-		return err
-	}
-	if err := q.Login.Validate(); err != nil {
-		return fault.Field("login", err)
-	}
-	if q.Tab != "" {
-		if err := event.CheckID("tab", q.Tab); err != nil {
-			return err
-		}
-	}
-	return fault.Field("token", q.Token.Validate())
-}
-
 // Attach is for hosts that deliver by themselves; with fan-out attach by fanout.Router.Attach, since this call alone shows
 // the login online and delivers nothing.
 //
 // It binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
 // default: an older connection of the same tab is closed with reason moved, and of the others the oldest beyond that
-// number, with reason tab_replaced if they are told apart as tabs, moved otherwise. Among several nodes the connections of
-// a login are all on one: the node of the newest takes it over.
+// number, with reason tab_replaced if they are told apart as tabs, moved otherwise. The advice that comes with moved is a
+// delay, which grows while two connections displace each other in turns; the host hears of that once ([ChangeContended]).
+// Among several nodes the connections of a login are all on one: the node of the newest takes it over.
 //
 // A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written where there
 // are no other nodes. One that has lost its slot is admitted again: policy may evict others, or refuse with a
 // [*RefusedError]. A [*LimitedError] says to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the
-// login has ended, the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
+// login has ended, the holder of its token, or the host that vouches, gets an [*EndedError]; everybody else
+// [ErrUnknownLogin].
 //
 // It waits for no older connection: a Send that runs on one has had its context ended, and its Close is called in its own
 // time, while the new connection is served.
@@ -101,15 +70,12 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	in.Touch()
 	var refusal error
 	_, err = r.runAsking(ctx, q.Account, func(s *step) error {
-		in.token, refusal = "", nil
-		l := s.rec.login(q.Login)
-		if l == nil {
-			return s.refuseUnknown(q)
-		}
-		if refusal = s.authenticate(l, digestOf(q.Token)); refusal != nil {
+		var l *login
+		if l, refusal = s.resume(&q, &in); refusal != nil {
 			return onlyIfUnchanged(s, refusal)
 		}
-		return s.attach(l, &in)
+		s.describe(l, q.Description)
+		return s.attach(l, &q, &in)
 	}, func(s *step) {
 		if refusal == nil {
 			s.bind(&in, q.Tab)
@@ -123,10 +89,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 }
 
 // limitAttach refuses an attach of an account that attaches too often, and then one of a crowd that is too much for the node.
-// An account that loops takes no more of the node's than its own share, whatever login and token it names.
+// An account that loops takes no more of the node's than its own share, whatever login, device and token it names.
 func (r *Registry) limitAttach(q AttachRequest) error {
 	now := r.elapsed()
-	wait := r.attachesOf.take(now, q.Account, string(q.Login))
+	wait := r.attachesOf.take(now, q.Account, cmp.Or(string(q.Login), string(q.Device)))
 	if wait == 0 {
 		wait = r.attaches.take(now, "", "")
 	}
@@ -186,10 +152,13 @@ func (r *Registry) announce(in *arrival) *event.Closed {
 type arrival struct {
 	*Connection
 	view      Session // of the login, as it attaches
+	proof     proof   // what the request has shown
+	confirmed bool    // its token was confirmed by this use
 	token     event.ResumeToken
 	parked    *parked
 	idle      time.Duration // see AttachRequest.IdleTimeout
 	tabs      int           // connections that the login may have
+	moves     uint64        // displacements in turns so far, if the one before was on another node; see takeover
 	announced bool          // watchers of another node were told that the login is online
 }
 
@@ -206,51 +175,8 @@ func (r *Registry) unserved(lease uint64) error {
 	return nil
 }
 
-// onlyIfUnchanged returns the refusal as the step's failure, unless the step has to be committed all the same, because
-// the refusal itself ended the login.
-func onlyIfUnchanged(s *step, refusal error) error {
-	if len(s.ended) > 0 {
-		return nil
-	}
-	return refusal
-}
-
-// refuseUnknown finds the words for a login that is not there.
-func (s *step) refuseUnknown(q AttachRequest) error {
-	t := s.rec.tombstone(q.Login)
-	if t == nil || !t.matches(digestOf(q.Token)) {
-		return ErrUnknownLogin
-	}
-	return &EndedError{Why: t.Closed.closed()}
-}
-
-// authenticate compares the token's digest with those of the login. The first use of an issued token confirms it. The
-// use of one that was replaced after its confirmation means that it was copied: the login ends.
-func (s *step) authenticate(l *login, d digest) error {
-	issued, confirmed, replaced := l.Issued.equal(d), l.Token.equal(d), anyOf(l.Replaced, d)
-	switch {
-	case issued:
-		l.confirm()
-		s.dirty = true
-		return nil
-	case confirmed:
-		return nil
-	case replaced:
-		why := event.TokenReuse.Closed(0)
-		s.end(l.ID, why, "")
-		return &EndedError{Why: why}
-	}
-	return ErrUnknownLogin
-}
-
-// confirm makes the issued token the confirmed one.
-func (l *login) confirm() {
-	l.Replaced = slices.Concat(l.Replaced[max(len(l.Replaced)-maxReplaced+1, 0):], []digest{l.Token})
-	l.Token, l.TokenAt, l.Issued, l.IssuedAt = *l.Issued, l.IssuedAt, nil, 0
-}
-
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.
-func (s *step) attach(l *login, in *arrival) error {
+func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	s.a.mu.Lock()
 	k := s.a.linkLocked(l.ID)
 	holds := s.r.holdsLocked(k, l, s.now)
@@ -258,6 +184,10 @@ func (s *step) attach(l *login, in *arrival) error {
 	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
 	was := coming{login: l.ID}
 	was.state, was.node, was.seen = s.r.reachLocked(s.a, l, s.now)
+	others := 0
+	if attached {
+		others = k.besides(q.Tab)
+	}
 	s.a.mu.Unlock()
 	s.coming = &was
 	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
@@ -276,11 +206,10 @@ func (s *step) attach(l *login, in *arrival) error {
 		}
 	}
 	elsewhere := s.r.nodes.elsewhere(l)
-	if every := s.r.cfg.TokenRotation; every > 0 && !attached && !elsewhere && s.now.Sub(time.UnixMilli(l.TokenAt)) > every {
-		in.token = event.NewResumeToken()
-		d := digestOf(in.token)
-		l.Issued, l.IssuedAt, s.dirty = &d, s.now.UnixMilli(), true
+	if in.moves = 0; elsewhere {
+		in.moves = l.move(s.now)
 	}
+	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
 	device := s.rec.registered(l) // milliseconds: it may be that in which the registry was opened
 	before := func(at int64) bool { return !time.UnixMilli(at).After(s.r.opened) }
 	in.restored = unsure || k == nil && before(l.At) || first && device < l.At && before(device)
@@ -333,9 +262,6 @@ func (s *step) comeBack(l *login) (*login, error) {
 // bind makes the arrival a connection of its login. Those that it displaces are fenced, and left to be shut.
 func (s *step) bind(in *arrival, tab string) {
 	a, c := s.a, in.Connection
-	if tab != "" || in.token != "" || in.parked != nil || in.idle != 0 {
-		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, idle: in.idle}
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k := a.linkLocked(in.view.Login)
@@ -344,36 +270,24 @@ func (s *step) bind(in *arrival, tab string) {
 		k.announced = in.announced
 	}
 	c.k = k
-	s.displaced = k.makeRoom(tab, in.tabs)
+	now, moves := s.r.elapsed(), in.moves
+	if in.confirmed {
+		s.r.replaced.add(s.rec.login(k.login), now)
+	}
+	s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
+	if tab != "" || in.token != "" || in.parked != nil || moves > 0 || in.idle != 0 {
+		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, moves: moves, at: now, idle: in.idle}
+	}
 	k.conns = append(k.conns, c)
 	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.now.UnixMilli(), false
 	if k.served = true; c.restored {
 		k.unsure.Store(true)
 	}
 	c.generation = s.r.generation.Add(1) // here, where attaches of one login come one after another
-}
-
-// ConfirmToken says that the device has stored the token of [Connection.Token]. The one before is void from now on.
-// Without a new token it does nothing. If the login has ended it returns an [*EndedError], or [ErrNotFound] if it is not
-// known any more why.
-func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
-	token := c.Token()
-	if token == "" {
-		return nil
+	if moves == contendedMoves {
+		s.changes = append(s.changes, Change{Kind: ChangeContended, Reason: event.Moved, Session: Session{
+			Account: a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
+			State: Online, Node: s.r.cfg.Node,
+		}})
 	}
-	_, err := r.run(ctx, c.Account(), func(s *step) error {
-		l := s.rec.login(c.Login())
-		if l == nil {
-			if t := s.rec.tombstone(c.Login()); t != nil {
-				return &EndedError{Why: t.Closed.closed()}
-			}
-			return fmt.Errorf("confirm token: %w", ErrNotFound)
-		}
-		if l.Issued.equal(digestOf(token)) {
-			l.confirm()
-			s.dirty = true
-		}
-		return nil
-	}, nil)
-	return err
 }

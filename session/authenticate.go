@@ -26,13 +26,13 @@ func (r *Registry) Authenticate(ctx context.Context, account event.Account, id e
 	// To be limited like the attaches of the account, once these are.
 	var refusal error
 	view, err := r.looking(ctx, account, func(s *step) *login {
-		l, d := s.rec.login(id), digestOf(token)
+		l := s.rec.login(id)
 		refusal = nil
 		switch {
 		case l == nil:
-			refusal = s.refuseUnknown(q)
+			refusal = s.refuseUnknown(&q)
 			return nil
-		case l.Issued.equal(d), l.Token.equal(d):
+		case l.issued(token), l.Token.is(token):
 			return l
 		}
 		refusal = ErrUnknownLogin

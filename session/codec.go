@@ -22,8 +22,9 @@ var errRecord = errors.New("session: account record cannot be decoded")
 const (
 	loginSlot = 1 << iota
 	loginPrimary
-	loginPlaced // node, lease, left
+	loginPlaced // node, lease, left, moves
 	loginDescribed
+	loginFollows // nonce
 	loginIssued
 	loginReplaced
 	loginMoved // before, moved
@@ -40,6 +41,7 @@ const (
 	tombstoneNoted = 1 << iota
 	tombstoneCaused
 	tombstoneServed // served, at
+	tombstoneDevice // its name is not the login's ID
 	tombstoneFlags  = 1<<iota - 1
 )
 
@@ -134,10 +136,11 @@ func openRecord(data []byte) (*record, error) {
 }
 
 func (l *login) append(b []byte) []byte {
-	placed := l.Node != "" || l.Lease != 0 || l.Left != 0
+	placed := l.Node != "" || l.Lease != 0 || l.Left != 0 || l.Moves != 0
+	described := !l.Description.empty() || l.DescribedAt != 0
 	b = append(b, bit(l.Slot, loginSlot)|bit(l.Primary, loginPrimary)|bit(placed, loginPlaced)|
-		bit(!l.Description.empty(), loginDescribed)|bit(l.Issued != nil, loginIssued)|bit(len(l.Replaced) > 0, loginReplaced)|
-		bit(len(l.Before) > 0, loginMoved))
+		bit(described, loginDescribed)|bit(l.Nonce != nil, loginFollows)|bit(l.Issued != nil, loginIssued)|
+		bit(l.Replaced != "", loginReplaced)|bit(len(l.Before) > 0, loginMoved))
 	b = appendString(b, l.ID)
 	b = appendString(b, l.Device)
 	b = appendString(b, l.Platform)
@@ -147,20 +150,27 @@ func (l *login) append(b []byte) []byte {
 	b = binary.AppendVarint(b, l.Seen)
 	b = append(b, l.Token[:]...)
 	b = binary.AppendVarint(b, l.TokenAt)
+	b = binary.AppendUvarint(b, uint64(l.TokenStore))
 	if placed {
 		b = appendString(b, l.Node)
 		b = binary.AppendUvarint(b, l.Lease)
 		b = binary.AppendVarint(b, l.Left)
+		b = binary.AppendUvarint(b, l.Moves)
+		b = binary.AppendVarint(b, l.MovedAt)
 	}
-	if !l.Description.empty() {
+	if described {
 		b = l.Description.append(b)
+		b = binary.AppendVarint(b, l.DescribedAt)
 	}
-	if l.Issued != nil {
-		b = append(b, l.Issued[:]...)
-		b = binary.AppendVarint(b, l.IssuedAt)
+	if l.Nonce != nil {
+		b = append(b, l.Nonce[:]...)
 	}
-	if len(l.Replaced) > 0 {
-		b = appendDigests(b, l.Replaced)
+	if i := l.Issued; i != nil {
+		b = append(append(b, i.Token[:]...), i.Nonce[:]...)
+		b = binary.AppendUvarint(b, uint64(i.Store))
+	}
+	if l.Replaced != "" {
+		b = appendString(b, l.Replaced)
 	}
 	if len(l.Before) > 0 {
 		b = appendStrings(b, l.Before)
@@ -175,20 +185,24 @@ func (d *decoder) login() login {
 		Slot: flags&loginSlot != 0, Primary: flags&loginPrimary != 0,
 		ID: event.LoginID(d.string()), Device: event.DeviceID(d.string()), Platform: event.Platform(d.string()),
 		Incarnation: event.Incarnation(d.fixed()), Admission: d.uvarint(), At: d.varint(), Seen: d.varint(),
-		Token: d.digest(), TokenAt: d.varint(),
+		Token: d.digest(), TokenAt: d.varint(), TokenStore: d.uint32(),
 	}
 	if flags&loginPlaced != 0 {
 		l.Node, l.Lease, l.Left = event.NodeID(d.string()), d.uvarint(), d.varint()
+		l.Moves, l.MovedAt = d.uvarint(), d.varint()
 	}
 	if flags&loginDescribed != 0 {
-		l.Description = d.description()
+		l.Description, l.DescribedAt = d.description(), d.varint()
+	}
+	if flags&loginFollows != 0 {
+		n := nonce(d.digest())
+		l.Nonce = &n
 	}
 	if flags&loginIssued != 0 {
-		issued := d.digest()
-		l.Issued, l.IssuedAt = &issued, d.varint()
+		l.Issued = &issued{Token: d.digest(), Nonce: nonce(d.digest()), Store: d.uint32()}
 	}
 	if flags&loginReplaced != 0 {
-		l.Replaced = d.digests()
+		l.Replaced = d.marks()
 	}
 	if flags&loginMoved != 0 {
 		l.Before, l.Moved = d.nodes(), d.varint()
@@ -231,20 +245,14 @@ func (d *decoder) description() Description {
 	return out
 }
 
-func appendDigests(b []byte, all []digest) []byte {
-	b = binary.AppendUvarint(b, uint64(len(all)))
-	for i := range all {
-		b = append(b, all[i][:]...)
+// marks reads what appendString wrote of them.
+func (d *decoder) marks() marks {
+	m := marks(d.string())
+	if len(m)%markBytes != 0 {
+		d.fail()
+		return ""
 	}
-	return b
-}
-
-func (d *decoder) digests() []digest {
-	all := make([]digest, d.count(len(digest{})))
-	for i := range all {
-		all[i] = d.digest()
-	}
-	return all
+	return m
 }
 
 func (d *device) append(b []byte) []byte {
@@ -316,8 +324,13 @@ func (t *tombstone) append(b []byte) []byte {
 	c := t.Closed.Cause
 	b = binary.AppendVarint(b, t.Until)
 	b = appendString(b, t.Login)
-	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused)|bit(len(t.Served) > 0, tombstoneServed))
-	b = appendDigests(b, t.Tokens)
+	named := string(t.Device) != string(t.Login)
+	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused)|bit(named, tombstoneDevice)|
+		bit(len(t.Served) > 0, tombstoneServed))
+	if named {
+		b = appendString(b, t.Device)
+	}
+	b = appendString(b, t.Tokens)
 	b = appendString(b, t.Closed.Reason)
 	b = appendString(b, t.Closed.Retry)
 	b = appendString(b, t.Node)
@@ -340,7 +353,11 @@ func (t *tombstone) append(b []byte) []byte {
 func (d *decoder) tombstone() tombstone {
 	t := tombstone{Until: d.varint(), Login: event.LoginID(d.string())}
 	flags := d.flags(tombstoneFlags)
-	t.Tokens, t.Closed.Reason, t.Closed.Retry = d.digests(), event.Reason(d.string()), event.Retry(d.string())
+	t.Device = event.DeviceID(t.Login)
+	if flags&tombstoneDevice != 0 {
+		t.Device = event.DeviceID(d.string())
+	}
+	t.Tokens, t.Closed.Reason, t.Closed.Retry = d.marks(), event.Reason(d.string()), event.Retry(d.string())
 	t.Node = event.NodeID(d.string())
 	if flags&tombstoneNoted != 0 {
 		t.Closed.Note = d.string()

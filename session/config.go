@@ -16,7 +16,7 @@ import (
 
 const (
 	maxTombstones      = 64                    // of an account; the oldest is dropped
-	maxReplaced        = 4                     // tokens of a login that are known as replaced: of four days, at the default rotation
+	maxReplaced        = 64                    // tokens of a login that are known as replaced: of 64 days, at the default rotation
 	maxRecent          = 32                    // logins and ends in an account's log
 	maxDescription     = 1_024                 // bytes of a description in all
 	maxNote            = 512                   // bytes of a host's note to a device that is put off
@@ -47,8 +47,8 @@ type Config struct {
 	AbsoluteLifetime time.Duration
 	// TombstoneTTL is how long an ended login's device can learn why. Zero means 30 days.
 	TombstoneTTL time.Duration
-	// TokenRotation is the age from which a resume token is replaced when its login attaches. Zero means 24 h; negative
-	// means never.
+	// TokenRotation is the time after which a confirmed resume token is replaced when its login attaches. Zero means 24 h; less
+	// than 10 s counts as 10 s; negative means never.
 	TokenRotation time.Duration
 	// MaxDevices bounds the devices that an account remembers; those seen longest ago are forgotten, but never one that is
 	// logged in. Logins without a device ID do not count. Zero means 32.
@@ -197,7 +197,6 @@ type Description struct {
 }
 
 func (d *Description) validate() error {
-	size := len(d.Extension)
 	for _, f := range []struct{ name, text string }{
 		{"description.name", d.Name}, {"description.model", d.Model}, {"description.OS", d.OS},
 		{"description.appVersion", d.AppVersion}, {"description.IP", d.IP},
@@ -205,9 +204,8 @@ func (d *Description) validate() error {
 		if err := event.CheckName(f.name, f.text); err != nil {
 			return err
 		}
-		size += len(f.text)
 	}
-	if size > maxDescription {
+	if size := d.size(); size > maxDescription {
 		return &event.InvalidError{Field: "description", Reason: fmt.Sprintf("%d bytes, at most %d", size, maxDescription)}
 	}
 	return nil

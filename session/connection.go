@@ -46,6 +46,8 @@ type extra struct {
 	token  event.ResumeToken // to hand out; empty: unchanged
 	tab    string            // empty: not named
 	parked *parked           // what was parked for the device when it attached
+	moves  uint64            // which displacement in turns it came by; 0: it displaced nobody. See takeover
+	at     time.Duration     // Registry.elapsed when it came
 	idle   time.Duration     // bound of its own; 0: Config.IdleTimeout; negative: none
 }
 

@@ -21,7 +21,7 @@ func TestI22_Moved(t *testing.T) {
 		g.attach()
 		first, firstWire := g.conn, g.wire
 		g.attach()
-		require.Equal(w.t, []event.Closed{event.Moved.Closed(0)}, firstWire.ends())
+		require.Equal(w.t, []event.Closed{event.Moved.Closed(2 * time.Second)}, firstWire.ends())
 		require.Greater(w.t, g.conn.Generation(), first.Generation())
 		sent := firstWire.sent()
 		require.ErrorIs(w.t, first.Send(w.t.Context(), []event.Frame{&event.Pong{}}), session.ErrFenced)

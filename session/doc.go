@@ -12,7 +12,8 @@
 //
 //	Login            admits a device and returns its login ID and resume token
 //	LoginReplacing   the same, after a refusal: the user chose which logins go
-//	Attach           binds a connection to a login; a device that was away comes back by it, with the token
+//	Attach           binds a connection to a login; a device that was away comes back by it, with the token or by the
+//	                 host's word
 //	List, Get, Peers, Presence, Devices, Recent   what there is, and what was
 //	Kick, Logout, RemoveDevice, Ban, DeleteAccount   what ends it
 //	DryRun, SetPolicy, Enforce   what rules would do, and new ones, for the next login or for all at once
@@ -36,9 +37,22 @@
 //
 // # Resume tokens
 //
-// The token is the credential of a login; its ID is only an address. A token that is older than Config.TokenRotation is
-// replaced at an attach. The old one stays good until the device has shown that it has the new one. If an old token is
-// used after that, two hold what one should: the login ends with reason token_reuse.
+// The token is the credential of a login; its ID is only an address. A token that was confirmed longer ago than
+// Config.TokenRotation is replaced at an attach. The old one stays good until the device has shown that it has the new one,
+// and each attach with it is handed the same new one. For 10 s after that the old one still gets a process in that has read
+// it too early, and is handed the new one. If it is used later, two hold what one should: the login ends with reason
+// token_reuse. The last 64 tokens of a login are known.
+//
+// A host that authenticates every connection, as MQTT servers do, needs no tokens: with [AttachRequest].Vouched it names the
+// device, and attaches the login that the device has. That is an ordinary attach, not a login: nothing is written, and no
+// other device hears of it.
+//
+// # Connections that take each other's place
+//
+// Of two connections of one login the newer one stays. The older one is closed with reason moved and the advice to come
+// back after 2 s: an app whose notification extension has attached for a moment comes back. The delay doubles, up to 5 min,
+// while two connections displace each other in turns, as those of two machines with a copied token do, and the host hears
+// of it once ([ChangeContended]).
 //
 // # Steps
 //

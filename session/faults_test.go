@@ -316,6 +316,7 @@ func TestRecord_Unreadable(t *testing.T) {
 	tests := []struct{ name, data string }{
 		{"no record", "{"},
 		{"no version", "\x00" + full[1:]},
+		{"older version", string([]byte{full[0] - 1}) + full[1:]},
 		{"newer version", string([]byte{full[0] + 1}) + full[1:]},
 		{"nothing but a version", full[:1]},
 		{"cut short", full[:len(full)-1]},

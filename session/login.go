@@ -219,7 +219,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	now := s.now.UnixMilli()
 	l := login{
 		ID: id, Device: device, Platform: q.Platform, At: now, Seen: now, Slot: true,
-		Description: q.Description, Token: digestOf(res.Token), TokenAt: now,
+		Description: q.Description, Token: digestOf(res.Token), TokenAt: now, TokenStore: s.r.st.Info().Incarnation,
 	}
 	if err := cmp.Or(s.banned(), s.pace()); err != nil {
 		return err

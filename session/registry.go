@@ -34,6 +34,7 @@ type Registry struct {
 	seed       maphash.Seed
 	shards     [shardCount]shard
 	records    *recordCache
+	replaced   replacements
 	opened     time.Time
 	generation atomic.Uint64
 	hungCloses atomic.Uint64

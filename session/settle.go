@@ -20,6 +20,7 @@ func (s *step) settle() {
 	for i := range s.rec.Logins {
 		l := &s.rec.Logins[i]
 		l.Before = s.before(l)
+		s.forgetNonce(l)
 		s.a.mu.Lock()
 		k := s.a.linkLocked(l.ID)
 		s.place(l, k)

@@ -130,7 +130,7 @@ func (r *Registry) settled(s *step, gone []fenced) {
 	r.nodes.ask(s)
 	var older []func()
 	for _, o := range s.displaced { // before delivery begins on the one that takes their place
-		older = append(older, func() { o.conn.shutSoon(o.reason.Closed(0)) })
+		older = append(older, func() { o.conn.shutSoon(o.why) })
 	}
 	together(older)
 	if s.then == nil {
@@ -356,7 +356,7 @@ func (s *step) detachEnded() []fenced {
 		out(e.Session.Login, e.Closed)
 	}
 	for _, id := range s.stale {
-		out(id, event.Moved.Closed(0))
+		out(id, event.Moved.Closed(s.rec.movedDelay(id)))
 	}
 	for _, id := range s.unlink {
 		s.a.unlinkLocked(id)
