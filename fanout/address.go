@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -31,25 +32,37 @@ func (n *Narrow) validate() error {
 		return err
 	}
 	if len(n.Logins)+len(n.Devices)+len(n.Platforms)+len(n.Except) == 0 {
-		return &event.InvalidError{Field: "narrow", Reason: "chooses nothing"}
+		return &event.InvalidError{Field: "", Reason: "chooses nothing"}
 	}
-	if max(len(n.Logins), len(n.Devices), len(n.Platforms), len(n.Except)) > maxNarrow {
-		return &event.InvalidError{Field: "narrow", Reason: fmt.Sprintf("more than %d names in a list", maxNarrow)}
-	}
-	for _, id := range slices.Concat(n.Logins, n.Except) {
-		if err := id.Validate(); err != nil {
-			return err
+	for _, list := range [...]struct {
+		name string
+		size int
+	}{
+		{"logins", len(n.Logins)}, {"devices", len(n.Devices)}, {"platforms", len(n.Platforms)}, {"except", len(n.Except)},
+	} {
+		if list.size > maxNarrow {
+			return &event.InvalidError{Field: list.name, Reason: fmt.Sprintf("%d names, at most %d", list.size, maxNarrow)}
 		}
 	}
-	for _, id := range n.Devices {
+	for i, id := range n.Logins {
 		if err := id.Validate(); err != nil {
-			return err
+			return fault.Item("logins", i, err)
+		}
+	}
+	for i, id := range n.Except {
+		if err := id.Validate(); err != nil {
+			return fault.Item("except", i, err)
+		}
+	}
+	for i, id := range n.Devices {
+		if err := id.Validate(); err != nil {
+			return fault.Item("devices", i, err)
 		}
 	}
 	for i, p := range n.Platforms {
 		p, err := event.ParsePlatform(string(p))
 		if err != nil {
-			return err
+			return fault.Item("platforms", i, err)
 		}
 		n.Platforms[i] = p
 	}
@@ -79,11 +92,11 @@ func (n *Narrow) digest(field func([]byte)) {
 func (n *Narrow) devices(ctx context.Context, reg *session.Registry) ([]event.Incarnation, error) {
 	logins, err := reg.List(ctx, n.Account, "")
 	if err != nil {
-		return nil, fmt.Errorf("fanout: narrow: %w", err)
+		return nil, fmt.Errorf("narrow: %w", err)
 	}
 	known, err := reg.Devices(ctx, n.Account)
 	if err != nil {
-		return nil, fmt.Errorf("fanout: narrow: %w", err)
+		return nil, fmt.Errorf("narrow: %w", err)
 	}
 	login := func(id event.LoginID) (event.Incarnation, bool) {
 		i := slices.IndexFunc(logins, func(s session.Session) bool { return s.Login == id })
@@ -141,16 +154,17 @@ func checkNarrow(all []Narrow, from event.Account, origin event.LoginID, gets fu
 	}
 	for i := range all {
 		n := &all[i]
+		at := fmt.Sprintf("narrow[%d]", i)
 		if err := n.validate(); err != nil {
-			return err
+			return fault.Inside(at, err)
 		}
 		switch {
 		case n.Account != from && origin != "":
-			return &event.InvalidError{Field: "narrow", Reason: "devices of another account, for a client"}
+			return &event.InvalidError{Field: at, Reason: "devices of another account, for a client"}
 		case slices.ContainsFunc(all[:i], func(o Narrow) bool { return o.Account == n.Account }):
-			return &event.InvalidError{Field: "narrow", Reason: "an account twice"}
+			return &event.InvalidError{Field: at, Reason: "an account twice"}
 		case !gets(n.Account):
-			return &event.InvalidError{Field: "narrow", Reason: "of an account that gets no copy"}
+			return &event.InvalidError{Field: at, Reason: "of an account that gets no copy"}
 		}
 	}
 	return nil
@@ -164,9 +178,9 @@ func checkAddressees(q *SendRequest) error {
 	if len(q.Targets) > MaxTargets {
 		return &event.InvalidError{Field: "targets", Reason: fmt.Sprintf("%d logins, at most %d", len(q.Targets), MaxTargets)}
 	}
-	for _, t := range q.Targets {
+	for i, t := range q.Targets {
 		if err := t.Validate(); err != nil {
-			return err
+			return fault.Item("targets", i, err)
 		}
 	}
 	others := len(q.To)
@@ -198,6 +212,11 @@ func gather(q *SendRequest) error {
 	if len(q.To) > MaxRecipients {
 		return tooMany(len(q.To))
 	}
+	for i, a := range q.To {
+		if err := a.Validate(); err != nil {
+			return fault.Item("to", i, err)
+		}
+	}
 	q.To = slices.Clip(q.To)
 	if q.Members != nil {
 		var err error
@@ -211,11 +230,6 @@ func gather(q *SendRequest) error {
 		slices.Sort(q.To)
 		q.To = slices.Compact(q.To)
 	}
-	for _, a := range q.To {
-		if err := a.Validate(); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -224,6 +238,9 @@ func members(all iter.Seq[event.Account], list []event.Account) ([]event.Account
 	for a := range all {
 		if len(list) == MaxRecipients {
 			return nil, tooMany(MaxRecipients + 1)
+		}
+		if err := a.Validate(); err != nil {
+			return nil, fault.Field("members", err)
 		}
 		list = append(list, a)
 	}
@@ -271,5 +288,5 @@ func notFound(err, as error) error {
 	if errors.Is(err, session.ErrNotFound) {
 		return as
 	}
-	return fmt.Errorf("fanout: send: %w", err)
+	return err
 }

@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -66,15 +67,18 @@ func TestC4_BadNarrow(t *testing.T) {
 		} {
 			q.From, q.To = "ann", []event.Account{"bob"}
 			_, err := w.r.Send(context.Background(), q)
-			w.invalid(err, "narrow")
+			bad, ok := errors.AsType[*event.InvalidError](err)
+			require.True(w.t, ok, "%s: %v", name, err)
+			require.Regexp(w.t, `^narrow(\[[01]\](\.\w+)?)?$`, bad.Field, name)
 			require.Zero(w.t, w.head("bob").Seq-1, name) // its own login
 		}
 		for field, n := range map[string]fanout.Narrow{
-			"account": {}, "login": {Account: "bob", Logins: []event.LoginID{"x"}},
-			"device": {Account: "bob", Devices: []event.DeviceID{""}}, "platform": {Account: "bob", Platforms: []event.Platform{"\n"}},
+			"account": {}, "logins[1]": {Account: "bob", Logins: []event.LoginID{to[0], "x"}},
+			"devices[0]": {Account: "bob", Devices: []event.DeviceID{""}}, "platforms[0]": {Account: "bob", Platforms: []event.Platform{"\n"}},
+			"except[0]": {Account: "bob", Except: []event.LoginID{"x"}},
 		} {
 			_, err := w.r.Send(context.Background(), fanout.SendRequest{From: "ann", To: []event.Account{"bob"}, Narrow: one(n)})
-			require.Error(w.t, err, field)
+			w.invalid(err, "narrow[0]."+field)
 		}
 	})
 }
@@ -93,7 +97,7 @@ func TestC12_NarrowLiveEvents(t *testing.T) {
 		_, err = w.r.Publish(context.Background(), fanout.PublishRequest{
 			From: "ann", Kind: event.KindTyping, To: []event.Account{"bob"}, Narrow: []fanout.Narrow{{Account: "ann", Devices: []event.DeviceID{"a1"}}},
 		})
-		w.invalid(err, "narrow")
+		w.invalid(err, "narrow[0]")
 	})
 }
 
@@ -164,7 +168,7 @@ func TestC5_TenThousandMembers(t *testing.T) {
 		_, err = w.r.Send(context.Background(), fanout.SendRequest{From: "m7", Members: maps.Keys(members)})
 		w.invalid(err, "to")
 		_, err = w.r.Send(context.Background(), fanout.SendRequest{From: "m7", To: []event.Account{"x"}, Members: slices.Values([]event.Account{"y", "\n"})})
-		w.invalid(err, "account")
+		w.invalid(err, "members")
 		require.Zero(w.t, w.head("x").Seq)
 	})
 }

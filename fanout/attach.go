@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
@@ -88,7 +89,8 @@ func (q *AttachRequest) session() session.AttachRequest {
 //
 // A Position above the cursor counts as an ack; one below it has entries sent again. One that is of no use (trimmed,
 // ahead of the inbox, of another epoch) is answered with a Reset frame.
-func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (*Attachment, error) {
+func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Attachment, err error) {
+	defer fault.In("fanout", "attach", &err)
 	if r.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
@@ -111,7 +113,7 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	_, err = r.reg.Attach(ctx, bind, conn, a.ended)
 	if err != nil {
 		a.ended(event.ClosedOf(err)) // nobody else does: it has never been attached
-		return nil, fmt.Errorf("fanout: attach: %w", err)
+		return nil, err
 	}
 	if d, ok := conn.(transport.Drainer); ok && a.conn.NonBlocking() {
 		d.NotifyDrained(a.room)

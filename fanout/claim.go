@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -40,7 +41,8 @@ type ClaimResult struct {
 //
 // Errors: [*event.InvalidError], [ErrUnknownOrigin], [store.ErrWindowFull], [ErrClosed], or the store's. After
 // [store.ErrUnknownOutcome] ask again.
-func (r *Router) Claim(ctx context.Context, q ClaimRequest) (ClaimResult, error) {
+func (r *Router) Claim(ctx context.Context, q ClaimRequest) (_ ClaimResult, err error) {
+	defer fault.In("fanout", "claim", &err)
 	if err := q.validate(); err != nil {
 		return ClaimResult{}, err
 	}
@@ -61,7 +63,7 @@ func (r *Router) Claim(ctx context.Context, q ClaimRequest) (ClaimResult, error)
 	}
 	payload, err := json.Marshal(mine)
 	if err != nil {
-		return ClaimResult{}, fmt.Errorf("fanout: encode claim: %w", err)
+		return ClaimResult{}, fmt.Errorf("encode: %w", err)
 	}
 	sum := sha256.Sum256([]byte("claim\n" + q.Key))
 	b := store.Batch{
@@ -94,7 +96,7 @@ func (q *ClaimRequest) validate() error {
 		return err
 	}
 	if err := q.Origin.Validate(); err != nil {
-		return err
+		return fault.Field("origin", err)
 	}
 	if err := event.CheckID("key", q.Key); err != nil {
 		return err

@@ -148,7 +148,7 @@ func TestC21_BadClaims(t *testing.T) {
 		good := fanout.ClaimRequest{Account: "ann", Origin: a[0].Login(), Key: "call"}
 		for field, change := range map[string]func(*fanout.ClaimRequest){
 			"account":      func(q *fanout.ClaimRequest) { q.Account = "" },
-			"login ID":     func(q *fanout.ClaimRequest) { q.Origin = "" },
+			"origin":       func(q *fanout.ClaimRequest) { q.Origin = "" },
 			"key":          func(q *fanout.ClaimRequest) { q.Key = strings.Repeat("k", 129) },
 			"conversation": func(q *fanout.ClaimRequest) { q.Conversation = "a\x00b" },
 			"data":         func(q *fanout.ClaimRequest) { q.Data = make([]byte, fanout.MaxClaimBytes+1) },

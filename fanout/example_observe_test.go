@@ -85,7 +85,7 @@ func ExampleRouter_Subscribe() {
 	fmt.Println(e.Kind, e.Call, e.Account, e.Cause, router.Stats().ByCause[e.Cause])
 	events.Close()
 	// Output:
-	// fanout: unknown origin login
+	// fanout: send: unknown origin login
 	// refused send ann unknown_origin 1
 }
 

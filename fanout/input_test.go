@@ -49,7 +49,7 @@ type sendFault struct {
 // badSends returns sends that are refused. login is one of the sender's.
 func badSends(login event.LoginID) map[string]sendFault {
 	return map[string]sendFault{
-		"no sender":          {"account", func(q *fanout.SendRequest) { q.From = "" }},
+		"no sender":          {"from", func(q *fanout.SendRequest) { q.From = "" }},
 		"no kind at all":     {"kind", func(q *fanout.SendRequest) { q.Kind = "a b" }},
 		"long kind":          {"kind", func(q *fanout.SendRequest) { q.Kind = event.Kind(strings.Repeat("k", 65)) }},
 		"live-only kind":     {"kind", func(q *fanout.SendRequest) { q.Kind = event.KindTyping }},
@@ -59,9 +59,9 @@ func badSends(login event.LoginID) map[string]sendFault {
 		"payload":            {"payload", func(q *fanout.SendRequest) { q.Payload = make([]byte, fanout.MaxPayloadBytes+1) }},
 		"TTL":                {"TTL", func(q *fanout.SendRequest) { q.TTL = -1 }},
 		"recipients":         {"to", func(q *fanout.SendRequest) { q.To = many(fanout.MaxRecipients + 1) }},
-		"an empty recipient": {"account", func(q *fanout.SendRequest) { q.To = []event.Account{"bob", ""} }},
+		"an empty recipient": {"to[1]", func(q *fanout.SendRequest) { q.To = []event.Account{"bob", ""} }},
 		"targets":            {"targets", func(q *fanout.SendRequest) { q.To, q.Targets = nil, make([]event.LoginID, fanout.MaxTargets+1) }},
-		"target":             {"login ID", func(q *fanout.SendRequest) { q.To, q.Targets = nil, []event.LoginID{"x"} }},
+		"target":             {"targets[0]", func(q *fanout.SendRequest) { q.To, q.Targets = nil, []event.LoginID{"x"} }},
 		"targets and others": {"targets", func(q *fanout.SendRequest) { q.Targets = []event.LoginID{login} }},
 		"targets, no carbon": {"targets", func(q *fanout.SendRequest) {
 			q.To, q.Targets, q.NoSenderCopy = nil, []event.LoginID{login}, true
@@ -78,11 +78,11 @@ func TestHostileSends(t *testing.T) {
 		b := w.ready("bob", "b1")
 		faults := badSends(a[0].Login())
 		for name, s := range hostile {
-			faults["sender: "+name] = sendFault{"account", func(q *fanout.SendRequest) { q.From = event.Account(s) }}
+			faults["sender: "+name] = sendFault{"from", func(q *fanout.SendRequest) { q.From = event.Account(s) }}
 			faults["conversation: "+name] = sendFault{"conversation", func(q *fanout.SendRequest) { q.Conversation = event.ConversationID(s) }}
-			faults["client ID: "+name] = sendFault{"client message ID", func(q *fanout.SendRequest) { q.ClientID = event.ClientMessageID(s) }}
+			faults["client ID: "+name] = sendFault{"clientID", func(q *fanout.SendRequest) { q.ClientID = event.ClientMessageID(s) }}
 			faults["subject: "+name] = sendFault{"subject", func(q *fanout.SendRequest) { q.Subject = s }}
-			faults["recipient: "+name] = sendFault{"account", func(q *fanout.SendRequest) { q.To = []event.Account{event.Account(s)} }}
+			faults["recipient: "+name] = sendFault{"to[0]", func(q *fanout.SendRequest) { q.To = []event.Account{event.Account(s)} }}
 			faults["kind: "+name] = sendFault{"kind", func(q *fanout.SendRequest) { q.Kind = event.Kind(s) }}
 		}
 		before := []store.Head{w.head("ann"), w.head("bob")}
@@ -121,10 +121,8 @@ func TestHostilePublishAndMarkRead(t *testing.T) {
 			return invalid.Field
 		}
 		for want, breaks := range map[string][]func(q *fanout.PublishRequest){
-			"account": {
-				func(q *fanout.PublishRequest) { q.From = "" },
-				func(q *fanout.PublishRequest) { q.To = []event.Account{"a\nb"} },
-			},
+			"from":  {func(q *fanout.PublishRequest) { q.From = "" }},
+			"to[0]": {func(q *fanout.PublishRequest) { q.To = []event.Account{"a\nb"} }},
 			"kind": {
 				func(q *fanout.PublishRequest) { q.Kind = "" },
 				func(q *fanout.PublishRequest) { q.Kind = event.KindDeviceOnline },

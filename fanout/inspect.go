@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -23,7 +24,8 @@ const (
 // all that it shows from the store. An account that was never there has an empty picture.
 //
 // Errors: [*event.InvalidError], [ErrClosed], or the store's.
-func (r *Router) Inspect(ctx context.Context, account event.Account, o InspectOptions) (Inspection, error) {
+func (r *Router) Inspect(ctx context.Context, account event.Account, o InspectOptions) (_ Inspection, err error) {
+	defer fault.In("fanout", "inspect", &err)
 	if err := account.Validate(); err != nil {
 		return Inspection{}, err
 	}

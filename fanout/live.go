@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 )
 
@@ -30,6 +31,7 @@ type PublishRequest struct {
 // that cannot take it loses it. The result is the number of connections that it was handed to.
 func (r *Router) Publish(ctx context.Context, q PublishRequest) (int, error) {
 	n, err := r.publish(ctx, q)
+	fault.In("fanout", "publish", &err)
 	if err != nil {
 		r.refused("publish", q.From, q.Origin, err)
 	}
@@ -52,9 +54,9 @@ func (r *Router) publish(ctx context.Context, q PublishRequest) (int, error) {
 	if len(q.Subject) > maxSubjectBytes {
 		return 0, &event.InvalidError{Field: "subject", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Subject), maxSubjectBytes)}
 	}
-	for _, a := range q.To {
+	for i, a := range q.To {
 		if err := a.Validate(); err != nil {
-			return 0, err
+			return 0, fault.Item("to", i, err)
 		}
 	}
 	if r.ctx.Err() != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -22,13 +23,17 @@ import (
 // Errors: [*event.InvalidError] (also for a position of another epoch, or beyond the end), [session.ErrNotFound] if the
 // account has no such device, [session.ErrTooManyParked], [ErrClosed], or the store's.
 func (r *Router) Park(ctx context.Context, account event.Account, device event.DeviceID, entry event.Position) error {
-	return r.park(ctx, session.ParkRequest{Account: account, Device: device, Position: entry})
+	err := r.park(ctx, session.ParkRequest{Account: account, Device: device, Position: entry})
+	fault.In("fanout", "park", &err)
+	return err
 }
 
 // Unpark takes back that an entry is parked: a connection that begins before it gets it again. A device whose position is
 // beyond the entry does not. Errors are those of Park.
 func (r *Router) Unpark(ctx context.Context, account event.Account, device event.DeviceID, entry event.Position) error {
-	return r.park(ctx, session.ParkRequest{Account: account, Device: device, Position: entry, Undo: true})
+	err := r.park(ctx, session.ParkRequest{Account: account, Device: device, Position: entry, Undo: true})
+	fault.In("fanout", "unpark", &err)
+	return err
 }
 
 func (r *Router) park(ctx context.Context, q session.ParkRequest) error {
@@ -40,7 +45,7 @@ func (r *Router) park(ctx context.Context, q session.ParkRequest) error {
 	}
 	page, err := r.st.Read(ctx, q.Account, store.ReadOptions{})
 	if err != nil {
-		return fmt.Errorf("fanout: park: %w", err)
+		return fmt.Errorf("read inbox: %w", err)
 	}
 	switch head := page.Head; {
 	case q.Position.Epoch != head.Epoch:
@@ -53,7 +58,7 @@ func (r *Router) park(ctx context.Context, q session.ParkRequest) error {
 	q.Trim = page.Head.Trim
 	res, err := r.reg.Park(ctx, q)
 	if err != nil {
-		return fmt.Errorf("fanout: park: %w", err)
+		return err
 	}
 	if !q.Undo {
 		r.troubles.forgive(cursorKey{q.Account, res.Incarnation}, q.Position)

@@ -12,6 +12,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -47,6 +48,7 @@ type MarkReadResult struct {
 // Errors: [*event.InvalidError], [ErrUnknownMessage], [ErrUnknownOrigin], [ErrClosed], or the store's.
 func (r *Router) MarkRead(ctx context.Context, q MarkReadRequest) (MarkReadResult, error) {
 	res, err := r.markReadChecked(ctx, q)
+	fault.In("fanout", "mark read", &err)
 	if err != nil {
 		r.refused("mark_read", q.Account, q.Origin, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -115,6 +116,7 @@ type SendResult struct {
 // ClientID.
 func (r *Router) Send(ctx context.Context, q SendRequest) (SendResult, error) {
 	res, err := r.accept(ctx, q)
+	fault.In("fanout", "send", &err)
 	if err != nil {
 		r.refused("send", q.From, q.Origin, err)
 	}
@@ -168,7 +170,7 @@ func (r *Router) accept(ctx context.Context, q SendRequest) (SendResult, error) 
 	}
 	res, err := r.st.Commit(ctx, b)
 	if err != nil {
-		return SendResult{}, fmt.Errorf("fanout: send: %w", err)
+		return SendResult{}, fmt.Errorf("fanout: send: commit: %w", err)
 	}
 	return r.sent(ctx, &q, &b, res)
 }
@@ -272,7 +274,7 @@ func (r *Router) check(q *SendRequest) (event.KindInfo, error) {
 	}
 	if q.ClientID != "" {
 		if err := q.ClientID.Validate(); err != nil {
-			return info, err
+			return info, fault.Field("clientID", err)
 		}
 	}
 	if err := checkAddressees(q); err != nil {
@@ -286,7 +288,7 @@ func (r *Router) check(q *SendRequest) (event.KindInfo, error) {
 
 func checkCommon(from event.Account, kind event.Kind, conv event.ConversationID, payload []byte) error {
 	if err := from.Validate(); err != nil {
-		return err
+		return fault.Field("from", err)
 	}
 	if err := kind.Validate(); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -36,7 +37,12 @@ type UnreadIn struct {
 // unread counts until its conversation is read.
 //
 // Of each conversation the 64 latest recalls are known: older ones count as unread until the conversation is read.
-func (r *Router) Unread(ctx context.Context, account event.Account, conversation event.ConversationID) (Unread, error) {
+func (r *Router) Unread(ctx context.Context, account event.Account, conversation event.ConversationID) (_ Unread, err error) {
+	defer fault.In("fanout", "unread", &err)
+	return r.unread(ctx, account, conversation)
+}
+
+func (r *Router) unread(ctx context.Context, account event.Account, conversation event.ConversationID) (Unread, error) {
 	if err := account.Validate(); err != nil {
 		return Unread{}, err
 	}
@@ -88,7 +94,7 @@ func (r *Router) counts(ctx context.Context, account event.Account, conversation
 	for {
 		page, err := r.st.Conversations(ctx, account, o)
 		if err != nil {
-			return nil, fmt.Errorf("fanout: unread: %w", err)
+			return nil, fmt.Errorf("read counts: %w", err)
 		}
 		all = append(all, page.Conversations...)
 		if o.Cursor = page.Next; o.Cursor == "" {
@@ -109,7 +115,7 @@ func (r *Router) marks(ctx context.Context, account event.Account, conversation 
 	for {
 		page, err := r.st.States(ctx, account, o)
 		if err != nil {
-			return nil, fmt.Errorf("fanout: unread: %w", err)
+			return nil, fmt.Errorf("read counts: %w", err)
 		}
 		for i := range page.States {
 			s := &page.States[i]
@@ -141,7 +147,7 @@ func (r *Router) ordinalAt(ctx context.Context, account event.Account, conversat
 	for after := seq - 1; ; {
 		page, err := r.st.Read(ctx, account, store.ReadOptions{After: after, Limit: r.cfg.PageEntries, NoBodies: true})
 		if err != nil {
-			return 0, fmt.Errorf("fanout: mark read: %w", err)
+			return 0, fmt.Errorf("read inbox: %w", err)
 		}
 		for i := range page.Entries {
 			e := &page.Entries[i]
@@ -196,7 +202,7 @@ func (r *Router) original(ctx context.Context, account event.Account, id event.M
 		return store.MessageInfo{}, event.Position{}, nil
 	}
 	if err != nil {
-		return store.MessageInfo{}, event.Position{}, fmt.Errorf("fanout: replaced message: %w", err)
+		return store.MessageInfo{}, event.Position{}, fmt.Errorf("replaced message: %w", err)
 	}
 	for _, p := range info.To {
 		if p.Account == account {
@@ -230,6 +236,7 @@ type ClearUnreadResult struct {
 // Errors: [*event.InvalidError], [ErrUnknownOrigin], [ErrClosed], or the store's.
 func (r *Router) ClearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUnreadResult, error) {
 	res, err := r.clearUnread(ctx, q)
+	fault.In("fanout", "clear unread", &err)
 	if err != nil {
 		r.refused("clear_unread", q.Account, q.Origin, err)
 	}
@@ -241,7 +248,7 @@ func (r *Router) clearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUn
 	if r.ctx.Err() != nil {
 		return out, ErrClosed
 	}
-	left, err := r.Unread(ctx, q.Account, q.Conversation)
+	left, err := r.unread(ctx, q.Account, q.Conversation)
 	if err != nil {
 		return out, err
 	}
@@ -304,7 +311,7 @@ func (r *Router) clear(ctx context.Context, q *ClearUnreadRequest, part []Unread
 	}
 	payload, err := json.Marshal(mark)
 	if err != nil {
-		return fmt.Errorf("fanout: encode read mark: %w", err)
+		return fmt.Errorf("encode read mark: %w", err)
 	}
 	b.Messages = []store.Message{{
 		ID: r.issuer.Issue(), Kind: kind, Conversation: q.Conversation, From: q.Account, Origin: q.Origin, Payload: payload,

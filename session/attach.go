@@ -7,11 +7,15 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/transport"
 )
 
-// Attach binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
+// Attach is for hosts that deliver by themselves; with fan-out attach by fanout.Router.Attach, since this call alone shows
+// the login online and delivers nothing.
+//
+// It binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
 // default: an older connection of the same tab is closed with reason moved, and of the others the oldest beyond that
 // number, with reason tab_replaced if they are told apart as tabs, moved otherwise. The advice that comes with moved is a
 // delay, which grows while two connections displace each other in turns; the host hears of that once ([ChangeContended]).
@@ -32,7 +36,8 @@ import (
 // On any error the connection is the caller's: it is not closed, nothing is sent on it any more, and ended is not called.
 // That goes also for a connection that ends while Attach runs: if its login is ended, Attach returns an [*EndedError], if
 // a newer connection takes its place, a [*FencedError].
-func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (*Connection, error) {
+func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (_ *Connection, err error) {
+	defer fault.In("session", "attach", &err)
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -64,7 +69,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	in.arrival.Store(&r.arriving)
 	in.Touch()
 	var refusal error
-	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
+	_, err = r.runAsking(ctx, q.Account, func(s *step) error {
 		var l *login
 		if l, refusal = s.resume(&q, &in); refusal != nil {
 			return onlyIfUnchanged(s, refusal)
@@ -127,6 +132,9 @@ func (r *Registry) announce(in *arrival) *event.Closed {
 	k, a := in.k, in.k.a
 	a.mu.Lock()
 	over := in.arrive()
+	if over == nil {
+		k.held = false
+	}
 	if over == nil && slices.Contains(a.links, k) {
 		if !k.announced {
 			k.announced = true
@@ -174,11 +182,14 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	holds := s.r.holdsLocked(k, l, s.now)
 	attached := k.attached() && !slices.Contains(s.stale, l.ID)
 	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
+	was := coming{login: l.ID}
+	was.state, was.node, was.seen = s.r.reachLocked(s.a, l, s.now)
 	others := 0
 	if attached {
 		others = k.besides(q.Tab)
 	}
 	s.a.mu.Unlock()
+	s.coming = &was
 	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
 	in.tabs = 1
 	if attached {
@@ -207,8 +218,9 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		in.announced = l.attachedBefore()
 		in.restored = unsure || k == nil && in.announced || first && device < l.At
 		if elsewhere {
-			s.remote = append(s.remote, l.Node)
+			l.Before, l.Moved, s.dirty = s.movedFrom(l), s.now.UnixMilli(), true
 		}
+		s.remote = n.others(s.remote, s.before(l))
 		if l.Node != n.r.cfg.Node || l.Lease != in.lease {
 			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, in.lease, 0, true
 		}

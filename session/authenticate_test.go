@@ -44,8 +44,8 @@ func TestAuthenticate_IsTheHolderOfTheToken(t *testing.T) {
 			require.Equal(w.t, tt.account, s.Account)
 		}
 		for field, bad := range map[string][3]string{
-			"account": {"..", string(g.id), string(g.token)}, "login ID": {"ann", "x", string(g.token)},
-			"resume token": {"ann", string(g.id), ""},
+			"account": {"..", string(g.id), string(g.token)}, "login": {"ann", "x", string(g.token)},
+			"token": {"ann", string(g.id), ""},
 		} {
 			_, err := w.reg.Authenticate(w.t.Context(), event.Account(bad[0]), event.LoginID(bad[1]), event.ResumeToken(bad[2]))
 			invalid, ok := errors.AsType[*event.InvalidError](err)

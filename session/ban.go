@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -81,6 +82,7 @@ func (s *step) endAll(why event.Closed) {
 	for _, id := range s.chosen(KickRequest{All: true}) {
 		s.end(id, why, "")
 	}
+	s.lookAgain(nil)
 }
 
 // endedFor returns the logins that the step has ended for a reason, earliest first.
@@ -91,7 +93,8 @@ func (s *step) endedFor(reason event.Reason) []Ended {
 // Ban ends all logins of the account with reason banned and refuses new ones with a [*BannedError] until the ban is over
 // or taken back. The account keeps its inbox and its devices their place in it. A ban that is there already is replaced.
 // It returns who was logged in.
-func (r *Registry) Ban(ctx context.Context, q BanRequest) ([]Ended, error) {
+func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error) {
+	defer fault.In("session", "ban", &err)
 	if err := q.Account.Validate(); err != nil {
 		return nil, err
 	}
@@ -164,7 +167,8 @@ type DeleteRequest struct {
 //
 // While it runs nobody can log in. If it fails on the way, the account may be left with its logins ended and closed to
 // new ones; a repetition goes on from there, and Unban takes that back.
-func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended, error) {
+func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) (_ []Ended, err error) {
+	defer fault.In("session", "delete account", &err)
 	if err := q.Account.Validate(); err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ const (
 	loginFollows // nonce
 	loginIssued
 	loginReplaced
+	loginMoved // before, moved
 	loginFlags = 1<<iota - 1
 )
 
@@ -39,6 +40,7 @@ const (
 const (
 	tombstoneNoted = 1 << iota
 	tombstoneCaused
+	tombstoneServed // served, at
 	tombstoneDevice // its name is not the login's ID
 	tombstoneFlags  = 1<<iota - 1
 )
@@ -138,7 +140,7 @@ func (l *login) append(b []byte) []byte {
 	described := !l.Description.empty() || l.DescribedAt != 0
 	b = append(b, bit(l.Slot, loginSlot)|bit(l.Primary, loginPrimary)|bit(placed, loginPlaced)|
 		bit(described, loginDescribed)|bit(l.Nonce != nil, loginFollows)|bit(l.Issued != nil, loginIssued)|
-		bit(l.Replaced != "", loginReplaced))
+		bit(l.Replaced != "", loginReplaced)|bit(len(l.Before) > 0, loginMoved))
 	b = appendString(b, l.ID)
 	b = appendString(b, l.Device)
 	b = appendString(b, l.Platform)
@@ -170,6 +172,10 @@ func (l *login) append(b []byte) []byte {
 	if l.Replaced != "" {
 		b = appendString(b, l.Replaced)
 	}
+	if len(l.Before) > 0 {
+		b = appendStrings(b, l.Before)
+		b = binary.AppendVarint(b, l.Moved)
+	}
 	return b
 }
 
@@ -198,7 +204,26 @@ func (d *decoder) login() login {
 	if flags&loginReplaced != 0 {
 		l.Replaced = d.marks()
 	}
+	if flags&loginMoved != 0 {
+		l.Before, l.Moved = d.nodes(), d.varint()
+	}
 	return l
+}
+
+func appendStrings[S ~string](b []byte, all []S) []byte {
+	b = binary.AppendUvarint(b, uint64(len(all)))
+	for _, s := range all {
+		b = appendString(b, s)
+	}
+	return b
+}
+
+func (d *decoder) nodes() []event.NodeID {
+	all := make([]event.NodeID, d.count(1))
+	for i := range all {
+		all[i] = event.NodeID(d.string())
+	}
+	return all
 }
 
 func (d *Description) empty() bool {
@@ -300,7 +325,8 @@ func (t *tombstone) append(b []byte) []byte {
 	b = binary.AppendVarint(b, t.Until)
 	b = appendString(b, t.Login)
 	named := string(t.Device) != string(t.Login)
-	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused)|bit(named, tombstoneDevice))
+	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused)|bit(named, tombstoneDevice)|
+		bit(len(t.Served) > 0, tombstoneServed))
 	if named {
 		b = appendString(b, t.Device)
 	}
@@ -316,6 +342,10 @@ func (t *tombstone) append(b []byte) []byte {
 		b = appendString(b, c.Device)
 		b = appendString(b, c.Platform)
 		b = appendString(b, c.Name)
+	}
+	if len(t.Served) > 0 {
+		b = appendStrings(b, t.Served)
+		b = binary.AppendVarint(b, t.At)
 	}
 	return b
 }
@@ -337,6 +367,9 @@ func (d *decoder) tombstone() tombstone {
 			Login: event.LoginID(d.string()), Device: event.DeviceID(d.string()), Platform: event.Platform(d.string()),
 			Name: d.string(),
 		}
+	}
+	if flags&tombstoneServed != 0 {
+		t.Served, t.At = d.nodes(), d.varint()
 	}
 	return t
 }

@@ -198,8 +198,8 @@ type Description struct {
 
 func (d *Description) validate() error {
 	for _, f := range []struct{ name, text string }{
-		{"description: name", d.Name}, {"description: model", d.Model}, {"description: OS", d.OS},
-		{"description: app version", d.AppVersion}, {"description: IP", d.IP},
+		{"description.name", d.Name}, {"description.model", d.Model}, {"description.OS", d.OS},
+		{"description.appVersion", d.AppVersion}, {"description.IP", d.IP},
 	} {
 		if err := event.CheckName(f.name, f.text); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/policy"
 )
@@ -74,12 +75,19 @@ func (q *KickRequest) validate() error {
 	if ways != 1 {
 		return &event.InvalidError{Field: "logins", Reason: "want exactly one of a list, all, all others, a platform, a filter"}
 	}
-	for _, id := range append(slices.Clone(q.Logins), q.Others, q.By) {
-		if id == "" && !slices.Contains(q.Logins, id) {
-			continue
-		}
+	for i, id := range q.Logins {
 		if err := id.Validate(); err != nil {
-			return err
+			return fault.Item("logins", i, err)
+		}
+	}
+	if q.Others != "" {
+		if err := q.Others.Validate(); err != nil {
+			return fault.Field("others", err)
+		}
+	}
+	if q.By != "" {
+		if err := q.By.Validate(); err != nil {
+			return fault.Field("by", err)
 		}
 	}
 	if err := checkNote(q.Note); err != nil {
@@ -126,7 +134,12 @@ func checkNote(note string) error {
 // [ErrProtected], and has the results. If Config.DecidePolicy does not answer, it is a [*HookError], and nobody has ended.
 //
 // ctx bounds all waits before the commit.
-func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
+func (r *Registry) Kick(ctx context.Context, q KickRequest) (_ []KickResult, err error) {
+	defer fault.In("session", "kick", &err)
+	return r.kick(ctx, q)
+}
+
+func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -139,9 +152,6 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			if q.Filter(s) {
 				q.Logins = append(q.Logins, s.Login)
 			}
-		}
-		if len(q.Logins) == 0 {
-			return nil, nil
 		}
 	}
 	var results []KickResult
@@ -175,6 +185,7 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			}
 			results = append(results, res)
 		}
+		s.lookAgain(&q)
 		return nil
 	}, nil)
 	if err == nil {
@@ -201,7 +212,7 @@ func (s *step) permitted(actor *policy.Login, id event.LoginID) KickResult {
 }
 
 func (s *step) chosen(q KickRequest) []event.LoginID {
-	if len(q.Logins) > 0 {
+	if len(q.Logins) > 0 || q.Filter != nil {
 		return q.Logins
 	}
 	var ids []event.LoginID
@@ -216,8 +227,12 @@ func (s *step) chosen(q KickRequest) []event.LoginID {
 }
 
 // Logout ends a login at its own wish. [ErrNotFound] if it is not there.
-func (r *Registry) Logout(ctx context.Context, account event.Account, id event.LoginID) error {
-	res, err := r.Kick(ctx, KickRequest{Account: account, Logins: []event.LoginID{id}, Reason: event.Logout})
+func (r *Registry) Logout(ctx context.Context, account event.Account, id event.LoginID) (err error) {
+	defer fault.In("session", "logout", &err)
+	if err := id.Validate(); err != nil {
+		return fault.Field("login", err)
+	}
+	res, err := r.kick(ctx, KickRequest{Account: account, Logins: []event.LoginID{id}, Reason: event.Logout})
 	if err != nil {
 		return err
 	}
@@ -244,7 +259,7 @@ func (q *RemoveDeviceRequest) validate() error {
 	}
 	if q.By != "" {
 		if err := q.By.Validate(); err != nil {
-			return err
+			return fault.Field("by", err)
 		}
 	}
 	return checkNote(q.Note)
@@ -253,14 +268,17 @@ func (q *RemoveDeviceRequest) validate() error {
 // RemoveDevice ends the device's logins with reason device_removed and forgets the device with its place in the inbox.
 // If it logs in again, it is a new device. [ErrNotFound] if the account has no such device, or By is no login of it; a
 // [*ProtectedError] if By is set and policy protects the device from it (see [policy.Policy.MayEnd]).
-func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) error {
+func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) (err error) {
+	defer fault.In("session", "remove device", &err)
 	if err := q.validate(); err != nil {
 		return err
 	}
-	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
+	there := false
+	_, err = r.runAsking(ctx, q.Account, func(s *step) error {
+		s.lookAgain(nil)
 		d := s.rec.device(q.Device)
-		if d == nil {
-			return fmt.Errorf("remove device: %w", ErrNotFound)
+		if there = d != nil; !there {
+			return nil
 		}
 		gone, why := *d, event.DeviceRemoved.Closed(0)
 		why.Note = q.Note
@@ -279,9 +297,15 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) erro
 				s.end(l.ID, why, q.By)
 			}
 		}
+		if d := s.rec.device(q.Device); d != nil {
+			gone = *d // seen at the end of its logins
+		}
 		s.forgetDevice(gone)
 		return nil
 	}, nil)
+	if err == nil && !there {
+		err = fmt.Errorf("remove device: %w", ErrNotFound)
+	}
 	return err
 }
 

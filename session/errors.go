@@ -50,6 +50,8 @@ const (
 type RefusedError struct {
 	Rule  string // name of the rule that refused: one of policy's, or RuleHost or RuleReplace
 	Limit int    // logins that the rule allows at once
+	// Platform is the newcomer's, as [event.ParsePlatform] returns it.
+	Platform event.Platform
 	// Logins are those that the rule counts and that [Registry.LoginReplacing] may end for this device, earliest first.
 	// None: nobody can make room.
 	Logins []Session
@@ -64,7 +66,18 @@ type RefusedError struct {
 func (e *RefusedError) Closed() event.Closed { return event.RefusedQuota.Closed(0) }
 
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("session: login refused by rule %q: limit %d, %d could make room", e.Rule, e.Limit, len(e.Logins))
+	switch e.Rule {
+	case policy.RuleUnknownPlatform:
+		return fmt.Sprintf("session: refused: platform %q is not known", e.Platform)
+	case RuleHost:
+		return "session: refused by the host"
+	case RuleReplace:
+		return fmt.Sprintf("session: refused: what it is to replace is protected (%s)", e.Cause)
+	}
+	if e.Limit == 0 {
+		return fmt.Sprintf("session: refused by rule %q: no logins on platform %q", e.Rule, e.Platform)
+	}
+	return fmt.Sprintf("session: refused by rule %q: limit %d, %d could make room", e.Rule, e.Limit, len(e.Logins))
 }
 
 // Is makes errors.Is(err, ErrRefused) true, and with [RuleReplace] errors.Is(err, ErrProtected).

@@ -292,7 +292,7 @@ func ExampleRegistry_DeleteAccount() {
 	fmt.Println(err)
 	// Output:
 	// account_deleted
-	// session: account may not log in: account_deleted
+	// session: login: account may not log in: account_deleted
 }
 
 // Before a deploy: no new work, and connections are closed with advice that spreads their return.
@@ -308,7 +308,7 @@ func ExampleRegistry_Drain() {
 	// Unordered output:
 	// shutdown after, at least a second: true
 	// <nil>
-	// session: draining
+	// session: login: draining
 }
 
 // adviser is a connection that says what it is advised.

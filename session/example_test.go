@@ -95,7 +95,7 @@ func ExampleRegistry_Login() {
 	// phone is closed: evicted_quota
 	// tablet ended phone
 	// phone learns: evicted_quota by tablet
-	// session: login refused by rule "platform": limit 0, 0 could make room
+	// session: login: refused by rule "platform": no logins on platform "web"
 }
 
 func ExampleRegistry_Kick() {

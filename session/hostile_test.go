@@ -137,27 +137,27 @@ func TestInvalid_Rest(t *testing.T) {
 		name, field string
 		call        func(context.Context, *world) error
 	}{
-		{"name too long", "description: name", login(func(q *session.LoginRequest) { q.Description.Name = long })},
-		{"model", "description: model", login(func(q *session.LoginRequest) { q.Description.Model = "\x00" })},
-		{"OS", "description: OS", login(func(q *session.LoginRequest) { q.Description.OS = "\u2066" })},
-		{"app version", "description: app version", login(func(q *session.LoginRequest) { q.Description.AppVersion = "\xff" })},
-		{"IP", "description: IP", login(func(q *session.LoginRequest) { q.Description.IP = long })},
+		{"name too long", "description.name", login(func(q *session.LoginRequest) { q.Description.Name = long })},
+		{"model", "description.model", login(func(q *session.LoginRequest) { q.Description.Model = "\x00" })},
+		{"OS", "description.OS", login(func(q *session.LoginRequest) { q.Description.OS = "\u2066" })},
+		{"app version", "description.appVersion", login(func(q *session.LoginRequest) { q.Description.AppVersion = "\xff" })},
+		{"IP", "description.IP", login(func(q *session.LoginRequest) { q.Description.IP = long })},
 		{"extension", "description", login(func(q *session.LoginRequest) { q.Description.Extension = make([]byte, 1_025) })},
 		{"all together", "description", login(func(q *session.LoginRequest) {
 			q.Description.Model, q.Description.Extension = strings.Repeat("ß", 128), make([]byte, 1_024-256)
 		})},
 		{"attach without a connection", "conn", attach(session.AttachRequest{Login: ids[0], Token: event.NewResumeToken()}, nil)},
-		{"login ID", "login ID", attach(session.AttachRequest{Login: "x", Token: event.NewResumeToken()}, new(wire))},
-		{"no token", "resume token", attach(session.AttachRequest{Login: ids[0]}, new(wire))},
-		{"token", "resume token", attach(session.AttachRequest{Login: ids[0], Token: event.ResumeToken(long)}, new(wire))},
+		{"login ID", "login", attach(session.AttachRequest{Login: "x", Token: event.NewResumeToken()}, new(wire))},
+		{"no token", "token", attach(session.AttachRequest{Login: ids[0]}, new(wire))},
+		{"token", "token", attach(session.AttachRequest{Login: ids[0], Token: event.ResumeToken(long)}, new(wire))},
 		{"nobody chosen", "logins", ask(kick{})},
 		{"empty list", "logins", ask(kick{Logins: []event.LoginID{}})},
 		{"list and all", "logins", ask(kick{Logins: ids, All: true})},
 		{"all and all but one", "logins", ask(kick{All: true, Others: ids[0]})},
-		{"empty ID in the list", "login ID", ask(kick{Logins: []event.LoginID{""}})},
-		{"bad ID in the list", "login ID", ask(kick{Logins: []event.LoginID{ids[0], event.LoginID(long)}})},
-		{"bad ID that stays", "login ID", ask(kick{Others: "*"})},
-		{"bad ID that asked", "login ID", ask(kick{All: true, By: "ann/x"})},
+		{"empty ID in the list", "logins[0]", ask(kick{Logins: []event.LoginID{""}})},
+		{"bad ID in the list", "logins[1]", ask(kick{Logins: []event.LoginID{ids[0], event.LoginID(long)}})},
+		{"bad ID that stays", "others", ask(kick{Others: "*"})},
+		{"bad ID that asked", "by", ask(kick{All: true, By: "ann/x"})},
 		{"note too long", "note", ask(kick{All: true, Note: strings.Repeat("x", 513)})},
 		{"note with a line end", "note", ask(kick{All: true, Note: "a\nb"})},
 		{"reason that is none", "reason", ask(kick{All: true, Reason: "because"})},
@@ -165,7 +165,7 @@ func TestInvalid_Rest(t *testing.T) {
 		{"no device to remove", "device", func(ctx context.Context, w *world) error {
 			return w.reg.RemoveDevice(ctx, session.RemoveDeviceRequest{Account: "ann", Device: ""})
 		}},
-		{"logout without a login", "login ID", func(ctx context.Context, w *world) error { return w.reg.Logout(ctx, "ann", "") }},
+		{"logout without a login", "login", func(ctx context.Context, w *world) error { return w.reg.Logout(ctx, "ann", "") }},
 	}
 	for name, d := range badIDs {
 		tests = append(tests, struct {

@@ -84,16 +84,10 @@ func (r *Registry) Inspect(ctx context.Context, account event.Account) (Inspecti
 	if err := account.Validate(); err != nil {
 		return Inspection{}, err
 	}
-	rec, _, err := r.load(ctx, account)
+	rec, all, err := r.look(ctx, account, "")
 	if err != nil {
 		return Inspection{}, err
 	}
-	a, now := r.peek(account), time.Now()
-	all := make([]Session, 0, len(rec.Logins))
-	for i := range rec.Logins {
-		all = append(all, r.view(a, &rec.Logins[i], now, ""))
-	}
-	sortSessions(all)
 	tombstones, lines := unpack(&rec.Tombstones, (*decoder).tombstone), unpack(&rec.Recent, (*decoder).recent)
 	in := Inspection{
 		Logins: make([]LoginView, 0, len(all)), Devices: make([]DeviceView, 0, len(rec.Devices)),

@@ -19,9 +19,20 @@ type account struct {
 
 	mu    sync.Mutex
 	links []*link
+	// steps counts those that have changed links. A record that was loaded while it stood still is at least as new as they.
+	steps  uint64
+	coming *coming // what the step that commits brings in
 	// unsure: a step may have taken effect without its getting known. A later one finds out.
 	unsure bool
 	doubts []doubt // what that step would have ended
+}
+
+// coming is a login that a step admits or attaches, as it is until the step has taken effect in memory, too.
+type coming struct {
+	login event.LoginID
+	state State
+	node  event.NodeID
+	seen  time.Time
 }
 
 // doubt is the end of a login by a step of which is not known whether it took effect.
@@ -50,6 +61,7 @@ type link struct {
 	away      bool  // what they were told last
 	turns     uint8 // how often they were told since the last sweep that it has gone to background or come back
 	told      bool  // the record says that it is detached
+	held      bool  // one that has arrived was displaced by one that has not
 	served    bool  // it had a connection here
 	// unsure: what was sent to the device before is not known here, and nothing was since.
 	unsure atomic.Bool
@@ -88,11 +100,20 @@ func (a *account) unlinkLocked(id event.LoginID) []*Connection {
 // attached reports whether the login has a connection here. A nil link has none.
 func (k *link) attached() bool { return k != nil && len(k.conns) > 0 }
 
-// online reports whether the login has a connection here that has arrived. A nil link has none.
-func (k *link) online() bool { return k != nil && slices.ContainsFunc(k.conns, (*Connection).arrived) }
+// online reports whether the login has a connection here that has arrived, or had one whose place is just being taken. A
+// nil link has none.
+func (k *link) online() bool {
+	return k != nil && (k.held || slices.ContainsFunc(k.conns, (*Connection).arrived))
+}
 
-// state is Online, or Away if every connection says that its app is in background. The link is online.
+// state is Online, or Away if every connection says that its app is in background; Lingering if none has arrived.
 func (k *link) state() State {
+	switch {
+	case !k.online():
+		return Lingering
+	case k.held && !k.away:
+		return Online
+	}
 	if slices.ContainsFunc(k.conns, func(c *Connection) bool { return c.arrived() && !c.background.Load() }) {
 		return Online
 	}
@@ -116,12 +137,13 @@ func (k *link) remove(c *Connection, reason event.Reason) bool {
 	}
 	k.conns = slices.Delete(k.conns, i, i+1)
 	if len(k.conns) == 0 {
+		k.held = false
 		k.since, k.reason = time.Now().UnixMilli(), reason
 	}
 	return true
 }
 
-// view describes the login by what is known without its record. The link is online.
+// view describes the login by what is known without its record. The link is attached.
 func (k *link) view(node event.NodeID) Session {
 	return Session{
 		Account: k.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,

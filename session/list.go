@@ -9,22 +9,64 @@ import (
 	"github.com/manydevice/manydevice/event"
 )
 
-// List returns the account's logins, online and offline, earliest first. self marks the one that asks; "" marks none.
+// looksBeside is how often a read tries to find the account at rest before it takes a turn of its own.
+const looksBeside = 4
+
+// look returns the account's record with its logins as they are at one moment: each as before a step or as after it, and
+// never with the record of one and the connections of the other.
+//
+// A step commits the record first and changes links then. So links never know of a step that a record, loaded while no
+// step has changed links, does not. What the record knows of and links do not yet is an end (the login is not in the
+// record any more) or the one login that the step brings in, which account.coming describes.
+func (r *Registry) look(ctx context.Context, id event.Account, self event.LoginID) (*record, []Session, error) {
+	a := r.hold(id)
+	defer r.drop(a)
+	for range looksBeside {
+		a.mu.Lock()
+		steps := a.steps
+		a.mu.Unlock()
+		rec, _, err := r.load(ctx, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		a.mu.Lock()
+		if a.steps == steps {
+			defer a.mu.Unlock()
+			return rec, r.viewsLocked(a, rec, self), nil
+		}
+		a.mu.Unlock()
+	}
+	if _, err := r.enter(ctx, id); err != nil { // the account has no rest
+		return nil, nil, err
+	}
+	defer r.leave(a)
+	rec, _, err := r.load(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return rec, r.viewsLocked(a, rec, self), nil
+}
+
+func (r *Registry) viewsLocked(a *account, rec *record, self event.LoginID) []Session {
+	now := time.Now()
+	all := make([]Session, 0, len(rec.Logins))
+	for i := range rec.Logins {
+		all = append(all, r.viewLocked(a, &rec.Logins[i], now, self))
+	}
+	sortSessions(all)
+	return all
+}
+
+// List returns the account's logins, online and offline, earliest first. self marks the one that asks; "" marks none. A
+// step that runs meanwhile is either in it or not; no login is shown in a state that it never had.
 func (r *Registry) List(ctx context.Context, account event.Account, self event.LoginID) ([]Session, error) {
 	if err := account.Validate(); err != nil {
 		return nil, err
 	}
-	rec, _, err := r.load(ctx, account)
-	if err != nil {
-		return nil, err
-	}
-	a, now := r.peek(account), time.Now()
-	all := make([]Session, 0, len(rec.Logins))
-	for i := range rec.Logins {
-		all = append(all, r.view(a, &rec.Logins[i], now, self))
-	}
-	sortSessions(all)
-	return all, nil
+	_, all, err := r.look(ctx, account, self)
+	return all, err
 }
 
 // Get returns one login. [ErrNotFound] if the account has none of that ID.
@@ -32,15 +74,16 @@ func (r *Registry) Get(ctx context.Context, account event.Account, id event.Logi
 	if err := account.Validate(); err != nil {
 		return Session{}, err
 	}
-	rec, _, err := r.load(ctx, account)
+	_, all, err := r.look(ctx, account, "")
 	if err != nil {
 		return Session{}, err
 	}
-	l := rec.login(id)
-	if l == nil {
-		return Session{}, fmt.Errorf("login: %w", ErrNotFound)
+	for i := range all {
+		if all[i].Login == id {
+			return all[i], nil
+		}
 	}
-	return r.view(r.peek(account), l, time.Now(), ""), nil
+	return Session{}, fmt.Errorf("login: %w", ErrNotFound)
 }
 
 // Peers returns the addresses of the account's other logins, earliest first, with their state.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -79,7 +80,13 @@ func (q *LoginRequest) question() Question {
 // was changed, and so does a [*HookError], a [*ChangingError] or a [*RecordFullError]. The new login holds a slot from now on
 // and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. An [*EndedError] means that the store could not say whether it
 // was admitted, and when that was known, it had ended again.
-func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
+func (r *Registry) Login(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
+	defer fault.In("session", "login", &err)
+	return r.pacedLogin(ctx, q)
+}
+
+// pacedLogin is Login, without the name of the call in its errors.
+func (r *Registry) pacedLogin(ctx context.Context, q LoginRequest) (*LoginResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -99,7 +106,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	return res, err
 }
 
-// login is Login of a request that is valid, and as far as it has not been refused too often.
+// login is pacedLogin of a request that is valid, and as far as it has not been refused too often.
 func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
 	q.Description.Extension = slices.Clone(q.Description.Extension)
 	if err := r.backFill(ctx, &q); err != nil {
@@ -110,6 +117,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.now, id)
+			res.Session.State = Lingering
 			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 			return nil
 		}
@@ -127,7 +135,6 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		return nil, err
 	}
 	res.Position, res.Victims = s.head, s.victims(id)
-	res.Session.State = Lingering
 	if res.Position.Seq == 0 {
 		page, err := r.st.Read(context.WithoutCancel(ctx), q.Account, store.ReadOptions{})
 		if err != nil {
@@ -142,10 +149,11 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 // chosen who is to make room. They end with reason kicked_self and are among the victims; who is named twice ends once.
 // [ErrNotFound] if one of them is not there; a [*RefusedError] with rule [RuleReplace] if the policy protects one of them
 // from this device, with those that it may end. Nothing has changed then.
-func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ...event.LoginID) (*LoginResult, error) {
-	for _, id := range logins {
+func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ...event.LoginID) (_ *LoginResult, err error) {
+	defer fault.In("session", "login replacing", &err)
+	for i, id := range logins {
 		if err := id.Validate(); err != nil {
-			return nil, err
+			return nil, fault.Item("logins", i, err)
 		}
 	}
 	for _, id := range logins {
@@ -153,7 +161,7 @@ func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ..
 			q.replace = append(q.replace, id)
 		}
 	}
-	return r.Login(ctx, q)
+	return r.pacedLogin(ctx, q)
 }
 
 // replace ends the logins that the newcomer takes the place of.
@@ -180,7 +188,7 @@ func (s *step) replace(ids []event.LoginID, newcomer *login) error {
 
 // protected refuses a newcomer that has chosen a login that it may not end, and says which it may.
 func (s *step) protected(rules *policy.Policy, in policy.Newcomer, p policy.Permit) error {
-	e := &RefusedError{Rule: RuleReplace, Cause: p.Cause, RetryAfter: p.Wait}
+	e := &RefusedError{Rule: RuleReplace, Platform: s.who.Platform, Cause: p.Cause, RetryAfter: p.Wait}
 	for i := range s.rec.Logins {
 		if l := &s.rec.Logins[i]; rules.MayReplace(in, s.policyLogin(l), s.now).OK {
 			e.Logins = append(e.Logins, s.r.view(s.a, l, s.now, ""))
@@ -221,7 +229,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	case !ok:
 		return nil
 	case !yes:
-		return &RefusedError{Rule: RuleHost, Cause: policy.CauseHost}
+		return &RefusedError{Rule: RuleHost, Platform: q.Platform, Cause: policy.CauseHost}
 	}
 	if len(q.replace) > 0 {
 		if err := s.replace(q.replace, &l); err != nil || s.lacks != nil {
@@ -257,7 +265,9 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.capDevices()
 	s.dirty, s.grows, s.admits = true, true, true
+	s.coming = &coming{login: id, state: Lingering, seen: s.now} // it holds its slot and has no connection yet
 	res.Session = s.r.view(s.a, &l, s.now, id)
+	res.Session.State = Lingering
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 	s.record(event.KindDeviceLogin, res.Session, "", id)
 	return nil

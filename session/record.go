@@ -46,8 +46,11 @@ type login struct {
 	Node        event.NodeID // among several: where it is attached; empty: nowhere
 	Lease       uint64       // of that node
 	Left        int64        // among several: when its last connection ended; 0: it had none
-	Moves       uint64       // among several: how often connections on two nodes have displaced each other in turns
-	MovedAt     int64        // when that was last
+	// Before are nodes that it was taken over from, newest last, the last time at Moved: they may not know it yet.
+	Before      []event.NodeID
+	Moved       int64
+	Moves       uint64 // among several: how often connections on two nodes have displaced each other in turns
+	MovedAt     int64  // when that was last
 	Description Description
 	DescribedAt int64 // when the description was renewed last; 0: never
 	Token       digest
@@ -73,6 +76,9 @@ type tombstone struct {
 	Closed closedRecord
 	Node   event.NodeID // the engine that has ended it
 	Until  int64
+	// Served are the nodes, among several, that may have had a connection of it at its end, which was at At.
+	Served []event.NodeID
+	At     int64
 }
 
 // closedRecord is event.Closed on disk.
@@ -192,17 +198,16 @@ func (l *login) cause() *event.Cause {
 	return &event.Cause{Login: l.ID, Device: l.Device, Platform: l.Platform, Name: l.Description.Name}
 }
 
-// remove takes a login out and leaves a tombstone. A device that exists only for this login goes with it: its
+// remove takes a login out and leaves the tombstone, with the login's ID and tokens. A device that exists only for this login goes with it: its
 // incarnation is returned, so that its cursor can be dropped; 0 otherwise.
-func (r *record) remove(id event.LoginID, why event.Closed, by event.NodeID, until int64) event.Incarnation {
+func (r *record) remove(id event.LoginID, t tombstone) event.Incarnation {
 	i := slices.IndexFunc(r.Logins, func(l login) bool { return l.ID == id })
 	if i < 0 {
 		return 0
 	}
 	l := r.Logins[i]
 	r.Logins = slices.Delete(r.Logins, i, i+1)
-	c := closedRecord{Reason: why.Reason, Note: why.Note, Cause: cloneCause(why.Cause), Retry: why.Retry}
-	t := tombstone{Login: id, Device: l.Device, Tokens: l.marks(), Closed: c, Node: by, Until: until}
+	t.Login, t.Device, t.Tokens = id, l.Device, l.marks()
 	r.Tombstones.add(t.append(make([]byte, 0, itemBytes)))
 	r.Tombstones.limit(maxTombstones)
 	if !l.own() {
@@ -237,6 +242,11 @@ func (r *record) oldest() *device {
 		}
 	}
 	return oldest
+}
+
+// recordOf keeps apart what a record holds from what hosts are given.
+func recordOf(c event.Closed) closedRecord {
+	return closedRecord{Reason: c.Reason, Note: c.Note, Cause: cloneCause(c.Cause), Retry: c.Retry}
 }
 
 func (c closedRecord) closed() event.Closed {

@@ -23,7 +23,7 @@ func fullRecord() *record {
 				ID: "full", Device: "d2", Incarnation: math.MaxUint64, Platform: "web", Admission: 300, At: -4, Seen: 5, Slot: true,
 				Primary: true, Node: "n", Lease: 6, Left: 7, Moves: 3, MovedAt: -19, Token: digest{2}, TokenAt: 8, TokenStore: math.MaxUint32,
 				Nonce: &nonce{10}, Issued: &issued{Token: digest{3}, Nonce: nonce{11}, Store: 12},
-				Replaced: "first...second..", DescribedAt: 13, Description: Description{
+				Before: []event.NodeID{"m", "o"}, Moved: 20, Replaced: "first...second..", DescribedAt: 13, Description: Description{
 					Name: "Ann's <phone>", Model: "m", OS: "o", AppVersion: "v", IP: "::1", Extension: []byte{0, 255},
 				},
 			},
@@ -43,7 +43,7 @@ func fullRecord() *record {
 	}
 	for _, t := range []tombstone{
 		{Login: "gone", Device: "gone", Tokens: "current.", Closed: closedRecord{Reason: event.Replaced, Retry: event.RetryNo}, Until: 18},
-		{Login: "kicked", Device: "d2", Tokens: "current.issued..replaced", Node: "n", Until: -19, Closed: closedRecord{
+		{Login: "kicked", Device: "d2", Tokens: "current.issued..replaced", Node: "n", Until: -19, Served: []event.NodeID{"m", "n"}, At: 21, Closed: closedRecord{
 			Reason: event.KickedSelf, Note: "bye", Retry: event.RetryLogin,
 			Cause: &event.Cause{Login: "full", Device: "d2", Platform: "web", Name: "Ann's"},
 		}},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -66,17 +67,17 @@ func (q *AttachRequest) validateProof() error {
 		return &event.InvalidError{Field: "device", Reason: "names a login only if the host vouches"}
 	case !q.Vouched:
 		if err := q.Login.Validate(); err != nil {
-			return err
+			return fault.Field("login", err)
 		}
-		return q.Token.Validate()
+		return fault.Field("token", q.Token.Validate())
 	case q.Token != "":
-		return &event.InvalidError{Field: "resume token", Reason: "the host vouches, so there must be none"}
+		return &event.InvalidError{Field: "token", Reason: "the host vouches, so there must be none"}
 	case (q.Login == "") == (q.Device == ""):
-		return &event.InvalidError{Field: "login ID", Reason: "the host vouches: want either a login or a device"}
+		return &event.InvalidError{Field: "login", Reason: "the host vouches: want either a login or a device"}
 	case q.Device != "":
 		return q.Device.Validate()
 	}
-	return q.Login.Validate()
+	return fault.Field("login", q.Login.Validate())
 }
 
 // onlyIfUnchanged returns the refusal as the step's failure, unless the step has to be committed all the same, because

@@ -240,7 +240,7 @@ func TestUnknownLogin(t *testing.T) {
 		for _, tt := range tests {
 			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: tt.login, Token: tt.token}, new(wire), nil)
 			require.ErrorIs(w.t, err, session.ErrUnknownLogin, tt.name)
-			require.Equal(w.t, session.ErrUnknownLogin.Error(), err.Error(), tt.name)
+			require.Equal(w.t, "session: attach: no such login for this account and token", err.Error(), tt.name)
 		}
 		require.Equal(w.t, event.KickedHost, ended.refused().Reason)
 		require.Equal(w.t, before, w.stored("ann"))

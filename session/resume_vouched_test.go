@@ -138,7 +138,9 @@ func TestVouched_Ended(t *testing.T) {
 					require.Equal(w.t, g.refused(), ended.Why, "note, cause and advice are those that its token tells")
 					require.Empty(w.t, c.ends(), "the connection stays the caller's")
 					_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Vouched: true}, new(wire), nil)
-					require.Equal(w.t, ended, err)
+					again, ok := errors.AsType[*session.EndedError](err)
+					require.True(w.t, ok, "%v", err)
+					require.Equal(w.t, ended, again)
 					w.restart(w.now)
 				}
 				_, _, err := w.vouch("ann", "never")

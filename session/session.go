@@ -58,10 +58,10 @@ type Ended struct {
 type ChangeKind string
 
 const (
-	ChangeLogin   ChangeKind = "login"   // it was admitted
+	ChangeLogin   ChangeKind = "login"   // it was admitted: it lingers, since it holds its slot and has no connection yet
 	ChangeOnline  ChangeKind = "online"  // it was offline or new and is attached now
 	ChangeOffline ChangeKind = "offline" // it was detached and the resume window is over
-	ChangeEnded   ChangeKind = "ended"   // it is over
+	ChangeEnded   ChangeKind = "ended"   // it is over; the session is as it was right before
 
 	// ChangeAway and ChangeActive: its app has gone to background, on all of its connections, or has come back. Of the
 	// session, Description, Admission and Primary are not set.
@@ -73,9 +73,9 @@ const (
 	// reconnects in a loop; Login and Incarnation are set, too.
 	ChangeContended ChangeKind = "contended"
 	// ChangeForgotten: the account does not remember the device any more, nor its place in the inbox. Only Account, Device,
-	// Incarnation and LastSeen are set.
+	// Incarnation, Primary and LastSeen are set, and State: offline.
 	ChangeForgotten ChangeKind = "forgotten"
-	// ChangeDeleted: the account and all it had is gone. Only Account is set.
+	// ChangeDeleted: the account and all it had is gone. Only Account is set, and State: offline.
 	ChangeDeleted ChangeKind = "deleted"
 )
 
@@ -89,14 +89,18 @@ type Change struct {
 
 // view describes a login as it is in the given state of the account's connections.
 func (r *Registry) view(a *account, l *login, now time.Time, self event.LoginID) Session {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return r.viewLocked(a, l, now, self)
+}
+
+func (r *Registry) viewLocked(a *account, l *login, now time.Time, self event.LoginID) Session {
 	s := Session{
 		Account: a.id, Login: l.ID, Device: l.Device, Incarnation: l.Incarnation, Platform: l.Platform,
 		Description: l.Description, Admission: l.Admission, LoggedInAt: time.UnixMilli(l.At),
 		Self: self != "" && l.ID == self, Primary: l.Primary,
 	}
 	s.Description.Extension = append([]byte(nil), l.Description.Extension...)
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	s.State, s.Node, s.LastSeen = r.reachLocked(a, l, now)
 	return s
 }
@@ -107,6 +111,9 @@ func (r *Registry) reachLocked(a *account, l *login, now time.Time) (state State
 	seen = time.UnixMilli(l.Seen)
 	if k.online() {
 		return k.state(), r.cfg.Node, k.seen()
+	}
+	if c := a.coming; c != nil && c.login == l.ID {
+		return c.state, c.node, c.seen
 	}
 	if k != nil {
 		seen = time.UnixMilli(max(l.Seen, k.since))

@@ -19,6 +19,7 @@ func (s *step) settle() {
 	var idle []event.LoginID
 	for i := range s.rec.Logins {
 		l := &s.rec.Logins[i]
+		l.Before = s.before(l)
 		s.forgetNonce(l)
 		s.a.mu.Lock()
 		k := s.a.linkLocked(l.ID)
@@ -162,10 +163,7 @@ func (s *step) strays() {
 		if t := s.rec.tombstone(k.login); t != nil {
 			why = t.Closed.closed()
 		}
-		v := Session{
-			Account: s.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
-			LastSeen: k.seen(), State: Online, Node: s.r.cfg.Node,
-		}
+		v := k.view(s.r.cfg.Node)
 		s.ended = append(s.ended, Ended{Session: v, Closed: why})
 		s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: why.Reason})
 		s.strange = append(s.strange, k.login)

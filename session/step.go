@@ -37,8 +37,10 @@ type step struct {
 	stale     []event.LoginID // logins that are attached on another node now
 	displaced []displaced     // connections that a newer one of their login takes the place of
 	remote    []event.NodeID  // other nodes that have to look at the account
+	again     []event.NodeID  // other nodes that were told to look by an earlier step, and may not have done so yet
 	asked     bool            // they were told to
 	revoked   func()          // waits until the node that has ended the strange ones has run its revoke hooks; nil: not yet made
+	coming    *coming         // the login that it admits or attaches; nil: none
 	then      func()          // goes on beside what the step's ends need; nil: nothing
 	changes   []Change        // what is to become known
 	messages  []store.Message
@@ -82,6 +84,9 @@ func (r *Registry) turn(ctx context.Context, a *account, decide func(*step) erro
 	defer r.leave(a)
 	s, err := r.decideAndCommit(ctx, a, decide)
 	if err != nil || s.lacks != nil {
+		a.mu.Lock()
+		a.coming = nil
+		a.mu.Unlock()
 		return s, nil, err
 	}
 	gone := s.detachEnded()
@@ -89,8 +94,12 @@ func (r *Registry) turn(ctx context.Context, a *account, decide func(*step) erro
 		apply(s)
 	}
 	a.mu.Lock()
+	a.coming = nil
 	s.noteLocked()
 	a.mu.Unlock()
+	for _, f := range gone { // within the turn: who ends the same login right after this step returns no sooner than no Send begins
+		f.conn.settled()
+	}
 	return s, gone, nil
 }
 
@@ -160,6 +169,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("session: before the commit: %w", err)
 		}
+		s.announce(s.coming)
 		err = s.commit(context.WithoutCancel(ctx), rev)
 		if err == nil {
 			return s, nil
@@ -236,6 +246,13 @@ func (s *step) encode() ([]byte, error) {
 	return data, nil
 }
 
+// announce says how the login is that the step brings in, for those who read the record before links are as it says.
+func (s *step) announce(c *coming) {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	s.a.coming = c
+}
+
 func (s *step) commit(ctx context.Context, expect store.Revision) error {
 	data, err := s.encode()
 	if err != nil {
@@ -284,11 +301,14 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 		return
 	}
 	v := s.r.view(s.a, l, s.now, "")
-	if s.r.nodes.elsewhere(l) {
-		s.remote = append(s.remote, l.Node)
-	}
+	served := s.served(l)
+	s.remote = s.r.nodes.others(s.remote, served)
 	l.Seen = max(l.Seen, v.LastSeen.UnixMilli()) // for its device, which stays
-	if own := s.rec.remove(id, why, s.r.cfg.Node, s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli()); own != 0 {
+	own := s.rec.remove(id, tombstone{
+		Closed: recordOf(why), Node: s.r.cfg.Node, Until: s.now.Add(s.r.cfg.TombstoneTTL).UnixMilli(),
+		Served: served, At: s.now.UnixMilli(),
+	})
+	if own != 0 {
 		s.forget = append(s.forget, own)
 	}
 	s.dirty = true
@@ -324,6 +344,7 @@ func (s *step) detachEnded() []fenced {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
 	s.a.unsure, s.a.doubts = false, nil
+	s.a.steps++
 	out := func(id event.LoginID, why event.Closed) {
 		for _, c := range s.a.unlinkLocked(id) {
 			if _, owes := c.stop(why); owes {

@@ -125,7 +125,7 @@ func (s *step) damp(device event.DeviceID, platform event.Platform, victims []po
 		if added[0].Told && !slow {
 			s.changes = append(s.changes, Change{
 				Kind: ChangeContended, Reason: event.Flapping,
-				Session: Session{Account: s.a.id, Device: device, Platform: platform, State: Offline},
+				Session: Session{Account: s.a.id, Device: device, Platform: platform},
 			})
 		}
 	}

@@ -64,6 +64,7 @@ func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) (
 	out := func(i int, reason event.Reason) {
 		c := k.conns[i]
 		k.conns = slices.Delete(k.conns, i, i+1)
+		k.held = k.held || c.arrived()
 		gone = append(gone, displaced{conn: c, why: event.Closed{Reason: reason}})
 		if reason == event.Moved {
 			moves = max(moves, c.nextMove(now))

@@ -137,16 +137,19 @@ func (n *nodes) say(ctx context.Context, to event.NodeID, m message) bool {
 // ask has other nodes look at the step's account, and waits until they have fenced what they must, a second at most. A node
 // that does not answer finds out by itself within a lease's life.
 func (n *nodes) ask(s *step) {
-	if n == nil || n.bus == nil || len(s.remote) == 0 || s.asked {
+	if n == nil || n.bus == nil || s.asked {
+		return
+	}
+	who := slices.Concat(s.remote, s.again)
+	slices.Sort(who)
+	if who = slices.Compact(who); len(who) == 0 {
 		return
 	}
 	s.asked = true
-	slices.Sort(s.remote)
-	s.remote = slices.Compact(s.remote)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.r.ctx), lookWait)
 	defer cancel()
 	open := map[event.NodeID]chan struct{}{}
-	for _, node := range s.remote {
+	for _, node := range who {
 		id, seen := rand.Uint64()|1, make(chan struct{})
 		n.mu.Lock()
 		n.asked[id] = seen
