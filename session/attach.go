@@ -60,12 +60,12 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
-	if wait := r.attaches.take(time.Now()); wait > 0 {
+	if wait := r.attaches.take(r.clock.Elapsed()); wait > 0 {
 		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
 	}
 	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}}
 	if r.nodes != nil {
-		if in.lease = r.nodes.lease(); in.lease == 0 {
+		if in.lease = r.nodes.lease(ctx); in.lease == 0 {
 			if r.ctx.Err() != nil { // which gives it back
 				return nil, ErrClosed
 			}
@@ -126,7 +126,7 @@ func (r *Registry) unserved(lease uint64) (event.Closed, error) {
 	switch {
 	case r.ctx.Err() != nil: // which gives the lease back
 		return event.Shutdown.Closed(time.Second), ErrClosed
-	case !r.nodes.serves(lease):
+	case r.nodes.standing(lease) == leaseOver:
 		return event.LeaseLost.Closed(0), ErrNoLease
 	case r.draining.Load():
 		return event.Shutdown.Closed(time.Second), ErrDraining
@@ -181,7 +181,7 @@ func (l *login) confirm() {
 func (s *step) attach(l *login, in *arrival) error {
 	s.a.mu.Lock()
 	k := s.a.linkLocked(l.ID)
-	holds := s.r.holdsLocked(k, l, s.now)
+	holds := s.r.holdsLocked(k, l, s.at)
 	attached := k.attached() && !slices.Contains(s.stale, l.ID)
 	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
 	s.a.mu.Unlock()
@@ -201,18 +201,17 @@ func (s *step) attach(l *login, in *arrival) error {
 		}
 	}
 	elsewhere := s.r.nodes.elsewhere(l)
-	if every := s.r.cfg.TokenRotation; every > 0 && !attached && !elsewhere && s.now.Sub(time.UnixMilli(l.TokenAt)) > every {
+	if every := s.r.cfg.TokenRotation; every > 0 && !attached && !elsewhere && s.at.Age(l.TokenAt) > every {
 		in.token = event.NewResumeToken()
 		d := digestOf(in.token)
 		l.Issued, l.IssuedAt, s.dirty = &d, s.now.UnixMilli(), true
 	}
-	device := s.rec.registered(l) // milliseconds: it may be that in which the registry was opened
-	before := func(at int64) bool { return !time.UnixMilli(at).After(s.r.opened) }
-	in.restored = unsure || k == nil && before(l.At) || first && device < l.At && before(device)
+	device, before := s.rec.registered(l), s.r.clock.Before
+	in.restored = unsure || k == nil && before(l.At) || first && device != l.At && before(device)
 	in.announced = false
 	if n := s.r.nodes; n != nil {
 		in.announced = l.attachedBefore()
-		in.restored = unsure || k == nil && in.announced || first && device < l.At
+		in.restored = unsure || k == nil && in.announced || first && device != l.At
 		if elsewhere {
 			s.remote = append(s.remote, l.Node)
 		}
@@ -224,7 +223,7 @@ func (s *step) attach(l *login, in *arrival) error {
 	if d := s.rec.device(l.Device); d != nil {
 		in.parked = d.Parked // never changed, only replaced
 	}
-	in.view = s.r.view(s.a, l, s.now, "")
+	in.view = s.r.view(s.a, l, s.at, "")
 	return nil
 }
 
@@ -250,7 +249,7 @@ func (s *step) comeBack(l *login) (*login, error) {
 		s.rec.Admissions++
 		l.Admission = s.rec.Admissions
 	}
-	l.Slot, l.Seen, s.dirty = true, s.now.UnixMilli(), true
+	l.Slot, l.Seen, s.dirty = true, max(l.Seen, s.now.UnixMilli()), true
 	return l, nil
 }
 
@@ -270,7 +269,7 @@ func (s *step) bind(in *arrival, tab string) {
 	c.k = k
 	s.displaced = k.makeRoom(tab, in.tabs)
 	k.conns = append(k.conns, c)
-	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.now.UnixMilli(), false
+	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.at.Elapsed, false
 	if k.served = true; c.restored {
 		k.unsure.Store(true)
 	}

@@ -26,7 +26,7 @@ type Connection struct {
 	lease      uint64 // of the node, when it was bound; 0: there are no leases
 	extra      *extra // nil: there is nothing of it
 
-	seen       atomic.Int64 // Unix milliseconds of the last sign of life
+	seen       atomic.Int64 // clock.Elapsed at the last sign of life
 	background atomic.Bool
 	restored   bool
 	instant    bool // conn says that its Send never waits
@@ -95,7 +95,7 @@ func (c *Connection) Restored() bool { return c.restored }
 func (c *Connection) NonBlocking() bool { return c.instant }
 
 // Touch notes a sign of life: any bytes from the client.
-func (c *Connection) Touch() { c.seen.Store(time.Now().UnixMilli()) }
+func (c *Connection) Touch() { c.seen.Store(int64(c.r.clock.Elapsed())) }
 
 // SetBackground says whether the client's app is in background. A login of which every connection says so is away.
 func (c *Connection) SetBackground(on bool) {
@@ -118,8 +118,8 @@ func (c *Connection) Background() bool { return c.background.Load() }
 // Send passes frames to the connection unless it is fenced, in which case it returns [ErrFenced]. A panic of the host's
 // Send is returned as an error.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
-	if !c.r.nodes.serves(c.lease) {
-		return ErrFenced
+	if err := c.r.nodes.await(ctx, c.lease); err != nil {
+		return err
 	}
 	if c.state.Or(connSending)&connFenced != 0 { // whoever fenced it has looked before
 		return ErrFenced
@@ -206,7 +206,7 @@ func (c *Connection) detach(reason event.Reason) bool {
 	}
 	a := c.k.a
 	a.mu.Lock()
-	if slices.Contains(a.links, c.k) && c.k.remove(c, reason) {
+	if slices.Contains(a.links, c.k) && c.k.remove(c, reason, c.r.clock.Elapsed()) {
 		c.r.noteLocked(a, c.r.turnedLocked(c.k)) // the other tabs may all be in background
 	}
 	a.mu.Unlock()

@@ -174,7 +174,7 @@ func (s *step) ask(d policy.Decision) error {
 	q.Rule, q.Limit, q.Need = d.Rule, d.Limit, d.Need
 	for _, v := range d.Victims {
 		if l := s.rec.login(v.Login); l != nil {
-			q.Candidates = append(q.Candidates, s.r.view(s.a, l, s.now, ""))
+			q.Candidates = append(q.Candidates, s.r.view(s.a, l, s.at, ""))
 		}
 	}
 	return &askError{question: q, about: aboutVictims}
@@ -190,7 +190,7 @@ func (s *step) policyLogins() []policy.Login {
 
 func (s *step) policyLogin(l *login) policy.Login {
 	s.a.mu.Lock()
-	state, _, seen := s.r.reachLocked(s.a, l, s.now)
+	state, _, seen := s.r.reachLocked(s.a, l, s.at)
 	s.a.mu.Unlock()
 	p := policy.Login{
 		ID: l.ID, Device: l.Device, Platform: l.Platform, Admission: l.Admission, Holds: state != Offline,
@@ -207,7 +207,7 @@ func (s *step) refused(d policy.Explanation) error {
 	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Cause: d.Cause, RetryAfter: d.Wait}
 	if n := len(d.Steps); n > 0 {
 		for _, id := range d.Steps[n-1].Removable {
-			e.Logins = append(e.Logins, s.r.view(s.a, s.rec.login(id), s.now, ""))
+			e.Logins = append(e.Logins, s.r.view(s.a, s.rec.login(id), s.at, ""))
 		}
 	}
 	if d.Limit > 0 {

@@ -121,7 +121,7 @@ func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (
 		if err != nil {
 			return 0, nil, err
 		}
-		s := &step{r: r, a: r.peek(id), now: time.Now(), rec: rec}
+		s := r.newStep(r.peek(id), rec)
 		s.settle()
 		return len(s.rec.Logins), rules.Enforce(s.policyLogins(), nil), nil
 	}

@@ -88,7 +88,7 @@ func (r *Registry) Inspect(ctx context.Context, account event.Account) (Inspecti
 	if err != nil {
 		return Inspection{}, err
 	}
-	a, now := r.peek(account), time.Now()
+	a, now := r.peek(account), r.clock.Read()
 	all := make([]Session, 0, len(rec.Logins))
 	for i := range rec.Logins {
 		all = append(all, r.view(a, &rec.Logins[i], now, ""))

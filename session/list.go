@@ -18,7 +18,7 @@ func (r *Registry) List(ctx context.Context, account event.Account, self event.L
 	if err != nil {
 		return nil, err
 	}
-	a, now := r.peek(account), time.Now()
+	a, now := r.peek(account), r.clock.Read()
 	all := make([]Session, 0, len(rec.Logins))
 	for i := range rec.Logins {
 		all = append(all, r.view(a, &rec.Logins[i], now, self))
@@ -40,7 +40,7 @@ func (r *Registry) Get(ctx context.Context, account event.Account, id event.Logi
 	if l == nil {
 		return Session{}, fmt.Errorf("login: %w", ErrNotFound)
 	}
-	return r.view(r.peek(account), l, time.Now(), ""), nil
+	return r.view(r.peek(account), l, r.clock.Read(), ""), nil
 }
 
 // Peers returns the addresses of the account's other logins, earliest first, with their state.

@@ -93,7 +93,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	id := event.NewLoginID()
 	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
-			res.Session = r.view(s.a, l, s.now, id)
+			res.Session = r.view(s.a, l, s.at, id)
 			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 			return nil
 		}
@@ -104,7 +104,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	}, func(s *step) {
 		s.a.mu.Lock()
 		k := s.a.addLocked(s.rec.login(id))
-		k.since, k.admitted, k.reason = s.now.UnixMilli(), s.now.UnixMilli(), event.Lost
+		k.since, k.admitted, k.reason = s.at.Elapsed, s.now.UnixMilli(), event.Lost
 		s.a.mu.Unlock()
 	})
 	if err != nil {
@@ -170,7 +170,7 @@ func (s *step) protected(rules *policy.Policy, actor policy.Login, p policy.Perm
 	e := &RefusedError{Rule: RuleReplace, Cause: p.Cause, RetryAfter: p.Wait}
 	for i := range s.rec.Logins {
 		if l := &s.rec.Logins[i]; rules.MayEnd(actor, s.policyLogin(l), s.now).OK {
-			e.Logins = append(e.Logins, s.r.view(s.a, l, s.now, ""))
+			e.Logins = append(e.Logins, s.r.view(s.a, l, s.at, ""))
 		}
 	}
 	sortSessions(e.Logins)
@@ -238,7 +238,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.capDevices()
 	s.dirty = true
 	s.grows = &event.InvalidError{Field: "description", Reason: "no room is left for it beside the account's other logins"}
-	res.Session = s.r.view(s.a, &l, s.now, id)
+	res.Session = s.r.view(s.a, &l, s.at, id)
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 	s.record(event.KindDeviceLogin, res.Session, "", id)
 	return nil
@@ -264,7 +264,7 @@ func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanati
 	if err != nil {
 		return policy.Explanation{}, err
 	}
-	s := &step{r: r, a: r.peek(q.Account), now: time.Now(), rec: rec}
+	s := r.newStep(r.peek(q.Account), rec)
 	s.settle()
 	if err := s.banned(); err != nil {
 		return policy.Explanation{}, err

@@ -12,6 +12,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
@@ -33,13 +34,16 @@ type nodes struct {
 	stop   func() // unsubscribes from the bus; nil: there is none
 
 	epoch atomic.Uint64 // of the lease; 0: none
-	until atomic.Int64  // it may be counted on till then, as the time since the registry was opened
+	until atomic.Int64  // it may be counted on till this clock.Elapsed
+	wall  atomic.Int64  // and till the wall clock says this, in Unix milliseconds: elapsed time stands still while a machine is suspended
+	soon  chan struct{} // has the lease renewed before its time
 	// first: of the nodes that live it comes first by name, as far as it knows. It looks after what the dead have left.
 	first atomic.Bool
 
 	lookers crew
 
 	mu       sync.Mutex
+	renewed  chan struct{} // closed when the lease was renewed or lost, and made anew; see await
 	known    *lru.Cache[store.Lease, liveness]
 	asked    map[uint64]chan struct{}        // questions to other nodes; closed when answered
 	partings map[event.Account]chan struct{} // closed when another node says that its revoke hooks have run
@@ -48,7 +52,7 @@ type nodes struct {
 // liveness is what is known of another node's lease.
 type liveness struct {
 	dead bool
-	at   time.Time // when it was asked for; if it is dead, when that was noticed
+	at   time.Duration // clock.Elapsed when it was asked for; if it is dead, when that was noticed
 }
 
 // joinNodes subscribes to the bus and tries to get a lease. If that fails, nodeLoop goes on trying.
@@ -59,6 +63,7 @@ func (r *Registry) joinNodes() error {
 	}
 	n := &nodes{
 		r: r, leases: r.cfg.Leases, bus: r.cfg.Bus, life: r.cfg.LeaseLife, known: known,
+		soon: make(chan struct{}, 1), renewed: make(chan struct{}),
 		lookers: make(crew, lookerCrew), asked: map[uint64]chan struct{}{}, partings: map[event.Account]chan struct{}{},
 	}
 	n.first.Store(true) // until it knows of others
@@ -74,21 +79,92 @@ func (r *Registry) joinNodes() error {
 	return nil
 }
 
-// serves reports whether what was bound under the lease may still be served.
-func (n *nodes) serves(lease uint64) bool {
-	return n == nil || n.epoch.Load() == lease && int64(time.Since(n.r.opened)) < n.until.Load()
+// standing is how a lease stands.
+type standing uint8
+
+const (
+	leaseOver   standing = iota // nothing may be served under it
+	leaseDoubt                  // only the wall clock says that it is over: nothing may be sent until it was renewed
+	leaseServes                 // what was bound under it may be served
+)
+
+// standing returns how a lease stands. It ends at the earlier of both clocks.
+func (n *nodes) standing(lease uint64) standing {
+	if n == nil {
+		return leaseServes
+	}
+	now := n.r.clock.Read()
+	switch {
+	case lease == 0 || n.epoch.Load() != lease || int64(now.Elapsed) >= n.until.Load():
+		return leaseOver
+	case now.Now.UnixMilli() >= n.wall.Load():
+		return leaseDoubt
+	}
+	return leaseServes
+}
+
+// await returns nil if what was bound under a lease may be served, ErrFenced if not. While that is in doubt it has the lease
+// renewed, and waits for what comes of that as long as ctx allows, but not longer than the lease lasts by elapsed time. It
+// needs no wait unless the wall clock was set forwards or the machine was suspended.
+func (n *nodes) await(ctx context.Context, lease uint64) error {
+	for {
+		switch n.standing(lease) {
+		case leaseServes:
+			return nil
+		case leaseOver:
+			return ErrFenced
+		}
+		n.mu.Lock()
+		renewed := n.renewed
+		n.mu.Unlock()
+		if n.standing(lease) != leaseDoubt { // it was renewed between the two
+			continue
+		}
+		select {
+		case n.soon <- struct{}{}:
+		default: // it is about to be
+		}
+		t := time.NewTimer(time.Duration(n.until.Load()) - n.r.clock.Elapsed())
+		select {
+		case <-renewed:
+		case <-t.C:
+		case <-ctx.Done():
+		case <-n.r.ctx.Done():
+		}
+		t.Stop()
+		switch {
+		case n.r.ctx.Err() != nil:
+			return ErrFenced
+		case ctx.Err() != nil:
+			return fmt.Errorf("session: waiting for the node's lease: %w", ctx.Err())
+		}
+	}
 }
 
 // lease returns the epoch of the node's lease, 0 if it has none.
-func (n *nodes) lease() uint64 {
-	if e := n.epoch.Load(); e != 0 && n.serves(e) {
+func (n *nodes) lease(ctx context.Context) uint64 {
+	if e := n.epoch.Load(); n.await(ctx, e) == nil {
 		return e
 	}
 	return 0
 }
 
+// hold notes that the lease lasts from a moment on, and wakes those who wait to know that.
+func (n *nodes) hold(from clock.Reading) {
+	n.until.Store(int64(from.Elapsed + n.servedFor()))
+	n.wall.Store(from.Now.Add(n.servedFor()).UnixMilli())
+	n.wakeWaiting()
+}
+
+func (n *nodes) wakeWaiting() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.renewed)
+	n.renewed = make(chan struct{})
+}
+
 func (n *nodes) acquire() {
-	begin := time.Since(n.r.opened)
+	begin := n.r.clock.Read()
 	l, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Lease, error) {
 		return n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
 	})
@@ -98,7 +174,7 @@ func (n *nodes) acquire() {
 		}
 		return
 	}
-	n.until.Store(int64(begin + n.servedFor()))
+	n.hold(begin)
 	n.epoch.Store(l.Epoch)
 }
 
@@ -110,19 +186,19 @@ func (n *nodes) loop() {
 	for {
 		wait := reacquire
 		if n.epoch.Load() != 0 {
-			left := time.Duration(n.until.Load()) - time.Since(n.r.opened)
+			left := time.Duration(n.until.Load()) - n.r.clock.Elapsed()
 			wait = max(min(n.life/renewsInLife-(n.servedFor()-left), left), 0)
 			if wait == 0 { // a renewal is due, or failed
 				wait = min(n.life/renewsInLife/5, max(left, 0))
 			}
 		}
-		if !n.sleep(wait) {
+		if !n.rest(wait) {
 			return
 		}
 		switch e := n.epoch.Load(); {
 		case e == 0:
 			n.acquire()
-		case !n.serves(e):
+		case n.standing(e) == leaseOver:
 			n.lose(errors.New("it was not renewed in time"))
 		default:
 			n.renew(e)
@@ -141,14 +217,28 @@ func (n *nodes) sleep(d time.Duration) bool {
 	}
 }
 
+// rest is sleep that ends when the lease has to be renewed before its time.
+func (n *nodes) rest(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-n.soon:
+		return true
+	case <-t.C:
+		return true
+	case <-n.r.ctx.Done():
+		return false
+	}
+}
+
 func (n *nodes) renew(e uint64) {
-	begin := time.Since(n.r.opened)
-	_, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", time.Duration(n.until.Load())-begin, func(ctx context.Context) (struct{}, error) {
+	begin := n.r.clock.Read()
+	_, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", time.Duration(n.until.Load())-begin.Elapsed, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	switch {
 	case err == nil:
-		n.until.Store(int64(begin + n.servedFor()))
+		n.hold(begin)
 	case errors.Is(err, store.ErrLeaseLost):
 		n.lose(err)
 	case n.r.ctx.Err() == nil:
@@ -159,6 +249,7 @@ func (n *nodes) renew(e uint64) {
 // lose fences and closes all connections: other nodes may take their logins over from now on.
 func (n *nodes) lose(err error) {
 	n.epoch.Store(0)
+	n.wakeWaiting()
 	n.r.log.Warn("session: lease lost", "node", string(n.r.cfg.Node), "err", err)
 	for _, c := range n.r.connections() {
 		c.Close(event.LeaseLost.Closed(0))
@@ -201,7 +292,7 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 			continue
 		}
 		lease := store.Lease{Node: l.Node, Epoch: l.Lease}
-		if v, ok := n.look(lease); ok && (v.dead || time.Since(v.at) < livenessAge) {
+		if v, ok := n.look(lease); ok && (v.dead || n.r.clock.Elapsed()-v.at < livenessAge) {
 			continue
 		}
 		v, err := hostcall.Call(ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
@@ -252,7 +343,7 @@ func (n *nodes) note(l store.Lease, dead bool) {
 	n.mu.Lock()
 	v, known := n.known.Get(l)
 	if !v.dead {
-		n.known.Add(l, liveness{dead: dead, at: time.Now()})
+		n.known.Add(l, liveness{dead: dead, at: n.r.clock.Elapsed()})
 	}
 	n.mu.Unlock()
 	if dead && !(known && v.dead) && n.first.Load() {
@@ -272,27 +363,37 @@ func (n *nodes) elsewhere(l *login) bool {
 	return !v.dead
 }
 
-// left returns since when a login that has no connection here has been without one, as far as is known. attached: it has
-// one on another node.
-func (n *nodes) left(l *login) (since time.Time, attached bool) {
+// left returns how long a login that has no connection here has been without one, as far as is known. attached: it has one on
+// another node.
+func (n *nodes) left(l *login) (gone time.Duration, attached bool) {
 	switch {
 	case l.Node == "":
-		return time.UnixMilli(max(l.Left, l.At)), false
+		return n.ago(max(l.Left, l.At)), false
 	case n.mine(l):
-		return time.UnixMilli(max(l.Seen, l.At)), false
+		return n.ago(max(l.Seen, l.At)), false
 	}
 	v, _ := n.look(store.Lease{Node: l.Node, Epoch: l.Lease})
-	return v.at, !v.dead
+	return n.r.clock.Elapsed() - v.at, !v.dead
+}
+
+// ago returns how long ago something was stored by a node. What lies in the future is of now; see clampTimes. If it may be this
+// node's clock that is wrong, nothing is known of before the registry was opened.
+func (n *nodes) ago(stored int64) time.Duration {
+	ago, ok := n.r.clock.Ago(stored)
+	if !ok && n.r.clock.Left() > 0 {
+		return n.r.clock.Elapsed()
+	}
+	return ago
 }
 
 // due reports whether the sweep has to look at a login: it was detached and the other nodes do not know yet, or it has
 // not been compared with the record for a lease's life.
-func (n *nodes) due(k *link, now time.Time) bool {
+func (n *nodes) due(k *link, now time.Duration) bool {
 	if n == nil {
 		return false
 	}
 	if !k.attached() {
 		return !k.told
 	}
-	return now.Sub(time.UnixMilli(k.looked)) >= n.life
+	return now-k.looked >= n.life
 }

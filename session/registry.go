@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
@@ -29,12 +30,13 @@ type Registry struct {
 	seed       maphash.Seed
 	shards     [shardCount]shard
 	records    *recordCache
-	opened     time.Time
+	clock      *clock.Clock
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
 
 	nodes     *nodes               // nil: this registry is the only one over its store
 	cleanSoon chan struct{}        // has the janitor come before its time
+	beatSoon  chan struct{}        // has the heartbeat written before its time
 	overdue   chan []event.Account // what the sweep has found
 	sweepers  crew
 	janitors  crew
@@ -55,6 +57,7 @@ type Registry struct {
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
 	owned  owned.Group
+	beaten sync.Once // the heartbeat of the end was written
 }
 
 type shard struct {
@@ -62,8 +65,8 @@ type shard struct {
 	accounts map[event.Account]*account
 }
 
-// New returns a registry over a store, which stays the caller's and must be closed after the registry. It starts a
-// goroutine that Close ends.
+// New returns a registry over a store, which stays the caller's and must be closed after the registry. It reads from the
+// store when it was used last, for 5 s at most, and starts goroutines that Close ends.
 func New(st store.Store, cfg Config) (*Registry, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -89,8 +92,8 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	}
 	r := &Registry{
 		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
-		seed: maphash.MakeSeed(), records: records, opened: time.Now(),
-		cleanSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
+		seed: maphash.MakeSeed(), records: records, clock: clock.New(cfg.Wall, cfg.AgeGrace),
+		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
 		attaches: limiter{perSecond: cfg.AttachesPerSecond},
 	}
@@ -99,6 +102,7 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		r.shards[i].accounts = make(map[event.Account]*account)
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	r.wake()
 	if cfg.Leases != nil {
 		if err := r.joinNodes(); err != nil {
 			r.cancel(ErrClosed)
@@ -114,8 +118,12 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.tidyLoop)
 	r.owned.Go(r.janitorLoop)
+	r.owned.Go(r.beatLoop)
 	return r, nil
 }
+
+// Clock returns the registry's clock. It is for fan-out, which tells the same time; hosts have no use for it.
+func (r *Registry) Clock() *clock.Clock { return r.clock }
 
 // HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
 func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
@@ -149,6 +157,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	go func() {
 		last.Wait()
 		r.owned.Wait()
+		r.beaten.Do(func() { r.lastBeat(context.WithoutCancel(ctx)) })
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.endSubscriptions()
 		r.hooked.Wait()

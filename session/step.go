@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -18,7 +19,8 @@ import (
 type step struct {
 	r        *Registry
 	a        *account
-	now      time.Time
+	at       clock.Reading  // when it is decided
+	now      time.Time      // at.Now
 	rec      *record        // free to change
 	admitted bool           // the host lets a login go on to the rules, or has no say
 	policy   *policy.Policy // the account's; nil until it is needed
@@ -116,7 +118,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err != nil {
 			return nil, err
 		}
-		s := &step{r: r, a: a, now: time.Now(), rec: rec}
+		s := r.newStep(a, rec)
 		s.settle()
 		if err := decide(s); err != nil {
 			return nil, err
@@ -145,6 +147,12 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		time.Sleep(rand.N(time.Duration(try+1) * time.Millisecond))
 	}
 	return nil, fmt.Errorf("session: %d attempts: %w", maxConflicts, store.ErrConflict)
+}
+
+// newStep returns a step of which nothing is decided.
+func (r *Registry) newStep(a *account, rec *record) *step {
+	at := r.clock.Read()
+	return &step{r: r, a: a, at: at, now: at.Now, rec: rec}
 }
 
 // landed finds out whether a commit of unknown outcome has taken effect. It has if the record is the one it wrote.
@@ -231,7 +239,7 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 	if l == nil {
 		return
 	}
-	v := s.r.view(s.a, l, s.now, "")
+	v := s.r.view(s.a, l, s.at, "")
 	if s.r.nodes.elsewhere(l) {
 		s.remote = append(s.remote, l.Node)
 	}
@@ -289,7 +297,7 @@ func (s *step) detachEnded() []fenced {
 		s.a.unlinkLocked(id)
 	}
 	for _, k := range s.a.links {
-		k.looked, k.told = s.now.UnixMilli(), !k.attached()
+		k.looked, k.told = s.at.Elapsed, !k.attached()
 	}
 	return gone
 }

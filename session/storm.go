@@ -46,8 +46,10 @@ func (s *step) pace() error {
 	}
 	const minute = int64(time.Minute / time.Millisecond)
 	now, each := s.now.UnixMilli(), max(minute/perMinute, 1)
-	// A clock that was ahead and went back must not lock the account out for longer than the limit itself would.
-	due := min(max(s.rec.Pace, now), now+minute)
+	due := max(s.rec.Pace, now)
+	if due > now+minute { // of a clock that was ahead: nothing is known but that the account may have logged in just now
+		due = now + minute - each
+	}
 	if wait := due + each - now - each*perMinute; wait > 0 {
 		return &LimitedError{Reason: event.RateLimited, RetryAfter: time.Duration(wait) * time.Millisecond}
 	}
@@ -114,22 +116,23 @@ type limiter struct {
 
 	mu      sync.Mutex
 	tokens  float64
-	at      time.Time
+	begun   bool
+	at      time.Duration // clock.Elapsed of the last call
 	refused int // since the last call that was let through with room to spare
 }
 
 // take returns how long to wait if the call is not let through, 0 otherwise. Those that were refused are spread over the
 // time that they take together, and each by chance, so that they do not come back all at once.
-func (l *limiter) take(now time.Time) time.Duration {
+func (l *limiter) take(now time.Duration) time.Duration {
 	if l.perSecond < 0 {
 		return 0
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	rate := float64(l.perSecond)
-	if l.at.IsZero() {
-		l.tokens = rate
-	} else if d := now.Sub(l.at); d > 0 {
+	if !l.begun {
+		l.begun, l.tokens = true, rate
+	} else if d := now - l.at; d > 0 {
 		l.tokens = min(rate, l.tokens+d.Seconds()*rate)
 	}
 	l.at = now
