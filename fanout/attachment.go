@@ -83,7 +83,7 @@ const (
 
 type liveEvent struct {
 	e    *event.Sealed
-	till time.Time
+	till time.Duration // Router.clock
 }
 
 // Login returns the login that the attachment belongs to.
@@ -241,7 +241,7 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 		a.hub.watchLocked() // before the cursor is noted: a flush of cursors looks there for receipts
 	}
 	a.noteLocked()
-	return a.hub.receipts.len() > 0 && a.hub.receipts.due(time.Now())
+	return a.hub.receipts.len() > 0 && a.hub.receipts.due(a.r.clock())
 }
 
 // noteLocked has the cursor written soon.
@@ -354,8 +354,8 @@ func (a *Attachment) slow(why Cause) {
 }
 
 // stuckLocked reports whether the device has made no progress for too long.
-func (a *Attachment) stuckLocked(now time.Duration) bool {
-	return (len(a.window) > 0 || a.phase == awaitResetAck) && now-a.progress >= a.r.cfg.AckWait
+func (a *Attachment) stuckLocked(now, woke time.Duration) bool {
+	return (len(a.window) > 0 || a.phase == awaitResetAck) && now-max(a.progress, woke) >= a.r.cfg.AckWait
 }
 
 func (a *Attachment) coverDueLocked(now time.Duration) bool {

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
@@ -54,7 +53,7 @@ func (r *Router) Claim(ctx context.Context, q ClaimRequest) (ClaimResult, error)
 	if err != nil {
 		return ClaimResult{}, notFound(err, ErrUnknownOrigin)
 	}
-	now := time.Now().Truncate(event.Millis)
+	now := r.now()
 	mine := event.Claim{
 		Key: q.Key, Login: q.Origin, Device: from.Device, Platform: from.Platform, Name: from.Description.Name,
 		Data: append([]byte(nil), q.Data...),

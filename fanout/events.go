@@ -144,6 +144,7 @@ type Subscription struct {
 // feed hands events to subscriptions.
 type feed struct {
 	list atomic.Pointer[[]*Subscription] // nil: nobody looks on
+	now  func() time.Time
 
 	mu     sync.Mutex // held to change the list
 	closed bool
@@ -255,7 +256,7 @@ func (f *feed) emit(e Event) {
 	if p == nil {
 		return
 	}
-	e.Time = time.Now()
+	e.Time = f.now()
 	for _, s := range *p {
 		s.offer(e)
 	}

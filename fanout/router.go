@@ -13,6 +13,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
@@ -50,11 +51,11 @@ type Router struct {
 	troubles  troubleBook
 	push      pushBook
 	tailBytes atomic.Int64
-	scratches sync.Pool // of *scratch
-	pages     sync.Pool // of *[]event.Entry
-	rounds    sync.Pool // of *round
-	none      business  // of attachments at rest
-	began     time.Time
+	scratches sync.Pool    // of *scratch
+	pages     sync.Pool    // of *[]event.Entry
+	rounds    sync.Pool    // of *round
+	none      business     // of attachments at rest
+	times     *clock.Clock // the registry's
 	stats     counters
 	feed      feed
 
@@ -106,13 +107,14 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	}
 	r := &Router{
 		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger, seed: maphash.MakeSeed(),
-		began: time.Now(),
+		times: reg.Clock(),
 	}
 	r.early.waiting = waiting
 	if err := r.troubles.init(); err != nil {
 		return nil, fmt.Errorf("fanout: %w", err)
 	}
 	r.stats.init()
+	r.feed.now = r.times.Now
 	r.cursors.init()
 	r.grown.init()
 	r.push.init(&cfg.Push)
@@ -132,8 +134,11 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// clock is the time since the router was made. It never goes back.
-func (r *Router) clock() time.Duration { return time.Since(r.began) }
+// clock is elapsed time: it never goes back, and nobody can set it.
+func (r *Router) clock() time.Duration { return r.times.Elapsed() }
+
+// now is what the wall clock says: for what is stored, and for what a host has set a date for.
+func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
 // allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
@@ -177,7 +182,7 @@ func (r *Router) hold(id event.Account) *hub {
 	defer sh.mu.Unlock()
 	h := sh.hubs[id]
 	if h == nil {
-		h = &hub{account: id, shard: sh}
+		h = &hub{account: id, shard: sh, receipts: deliveredBook{flushed: -receiptInterval}}
 		sh.hubs[id] = h
 	}
 	h.refs++
@@ -339,16 +344,16 @@ func (r *Router) sweepLoop() {
 		select {
 		case <-r.ctx.Done():
 			return
-		case now := <-t.C:
+		case <-t.C:
 			for i := range r.shards {
-				r.sweepShard(&r.shards[i], now)
+				r.sweepShard(&r.shards[i])
 			}
 		}
 	}
 }
 
 // sweepShard looks at the shard's restless hubs and takes those off the list that have come to rest.
-func (r *Router) sweepShard(sh *shard, now time.Time) {
+func (r *Router) sweepShard(sh *shard) {
 	sh.mu.Lock()
 	list := make([]*hub, 0, len(sh.restless))
 	for h := range sh.restless {
@@ -357,10 +362,10 @@ func (r *Router) sweepShard(sh *shard, now time.Time) {
 	}
 	sh.mu.Unlock()
 	for _, h := range list {
-		for _, a := range h.sweep(r.clock()) {
+		for _, a := range h.sweep(r.clock(), r.times.Woke()) {
 			a.slow(CauseAckWait)
 		}
-		if h.receiptsDue(now) {
+		if h.receiptsDue(r.clock()) {
 			if err := r.flushReceipts(r.ctx, h); err != nil && r.ctx.Err() == nil {
 				r.flushFailed(h.account, err)
 			}
@@ -369,13 +374,14 @@ func (r *Router) sweepShard(sh *shard, now time.Time) {
 	}
 }
 
-// sweep wakes readers that owe a cover, and returns connections without progress.
-func (h *hub) sweep(clock time.Duration) (slow []*Attachment) {
+// sweep wakes readers that owe a cover, and returns connections without progress. Nobody could make any while the process stood
+// still, which it did until woke.
+func (h *hub) sweep(clock, woke time.Duration) (slow []*Attachment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rest := h.receipts.len() == 0
 	for _, a := range h.atts {
-		if a.stuckLocked(clock) {
+		if a.stuckLocked(clock, woke) {
 			slow = append(slow, a)
 		}
 		if a.coverDueLocked(clock) {

@@ -118,7 +118,7 @@ type limiter struct {
 	tokens  float64
 	begun   bool
 	at      time.Duration // clock.Elapsed of the last call
-	refused int // since the last call that was let through with room to spare
+	refused int           // since the last call that was let through with room to spare
 }
 
 // take returns how long to wait if the call is not let through, 0 otherwise. Those that were refused are spread over the
