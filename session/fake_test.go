@@ -102,6 +102,7 @@ type faults struct {
 	load   func() error                   // an error: Load returns it
 	read   func() error                   // an error: Read returns it
 	erase  func() error                   // an error: Delete does nothing and returns it
+	states func() error                   // an error: States returns it
 	beat   func() error                   // an error: Commit of a heartbeat does nothing and returns it
 	saves  int                            // calls of Commit that were tried
 }
@@ -117,7 +118,9 @@ func (f *faults) set(change func(f *faults)) {
 
 // heal takes all hooks out.
 func (f *faults) heal() {
-	f.set(func(f *faults) { f.before, f.after, f.load, f.read, f.erase, f.beat = nil, nil, nil, nil, nil, nil })
+	f.set(func(f *faults) {
+		f.before, f.after, f.load, f.read, f.erase, f.states, f.beat = nil, nil, nil, nil, nil, nil, nil
+	})
 }
 
 func (f *faults) commits() int {
@@ -201,6 +204,18 @@ func (f *faults) Delete(ctx context.Context, a event.Account, expect store.Revis
 		}
 	}
 	return f.Store.Delete(ctx, a, expect)
+}
+
+func (f *faults) States(ctx context.Context, a event.Account, o store.StateOptions) (store.StatePage, error) {
+	f.mu.Lock()
+	hook := f.states
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return store.StatePage{}, err
+		}
+	}
+	return f.Store.States(ctx, a, o)
 }
 
 func (f *faults) Failed() <-chan struct{} { return f.failed }

@@ -37,7 +37,8 @@ type world struct {
 	st  *faults
 	now setup
 
-	real    bool    // time is the real one
+	real    bool // time is the real one
+	sub     *session.Subscription
 	events  journal // changes, in the order in which watchers heard of them
 	mu      sync.Mutex
 	changes []session.Change
@@ -101,6 +102,8 @@ func (w *world) open(s setup) *session.Registry {
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { w.shut(reg) })
 	reg.Watch(w.heard)
+	w.sub, err = reg.Subscribe(1 << 14)
+	require.NoError(w.t, err)
 	w.reg = reg
 	return reg
 }

@@ -230,9 +230,9 @@ func (c *Clock) Ago(stored int64) (ago time.Duration, ok bool) {
 
 // Before reports whether a stored time, in Unix milliseconds, was not said by the wall clock since New, as far as can be told.
 func (c *Clock) Before(stored int64) bool {
-	at := time.UnixMilli(stored)
+	elapsed, at := c.Read().Elapsed, time.UnixMilli(stored)
 	return !slices.ContainsFunc(*c.spans.Load(), func(s span) bool {
-		return at.After(s.first) && (s.to == math.MaxInt64 || !at.After(s.ref.Add(s.to)))
+		return at.After(s.first) && !at.After(s.ref.Add(min(s.to, elapsed)+MaxDrift)) // it drifts
 	})
 }
 
