@@ -244,6 +244,7 @@ func TestHeartbeat_NodesShareIt(t *testing.T) {
 		wall.set(0)
 		v.pass(10 * time.Second)
 		require.Len(v.t, v.clocks(), 2)
+		v.shut(v.reg)
 		x.pass(time.Hour) // the others have written since
 		_, left := x.beat()
 		require.InDelta(x.t, 23*time.Hour, left, float64(time.Minute))

@@ -107,13 +107,13 @@ func TestK1_4_LoginRateAfterAClockThatWasAhead(t *testing.T) {
 				last, tries := time.Now(), 0
 				for range 10 { // whoever obeys the advice gets in, at half a minute each
 					_, err := w.tryLogin(request("ann", "a2", "ios"))
-					for ; err != nil; tries++ {
+					for ; err != nil && time.Since(last) <= time.Minute; tries++ {
 						wait := limited(w.t, err, event.RateLimited)
 						require.LessOrEqual(w.t, wait, time.Minute)
 						w.pass(wait)
 						_, err = w.tryLogin(request("ann", "a2", "ios"))
 					}
-					require.LessOrEqual(w.t, time.Since(last), time.Minute)
+					require.NoError(w.t, err, "within a minute")
 					last = time.Now()
 				}
 				require.GreaterOrEqual(w.t, tries, 8, "the rate holds")
