@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/session"
@@ -24,8 +23,9 @@ type AttachRequest struct {
 }
 
 // Attach binds a connection to a login and begins to deliver what its device has not acknowledged, then what comes.
-// Errors are [ErrClosed] and those of [session.Registry.Attach], with which the connection is still the caller's. If it is the store that
-// fails afterwards, the connection has been closed with advice to come back.
+//
+// Errors are [ErrClosed], those of [session.Registry.Attach], and those of the store. On any of them the connection is the
+// caller's: it is not closed, and nothing is sent on it. If Attach succeeds, Conn.Close is called exactly once.
 //
 // A Position above the cursor counts as an ack; one below it has entries sent again. One that is of no use (trimmed,
 // ahead of the inbox, of another epoch) is answered with a Reset frame.
@@ -38,35 +38,38 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	h.mu.Lock()
 	parks := h.parks
 	h.mu.Unlock()
-	c, err := r.reg.Attach(ctx, session.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab}, conn, a.ended)
+	_, err := r.reg.Attach(ctx, session.AttachRequest{
+		Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab,
+		Begin: func(ctx context.Context, c *session.Connection) error {
+			return r.begin(ctx, a, q.Position, a.join(c, parks))
+		},
+	}, conn, a.ended)
 	if err != nil {
-		h.mu.Lock()
-		told := a.closed // the registry was closed when the connection was bound already
-		h.mu.Unlock()
-		if !told {
-			h.release()
-		}
-		return nil, err
+		a.ended(event.ClosedOf(err)) // nobody else does: it has never been attached
+		return nil, fmt.Errorf("fanout: attach: %w", err)
 	}
 	h.mu.Lock()
+	defer h.mu.Unlock()
+	a.running = false
+	a.wakeLocked()
+	return a, nil
+}
+
+// join makes the attachment known to its hub, and reports whether entries were parked since that was last looked at.
+func (a *Attachment) join(c *session.Connection, parks uint32) bool {
+	h := a.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	a.conn, a.window = c, a.slots[:0]
-	a.running = true // nobody starts a reader before the start is known
+	a.running = true // no reader starts before the connection has arrived
 	for _, o := range h.atts {
 		// One that is fenced has not yet noted what it sent.
 		if o.conn.Incarnation() == c.Incarnation() {
 			a.resend = max(a.resend, o.pos)
 		}
 	}
-	if !a.closed {
-		h.atts = append(h.atts, a)
-	}
-	missed := h.parks != parks // since it was read what is parked
-	h.mu.Unlock()
-	if err := r.begin(ctx, a, q.Position, missed); err != nil {
-		c.Close(event.Unavailable.Closed(time.Second))
-		return nil, fmt.Errorf("fanout: attach: %w", err)
-	}
-	return a, nil
+	h.atts = append(h.atts, a)
+	return h.parks != parks
 }
 
 // begin finds out where delivery starts and starts it. parks says that entries may have been parked while it attached.
@@ -140,8 +143,6 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 	welcome := &event.Welcome{Login: a.conn.Login(), Position: start, Head: head.Seq, Token: a.conn.Token()}
 	b := a.ownLocked()
 	b.control = slices.Insert(b.control, 0, event.Frame(welcome))
-	a.running = false
-	a.wakeLocked()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -54,6 +55,8 @@ type business struct {
 
 	control []event.Frame
 	live    []liveEvent
+
+	why *event.Closed // why the attachment has ended
 }
 
 // ownLocked returns the attachment's own business, to be written to.
@@ -104,7 +107,25 @@ func (a *Attachment) Close(why event.Closed) { a.conn.Close(why) }
 // ProtocolError is the error of a frame that a correct client does not send. The connection has been closed.
 type ProtocolError struct{ Reason string }
 
+// Closed returns what the client was told.
+func (e *ProtocolError) Closed() event.Closed { return event.ProtocolError.Closed(0) }
+
 func (e *ProtocolError) Error() string { return "fanout: protocol error: " + e.Reason }
+
+// DetachedError reports that the attachment has ended, and why. Its frames have no effect any more.
+type DetachedError struct {
+	Why event.Closed // what the connection was told, or will be
+}
+
+// Closed returns Why: what to tell the client. Conn.Close has been called with it, or will be.
+func (e *DetachedError) Closed() event.Closed { return e.Why }
+
+func (e *DetachedError) Error() string {
+	return "fanout: attachment has ended: " + string(e.Why.Reason)
+}
+
+// Is makes errors.Is(err, ErrDetached) true.
+func (e *DetachedError) Is(target error) bool { return target == ErrDetached }
 
 // HandleJSON decodes one frame in the reference encoding and handles it. What cannot be decoded ends the connection with
 // protocol_error.
@@ -116,16 +137,16 @@ func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 	return a.Handle(ctx, f)
 }
 
-// Handle takes in one frame of the client. It returns [ErrDetached] after the connection has ended, a [*ProtocolError]
-// for a frame that ended it, or the store's error if a confirmed token could not be written.
+// Handle takes in one frame of the client. It returns a [*DetachedError] after the connection has ended, a
+// [*ProtocolError] for a frame that ended it, or the store's error if a confirmed token could not be written.
 func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
 	a.conn.Touch()
 	if f, ok := f.(event.Ack); ok {
 		_, err := a.ack(f.Position)
 		return err
 	}
-	if a.gone() {
-		return ErrDetached
+	if err := a.gone(); err != nil {
+		return err
 	}
 	switch f := f.(type) {
 	case event.Nack:
@@ -150,18 +171,29 @@ func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
 // connection has, even if nobody has got to it yet.
 func (a *Attachment) confirmToken(ctx context.Context) error {
 	err := a.r.reg.ConfirmToken(ctx, a.conn)
-	for _, end := range []error{session.ErrNotFound, session.ErrClosed, session.ErrNoLease} {
+	for _, end := range []error{session.ErrEnded, session.ErrNotFound, session.ErrClosed, session.ErrNoLease} {
 		if errors.Is(err, end) {
-			return ErrDetached
+			return cmp.Or(a.gone(), error(&DetachedError{Why: event.ClosedOf(err)}))
 		}
 	}
 	return err
 }
 
-func (a *Attachment) gone() bool {
+// gone returns a [*DetachedError] if the attachment has ended.
+func (a *Attachment) gone() error {
 	a.hub.mu.Lock()
 	defer a.hub.mu.Unlock()
-	return a.closed
+	return a.goneLocked()
+}
+
+func (a *Attachment) goneLocked() error {
+	switch {
+	case !a.closed:
+		return nil
+	case a.why == nil:
+		return ErrDetached
+	}
+	return &DetachedError{Why: *a.why}
 }
 
 func (a *Attachment) violation(reason string) error {
@@ -174,7 +206,7 @@ func (a *Attachment) enqueue(f event.Frame) error {
 	a.hub.mu.Lock()
 	defer a.hub.mu.Unlock()
 	if a.closed {
-		return ErrDetached
+		return a.goneLocked()
 	}
 	if len(a.control) < maxControl {
 		b := a.ownLocked()
@@ -188,9 +220,9 @@ func (a *Attachment) enqueue(f event.Frame) error {
 // another epoch, cannot come from a correct client.
 func (a *Attachment) ack(p event.Position) (waited bool, err error) {
 	a.hub.mu.Lock()
-	if a.closed {
+	if err := a.goneLocked(); err != nil {
 		a.hub.mu.Unlock()
-		return false, ErrDetached
+		return false, err
 	}
 	if a.phase == awaitResetAck {
 		a.hub.mu.Unlock()
@@ -299,9 +331,9 @@ func (a *Attachment) resetLocked(why event.ResetReason, from event.Position, seq
 
 func (a *Attachment) resetAck(p event.Position) error {
 	a.hub.mu.Lock()
-	if a.closed {
+	if err := a.goneLocked(); err != nil {
 		a.hub.mu.Unlock()
-		return ErrDetached
+		return err
 	}
 	if a.phase != awaitResetAck || p != a.reset {
 		a.hub.mu.Unlock()
@@ -337,7 +369,7 @@ func (a *Attachment) ended(why event.Closed) {
 	if len(h.atts) == 0 {
 		a.r.dropTailLocked(h)
 	}
-	a.window, a.slots, a.business = nil, [2]*event.Sealed{}, &a.r.none
+	a.window, a.slots, a.business = nil, [2]*event.Sealed{}, &business{why: &why}
 	h.mu.Unlock()
 	if poison != nil {
 		a.report(poison)

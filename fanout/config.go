@@ -72,8 +72,9 @@ type Config struct {
 	// OnNack, if set, is called for each entry that a device says it cannot process. It must return quickly.
 	OnNack func(Nacked)
 	// OnPoison, if set, is called when an entry has defeated a device 5 times, 10, 20, 40 and so on. It is called on a
-	// goroutine of its own, so it may take its time and call the router, for instance Park; ctx ends when the router is
-	// closed. A panic is logged.
+	// goroutine of its own, so it may take its time and call the router, for instance Park; ctx ends after a minute, and when
+	// the router is closed. A panic is logged. While 8 calls hang for one account, it is not called for that account, see
+	// [Stats].HookSkips.
 	OnPoison func(ctx context.Context, p Poison)
 	// Logger receives the router's log lines. Nil discards them.
 	Logger *slog.Logger

@@ -28,7 +28,8 @@
 //
 // # What hosts see
 //
-// [Router.Stats] counts everything by cause, [Router.Subscribe] is a bounded stream of what is out of the ordinary, and
+// [Router.Stats] counts everything by cause, [Router.Subscribe] is a bounded stream of what is out of the ordinary, read by a
+// goroutine of the host's, and
 // [Router.Inspect] shows one account as JSON, without payloads unless asked. docs/operations.md says what to watch.
 //
 // # Live-only events

@@ -3,12 +3,11 @@ package fanout
 import (
 	"context"
 	"errors"
-	"slices"
-	"sync"
-	"sync/atomic"
+	"iter"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -131,140 +130,64 @@ func causeOf(err error) Cause {
 	return CauseStore
 }
 
-// Subscription is a stream of events for a host that looks on. It is safe for concurrent use.
-type Subscription struct {
-	f       *feed
-	dropped atomic.Uint64
+// Subscription is a stream of events for a host that watches. It is safe for concurrent use: of several calls of Next, each
+// gets other events.
+//
+// The engine never blocks on a slow subscriber: what finds the buffer full is dropped and counted. The buffer has two lanes,
+// so that what clients can make happen as often as they like never takes the place of anything else:
+//
+//   - frequent: [EventRedelivered], [EventLiveDropped], [EventNacked] and [EventRefused];
+//   - important: all other kinds.
+type Subscription struct{ s *stream.Subscription[Event] }
 
-	mu     sync.Mutex
-	closed bool
-	out    chan Event
-}
-
-// feed hands events to subscriptions.
-type feed struct {
-	list atomic.Pointer[[]*Subscription] // nil: nobody looks on
-	now  func() time.Time
-
-	mu     sync.Mutex // held to change the list
-	closed bool
-}
-
-// Subscribe returns a stream of all events from now on. An event that finds the buffer full is dropped and counted: the
-// engine never waits for who looks on. The buffer holds that many events, from 1 to 1,048,576. As long as nobody has
-// subscribed, events cost nothing.
+// Subscribe returns a stream of all events from now on. Each of its two lanes holds buffer events, from 1 to 1,048,576. As
+// long as nobody has subscribed, events cost nothing. A subscription that is not needed any more must be closed.
 //
 // Errors: [*event.InvalidError], [ErrClosed].
 func (r *Router) Subscribe(buffer int) (*Subscription, error) {
-	if buffer < 1 || buffer > 1<<20 {
-		return nil, &event.InvalidError{Field: "buffer", Reason: "want 1 to 1048576"}
+	s, err := r.feed.Subscribe(buffer)
+	if err != nil {
+		return nil, err
 	}
-	s := &Subscription{f: &r.feed, out: make(chan Event, buffer)}
-	if !r.feed.add(s) {
-		return nil, ErrClosed
-	}
-	return s, nil
+	return &Subscription{s}, nil
 }
 
-// Events returns the stream. It is closed by Close, and when the router is closed.
-func (s *Subscription) Events() <-chan Event { return s.out }
+// Next returns the oldest event, and waits for one as long as ctx allows. After Close, of the subscription or of the
+// router, it returns what is left in the buffer, and then [ErrClosed].
+func (s *Subscription) Next(ctx context.Context) (Event, error) { return s.s.Next(ctx) }
 
-// Dropped returns how many events were dropped because the buffer was full. Whoever finds it raised compares the counters
-// of [Router.Stats], which miss nothing.
-func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
+// All returns the events as they come, for a loop. It ends when ctx has ended, and when nothing is left after Close.
+func (s *Subscription) All(ctx context.Context) iter.Seq[Event] { return s.s.All(ctx) }
+
+// Dropped returns how many events were lost because their lane was full. The counters of [Router.Stats] miss nothing.
+func (s *Subscription) Dropped() (important, frequent uint64) { return s.s.Dropped() }
 
 // Close ends the stream. It may be called again.
-func (s *Subscription) Close() {
-	s.f.remove(s)
-	s.end()
-}
+func (s *Subscription) Close() { s.s.Close() }
 
-func (s *Subscription) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		s.closed = true
-		close(s.out)
-	}
+// feed hands events to subscriptions.
+type feed struct {
+	stream.Feed[Event]
+	now func() time.Time
 }
-
-// offer adds an event, or drops it.
-func (s *Subscription) offer(e Event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	select {
-	case s.out <- e:
-	default:
-		s.dropped.Add(1)
-	}
-}
-
-// add reports whether the feed is still open.
-func (f *feed) add(s *Subscription) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return false
-	}
-	f.setLocked(append(f.subscriptions(), s))
-	return true
-}
-
-func (f *feed) remove(s *Subscription) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.setLocked(slices.DeleteFunc(f.subscriptions(), func(o *Subscription) bool { return o == s }))
-}
-
-// close ends all streams.
-func (f *feed) close() {
-	f.mu.Lock()
-	all := f.subscriptions()
-	f.closed = true
-	f.setLocked(nil)
-	f.mu.Unlock()
-	for _, s := range all {
-		s.end()
-	}
-}
-
-// subscriptions returns a copy of the list.
-func (f *feed) subscriptions() []*Subscription {
-	if p := f.list.Load(); p != nil {
-		return slices.Clone(*p)
-	}
-	return nil
-}
-
-func (f *feed) setLocked(all []*Subscription) {
-	if len(all) == 0 {
-		f.list.Store(nil)
-		return
-	}
-	f.list.Store(&all)
-}
-
-// watched reports whether an event is worth the trouble.
-func (f *feed) watched() bool { return f.list.Load() != nil }
 
 // emit hands an event to all subscriptions. It never waits, so it may be called with a lock held.
 func (f *feed) emit(e Event) {
-	p := f.list.Load()
-	if p == nil {
+	if !f.Watched() {
 		return
 	}
 	e.Time = f.now()
-	for _, s := range *p {
-		s.offer(e)
+	i := stream.Item[Event]{Value: e}
+	switch e.Kind {
+	case EventRedelivered, EventLiveDropped, EventNacked, EventRefused:
+		i.Lane = stream.Frequent
 	}
+	f.Publish(i)
 }
 
 // tell tells of something that happened to the attachment.
 func (a *Attachment) tell(e Event) {
-	if !a.r.feed.watched() {
+	if !a.r.feed.Watched() {
 		return
 	}
 	e.Account, e.Login, e.Device = a.hub.account, a.conn.Login(), a.conn.Device()
@@ -276,7 +199,7 @@ func (r *Router) refused(call string, account event.Account, login event.LoginID
 	cause := causeOf(err)
 	r.stats.refused.Add(1)
 	r.stats.cause(cause, 1)
-	if !r.feed.watched() {
+	if !r.feed.Watched() {
 		return
 	}
 	e := Event{Kind: EventRefused, Call: call, Cause: cause, Err: err}

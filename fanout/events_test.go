@@ -32,19 +32,10 @@ func (w *world) watch() *watcher {
 
 // of returns the events of some kinds that have come so far, without their times.
 func (v *watcher) of(kinds ...fanout.EventKind) []fanout.Event {
-	for {
-		select {
-		case e, ok := <-v.sub.Events():
-			if !ok {
-				break
-			}
-			require.NotZero(v.w.t, e.Time)
-			e.Time = time.Time{}
-			v.all = append(v.all, e)
-			continue
-		default:
-		}
-		break
+	for e, ok := v.sub.Poll(); ok; e, ok = v.sub.Poll() {
+		require.NotZero(v.w.t, e.Time)
+		e.Time = time.Time{}
+		v.all = append(v.all, e)
 	}
 	var some []fanout.Event
 	for _, e := range v.all {

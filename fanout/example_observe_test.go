@@ -78,7 +78,10 @@ func ExampleRouter_Subscribe() {
 	}
 	_, err = router.Send(ctx, fanout.SendRequest{From: "ann", Origin: event.NewLoginID(), To: []event.Account{"bob"}})
 	fmt.Println(err)
-	e := <-events.Events()
+	e, err := events.Next(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
 	fmt.Println(e.Kind, e.Call, e.Account, e.Cause, router.Stats().ByCause[e.Cause])
 	events.Close()
 	// Output:

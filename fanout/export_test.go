@@ -1,6 +1,15 @@
 package fanout
 
-import "github.com/manydevice/manydevice/event"
+import (
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
+)
+
+// Poll returns the oldest event if there is one.
+func (s *Subscription) Poll() (Event, bool) { return s.s.Poll() }
+
+// Changed is what the router hears of a change of a login.
+func (r *Router) Changed(c session.Change) { r.changed(c) }
 
 // Hubs returns how many accounts the router keeps in memory, and how many of them the sweep looks at.
 func (r *Router) Hubs() (all, restless int) {
@@ -18,7 +27,7 @@ func (r *Router) Hubs() (all, restless int) {
 func (r *Router) TailBytes() int64 { return r.tailBytes.Load() }
 
 // Ring rings the doorbell of an account that somebody is attached for: its inbox is said to go up to a place.
-func (r *Router) Ring(account event.Account, at event.Position) { r.appended(r.find(account), at, nil) }
+func (r *Router) Ring(account event.Account, at event.Position) { r.reached(r.find(account), at) }
 
 // Grown returns how many accounts wait for the next trim round.
 func (r *Router) Grown() int {
@@ -64,7 +73,10 @@ func DeliveredRegister(from event.Account, e event.Epoch) string { return delive
 func (r *Router) PushPending() (accounts, slots int) {
 	r.push.mu.Lock()
 	defer r.push.mu.Unlock()
-	return len(r.push.items), len(r.push.slots)
+	for i := range r.push.lanes {
+		slots += len(r.push.lanes[i].slots)
+	}
+	return len(r.push.items), slots
 }
 
 // PushMark is the mark up to which pushes of an account are decided, in an inbox of the given epoch.

@@ -104,10 +104,14 @@ func (r *Router) publish(ctx context.Context, q PublishRequest) (int, error) {
 
 // live hands an event to an account's connections.
 func (r *Router) live(account event.Account, e *event.Sealed) int {
-	h := r.find(account)
-	if h == nil {
-		return 0
+	if h := r.find(account); h != nil {
+		return h.offer(e)
 	}
+	return 0
+}
+
+// offer hands an event to the hub's connections that it is for, and returns how many take it.
+func (h *hub) offer(e *event.Sealed) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := 0
@@ -147,7 +151,7 @@ func (a *Attachment) offerLocked(e *event.Sealed) bool {
 func (a *Attachment) dropLocked(n int, why Cause) {
 	a.r.stats.liveDropped.Add(uint64(n))
 	a.r.stats.cause(why, n)
-	if a.r.feed.watched() {
+	if a.r.feed.Watched() {
 		a.tell(Event{Kind: EventLiveDropped, Count: n, Cause: why})
 	}
 }
@@ -191,18 +195,22 @@ func (a *Attachment) takeLiveLocked(frames []event.Frame) []event.Frame {
 	return frames
 }
 
-// announce tells the account's other devices that one of them has come or gone.
+// announce tells the account's other devices that one of them has come or gone. It does not wait.
 func (r *Router) announce(c session.Change, kind event.Kind) {
 	s := c.Session
+	h := r.find(s.Account)
+	if h == nil {
+		return
+	}
 	now := r.now()
 	payload, err := json.Marshal(event.DeviceChange{
 		Login: s.Login, Device: s.Device, Platform: s.Platform, Name: s.Description.Name, Reason: c.Reason, Time: now.UTC(),
 	})
 	if err != nil {
-		r.log.Error("fanout: encode device change", "err", err)
+		r.owned.Go(func() { r.log.Error("fanout: encode device change", "account", string(s.Account), "err", err) })
 		return
 	}
-	r.live(s.Account, event.Seal(event.Entry{
+	h.offer(event.Seal(event.Entry{
 		Kind: kind, ID: r.issuer.Issue(), From: s.Account, Origin: s.Login, Time: now, Key: "presence\n" + string(s.Device), Payload: payload,
 	}))
 }

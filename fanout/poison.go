@@ -1,16 +1,20 @@
 package fanout
 
 import (
+	"context"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 )
 
 const (
-	poisonAttempts = 5     // on one entry before the host is told: fewer happen on bad networks
-	carefulAfter   = 2     // connections that end at the same place, after which entries go one at a time
+	poisonAttempts = 5 // on one entry before the host is told: fewer happen on bad networks
+	carefulAfter   = 2 // connections that end at the same place, after which entries go one at a time
+	poisonWait     = time.Minute
 	maxTroubled    = 4_096 // devices whose attempts are remembered; of about 150 bytes each
 )
 
@@ -166,23 +170,25 @@ func (a *Attachment) attemptLocked(reason event.Reason) *Poison {
 	}
 }
 
-// report tells the host of an entry that keeps defeating a device.
+// report tells the host of an entry that keeps defeating a device. Code of the host's, its logger's as well, is called on a
+// goroutine of its own: the end of a connection does not wait for it.
 func (a *Attachment) report(p *Poison) {
-	r := a.r
-	r.stats.poison.Add(1)
+	a.r.stats.poison.Add(1)
 	a.tell(Event{Kind: EventPoison, To: p.Position, Count: p.Attempts})
-	r.log.Warn("fanout: a device keeps losing its connection at one entry", "account", string(p.Account), "device", string(p.Device),
-		"epoch", uint64(p.Position.Epoch), "seq", p.Position.Seq, "attempts", p.Attempts, "reason", string(p.Reason))
-	if r.cfg.OnPoison != nil {
-		r.owned.Go(func() { r.onPoison(*p) })
-	}
+	a.r.owned.Go(func() { a.r.onPoison(*p) })
 }
 
 func (r *Router) onPoison(p Poison) {
-	defer func() {
-		if v := recover(); v != nil {
-			r.log.Error("fanout: OnPoison panicked", "panic", v)
-		}
-	}()
-	r.cfg.OnPoison(r.ctx, p)
+	r.log.Warn("fanout: a device keeps losing its connection at one entry", "account", string(p.Account), "device", string(p.Device),
+		"epoch", uint64(p.Position.Epoch), "seq", p.Position.Seq, "attempts", p.Attempts, "reason", string(p.Reason))
+	if r.cfg.OnPoison == nil {
+		return
+	}
+	_, err := hostcall.Call(r.ctx, &r.poisonCalls, p.Account, poisonWait, func(ctx context.Context) (struct{}, error) {
+		r.cfg.OnPoison(ctx, p)
+		return struct{}{}, nil
+	})
+	if err != nil && r.ctx.Err() == nil {
+		r.log.Error("fanout: OnPoison", "account", string(p.Account), "err", err)
+	}
 }

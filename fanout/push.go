@@ -17,6 +17,8 @@ const (
 	MaxPushEntries = 100
 	// pushGap is the least time between two turns of one account: a burst of messages makes one call a second.
 	pushGap = time.Second
+	// pushReadWait bounds the reads of one turn, so that an account that the store holds up keeps no turn from others.
+	pushReadWait = 10 * time.Second
 )
 
 // PushConfig says when the host is asked to wake devices by push. The zero value is valid and means never: it takes a Hook.
@@ -45,8 +47,10 @@ type PushConfig struct {
 	// Tries is how often Hook is called for the same entries before they are given up. Zero means 5: with the default Delay
 	// that is 40 s, by then a push service that fails is not about to come back.
 	Tries int
-	// Concurrency is how many accounts have their turn at once. Zero means 64.
-	// Calls of the hooks that do not return in time are left to themselves, 8 of each for one account.
+	// Concurrency is how many accounts have their turn at once. Zero means 64. Accounts for which a hook did not return in
+	// time when it was called last have turns of their own, a quarter as many, so that others do not wait for them. A call
+	// that does not return in time is left to itself. While 8 calls of a hook hang for one account, it is not called for
+	// that account, see [Stats].HookSkips.
 	Concurrency int
 	// Pending is how many accounts may wait for their turn in memory, at less than 200 bytes each. Those beyond it are found
 	// in the store later, which takes longer. Zero means 262,144.

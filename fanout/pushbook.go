@@ -13,17 +13,33 @@ import (
 
 // pushBook holds the accounts that have something undecided. An account at rest is not in it. What it forgets, the store
 // still knows.
+//
+// A turn takes as long as the host's hooks do, and a hook that hangs takes all the time that it may. So accounts for which
+// one did so last wait in a lane of their own: they keep each other waiting, and nobody else.
 type pushBook struct {
 	limit  int
-	wake   chan struct{} // the first of the queue has changed
-	slots  chan struct{} // one for each account that has its turn
+	lanes  [pushLanes]pushLane
 	missed atomic.Bool   // accounts found the book full
 	calls  hostcall.Hook // of PushConfig.Hook
 	asked  hostcall.Hook // of PushConfig.Decide
 
 	mu    sync.Mutex
 	items map[event.Account]*pushItem
-	queue pushQueue // those that wait; the others have their turn
+}
+
+// Lanes of the push book.
+const (
+	pushPrompt = iota
+	pushLate   // the hooks, or the store, did not return in time for the account last
+	pushLanes
+	latePart = 4 // so many times fewer turns at once than prompt ones
+)
+
+// pushLane is a part of the accounts that wait, with turns of its own.
+type pushLane struct {
+	wake  chan struct{} // the first of the queue has changed
+	slots chan struct{} // one for each account that has its turn
+	queue pushQueue     // guarded by the book's mutex
 }
 
 // pushItem is one account in the book. Account, due, seq and dropped are guarded by the book's mutex; the rest is for whoever
@@ -34,6 +50,7 @@ type pushItem struct {
 	seq     uint64        // the newest entry that may want a push, as far as is known; 0: found in the store
 	dropped bool          // the account was deleted
 
+	late    bool                  // in which lane it waits
 	told    map[pushTold]struct{} // of entries that are not decided yet
 	tries   int                   // failed calls for the entries up to through
 	through uint64                // 0: none has failed
@@ -47,8 +64,9 @@ type pushTold struct {
 
 func (b *pushBook) init(c *PushConfig) {
 	b.limit = c.Pending
-	b.wake = make(chan struct{}, 1)
-	b.slots = make(chan struct{}, c.Concurrency)
+	for i, n := range [pushLanes]int{c.Concurrency, max(c.Concurrency/latePart, 1)} {
+		b.lanes[i] = pushLane{wake: make(chan struct{}, 1), slots: make(chan struct{}, n)}
+	}
 	b.items = make(map[event.Account]*pushItem)
 }
 
@@ -63,37 +81,42 @@ func (b *pushBook) add(account event.Account, seq uint64, due time.Duration) boo
 	if len(b.items) >= b.limit {
 		return false
 	}
-	it := &pushItem{account: account, seq: seq, due: due}
+	it := &pushItem{account: account, seq: seq, due: due, late: b.calls.Hangs(account) || b.asked.Hangs(account)}
 	b.items[account] = it
 	b.queueLocked(it)
 	return true
 }
 
 func (b *pushBook) queueLocked(it *pushItem) {
-	heap.Push(&b.queue, it)
-	if b.queue[0] != it {
+	l := &b.lanes[pushPrompt]
+	if it.late {
+		l = &b.lanes[pushLate]
+	}
+	heap.Push(&l.queue, it)
+	if l.queue[0] != it {
 		return
 	}
 	select {
-	case b.wake <- struct{}{}:
+	case l.wake <- struct{}{}:
 	default:
 	}
 }
 
-// next takes out an account whose turn has come, or returns how long there is none; negative: as long as none is added.
-func (b *pushBook) next(now time.Duration) (it *pushItem, seq uint64, wait time.Duration) {
+// next takes out an account of the lane whose turn has come, or returns how long there is none; negative: as long as none is
+// added.
+func (b *pushBook) next(l *pushLane, now time.Duration) (it *pushItem, seq uint64, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for len(b.queue) > 0 && b.queue[0].dropped {
-		heap.Pop(&b.queue)
+	for len(l.queue) > 0 && l.queue[0].dropped {
+		heap.Pop(&l.queue)
 	}
 	switch {
-	case len(b.queue) == 0:
+	case len(l.queue) == 0:
 		return nil, 0, -1
-	case now < b.queue[0].due:
-		return nil, 0, b.queue[0].due - now
+	case now < l.queue[0].due:
+		return nil, 0, l.queue[0].due - now
 	}
-	it = heap.Pop(&b.queue).(*pushItem)
+	it = heap.Pop(&l.queue).(*pushItem)
 	return it, it.seq, 0
 }
 
@@ -168,14 +191,13 @@ func (r *Router) pushLater(m *store.Message, placed store.Placed) {
 	}
 }
 
-// pushLoop gives each account its turn when it is due.
-func (r *Router) pushLoop() {
-	b := &r.push
+// pushLoop gives each account of a lane its turn when it is due.
+func (r *Router) pushLoop(l *pushLane) {
 	t := time.NewTimer(0)
 	defer t.Stop()
 	failed := r.st.Failed()
 	for r.ctx.Err() == nil {
-		it, seq, wait := b.next(r.clock())
+		it, seq, wait := r.push.next(l, r.clock())
 		if it == nil {
 			var due <-chan time.Time
 			if wait >= 0 {
@@ -186,7 +208,7 @@ func (r *Router) pushLoop() {
 			case <-r.ctx.Done():
 			case <-failed: // another engine finds what is undecided
 				return
-			case <-b.wake:
+			case <-l.wake:
 			case <-due:
 			}
 			continue
@@ -194,14 +216,14 @@ func (r *Router) pushLoop() {
 		select {
 		case <-r.ctx.Done():
 			return
-		case b.slots <- struct{}{}:
+		case l.slots <- struct{}{}:
 		}
 		started := r.owned.Go(func() {
-			defer func() { <-b.slots }()
+			defer func() { <-l.slots }()
 			r.pushTurn(it, seq)
 		})
 		if !started {
-			<-b.slots
+			<-l.slots
 		}
 	}
 }

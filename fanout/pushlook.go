@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"context"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -51,7 +52,9 @@ func (r *Router) pushLook() bool {
 // pushLookAt has an account come up if something of it may be undecided, or if that cannot be told. It waits for room in the
 // book, and reports false if the router is closed meanwhile.
 func (r *Router) pushLookAt(account event.Account) bool {
-	v, err := r.pushView(r.ctx, account, 0)
+	ctx, cancel := context.WithTimeout(r.ctx, pushReadWait)
+	defer cancel()
+	v, err := r.pushView(ctx, account, 0)
 	if err == nil && v == nil {
 		return true
 	}

@@ -28,6 +28,7 @@ type pushTurn struct {
 	wanted  bool          // something on the way wanted a push
 	long    bool          // it was more than a page
 	more    bool          // the next batch can follow at once
+	hung    bool          // a hook did not return in time, or was not called because of that
 	waiting bool          // a connected device has not acknowledged, so that it is not known yet whether it will get a push
 	next    time.Duration // Router.clock when to look at the account again; 0: nothing is left
 }
@@ -43,17 +44,20 @@ func (r *Router) pushTurn(it *pushItem, seq uint64) {
 }
 
 func (t *pushTurn) run(seq uint64) (err error) {
-	if t.pushView, err = t.r.pushView(t.r.ctx, t.it.account, seq); err != nil {
+	ctx, cancel := context.WithTimeout(t.r.ctx, pushReadWait)
+	defer cancel()
+	defer func() { t.it.late = t.it.late || err != nil && ctx.Err() != nil }()
+	if t.pushView, err = t.r.pushView(ctx, t.it.account, seq); err != nil {
 		return err
 	}
 	if t.pushView == nil {
 		t.r.stats.pushesCancelled.Add(1)
 		return nil
 	}
-	if err = t.collect(t.r.ctx); err != nil {
+	if err = t.collect(ctx); err != nil {
 		return err
 	}
-	if err = t.dropRead(t.r.ctx); err != nil {
+	if err = t.dropRead(ctx); err != nil {
 		return err
 	}
 	if p := t.choose(); len(p.Devices) > 0 && (t.r.push.isDropped(t.it) || !t.tell(p)) {
@@ -229,16 +233,23 @@ func (t *pushTurn) answer(q PushQuestion) []event.DeviceID {
 	for i := range asked.Devices { // a hook that answers too late may still be at work on it
 		asked.Devices[i].Missed = slices.Clone(asked.Devices[i].Missed)
 	}
-	ctx := context.WithoutCancel(t.r.ctx)
-	chosen, err := hostcall.Call(ctx, &t.r.push.asked, t.it.account, c.HookTimeout, func(ctx context.Context) ([]event.DeviceID, error) {
-		return c.Decide(ctx, asked)
-	})
+	chosen, err := callPush(t, &t.r.push.asked, func(ctx context.Context) ([]event.DeviceID, error) { return c.Decide(ctx, asked) })
 	if err != nil {
 		t.r.stats.pushErrors.Add(1)
 		t.r.pushLog("decide pushes", err)
 		return q.Default
 	}
 	return chosen
+}
+
+// callPush calls one of the host's hooks. An account for which one takes all the time that it may is late from then on, until
+// a turn in which all return in time.
+func callPush[T any](t *pushTurn, h *hostcall.Hook, fn func(context.Context) (T, error)) (T, error) {
+	limit, began := t.r.cfg.Push.HookTimeout, t.r.clock()
+	v, err := hostcall.Call(context.WithoutCancel(t.r.ctx), h, t.it.account, limit, fn)
+	t.hung = t.hung || t.r.clock()-began >= limit || errors.Is(err, hostcall.ErrSkipped)
+	t.it.late = t.hung
+	return v, err
 }
 
 // tell calls the host's hook, and reports whether that is over: it worked, or is given up. The end of the router does not cut
@@ -253,9 +264,7 @@ func (t *pushTurn) tell(p Push) bool {
 			entries[e.Seq] = struct{}{}
 		}
 	}
-	_, err := hostcall.Call(context.WithoutCancel(t.r.ctx), &t.r.push.calls, t.it.account, c.HookTimeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, c.Hook(ctx, p)
-	})
+	_, err := callPush(t, &t.r.push.calls, func(ctx context.Context) (struct{}, error) { return struct{}{}, c.Hook(ctx, p) })
 	if err != nil {
 		t.r.stats.pushErrors.Add(1)
 		t.r.pushLog("push hook", err)

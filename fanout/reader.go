@@ -183,7 +183,7 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 	d.Seq, a.pos = a.scan, a.scan
 	buf.frames = append(buf.frames, d)
 	a.hub.shard.sent.add(len(d.Entries), a.bytes-before, d.Redelivered)
-	if d.Redelivered && a.r.feed.watched() {
+	if d.Redelivered && a.r.feed.Watched() {
 		a.tell(Event{Kind: EventRedelivered, To: event.Position{Epoch: a.epoch, Seq: a.pos}, Count: len(d.Entries)})
 	}
 }

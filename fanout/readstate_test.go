@@ -14,6 +14,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
+	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport/transporttest"
 )
@@ -246,7 +247,7 @@ func TestEarlyReadMarks(t *testing.T) {
 		for _, early := range []bool{true, false} { // the mark comes before the commit, or between commit and doorbell
 			before := w.register("ann", "c1", event.StateRead)
 			st := &markingStore{Store: w.st, before: early}
-			r2 := w.second(st)
+			r2 := w.second(st, fanout.Config{})
 			st.mark = func(id event.MessageID) {
 				got, err := r2.MarkRead(ctx, fanout.MarkReadRequest{Account: "ann", Origin: a[0].Login(), Message: id})
 				require.NoError(w.t, err)
@@ -263,12 +264,17 @@ func TestEarlyReadMarks(t *testing.T) {
 	})
 }
 
-// second returns another router over a store, besides the world's own.
-func (w *world) second(st store.Store) *fanout.Router {
+// second returns another router over a store, besides the world's own, with a registry of its own.
+func (w *world) second(st store.Store, cfg fanout.Config) *fanout.Router {
 	w.t.Helper()
-	r, err := fanout.New(w.reg, st, fanout.Config{})
+	reg, err := session.New(st, w.scfg)
 	require.NoError(w.t, err)
-	w.t.Cleanup(func() { require.NoError(w.t, r.Close(context.Background())) })
+	r, err := fanout.New(reg, st, cfg)
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() {
+		require.NoError(w.t, reg.Close(context.Background()))
+		require.NoError(w.t, r.Close(context.Background()))
+	})
 	return r
 }
 
@@ -313,7 +319,7 @@ func TestEarlyReadMarkWhileTheMessageArrives(t *testing.T) {
 		begun := make(chan event.MessageID)
 		st := &markingStore{Store: w.st, before: true}
 		late := &lateStore{Store: st}
-		r2 := w.second(late)
+		r2 := w.second(late, fanout.Config{})
 		st.mark = func(m event.MessageID) { begun <- m; <-gate }
 		sent := make(chan error, 1)
 		go func() {
@@ -335,7 +341,7 @@ func TestEarlyReadMarksAreBounded(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
 		ctx := context.Background()
 		st := &markingStore{Store: w.st, before: true}
-		r2 := w.second(st)
+		r2 := w.second(st, fanout.Config{})
 		issuer := event.NewIssuer(w.st.Info().Secret)
 		fill := func(account event.Account, n int) {
 			for range n {

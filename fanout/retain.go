@@ -17,7 +17,9 @@ import (
 
 const (
 	fullRound = 100 // every so many trim rounds all accounts are looked at, not just those that have grown
-	storeAway = 16  // accounts in a row that cannot be trimmed: it is not about them, and the round ends
+	// trimWait is how long one account may take, so that one that the store holds up does not end retention for all others.
+	trimWait  = time.Minute
+	storeAway = 16 // accounts in a row that cannot be trimmed: it is not about them, and the round ends
 )
 
 // grownSet are the accounts whose inboxes have grown since the last trim round.
@@ -128,11 +130,14 @@ func (t *trimRounds) all(done map[event.Account]struct{}) {
 
 func (t *trimRounds) trim(a event.Account) {
 	t.pace.rest(t.r.ctx)
-	err := t.r.trim(t.r.ctx, a, &t.pace)
+	ctx, cancel := context.WithTimeout(t.r.ctx, trimWait)
+	defer cancel()
+	err := t.r.trim(ctx, a, &t.pace)
 	if err == nil {
 		t.row = 0
 		return
 	}
+	t.pace.reset() // to wait for the store was no work
 	t.r.grown.add(a)
 	t.fail(a, err)
 }
@@ -156,6 +161,9 @@ type pacer struct {
 	clock func() time.Duration
 	began time.Duration
 }
+
+// reset begins anew, without a rest.
+func (p *pacer) reset() { p.began = p.clock() }
 
 // rest waits, unless so little was done that a wait would cost more.
 func (p *pacer) rest(ctx context.Context) {

@@ -272,9 +272,7 @@ func TestC8_TrimmingGivesWay(t *testing.T) {
 		ctx := context.Background()
 		w.feed("ann", 0, 5000)
 		st := &busyStore{Store: w.st, work: 10 * time.Millisecond}
-		r, err := fanout.New(w.reg, st, fanout.Config{MaxEntries: 10, TrimInterval: -1})
-		require.NoError(w.t, err)
-		defer func() { require.NoError(w.t, r.Close(ctx)) }()
+		r := w.second(st, fanout.Config{MaxEntries: 10, TrimInterval: -1})
 		sent := 0
 		st.slice = func() {
 			_, err := r.Send(ctx, fanout.SendRequest{From: "bob", To: []event.Account{"eve"}})
@@ -296,10 +294,8 @@ func TestC8_QuietInboxesCostLittle(t *testing.T) {
 	inMemory(t, fanout.Config{TrimInterval: -1}, func(w *world) {
 		w.feed("ann", 0, 1000)
 		most := 0
-		r, err := fanout.New(w.reg, readsStore{w.st, &most}, fanout.Config{TrimInterval: -1})
-		require.NoError(w.t, err)
+		r := w.second(readsStore{w.st, &most}, fanout.Config{TrimInterval: -1})
 		require.NoError(w.t, r.Trim(context.Background(), "ann"))
-		require.NoError(w.t, r.Close(context.Background()))
 		require.Equal(w.t, 1, most)
 	})
 }

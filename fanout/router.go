@@ -14,23 +14,26 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/internal/owned"
+	"github.com/manydevice/manydevice/internal/sentinel"
+	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
 
-// Errors that callers branch on.
+// Errors that callers branch on. What to tell a client for each of them, [event.ClosedOf] says.
 var (
 	// ErrClosed: the router was closed.
-	ErrClosed = errors.New("fanout: closed")
-	// ErrDetached: the attachment has ended, so its frames have no effect.
-	ErrDetached = errors.New("fanout: attachment has ended")
+	ErrClosed = sentinel.New(event.Shutdown, "fanout: closed")
+	// ErrDetached is matched by every [*DetachedError]: the attachment has ended, so its frames have no effect.
+	ErrDetached = sentinel.New(event.Lost, "fanout: attachment has ended")
 	// ErrUnknownMessage: this store has issued no such message ID.
-	ErrUnknownMessage = errors.New("fanout: unknown message ID")
+	ErrUnknownMessage = sentinel.New(event.ProtocolError, "fanout: unknown message ID")
 	// ErrUnknownTarget: a target is no login of the account. Nothing was appended.
-	ErrUnknownTarget = errors.New("fanout: unknown target login")
+	ErrUnknownTarget = sentinel.New(event.ProtocolError, "fanout: unknown target login")
 	// ErrUnknownOrigin: the sending login is not there, or has ended. Nothing was appended.
-	ErrUnknownOrigin = errors.New("fanout: unknown origin login")
+	ErrUnknownOrigin = sentinel.New(event.Unknown, "fanout: unknown origin login")
 )
 
 const shardCount = 64 // a power of two, so that the shard is a mask
@@ -43,21 +46,23 @@ type Router struct {
 	issuer *event.Issuer
 	log    *slog.Logger
 
-	seed      maphash.Seed
-	shards    [shardCount]shard
-	cursors   cursorBook
-	early     earlyReads
-	grown     grownSet
-	troubles  troubleBook
-	push      pushBook
-	tailBytes atomic.Int64
-	scratches sync.Pool    // of *scratch
-	pages     sync.Pool    // of *[]event.Entry
-	rounds    sync.Pool    // of *round
-	none      business     // of attachments at rest
-	times     *clock.Clock // the registry's
-	stats     counters
-	feed      feed
+	seed        maphash.Seed
+	shards      [shardCount]shard
+	cursors     cursorBook
+	early       earlyReads
+	grown       grownSet
+	troubles    troubleBook
+	push        pushBook
+	poisonCalls hostcall.Hook // of Config.OnPoison
+	tailBytes   atomic.Int64
+	scratches   sync.Pool    // of *scratch
+	pages       sync.Pool    // of *[]event.Entry
+	rounds      sync.Pool    // of *round
+	none        business     // of attachments at rest
+	times       *clock.Clock // the registry's
+	stats       counters
+	feed        feed
+	deaf        func() // stops the router from hearing of changes
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
@@ -92,7 +97,8 @@ type hub struct {
 }
 
 // New returns a router over a registry and the store that the registry uses. Both stay the caller's, and are to be closed
-// in the order registry, router, store. It starts goroutines that Close ends.
+// in the order registry, router, store. It starts goroutines that Close ends. A registry has one router at a time: a second
+// one is refused with [session.ErrListening].
 func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -113,6 +119,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	if err := r.troubles.init(); err != nil {
 		return nil, fmt.Errorf("fanout: %w", err)
 	}
+	r.feed.End = ErrClosed
 	r.stats.init()
 	r.feed.now = r.times.Now
 	r.cursors.init()
@@ -123,12 +130,17 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 		r.shards[i].restless = make(map[*hub]struct{})
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
-	reg.Watch(r.loginChanged)
+	if r.deaf, err = reg.Listen(&stream.Listener[session.Change]{Hear: r.changed}); err != nil {
+		r.cancel(err)
+		return nil, fmt.Errorf("fanout: %w", err)
+	}
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.flushLoop)
 	r.owned.Go(r.trimLoop)
 	if cfg.Push.Hook != nil {
-		r.owned.Go(r.pushLoop)
+		for i := range r.push.lanes {
+			r.owned.Go(func() { r.pushLoop(&r.push.lanes[i]) })
+		}
 		r.owned.Go(r.pushLookLoop)
 	}
 	return r, nil
@@ -153,7 +165,8 @@ func (r *Router) Close(ctx context.Context) error {
 	select {
 	case <-done:
 		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
-		r.feed.close()
+		r.deaf()
+		r.feed.Close()
 		return err
 	case <-ctx.Done():
 		return errors.Join(err, fmt.Errorf("fanout: close: %w", ctx.Err()))
@@ -232,30 +245,46 @@ func (r *Router) grew(account event.Account) *hub {
 }
 
 // appended rings the doorbell of a hub: the inbox goes up to a place now. e is the entry there, for the tail; nil: some of
-// the tail's were replaced.
+// the tail's were replaced. Connections that never wait are served on the caller's goroutine, which must hold no lock.
 func (r *Router) appended(h *hub, at event.Position, e *event.Sealed) {
 	var d *round
 	now := r.clock()
 	h.mu.Lock()
-	if e == nil {
-		r.dropTailLocked(h)
-	}
-	if len(h.atts) > 0 && r.reachedLocked(h, at) {
-		if e != nil {
-			r.keepLocked(h, e)
+	for _, a := range r.rungLocked(h, at, e) {
+		if !a.rouseLocked() {
+			continue
 		}
-		for _, a := range h.atts {
-			if !a.rouseLocked() {
-				continue
-			}
-			if d == nil {
-				d = r.newRound(len(h.atts))
-			}
-			d.addLocked(a, now)
+		if d == nil {
+			d = r.newRound(len(h.atts))
 		}
+		d.addLocked(a, now)
 	}
 	h.mu.Unlock()
 	r.serve(h, d)
+}
+
+// reached is appended for an entry of the engine's own that is not at hand. It only wakes readers, on goroutines of their
+// own, so that the caller may hold locks.
+func (r *Router) reached(h *hub, at event.Position) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range r.rungLocked(h, at, nil) {
+		a.wakeLocked()
+	}
+}
+
+// rungLocked notes how far the inbox goes, and returns the attachments that are to look.
+func (r *Router) rungLocked(h *hub, at event.Position, e *event.Sealed) []*Attachment {
+	if e == nil {
+		r.dropTailLocked(h)
+	}
+	if len(h.atts) == 0 || !r.reachedLocked(h, at) {
+		return nil
+	}
+	if e != nil {
+		r.keepLocked(h, e)
+	}
+	return h.atts
 }
 
 // reachedLocked notes that the inbox goes up to a place, and reports whether that is so: an inbox that was deleted begins
@@ -308,11 +337,14 @@ func (r *Router) dropTailLocked(h *hub) {
 	h.tail, h.slots[0] = nil, nil
 }
 
-// loginChanged hears of every committed change of a login.
-func (r *Router) loginChanged(c session.Change) {
+// changed hears of every change of a login, at once and in the order of its account's steps; see [session.Registry.Listen].
+// It is called with the account's mutex of the registry held: it does not wait, and nothing that it does calls the registry
+// or code of the host's. The router takes its locks after those of the registry, the hub's first and the shard's then, and
+// calls the registry with none of them held.
+func (r *Router) changed(c session.Change) {
 	if c.Position.Seq > 0 {
 		if h := r.grew(c.Session.Account); h != nil {
-			r.appended(h, c.Position, nil)
+			r.reached(h, c.Position)
 		}
 	}
 	switch c.Kind {

@@ -54,7 +54,7 @@ func TestI24_D4_NothingSecretIsTold(t *testing.T) {
 			return s.Poison > 0 && s.TrimFailures > 0 && s.FlushFailures > 0 && s.Refused > 0
 		})
 		sub.Close()
-		for e := range sub.Events() {
+		for e := range sub.All(context.Background()) {
 			fmt.Fprintf(&log, "%+v %v\n", e, e.Err)
 		}
 		raw, err := json.Marshal(w.r.Stats())

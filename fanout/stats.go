@@ -27,6 +27,7 @@ type Stats struct {
 	PushesCancelled uint64 // turns of an account that ended without a push: all was acknowledged, read, gone or muted
 	PushErrors      uint64 // calls of the push hooks that failed, panicked or took too long
 	PushesGivenUp   uint64 // times that the push hook failed for the last time, and its entries were given up
+	HookSkips       uint64 // calls of OnPoison and of the push hooks that were left out, since too many for the same account hung
 	// ByCause splits up Refused, LiveDropped, Resets, Slow and Trimmed. It has every one of [Causes].
 	ByCause map[Cause]uint64
 }
@@ -71,7 +72,8 @@ func (r *Router) Stats() Stats {
 		FlushFailures: c.flushFailures.Load(), ReadFailures: c.readFailures.Load(),
 		Pushes: c.pushes.Load(), PushEntries: c.pushEntries.Load(), PushesCancelled: c.pushesCancelled.Load(),
 		PushErrors: c.pushErrors.Load(), PushesGivenUp: c.pushesGivenUp.Load(),
-		ByCause: make(map[Cause]uint64, len(c.causes)),
+		HookSkips: r.push.calls.Skipped() + r.push.asked.Skipped() + r.poisonCalls.Skipped(),
+		ByCause:   make(map[Cause]uint64, len(c.causes)),
 	}
 	for k, n := range c.causes {
 		s.ByCause[k] = n.Load()

@@ -109,10 +109,9 @@ func (s *lateBell) Commit(ctx context.Context, b store.Batch) (store.Result, err
 func TestS47_DoorbellsOutOfOrder(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {
 		st := &lateBell{Store: w.st, text: "first", arrived: make(chan struct{}), release: make(chan struct{})}
+		require.NoError(w.t, w.r.Close(context.Background()))
 		r, err := fanout.New(w.reg, st, fanout.Config{})
 		require.NoError(w.t, err)
-		first := w.r
-		require.NoError(w.t, first.Close(context.Background()))
 		w.r = r
 		d := w.ready("ann", "a1")[0]
 		var wg sync.WaitGroup
@@ -135,19 +134,12 @@ func TestS47_DoorbellsOutOfOrder(t *testing.T) {
 // TestS54_DeviceThatNeverReturns keeps entries from going that all others have acknowledged only until it is forgotten.
 func TestS54_DeviceThatNeverReturns(t *testing.T) {
 	inMemory(t, fanout.Config{KeepMinimum: time.Minute, TrimInterval: -1}, func(w *world) {
-		var mu sync.Mutex
-		var forgotten []event.DeviceID
 		w.stop()
 		w.scfg.JanitorInterval, w.scfg.IdleDevice = 10*time.Minute, 20*time.Hour
-		w.scfg.OnChange = func(c session.Change) {
-			mu.Lock()
-			defer mu.Unlock()
-			if c.Kind == session.ChangeForgotten {
-				forgotten = append(forgotten, c.Session.Device)
-			}
-		}
 		w.openStore()
 		w.start()
+		changes, err := w.reg.Subscribe(1_000)
+		require.NoError(w.t, err)
 		a := w.ready("ann", "a1", "gone")
 		a[1].leave()
 		for i := range 30 {
@@ -161,9 +153,14 @@ func TestS54_DeviceThatNeverReturns(t *testing.T) {
 				require.Equal(w.t, numbers(0, 16), w.kept("ann"), "it may come back")
 			}
 		}
-		mu.Lock()
+		changes.Close()
+		var forgotten []event.DeviceID
+		for c := range changes.All(context.Background()) {
+			if c.Kind == session.ChangeForgotten {
+				forgotten = append(forgotten, c.Session.Device)
+			}
+		}
 		require.Equal(w.t, []event.DeviceID{"gone"}, forgotten, "the host is told, once")
-		mu.Unlock()
 		require.Empty(w.t, w.kept("ann"), "it holds nothing back any more")
 		cursors, err := w.inner.Cursors(context.Background(), "ann")
 		require.NoError(w.t, err)

@@ -7,10 +7,21 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
+	"github.com/manydevice/manydevice/session"
 )
 
-func TestD4_Subscriptions(t *testing.T) {
+// left returns what is left in a subscription that was closed.
+func left(s *fanout.Subscription) (all []fanout.Event) {
+	for e := range s.All(context.Background()) {
+		all = append(all, e)
+	}
+	return all
+}
+
+// D4: each subscription has its own bounded buffer, and ends with Close, its own or the router's.
+func TestSubscribe_LosesWhatDoesNotFitAndSaysSo(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
 		refuse := func(n int) {
 			for range n {
@@ -27,19 +38,17 @@ func TestD4_Subscriptions(t *testing.T) {
 		large, err := w.r.Subscribe(10)
 		require.NoError(w.t, err)
 		refuse(5)
-		require.Len(w.t, small.Events(), 2)
-		require.Equal(w.t, uint64(3), small.Dropped(), "nobody waits for who is slow")
-		require.Len(w.t, large.Events(), 5)
+		important, frequent := small.Dropped()
+		require.Zero(w.t, important)
+		require.Equal(w.t, uint64(3), frequent, "nobody waits for a slow subscriber")
 		small.Close()
 		small.Close()
 		refuse(1)
-		require.Len(w.t, large.Events(), 6)
-		require.Equal(w.t, uint64(3), small.Dropped())
-		n := 0
-		for range small.Events() {
-			n++
-		}
-		require.Equal(w.t, 2, n, "closed, and what was there can be read")
+		_, frequent = small.Dropped()
+		require.Equal(w.t, uint64(3), frequent)
+		require.Len(w.t, left(small), 2, "what was there can be read")
+		_, err = small.Next(context.Background())
+		require.ErrorIs(w.t, err, fanout.ErrClosed)
 
 		var wg sync.WaitGroup // come and go while events are told
 		for range 8 {
@@ -54,12 +63,45 @@ func TestD4_Subscriptions(t *testing.T) {
 		}
 		wg.Wait()
 		require.NoError(w.t, w.r.Close(context.Background()))
-		for range large.Events() {
-			n++
-		}
-		require.Equal(w.t, 12, n, "closed with the router")
+		require.Len(w.t, left(large), 10, "closed with the router")
 		large.Close()
 		_, err = w.r.Subscribe(1)
 		require.ErrorIs(w.t, err, fanout.ErrClosed)
+	})
+}
+
+// K18.2: what a client can do as often as it likes does not take the place of what happens to others.
+func TestSubscribe_RefusalsDropNothingElse(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		d := w.ready("ann", "a1")[0]
+		sub, err := w.r.Subscribe(4)
+		require.NoError(w.t, err)
+		for range 1_000 {
+			_, err := w.r.Send(context.Background(), fanout.SendRequest{})
+			require.Error(w.t, err)
+		}
+		w.host("bob", "x", "ann")
+		w.fence("ann")
+		require.NoError(w.t, w.r.Park(context.Background(), "ann", d.id, event.Position{Epoch: w.head("ann").Epoch, Seq: 1}))
+		important, frequent := sub.Dropped()
+		require.Zero(w.t, important)
+		require.EqualValues(w.t, 996, frequent)
+		sub.Close()
+		events := left(sub)
+		require.Equal(w.t, fanout.EventParked, events[len(events)-1].Kind)
+	})
+}
+
+// A registry has one router: two of them would not ring each other's doorbells.
+func TestNew_OneRouterForARegistry(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		_, err := fanout.New(w.reg, w.st, fanout.Config{})
+		require.ErrorIs(w.t, err, session.ErrListening)
+		require.NoError(w.t, w.r.Close(context.Background()))
+		w.r, err = fanout.New(w.reg, w.st, fanout.Config{})
+		require.NoError(w.t, err, "after the first one was closed")
+		d := w.ready("ann", "a1")[0]
+		w.host("bob", "x", "ann")
+		d.until("x")
 	})
 }

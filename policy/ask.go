@@ -28,7 +28,7 @@ func (p *Policy) Resolve(logins []Login, in Newcomer, now time.Time, a Answer, v
 func (q *question) ask(r *rule, excess int, victims []Victim) ([]Victim, outcome) {
 	switch {
 	case q.answer == nil:
-		return q.choose(r, EvictEarliest, len(q.logins), victims, q.guarded), outcome{verdict: Ask, need: excess}
+		return q.choose(r, EvictEarliest, len(q.logins), victims, q.guarded), outcome{verdict: Ask}
 	case q.answer.Refuse:
 		return victims, outcome{verdict: Refuse, cause: CauseHost}
 	}
@@ -39,7 +39,7 @@ func (q *question) ask(r *rule, excess int, victims []Victim) ([]Victim, outcome
 		}
 		for i := range q.logins {
 			l := &q.logins[i]
-			if l.ID == id && q.counts(r, i) && q.protected(l) == CauseRule {
+			if l.ID == id && q.endable(r, i) && q.protected(l) == CauseRule {
 				victims = append(victims, Victim{})
 				r.victim(&victims[len(victims)-1], i, l)
 				q.end(i)

@@ -127,7 +127,8 @@ type ReconnectRule uint8
 const (
 	// ReconnectEvicts: the same as a new login.
 	ReconnectEvicts ReconnectRule = iota
-	// ReconnectRefused: it evicts nobody and is refused. Other logins of its own device are still replaced.
+	// ReconnectRefused: it evicts no login and is refused, beyond MaxLogins too. Other logins of its own device are still
+	// replaced.
 	ReconnectRefused
 )
 
@@ -148,10 +149,10 @@ type Wish uint8
 const (
 	// NoWish leaves it to the rules.
 	NoWish Wish = iota
-	// ForceEvict asks to be let in where the action is [RefuseNew]. It counts only with AllowForce, and never at a closed
-	// platform, at MaxLogins, against MinAge, or at the cost of the primary device.
+	// ForceEvict asks to be let in where the action is [RefuseNew]. It counts only with AllowForce. It never opens a closed
+	// platform, ends no login with a slot at MaxLogins, and does nothing against MinAge or the primary device.
 	ForceEvict
-	// NeverEvict asks to be refused rather than to end another device's login. It always counts.
+	// NeverEvict asks to be refused rather than to end another device's login. It always counts, at MaxLogins too.
 	NeverEvict
 )
 
@@ -173,15 +174,15 @@ type Cause string
 
 const (
 	// CauseRule, the empty cause: the rule refuses by itself. Its action is [RefuseNew], the platform is closed or not
-	// known, or it is the safety bound.
+	// known, or it is the safety bound and too few logins are without a slot.
 	CauseRule Cause = ""
 	// CauseWish: the newcomer asked to be refused rather than to evict.
 	CauseWish Cause = "wish"
 	// CauseReconnect: a login that comes back may not evict.
 	CauseReconnect Cause = "reconnect"
-	// CausePrimary: only the primary device could have made room.
+	// CausePrimary: there is no room unless the primary device's login ends, and it does not.
 	CausePrimary Cause = "primary"
-	// CauseMinAge: the newcomer's device is too new to end older logins.
+	// CauseMinAge: the newcomer's device is too new to end logins that would have to end. Once it is old enough, it may.
 	CauseMinAge Cause = "min_age"
 	// CauseHost: the host was asked and refused.
 	CauseHost Cause = "host"

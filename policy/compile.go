@@ -9,11 +9,20 @@ import (
 	"github.com/manydevice/manydevice/event"
 )
 
-// Policy decides by a set of [Rules]. Make it with [New]. It never changes and is safe for concurrent use.
+// Policy decides by a set of [Rules]. Make it with [New]. It never changes and is safe for concurrent use. The zero Policy,
+// and a nil one, decide by the zero Rules; they compile them on every call, so New is faster.
 type Policy struct {
 	rules    Rules
 	table    table
-	programs []program // by entry.id
+	programs []program // by entry.id; none: the zero Policy
+}
+
+// compiled returns p, or the policy of the zero Rules if p is the zero Policy. Every exported method begins with it.
+func (p *Policy) compiled() *Policy {
+	if p != nil && p.programs != nil {
+		return p
+	}
+	return compile(Rules{}.withDefaults())
 }
 
 // New returns the policy of the rules. It keeps a copy of them. If they are not valid, the error joins one
@@ -23,6 +32,11 @@ func New(r Rules) (*Policy, error) {
 	if err := errors.Join(r.validate(false)...); err != nil {
 		return nil, fmt.Errorf("policy: rules: %w", err)
 	}
+	return compile(r), nil
+}
+
+// compile makes the policy of rules that are valid and whose defaults are filled in.
+func compile(r Rules) *Policy {
 	names := builtIn()
 	for name := range r.Platforms {
 		if name != Other && !slices.Contains(names, name) {
@@ -47,15 +61,16 @@ func New(r Rules) (*Policy, error) {
 		p.table.add(entry{name: name, groups: groups[name], id: len(p.programs)})
 		p.programs = append(p.programs, r.compile(name, groups[name]))
 	}
-	return p, nil
+	return p
 }
 
 // Rules returns a copy of the rules, with the defaults filled in.
-func (p *Policy) Rules() Rules { return p.rules.clone() }
+func (p *Policy) Rules() Rules { return p.compiled().rules.clone() }
 
 // Tabs returns how many connections one login on the platform may have at once: 1 if the newest replaces the one
 // before, and for platforms that are refused.
 func (p *Policy) Tabs(platform event.Platform) int {
+	p = p.compiled()
 	if n := p.rules.Tabs[p.programs[p.table.find(platform).id].platform]; n > 0 {
 		return n
 	}
@@ -71,6 +86,7 @@ const (
 	markTotal                            // anywhere, with a slot
 	markAll                              // anywhere
 	markGone                             // a victim, or the one that comes back
+	markIdle                             // without a slot; it has no count
 )
 
 // Where the bits of the marks are.
@@ -93,9 +109,10 @@ type program struct {
 type rule struct {
 	name   string
 	mark   mark // of the logins that it counts
+	ends   mark // of those of them that it may end
 	shift  uint8
 	quota  bool // about slots: the primary device may be free of it
-	bound  bool // refuses, whatever the wishes
+	bound  bool // the safety bound
 	limit  int  // NoLimit: count, but never act
 	action Action
 	reason event.Reason // why logins end
@@ -108,7 +125,7 @@ func (r *Rules) compile(platform event.Platform, groups mark) program {
 	if r.Slots == SlotEveryLogin {
 		slot = ""
 	}
-	where := "on the platform"
+	where := "on " + string(platform)
 	if platform == Other {
 		where = "on unknown platforms"
 	}
@@ -137,9 +154,11 @@ func (r *Rules) compile(platform event.Platform, groups mark) program {
 		})
 	}
 	rules = append(rules, rule{
-		name: RuleAccount, mark: markAll, bound: true, limit: r.MaxLogins, action: RefuseNew, words: "in the account",
+		name: RuleAccount, mark: markAll, ends: markIdle, bound: true, limit: r.MaxLogins, action: EvictEarliest,
+		reason: event.EvictedQuota, words: "in the account",
 	})
 	for i := range rules {
+		rules[i].ends |= rules[i].mark
 		rules[i].shift = uint8(bits.TrailingZeros64(uint64(rules[i].mark)))
 	}
 	return program{platform: platform, groups: groups, rules: rules}

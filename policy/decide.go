@@ -19,7 +19,8 @@ type Login struct {
 	// LastActive is the time of the last sign of activity; counts for [EvictLeastActive] alone.
 	LastActive time.Time
 	// Since is the time from which the account has known the login's device. A caller that does not trust device IDs gives
-	// the time of the login's admission instead. It counts for MinAge alone, in milliseconds; zero means since ever.
+	// the time of the login's admission instead. It counts for MinAge alone, in milliseconds; zero means since ever. A time
+	// after the decision's own says nothing: see "Age" in the package comment.
 	Since time.Time
 }
 
@@ -34,8 +35,8 @@ type Newcomer struct {
 	Wish Wish
 	// Primary says that its device is the account's primary one.
 	Primary bool
-	// Since is the time from which the account has known its device; counts for MinAge alone. Zero means that it does not
-	// know it, so that it is newer than all; for a comeback, that Since of the login holds.
+	// Since is the time from which the account has known its device; counts for MinAge alone. Zero means that the account
+	// does not know it: it is newer than all others. For a comeback, zero means that Since of the login holds.
 	Since time.Time
 }
 
@@ -87,12 +88,14 @@ type Decision struct {
 	// Victims end, in the order in which the rules chose them; those of one rule in the order in which it prefers to end
 	// them. There are none with Refuse. With Ask they are those that the host may choose from, earliest admission first.
 	Victims []Victim
-	// Need is how many of the candidates must end at least; 0 unless the verdict is Ask.
+	// Need is how many of the logins that the rule counts must end at least before the newcomer gets in: with Ask, how many
+	// of the candidates. It is 0 with Admit, and if ending logins does not help: the platform is closed or not known. With
+	// Refuse, a later rule may still refuse after that.
 	Need int
 	// Cause says why the rule refuses instead of evicting. It is empty if the rule refuses by itself.
 	Cause Cause
-	// Wait is, with [CauseMinAge], how long it takes until the device is old enough. It is 0 for a device that the account
-	// does not know: being refused does not make it known.
+	// Wait is, with [CauseMinAge], how long it takes until the device is old enough: at most MinAge. It is 0 for a device
+	// that the account does not know, since being refused does not make it known.
 	Wait time.Duration
 }
 
@@ -101,14 +104,16 @@ type Decision struct {
 // the caller can use one buffer again and again; Decide allocates nothing, unless they do not fit or there are more
 // logins than [MaxLogins].
 //
-// A comeback (Newcomer.Login) is decided like a login, but is refused by [RuleAccount] only if the account is beyond the
-// bound already. Equal admission numbers, which do not happen, are ordered by login ID.
+// A comeback (Newcomer.Login) is decided like a login, but is one of the account's logins already. So [RuleAccount] ends
+// another login, or refuses, only if the account is beyond the bound. Equal admission numbers, which do not happen, are
+// ordered by login ID.
 func (p *Policy) Decide(logins []Login, in Newcomer, now time.Time, victims []Victim) Decision {
 	return p.decide(logins, in, now, nil, victims, nil)
 }
 
 // decide is Decide, with the host's answer if it has been asked. If e is not nil, it notes there what each rule did.
 func (p *Policy) decide(logins []Login, in Newcomer, now time.Time, a *Answer, victims []Victim, e *Explanation) Decision {
+	p = p.compiled()
 	at := p.table.find(in.Platform)
 	program := &p.programs[at.id]
 	d := Decision{Verdict: Admit, Platform: program.platform, Victims: victims[:0]}
@@ -131,7 +136,8 @@ func (p *Policy) decide(logins []Login, in Newcomer, now time.Time, a *Answer, v
 			d.Rule, d.Limit, d.Count = r.name, r.limit, before
 		}
 		o := outcome{verdict: Admit}
-		if excess := before + q.newcomers(r) - r.limit; excess > 0 && r.limit != NoLimit {
+		excess := before + q.newcomers(r) - r.limit
+		if excess > 0 && r.limit != NoLimit {
 			victims, o = q.meet(r, excess, victims)
 			if r.mark != markDevice {
 				evicted++
@@ -143,7 +149,10 @@ func (p *Policy) decide(logins []Login, in Newcomer, now time.Time, a *Answer, v
 		if o.verdict != Admit {
 			d.Verdict, d.Rule, d.Limit, d.Count, d.Cause, d.Wait = o.verdict, r.name, r.limit, before, o.cause, o.wait
 			if d.Victims = victims[:0]; o.verdict == Ask {
-				d.Victims, d.Need = append(victims[:0], victims[first:]...), o.need
+				d.Victims = append(victims[:0], victims[first:]...)
+			}
+			if r.limit > 0 { // a closed platform stays closed, whoever ends
+				d.Need = excess
 			}
 			return d
 		}

@@ -22,23 +22,25 @@
 //  4. [RuleGroup], for each of the Groups that the newcomer's platform is in, as they are listed: the same over all
 //     platforms of the group.
 //  5. [RuleTotal], if set: the same over all platforms.
-//  6. [RuleAccount]: a safety bound on the logins of the account, slot or not. It refuses and ends nobody.
+//  6. [RuleAccount]: a safety bound on all logins of the account, slot or not. It ends only logins without a slot, the
+//     earliest first, whatever their platform. If they are too few, it refuses.
 //
-// All excess of a rule ends at once. A login that one rule ends is gone for all rules after it, so nobody ends twice. At
-// last those are spared, the latest choice first, without whom all rules hold all the same: nobody ends in vain. A
-// refusal by any rule ends nobody. No login ends for another platform's, but by RuleDevice, RuleSingle, a group or Total.
+// All excess of a rule ends at once. A login that one rule ends is gone for the rules after it, so that it ends once.
+// Finally, victims whose end was not needed are spared, the last chosen first. A refusal by any rule ends no login. A
+// login ends for one of another platform only by RuleDevice, RuleSingle, a group, Total or RuleAccount.
 //
 // # At a limit
 //
 // The [Action] of a limit says what happens: one of three orders of eviction, refusal, or a question to the host. Whatever
 // it is, the following come first:
 //
-//   - A closed platform (limit 0) and the safety bound refuse.
+//   - A closed platform (limit 0) refuses, and so does the safety bound if too few logins are without a slot.
 //   - A newcomer with the wish [NeverEvict], and with [ReconnectRefused] a login that comes back, is refused.
-//   - A login of the primary device does not end ([PrimaryRule]), nor does, with MinAge, an older login for a device that
-//     is too new. If too few are left who may end, the newcomer is refused.
+//   - A login of the primary device does not end ([PrimaryRule]). With MinAge, an older login does not end for a device that
+//     is too new. If too few logins are left that may end, the newcomer is refused.
 //
 // [Decision.Cause] tells these apart. A wish to [ForceEvict] turns a refusal into an eviction, if AllowForce is set.
+// [Decision.Need] says how many logins must end before the newcomer gets in.
 //
 // # Asking the host
 //
@@ -51,6 +53,8 @@
 //
 // What counts at limits are logins that hold a slot: those online or within their resume window ([SlotOnline]), or all
 // that have not ended ([SlotEveryLogin]). A login without a slot that comes back is a newcomer with Newcomer.Login set.
+// Without a slot a login counts for RuleAccount alone, and is the first to go there: logins that were left behind and
+// never logged out, such as those of private browser windows, lock nobody out.
 //
 // # Platforms
 //
@@ -63,10 +67,15 @@
 // Which login is earlier is a matter of the admission number, never of a clock. Two knobs do look at times that the caller
 // gives: [EvictLeastActive], and MinAge.
 //
-// MinAge keeps whoever got hold of a password from throwing the owner out. Until the account has known a device for that
-// long, that device may end no login that is older than its own acquaintance, neither by logging in nor by a kick
-// ([Policy.MayEnd]). Ending younger logins, and others of its own device, is allowed. A device that the account does not
-// know is the newest of all: while its platform is full it is refused, and only an older login or the host can make room.
+// MinAge keeps a thief with the password from throwing the owner out. Until the account has known a device for that long,
+// the device ends only logins of devices that are younger than itself: by logging in, by taking a login's place
+// ([Policy.MayReplace]) or by a kick ([Policy.MayEnd]). Logins of its own device it may always end. A device that the
+// account does not know is the newest of all: while its platform is full it is refused, and only an older login or the
+// host can make room.
+//
+// Times give nobody a right by accident. Two devices that are known since the same millisecond are protected from each
+// other. A time after the decision's own comes from a clock that was ahead and says nothing: it protects a login from
+// every device that is too new, and a device that has it counts as the newest, until the caller has put it right.
 //
 // # Explanations and rules that change
 //

@@ -47,7 +47,22 @@ func drawQuestion(below func(n int) int, maxLogins int) question {
 	r.AllowForce = below(2) == 0
 	r.Primary, r.Slots, r.Reconnect = policy.PrimaryRule(below(3)), policy.SlotRule(below(4)/3), policy.ReconnectRule(below(3)/2)
 	r.MinAge = time.Duration(below(2)*below(2)) * time.Hour
-	age := func() time.Time { return q.now.Add(-time.Duration(below(120)) * time.Minute) }
+	// Few different times, so that many are equal; some are yet to come, and some say nothing.
+	age := func() time.Time {
+		switch below(12) {
+		case 0:
+			return time.Time{}
+		case 1:
+			return q.now
+		case 2:
+			return q.now.Add(time.Duration(below(3)) * time.Nanosecond)
+		case 3:
+			return q.now.Add(time.Duration(below(3)*below(120)) * time.Minute)
+		case 4:
+			return []time.Time{time.Unix(1<<40, 0), time.Unix(-1<<40, 0)}[below(2)]
+		}
+		return q.now.Add(-time.Duration(below(24)) * 5 * time.Minute)
+	}
 	for i := range q.logins {
 		l := &q.logins[i]
 		l.Online, l.Primary, l.LastActive, l.Since = l.Holds && below(2) == 0, below(6) == 0, age(), age()
@@ -57,6 +72,9 @@ func drawQuestion(below func(n int) int, maxLogins int) question {
 	}
 	q.answer.Refuse = below(6) == 0
 	q.in.Wish, q.in.Primary = policy.Wish(below(6)/4*(1+below(2))), below(8) == 0
+	if below(20) == 0 {
+		q.in.Login = "gone" // it comes back, but has ended
+	}
 	if below(2) == 0 {
 		q.in.Since = age()
 	}

@@ -13,13 +13,13 @@ import (
 // victims[:0]. Enforcing twice names nobody the second time.
 //
 // Logins on closed and unknown platforms end, with a slot or without. Of several logins of one device the newest stays,
-// with Single the newest of all. At each limit those end whom its action evicts; where it refuses, the newest end, which
-// would have been refused; where it asks, Unanswered decides. At MaxLogins those without a slot go first, then the
-// earliest. Rules are asked in the order in which [Policy.Decide] asks them, and victims that later ones make up for are
-// spared in the same way. A protected primary device keeps its newest login, even if a rule stays broken. Wishes,
-// Reconnect and MinAge do not matter.
+// with Single the newest of all. At each limit those end that its action evicts. Where it refuses, the newest end, which
+// would have been refused; where it asks, Unanswered decides. At MaxLogins those go first that are neither online nor
+// within their resume window, then the earliest. Rules are asked in the order of [Policy.Decide], and victims whose end
+// was not needed are spared in the same way. A protected primary device keeps its newest login, even if a rule stays
+// broken. Wishes, Reconnect and MinAge do not matter.
 func (p *Policy) Enforce(logins []Login, victims []Victim) []Victim {
-	f := enforcement{policy: p, logins: logins, gone: make([]bool, len(logins)), victims: victims[:0]}
+	f := enforcement{policy: p.compiled(), logins: logins, gone: make([]bool, len(logins)), victims: victims[:0]}
 	for _, row := range f.rows() {
 		f.meet(row)
 	}

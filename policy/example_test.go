@@ -237,6 +237,51 @@ func ExamplePolicy_Explain() {
 	// admitted on web, 1 end
 	// device: 0 of the same device, 1 with the newcomer, limit 1; nothing to do
 	// single: 1 in the account, 2 with the newcomer, limit 1; picks 1, all of them: first (evicted_single)
-	// platform: 0 with a slot on the platform, 1 with the newcomer, limit 4; nothing to do
+	// platform: 0 with a slot on web, 1 with the newcomer, limit 4; nothing to do
 	// account: 0 in the account, 1 with the newcomer, limit 64; nothing to do
+}
+
+// Private browser windows are devices of their own that never log out. At the safety bound those without a slot end first.
+func ExamplePolicy_Decide_safetyBound() {
+	p, err := policy.New(policy.Rules{PerPlatform: policy.NoLimit, MaxLogins: 3})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	logins := []policy.Login{
+		{ID: "phone", Platform: "ios", Admission: 1, Holds: true},
+		{ID: "closed window", Platform: "web", Admission: 2},
+		{ID: "open window", Platform: "web", Admission: 3, Holds: true},
+	}
+	d := p.Decide(logins, policy.Newcomer{Platform: "web"}, time.Time{}, nil)
+	fmt.Println(d.Verdict, d.Victims[0].Login, d.Victims[0].Reason, d.Victims[0].Rule)
+
+	logins[1].Holds = true // that window is open as well
+	e := p.Explain(logins, policy.Newcomer{Platform: "web"}, time.Time{})
+	fmt.Println(e.Summary())
+	// Output:
+	// admit closed window evicted_quota account
+	// refused by "account" (limit 3, count 3, 1 would have to end)
+}
+
+func ExampleExplanation_Summary() {
+	var p policy.Policy // of the zero Rules
+	fmt.Println(p.Explain(nil, policy.Newcomer{Platform: "ipad"}, time.Time{}).Summary())
+	// Output:
+	// refused: platform "ipad" is not known
+}
+
+func ExamplePolicy_MayReplace() {
+	p, err := policy.New(policy.PresetMinAge(24 * time.Hour))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	now := time.Unix(1_700_000_000, 0)
+	phone := policy.Login{ID: "phone", Device: "phone", Since: now} // registered this moment
+	fmt.Println(p.MayReplace(policy.Newcomer{Device: "stranger"}, phone, now))
+	fmt.Println(p.MayReplace(policy.Newcomer{Device: "tablet", Since: now.Add(-48 * time.Hour)}, phone, now))
+	// Output:
+	// {false min_age 0s}
+	// {true  0s}
 }

@@ -12,7 +12,7 @@ import (
 // Explanation is a [Decision] with the way to it.
 type Explanation struct {
 	Decision
-	// Newcomer is the one that was decided about.
+	// Newcomer is the one that was decided about. A refusal by [RuleUnknownPlatform] is about its Platform.
 	Newcomer Newcomer
 	// Steps are the rules that were asked, in order. A rule that refuses or asks is the last. There are none if the
 	// platform is unknown.
@@ -55,20 +55,41 @@ func (p *Policy) ExplainAnswer(logins []Login, in Newcomer, now time.Time, a Ans
 	return e
 }
 
-// String returns the explanation as text for people, a line for the verdict and one for each step. The wording is not
+// Summary returns the verdict as one line of text for people. A refusal names what it is about: the platform that is not
+// known or closed, or the rule with its limit, how many logins must end, and why it did not evict. The wording is not
 // stable.
-func (e Explanation) String() string {
-	var b strings.Builder
+func (e Explanation) Summary() string {
 	switch {
 	case e.Rule == RuleUnknownPlatform:
-		fmt.Fprintf(&b, "refused: platform %q is not known", string(e.Newcomer.Platform))
+		return fmt.Sprintf("refused: platform %s is not known", e.platform())
+	case e.Verdict == Refuse && e.Rule == RulePlatform && e.Limit == 0 && e.Platform == Other:
+		return fmt.Sprintf("refused: platform %s is not known, and unknown ones are closed", e.platform())
+	case e.Verdict == Refuse && e.Rule == RulePlatform && e.Limit == 0:
+		return fmt.Sprintf("refused: platform %s is closed", e.platform())
 	case e.Verdict == Refuse:
-		fmt.Fprintf(&b, "refused by %q, nobody ends", e.Rule)
+		return fmt.Sprintf("refused by %q (limit %d, count %d, %d would have to end)%s",
+			e.Rule, e.Limit, e.Count, e.Need, e.Cause.words(e.Wait))
 	case e.Verdict == Ask:
-		fmt.Fprintf(&b, "the host is asked by %q, at least %d of %d must end", e.Rule, e.Need, len(e.Victims))
+		return fmt.Sprintf("the host is asked by %q, at least %d of %d must end", e.Rule, e.Need, len(e.Victims))
+	}
+	return fmt.Sprintf("admitted on %s, %d end", e.Platform, len(e.Victims))
+}
+
+// platform returns the newcomer's platform in quotes. It is the client's word and may be anything.
+func (e Explanation) platform() string {
+	name := string(e.Newcomer.Platform)
+	if len(name) > maxInPath {
+		name = name[:maxInPath] + "..."
+	}
+	return fmt.Sprintf("%q", name)
+}
+
+// String returns the explanation as text for people, the summary and a line for each step. The wording is not stable.
+func (e Explanation) String() string {
+	var b strings.Builder
+	b.WriteString(e.Summary())
+	if e.Verdict == Ask {
 		writeVictims(&b, e.Victims)
-	default:
-		fmt.Fprintf(&b, "admitted on %s, %d end", e.Platform, len(e.Victims))
 	}
 	for _, s := range e.Steps {
 		fmt.Fprintf(&b, "\n%s: %s", s.Rule, s.Why)
@@ -108,7 +129,7 @@ func (e *Explanation) note(q *question, r *rule, before int, o outcome, victims 
 	if r.limit == NoLimit {
 		limit = "none"
 	}
-	s.Why = fmt.Sprintf("%d %s, %d with the newcomer, limit %s; %s", before, r.words, with, limit, s.outcome(q, r, o))
+	s.Why = fmt.Sprintf("%d %s, %d with the newcomer, limit %s; %s", before, r.words, with, limit, s.outcome(q, r, o, with-r.limit))
 	e.Steps = append(e.Steps, s)
 }
 
@@ -126,22 +147,34 @@ func (q *question) removable(r *rule) []event.LoginID {
 	return all
 }
 
-// outcome says what the rule did about the count.
-func (s *Step) outcome(q *question, r *rule, o outcome) string {
+// outcome says what the rule did about the excess.
+func (s *Step) outcome(q *question, r *rule, o outcome, excess int) string {
 	switch {
 	case s.Refused && s.Limit == 0:
 		return "closed, so the newcomer is refused"
+	case s.Refused && r.bound && o.cause == CauseRule:
+		return "the newcomer is refused, since " + s.idle(q, r)
 	case s.Refused:
 		return "the newcomer is refused" + o.cause.words(o.wait)
 	case s.Asked:
-		return fmt.Sprintf("the host says which %d", o.need)
+		return fmt.Sprintf("the host says which %d", excess)
 	case len(s.Victims) == 0:
 		return "nothing to do"
+	case r.bound:
+		return fmt.Sprintf("picks %d, the earliest without a slot", len(s.Victims))
 	case r.reason != event.EvictedQuota:
 		return fmt.Sprintf("picks %d, all of them", len(s.Victims))
 	}
-	action, _ := q.action(r)
+	action, _ := q.action(r, excess)
 	return fmt.Sprintf("picks %d, %s", len(s.Victims), action.words())
+}
+
+// idle says why the safety bound finds too few logins to end.
+func (s *Step) idle(q *question, r *rule) string {
+	if n := q.idle(r); n > 0 {
+		return fmt.Sprintf("only %d without a slot may make room", n)
+	}
+	return "every login holds a slot"
 }
 
 // words says whom the action picks.
@@ -165,10 +198,10 @@ func (c Cause) words(wait time.Duration) string {
 	case CauseReconnect:
 		return ", since a reconnect may not evict"
 	case CausePrimary:
-		return ", since only the primary device could make room"
+		return ", since the primary device's login may not end"
 	case CauseMinAge:
 		if wait == 0 {
-			return ", since its device is unknown and so may not end older logins"
+			return ", since its device is unknown, and so is newer than all others"
 		}
 		return fmt.Sprintf(", since its device may not end older logins for another %v", wait)
 	case CauseHost:

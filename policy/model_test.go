@@ -190,6 +190,9 @@ func checkVictim(t *testing.T, m model, l policy.Login, v policy.Victim) {
 		mine, _ := m.bucket(m.in.Platform)
 		its, ok := m.bucket(l.Platform)
 		require.True(t, ok && mine == its, "I19: evicted for another platform's login")
+	case policy.RuleAccount:
+		require.Equal(t, event.EvictedQuota, v.Reason)
+		require.False(t, l.Holds, "the safety bound ended a login that holds a slot")
 	default:
 		t.Fatalf("victim of rule %q", v.Rule)
 	}
@@ -209,8 +212,8 @@ func checkRefusal(t *testing.T, m model, d policy.Decision) {
 	}
 }
 
-// earliestOut returns who stays if all ends that device, single and platform end: found by leaving out one login after
-// the other, the earliest first, as long as one of these rules is broken and the login is one that it may end.
+// earliestOut returns the logins that stay if every rule ends what it may. It leaves out one login after the other, the
+// earliest first, as long as a rule is broken that may end it. The safety bound may end logins without a slot.
 func (m model) earliestOut() []policy.Login {
 	stay := m.others()
 	bucket, _ := m.bucket(m.in.Platform)
@@ -225,6 +228,8 @@ func (m model) earliestOut() []policy.Login {
 				return true
 			case policy.RulePlatform:
 				return l.Holds && ok && its == bucket
+			case policy.RuleAccount:
+				return !l.Holds
 			}
 			return false
 		})
@@ -290,11 +295,11 @@ func names(d policy.Decision) []string {
 	return s
 }
 
-// Among all sets of victims that bring the account within its rules, the policy's is the smallest, and of the smallest
-// ones the earliest. All sets are tried.
+// Among all sets of victims that bring the account within its rules, the policy's is the smallest; among those, it ends
+// the fewest logins that hold a slot; and among those, the earliest. All sets are tried.
 func TestI19_FewestAndEarliest(t *testing.T) {
 	rng := seeded(t)
-	admitted := 0
+	admitted, bounded := 0, 0
 	for range 1500 {
 		w := draw(rng.IntN, 7)
 		d := check(t, w)
@@ -306,30 +311,37 @@ func TestI19_FewestAndEarliest(t *testing.T) {
 		require.NoError(t, err)
 		m := model{rules: p.Rules(), world: w}
 		require.Equal(t, m.best(), admissions(w, d), "%+v", w)
+		bounded += len(filter(w.logins, func(l policy.Login) bool {
+			return slices.ContainsFunc(d.Victims, func(v policy.Victim) bool { return v.Login == l.ID && v.Rule == policy.RuleAccount })
+		}))
 	}
 	require.Greater(t, admitted, 300, "too few worlds admit to prove anything")
+	require.Positive(t, bounded, "the safety bound never ended a login")
 }
 
-// best tries all sets of the other logins: the fewest that do, then the earliest.
+// best tries all sets of the other logins: the fewest logins, then the fewest with a slot, then the earliest.
 func (m model) best() []uint64 {
 	others := m.others()
 	var best []uint64
-	found := false
+	slots, found := 0, false
 	for set := range 1 << len(others) {
 		var out []uint64
 		var stay []policy.Login
+		holders := 0
 		for i, l := range others {
-			if set&(1<<i) != 0 {
-				out = append(out, l.Admission)
-			} else {
+			if set&(1<<i) == 0 {
 				stay = append(stay, l)
+				continue
+			}
+			if out = append(out, l.Admission); l.Holds {
+				holders++
 			}
 		}
 		if rule := m.broken(stay); rule != "" {
 			continue
 		}
-		if !found || len(out) < len(best) || len(out) == len(best) && slices.Compare(out, best) < 0 {
-			best, found = out, true
+		if !found || cmp.Or(cmp.Compare(len(out), len(best)), cmp.Compare(holders, slots), slices.Compare(out, best)) < 0 {
+			best, slots, found = out, holders, true
 		}
 	}
 	return best

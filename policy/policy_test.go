@@ -231,6 +231,7 @@ var questions = []struct {
 	{"rules=6/evicting", sixRules(0), policy.Newcomer{Device: device(99), Platform: "ios"}},
 	{"rules=6/refused", sixRules(-8), policy.Newcomer{Device: device(99), Platform: "ios"}},
 	{"rules=6/asking", asking(sixRules(0)), policy.Newcomer{Device: device(99), Platform: "ios"}},
+	{"too new", policy.Rules{MinAge: time.Hour}, policy.Newcomer{Device: device(99), Platform: "ios", Since: time.UnixMilli(1)}},
 	{"comeback", policy.Rules{}, policy.Newcomer{Device: device(1), Platform: "ios", Login: "00000000000000000000000000000001"}},
 }
 

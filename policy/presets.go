@@ -35,8 +35,8 @@ func Presets() []Preset {
 func PresetSingle() Rules { return Rules{Single: true} }
 
 // PresetPerPlatform allows n logins on each platform; the earliest of the platform makes room. n is 1 or more, or
-// [NoLimit].
-func PresetPerPlatform(n int) Rules { return Rules{PerPlatform: n} }
+// [NoLimit]. [New] refuses the rules of any other number.
+func PresetPerPlatform(n int) Rules { return Rules{PerPlatform: given(n)} }
 
 // PresetDesktopMobile allows one login on the desktop systems and web together, and one on the mobile systems.
 func PresetDesktopMobile() Rules {
@@ -73,17 +73,18 @@ func PresetWebUnlimited() Rules {
 	}
 }
 
-// PresetTotal allows n logins over all platforms; the earliest makes room. n is 1 or more.
-func PresetTotal(n int) Rules { return Rules{PerPlatform: NoLimit, Total: n} }
+// PresetTotal allows n logins over all platforms; the earliest makes room. n is 1 or more, or [NoLimit]. [New] refuses the
+// rules of any other number.
+func PresetTotal(n int) Rules { return Rules{PerPlatform: NoLimit, Total: given(n)} }
 
 // PresetRefuse allows n devices over all platforms, which keep their place while they are offline. One more is refused
-// until somebody makes room, and the primary device is protected. n is 1 or more.
+// until a login ends, and the primary device is protected. n is as for [PresetTotal].
 func PresetRefuse(n int) Rules {
-	return Rules{PerPlatform: NoLimit, Total: n, AtTotal: RefuseNew, Slots: SlotEveryLogin}
+	return Rules{PerPlatform: NoLimit, Total: given(n), AtTotal: RefuseNew, Slots: SlotEveryLogin}
 }
 
 // PresetCompanions allows n devices beside the primary one, which keep their place while they are offline. One more is
-// refused until somebody makes room; the primary device is protected and does not count. n is 1 or more.
+// refused until a login ends; the primary device is protected and does not count. n is as for [PresetTotal].
 func PresetCompanions(n int) Rules {
 	r := PresetRefuse(n)
 	r.Primary = PrimaryFree
@@ -101,6 +102,14 @@ func PresetMatrix() Rules {
 		{Name: "android-ios", Members: []string{"android", "ios"}, Limit: 1},
 		{Name: "windows-macos", Members: []string{"windows", "macos"}, Limit: 1},
 	}}
+}
+
+// given returns n. Zero, which would mean a default or no limit at all, becomes a number that [New] refuses.
+func given(n int) int {
+	if n == 0 {
+		return NoLimit - 1
+	}
+	return n
 }
 
 // classes of the built-in platforms.

@@ -18,10 +18,8 @@ type question struct {
 	marks   []mark           // by login
 	have    [goneShift]int32 // by bit of the marks: logins that have it and are not gone
 
-	guarded bool          // some login may be protected: there is a primary device, or the newcomer's is too new
-	young   bool          // the newcomer's device is too new to end older logins
-	since   int64         // from when on the account knows that device, in Unix milliseconds
-	wait    time.Duration // until it may end them; 0: waiting does not help
+	guarded bool // some login may be protected: there is a primary device, or the newcomer's is too new
+	age     age  // of the newcomer's device
 }
 
 // outcome is what a rule says to an excess.
@@ -29,7 +27,6 @@ type outcome struct {
 	verdict Verdict
 	cause   Cause
 	wait    time.Duration
-	need    int // with Ask: how many must end
 }
 
 // markLogins notes for each login what it counts as. at is the newcomer's platform.
@@ -38,12 +35,14 @@ func (q *question) markLogins(at *entry) {
 	every, free := rules.Slots == SlotEveryLogin, rules.Primary == PrimaryFree
 	// Without groups, platforms matter only as far as they are the newcomer's, which comparing tells as well.
 	simple := at != &t.unknown && at.groups == 0
-	since, primary := q.in.Since, false
+	since, known, primary := q.in.Since, !q.in.Since.IsZero(), false
 	var device, platform, total, all int32 // counts of the high marks, in registers
 	for i := range q.logins {
 		l := &q.logins[i]
 		m := markAll
-		if (l.Holds || every) && !(free && l.Primary) {
+		if !(l.Holds || every) {
+			m |= markIdle
+		} else if !(free && l.Primary) {
 			m |= markTotal
 			if l.Platform == q.in.Platform {
 				m |= markPlatform | at.groups
@@ -58,8 +57,8 @@ func (q *question) markLogins(at *entry) {
 			m |= markDevice
 		}
 		if same(string(l.ID), string(q.in.Login)) {
-			if q.marks[i] = markGone; since.IsZero() {
-				since = l.Since
+			if q.marks[i] = markGone; !known {
+				since, known = l.Since, true
 			}
 			continue
 		}
@@ -74,22 +73,8 @@ func (q *question) markLogins(at *entry) {
 		primary = primary || l.Primary
 	}
 	copy(q.have[deviceShift:], []int32{device, platform, total, all})
-	q.age(since, since.IsZero() && q.in.Login == "")
-	q.guarded = primary || q.young
-}
-
-// age notes whether the newcomer's device is too new to end older logins: it is unknown, or known since a moment that is
-// too near. A [time.Time] is not kept: it holds a pointer, and with it the marks would go to the heap.
-func (q *question) age(since time.Time, unknown bool) {
-	least := q.policy.rules.MinAge
-	switch {
-	case least == 0:
-	case unknown:
-		q.young, q.since = true, q.now.UnixMilli()
-	default:
-		q.since, q.wait = since.UnixMilli(), max(0, least-q.now.Sub(since))
-		q.young = q.wait > 0
-	}
+	q.age = ageOf(since, known, q.now, rules.MinAge)
+	q.guarded = primary || q.age.young
 }
 
 // same reports whether two IDs are equal and not empty. It looks at the last byte first: many IDs begin alike.
@@ -135,19 +120,22 @@ func (q *question) newcomers(r *rule) int {
 // counts reports whether the rule counts the login.
 func (q *question) counts(r *rule, i int) bool { return q.marks[i]&(r.mark|markGone) == r.mark }
 
+// endable reports whether the rule counts the login and may end it, unless it is protected.
+func (q *question) endable(r *rule, i int) bool { return q.marks[i]&(r.ends|markGone) == r.ends }
+
 // meet makes a rule hold that would be exceeded: it appends victims, refuses, or asks, with candidates in place of
 // victims.
 func (q *question) meet(r *rule, excess int, victims []Victim) ([]Victim, outcome) {
 	if r.mark == markDevice { // a device may always replace its own logins
 		return q.evict(r, EvictEarliest, excess, victims, false), outcome{verdict: Admit}
 	}
-	action, cause := q.action(r)
+	action, cause := q.action(r, excess)
 	if action == RefuseNew {
 		return victims, outcome{verdict: Refuse, cause: cause}
 	}
 	if q.guarded {
-		if may, why := q.evictable(r); may < excess {
-			return victims, why
+		if cause := q.shielded(r, excess); cause != CauseRule {
+			return victims, outcome{verdict: Refuse, cause: cause, wait: q.age.waitFor(cause)}
 		}
 	}
 	if action == AskHost {
@@ -157,10 +145,10 @@ func (q *question) meet(r *rule, excess int, victims []Victim) ([]Victim, outcom
 }
 
 // action returns what the rule does to this newcomer and, if it refuses for the newcomer's sake, why.
-func (q *question) action(r *rule) (Action, Cause) {
+func (q *question) action(r *rule, excess int) (Action, Cause) {
 	rules := &q.policy.rules
 	switch {
-	case r.bound || r.limit == 0:
+	case r.limit == 0 || r.bound && q.idle(r) < excess:
 		return RefuseNew, CauseRule
 	case r.action == RefuseNew && !(q.in.Wish == ForceEvict && rules.AllowForce):
 		return RefuseNew, CauseRule
@@ -179,27 +167,45 @@ func (q *question) protected(l *Login) Cause {
 	if l.Primary && q.policy.rules.Primary != PrimaryOrdinary {
 		return CausePrimary
 	}
-	if q.young && l.Since.UnixMilli() < q.since {
+	if q.age.young && !q.age.before(l.Since, q.now) {
 		return CauseMinAge
 	}
 	return CauseRule
 }
 
-// evictable returns how many of the logins that the rule counts may end and, if not all may, why it refuses.
-func (q *question) evictable(r *rule) (int, outcome) {
-	n, why := 0, outcome{verdict: Refuse, cause: CausePrimary}
+// idle returns how many logins without a slot the rule may end, protected or not.
+func (q *question) idle(r *rule) int {
+	n := 0
 	for i := range q.logins {
-		if !q.counts(r, i) {
+		if q.endable(r, i) {
+			n++
+		}
+	}
+	return n
+}
+
+// shielded returns why protection leaves fewer logins for the rule to end than the excess; empty if it leaves enough. The
+// minimum age is the cause only if waiting for it would help.
+func (q *question) shielded(r *rule, excess int) Cause {
+	may, later := 0, 0
+	for i := range q.logins {
+		if !q.endable(r, i) {
 			continue
 		}
 		switch q.protected(&q.logins[i]) {
 		case CauseRule:
-			n++
+			may++
 		case CauseMinAge:
-			why.cause, why.wait = CauseMinAge, q.wait
+			later++
 		}
 	}
-	return n, why
+	switch {
+	case may >= excess:
+		return CauseRule
+	case may+later >= excess:
+		return CauseMinAge
+	}
+	return CausePrimary
 }
 
 // evict chooses n logins and takes them out of all counts.
@@ -212,13 +218,13 @@ func (q *question) evict(r *rule, order Action, n int, victims []Victim, protect
 	return victims
 }
 
-// choose appends n of the logins that the rule counts to the victims, in the order of the action; only those that are not
-// protected, if that matters. It sorts by insertion, which takes one pass if the logins are in that order, as they are
-// by admission in an account's record.
+// choose appends n of the logins that the rule may end to the victims, in the order of the action; only those that are
+// not protected, if that matters. It sorts by insertion, which takes one pass if the logins are in that order, as they
+// are by admission in an account's record.
 func (q *question) choose(r *rule, order Action, n int, victims []Victim, protect bool) []Victim {
 	first := len(victims)
 	for i := range q.logins {
-		if !q.counts(r, i) {
+		if !q.endable(r, i) {
 			continue
 		}
 		l, last := &q.logins[i], len(victims)-1

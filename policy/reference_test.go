@@ -32,8 +32,11 @@ type oracleRule struct {
 	in     func(l policy.Login) bool
 }
 
+// slot reports whether the login holds a slot, whether or not that counts at limits.
+func (o *oracle) slot(l policy.Login) bool { return l.Holds || o.rules.Slots == policy.SlotEveryLogin }
+
 func (o *oracle) holds(l policy.Login) bool {
-	return (l.Holds || o.rules.Slots == policy.SlotEveryLogin) && !(l.Primary && o.rules.Primary == policy.PrimaryFree)
+	return o.slot(l) && !(l.Primary && o.rules.Primary == policy.PrimaryFree)
 }
 
 // inGroup reports whether the platform is a member.
@@ -70,7 +73,7 @@ func (o *oracle) list() []oracleRule {
 	if o.rules.Total > 0 {
 		rules = append(rules, oracleRule{policy.RuleTotal, o.rules.Total, o.rules.AtTotal, event.EvictedQuota, true, o.holds})
 	}
-	return append(rules, oracleRule{policy.RuleAccount, o.rules.MaxLogins, policy.RefuseNew, "", false, func(policy.Login) bool { return true }})
+	return append(rules, oracleRule{policy.RuleAccount, o.rules.MaxLogins, policy.EvictEarliest, event.EvictedQuota, false, func(policy.Login) bool { return true }})
 }
 
 // excess is how many too many the rule counts if the newcomer is in.
@@ -97,18 +100,65 @@ func filter(logins []policy.Login, keep func(policy.Login) bool) []policy.Login 
 
 // order sorts logins as the action ends them.
 func order(logins []policy.Login, a policy.Action) []policy.Login {
-	rank := func(l policy.Login) int64 {
+	rank := func(l policy.Login) (activity time.Time, online int) {
 		switch {
 		case a == policy.EvictLeastActive:
-			return l.LastActive.UnixNano()
+			return l.LastActive, 0
 		case a == policy.EvictOfflineFirst && l.Online:
-			return 1
+			return time.Time{}, 1
 		}
-		return 0
+		return time.Time{}, 0
 	}
 	return slices.SortedFunc(slices.Values(logins), func(x, y policy.Login) int {
-		return cmp.Or(cmp.Compare(rank(x), rank(y)), cmp.Compare(x.Admission, y.Admission))
+		xActivity, xOnline := rank(x)
+		yActivity, yOnline := rank(y)
+		return cmp.Or(xActivity.Compare(yActivity), cmp.Compare(xOnline, yOnline), cmp.Compare(x.Admission, y.Admission))
 	})
+}
+
+// acquaintance is what the account knows of the age of a device.
+type acquaintance struct {
+	ever  bool      // it was always there
+	since time.Time // else from when on; zero: the account does not know it, or the time is yet to come and says nothing
+}
+
+func (o *oracle) acquaintance(since time.Time, ever bool) acquaintance {
+	switch {
+	case since.IsZero():
+		return acquaintance{ever: ever}
+	case since.After(o.now):
+		return acquaintance{}
+	}
+	return acquaintance{since: since.Truncate(time.Millisecond)}
+}
+
+// newcomer returns the acquaintance with the newcomer's device: what is said of it, or what its login says.
+func (o *oracle) newcomer() acquaintance {
+	if o.in.Since.IsZero() && o.in.Login != "" {
+		for _, l := range o.logins {
+			if l.ID == o.in.Login {
+				return o.acquaintance(l.Since, true)
+			}
+		}
+	}
+	return o.acquaintance(o.in.Since, false)
+}
+
+// wait returns how long until the newcomer's device may end older logins, and whether it may now.
+func (o *oracle) wait() (time.Duration, bool) {
+	me := o.newcomer()
+	switch {
+	case o.rules.MinAge == 0 || me.ever:
+		return 0, true
+	case !me.since.IsZero():
+		age := o.now.Sub(me.since)
+		return max(o.rules.MinAge-age, 0), age >= o.rules.MinAge
+	case o.in.Since.IsZero() && !slices.ContainsFunc(o.logins, func(l policy.Login) bool {
+		return o.in.Login != "" && l.ID == o.in.Login
+	}):
+		return 0, false
+	}
+	return o.rules.MinAge, false
 }
 
 // mayEnd reports whether primary device and minimum age allow that the newcomer ends the login.
@@ -116,25 +166,22 @@ func (o *oracle) mayEnd(l policy.Login) policy.Cause {
 	if l.Primary && o.rules.Primary != policy.PrimaryOrdinary {
 		return policy.CausePrimary
 	}
-	since := o.in.Since
-	for _, self := range o.logins {
-		if since.IsZero() && o.in.Login != "" && self.ID == o.in.Login {
-			since = self.Since
-		}
+	if _, ok := o.wait(); ok {
+		return ""
 	}
-	if since.IsZero() {
-		since = o.now
-	}
-	if o.now.Sub(since) < o.rules.MinAge && l.Since.Before(since) {
+	// Too new: it ends what came after it for certain, and nothing else.
+	me, its := o.newcomer(), o.acquaintance(l.Since, true)
+	if me.since.IsZero() || its.since.IsZero() || !me.since.Before(its.since) {
 		return policy.CauseMinAge
 	}
 	return ""
 }
 
-// decide returns the verdict as text: what it is, by which rule, why, and who ends for which rule.
+// decide returns the verdict as text: what it is, by which rule, why, how many must end, how long to wait, and who ends
+// for which rule.
 func (o *oracle) decide() []string {
 	if _, ok := o.bucket(o.in.Platform); !ok {
-		return []string{"refuse", policy.RuleUnknownPlatform, ""}
+		return verdictOf("refuse", policy.RuleUnknownPlatform, "", 0, 0)
 	}
 	var victims []policy.Victim
 	o.stay = o.others()
@@ -143,9 +190,16 @@ func (o *oracle) decide() []string {
 		if excess == 0 {
 			continue
 		}
-		chosen, verdict, cause := o.choose(r, excess)
-		if verdict != "admit" {
-			return append([]string{verdict, r.name, string(cause)}, texts(r, chosen)...)
+		chosen, said, cause := o.choose(r, excess)
+		if said != "admit" {
+			need, wait := excess, time.Duration(0)
+			if r.limit == 0 {
+				need = 0 // nobody can make room on a closed platform
+			}
+			if cause == policy.CauseMinAge {
+				wait, _ = o.wait()
+			}
+			return append(verdictOf(said, r.name, cause, need, wait), texts(r, chosen)...)
 		}
 		for _, l := range chosen {
 			victims = append(victims, policy.Victim{Login: l.ID, Reason: r.reason, Rule: r.name})
@@ -159,11 +213,15 @@ func (o *oracle) decide() []string {
 			victims = fewer
 		}
 	}
-	out := []string{"admit", policy.RulePlatform, ""}
+	out := verdictOf("admit", policy.RulePlatform, "", 0, 0)
 	for _, v := range victims {
 		out = append(out, fmt.Sprintf("%s %s %s", v.Login, v.Reason, v.Rule))
 	}
 	return out
+}
+
+func verdictOf(verdict, rule string, cause policy.Cause, need int, wait time.Duration) []string {
+	return []string{verdict, rule, string(cause), fmt.Sprint(need), wait.String()}
 }
 
 func texts(r oracleRule, logins []policy.Login) []string {
@@ -180,9 +238,12 @@ func (o *oracle) choose(r oracleRule, excess int) ([]policy.Login, string, polic
 	if r.name == policy.RuleDevice {
 		return counted, "admit", ""
 	}
+	if r.name == policy.RuleAccount { // those without a slot make room, and nobody else
+		counted = filter(counted, func(l policy.Login) bool { return !o.slot(l) })
+	}
 	action := r.action
 	switch {
-	case r.name == policy.RuleAccount, r.limit == 0:
+	case r.limit == 0, len(counted) < excess:
 		return nil, "refuse", ""
 	case action == policy.RefuseNew && (!o.rules.AllowForce || o.in.Wish != policy.ForceEvict):
 		return nil, "refuse", ""
@@ -195,7 +256,8 @@ func (o *oracle) choose(r oracleRule, excess int) ([]policy.Login, string, polic
 	}
 	may := filter(counted, func(l policy.Login) bool { return o.mayEnd(l) == "" })
 	if len(may) < excess {
-		if slices.ContainsFunc(counted, func(l policy.Login) bool { return o.mayEnd(l) == policy.CauseMinAge }) {
+		later := filter(counted, func(l policy.Login) bool { return o.mayEnd(l) != policy.CausePrimary })
+		if len(later) >= excess { // age would help
 			return nil, "refuse", policy.CauseMinAge
 		}
 		return nil, "refuse", policy.CausePrimary
@@ -231,7 +293,7 @@ func (o *oracle) answered(may []policy.Login, excess int) ([]policy.Login, strin
 }
 
 func told(d policy.Decision) []string {
-	out := []string{d.Verdict.String(), d.Rule, string(d.Cause)}
+	out := verdictOf(d.Verdict.String(), d.Rule, d.Cause, d.Need, d.Wait)
 	for _, v := range d.Victims {
 		out = append(out, fmt.Sprintf("%s %s %s", v.Login, v.Reason, v.Rule))
 	}
@@ -250,7 +312,6 @@ func checkQuestion(t *testing.T, q question) []policy.Decision {
 	require.Equal(t, (&oracle{model: m, now: q.now}).decide(), told(first), "%+v", q)
 	e := p.Explain(q.logins, q.in, q.now)
 	require.Equal(t, first, e.Decision)
-	require.Equal(t, first.Verdict == policy.Ask, first.Need > 0)
 	require.NotEmpty(t, e.String())
 
 	last := p.Resolve(q.logins, q.in, q.now, q.answer, nil)
@@ -265,11 +326,36 @@ func checkQuestion(t *testing.T, q question) []policy.Decision {
 		for _, v := range d.Victims {
 			require.Equal(t, v.Login, q.logins[v.Index].ID)
 		}
-		if d.Wait != 0 {
-			require.Equal(t, policy.CauseMinAge, d.Cause)
+		require.True(t, d.Wait >= 0 && d.Wait <= q.rules.MinAge, "wait %v", d.Wait)
+	}
+	checkPermits(t, p, q, e, last)
+	return []policy.Decision{first, last}
+}
+
+// checkPermits checks that an admission ends no login that its device may not kick or replace, and that a refusal names
+// exactly those that it may.
+func checkPermits(t *testing.T, p *policy.Policy, q question, e policy.Explanation, last policy.Decision) {
+	t.Helper()
+	may := func(victim policy.Login) bool {
+		for _, l := range q.logins {
+			if q.in.Login != "" && l.ID == q.in.Login && q.in.Since.IsZero() {
+				l.Device = q.in.Device
+				return p.MayEnd(l, victim, q.now).OK
+			}
+		}
+		return p.MayReplace(q.in, victim, q.now).OK
+	}
+	for _, v := range last.Victims {
+		require.True(t, may(q.logins[v.Index]), "%s ends: %+v", v.Login, q)
+		require.False(t, v.Rule == policy.RuleAccount && q.logins[v.Index].Holds, "the safety bound ended a login with a slot")
+	}
+	if n := len(e.Steps); n > 0 && e.Steps[n-1].Refused {
+		for _, l := range q.logins {
+			if slices.Contains(e.Steps[n-1].Removable, l.ID) {
+				require.True(t, may(l), "%s could make room: %+v", l.ID, q)
+			}
 		}
 	}
-	return []policy.Decision{first, last}
 }
 
 // I19: with groups that overlap, totals and every action, wish and protection, victims are exactly those of a slow

@@ -14,10 +14,10 @@ const (
 	RuleUnknownPlatform = "unknown_platform" // the platform is not known, and unknown ones are refused
 	RuleDevice          = "device"           // one login for each device
 	RuleSingle          = "single"           // one login in all
-	RulePlatform        = "platform"         // so many logins at once on a platform
-	RuleGroup           = "group:"           // so many logins at once in a group; its name follows: "group:mobile"
-	RuleTotal           = "total"            // so many logins at once over all platforms
-	RuleAccount         = "account"          // safety bound of the account
+	RulePlatform        = "platform"         // limit of logins with a slot on a platform
+	RuleGroup           = "group:"           // the same in a group, whose name follows: "group:mobile"
+	RuleTotal           = "total"            // the same over all platforms
+	RuleAccount         = "account"          // safety bound: limit of all logins of the account
 )
 
 const (
@@ -65,8 +65,9 @@ type Rules struct {
 	// Single allows one login in all: a new one ends every other. The limits of platforms stay in force, so a platform
 	// that is closed stays closed.
 	Single bool
-	// MaxLogins is how many logins the account may have, whether or not they hold a slot. At the bound, a login that
-	// ends no other is refused. Zero means [MaxLogins], which is also the most.
+	// MaxLogins is the safety bound: how many logins the account may have, whether or not they hold a slot. At the bound,
+	// logins without a slot end first, whatever their platform, the earliest admission first. If too few are without one,
+	// the newcomer is refused. Zero means [MaxLogins], which is also the most.
 	MaxLogins int
 
 	// Unanswered is what happens at a limit with [AskHost] if the host does not answer, or ends fewer than it takes. It
@@ -86,8 +87,9 @@ type Rules struct {
 	// data for whoever holds the connections; no decision depends on it. From 1 to [MaxTabs], for known platforms, and
 	// [Other] with CountAsOther.
 	Tabs map[event.Platform]int
-	// MinAge is how long the account must have known a device before it may end logins that are older than that. It
-	// holds for evictions and for [Policy.MayEnd]; see the package comment. Zero turns it off.
+	// MinAge is how long the account must have known a device before that device may end logins of devices that are older
+	// than itself. It holds for evictions, [Policy.MayEnd] and [Policy.MayReplace]; see the package comment. Zero turns it
+	// off; negative is invalid.
 	MinAge time.Duration
 }
 

@@ -1,10 +1,10 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
@@ -19,6 +19,10 @@ type AttachRequest struct {
 	// Tab names the browser tab, window or process that the connection belongs to, where several share the login. A
 	// connection of the same tab is replaced, since it must be an older one. At most 128 bytes; empty: not named.
 	Tab string
+	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
+	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails, the
+	// connection is unbound as if it had never been there, and Attach returns the error.
+	Begin func(ctx context.Context, c *Connection) error
 }
 
 func (q *AttachRequest) validate() error {
@@ -47,9 +51,11 @@ func (q *AttachRequest) validate() error {
 // login has ended, the holder of its token gets an [*EndedError]; everybody else [ErrUnknownLogin].
 //
 // ended is called once, when the connection has ended for any reason, before conn.Close, which waits for it as long as
-// Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds. If it fails, the
-// connection stays the caller's to close, unless ended was called: the registry was closed or drained meanwhile, or has
-// lost its lease.
+// Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds.
+//
+// On any error the connection is the caller's: it is not closed, nothing is sent on it any more, and ended is not called.
+// That goes also for a connection that ends while Attach runs: if its login is ended, Attach returns an [*EndedError], if
+// a newer connection takes its place, a [*FencedError].
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (*Connection, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -57,6 +63,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if conn == nil {
 		return nil, &event.InvalidError{Field: "conn", Reason: "nil"}
 	}
+	if !r.owned.Enter() {
+		return nil, ErrClosed
+	}
+	defer r.owned.Leave()
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
@@ -75,9 +85,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if n, ok := conn.(transport.NonBlocker); ok {
 		in.instant = n.NonBlocking()
 	}
+	in.arrival.Store(&r.arriving)
 	in.Touch()
 	var refusal error
-	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
+	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		in.token, refusal = "", nil
 		l := s.rec.login(q.Login)
 		if l == nil {
@@ -90,25 +101,56 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	}, func(s *step) {
 		if refusal == nil {
 			s.bind(&in, q.Tab)
+			s.then = func() { refusal = r.serve(ctx, &in, q.Begin) }
 		}
 	})
-	if err == nil {
-		err = refusal
-	}
-	if err != nil {
-		return nil, err
-	}
-	var older []func()
-	for _, o := range s.displaced {
-		older = append(older, func() { o.conn.shut(o.reason.Closed(0)) })
-	}
-	together(older)
-	// What closes all connections may have looked for them before this one was there. If it was found, it has ended like
-	// any other one.
-	if why, err := r.unserved(in.lease); err != nil && in.end(why) {
+	if err = cmp.Or(err, refusal); err != nil {
 		return nil, err
 	}
 	return in.Connection, nil
+}
+
+// serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
+func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Context, *Connection) error) (err error) {
+	if begin != nil {
+		err = begin(ctx, in.Connection)
+	}
+	// What closes all connections may have looked for them before this one was there.
+	if err == nil {
+		err = r.unserved(in.lease)
+	}
+	if err != nil {
+		in.detach(event.Lost.Closed(0))
+	}
+	over := r.announce(in)
+	switch {
+	case over == nil:
+		return nil
+	case ends(over.Reason):
+		return &EndedError{Why: *over}
+	}
+	if gone := r.unserved(in.lease); gone != nil { // which is why it has ended
+		return gone
+	}
+	return cmp.Or(err, error(&FencedError{Why: *over}))
+}
+
+// announce makes the arrival known, unless it has ended. Then it returns with what.
+func (r *Registry) announce(in *arrival) *event.Closed {
+	k, a := in.k, in.k.a
+	a.mu.Lock()
+	over := in.arrive()
+	if over == nil && slices.Contains(a.links, k) {
+		if !k.announced {
+			k.announced = true
+			v := in.view
+			v.State, v.Node = Online, r.cfg.Node
+			r.noteLocked([]Change{{Kind: ChangeOnline, Session: v}})
+		}
+		r.noteLocked(r.turnedLocked(k))
+	}
+	a.mu.Unlock()
+	return over
 }
 
 // arrival is a connection on its way in.
@@ -122,16 +164,16 @@ type arrival struct {
 }
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
-func (r *Registry) unserved(lease uint64) (event.Closed, error) {
+func (r *Registry) unserved(lease uint64) error {
 	switch {
 	case r.ctx.Err() != nil: // which gives the lease back
-		return event.Shutdown.Closed(time.Second), ErrClosed
+		return ErrClosed
 	case r.nodes.standing(lease) == leaseOver:
-		return event.LeaseLost.Closed(0), ErrNoLease
+		return ErrNoLease
 	case r.draining.Load():
-		return event.Shutdown.Closed(time.Second), ErrDraining
+		return ErrDraining
 	}
-	return event.Closed{}, nil
+	return nil
 }
 
 // onlyIfUnchanged returns the refusal as the step's failure, unless the step has to be committed all the same, because
@@ -149,7 +191,7 @@ func (s *step) refuseUnknown(q AttachRequest) error {
 	if t == nil || !t.matches(digestOf(q.Token)) {
 		return ErrUnknownLogin
 	}
-	return &EndedError{Closed: t.Closed.closed()}
+	return &EndedError{Why: t.Closed.closed()}
 }
 
 // authenticate compares the token's digest with those of the login. The first use of an issued token confirms it. The
@@ -166,7 +208,7 @@ func (s *step) authenticate(l *login, d digest) error {
 	case replaced:
 		why := event.TokenReuse.Closed(0)
 		s.end(l.ID, why, "")
-		return &EndedError{Closed: why}
+		return &EndedError{Why: why}
 	}
 	return ErrUnknownLogin
 }
@@ -274,18 +316,11 @@ func (s *step) bind(in *arrival, tab string) {
 		k.unsure.Store(true)
 	}
 	c.generation = s.r.generation.Add(1) // here, where attaches of one login come one after another
-	if !k.announced {
-		k.announced = true
-		v := in.view
-		v.State, v.Node = Online, s.r.cfg.Node
-		s.changes = append(s.changes, Change{Kind: ChangeOnline, Session: v})
-	}
-	s.changes = append(s.changes, s.r.turnedLocked(k)...)
-	s.noteLocked() // from here on the connection may say things of its own
 }
 
 // ConfirmToken says that the device has stored the token of [Connection.Token]. The one before is void from now on.
-// Without a new token it does nothing. If the login has ended it returns [ErrNotFound].
+// Without a new token it does nothing. If the login has ended it returns an [*EndedError], or [ErrNotFound] if it is not
+// known any more why.
 func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 	token := c.Token()
 	if token == "" {
@@ -294,6 +329,9 @@ func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
 	_, err := r.run(ctx, c.Account(), func(s *step) error {
 		l := s.rec.login(c.Login())
 		if l == nil {
+			if t := s.rec.tombstone(c.Login()); t != nil {
+				return &EndedError{Why: t.Closed.closed()}
+			}
 			return fmt.Errorf("confirm token: %w", ErrNotFound)
 		}
 		if l.Issued.equal(digestOf(token)) {

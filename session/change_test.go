@@ -12,6 +12,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/store"
 )
 
 func mustPolicy(t *testing.T, r policy.Rules) *policy.Policy {
@@ -49,12 +50,16 @@ func TestA17_Enforce(t *testing.T) {
 		require.True(w.t, all[0].live(), "a preview ends nobody")
 
 		ctx, cancel := context.WithCancel(w.t.Context())
-		w.reg.Watch(func(c session.Change) {
-			if c.Kind == session.ChangeEnded && c.Session.Account == "user2" {
-				cancel()
+		w.st.set(func(f *faults) {
+			f.after = func(b store.Batch, err error) error {
+				if b.Account == "user2" {
+					cancel()
+				}
+				return err
 			}
 		})
 		report, err = w.reg.Enforce(ctx, session.EnforceRequest{PerSecond: 100_000})
+		w.st.heal()
 		require.ErrorIs(w.t, err, context.Canceled)
 		require.Equal(w.t, event.Account("user2"), report.Next)
 		report, err = w.reg.Enforce(w.t.Context(), session.EnforceRequest{After: report.Next})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,19 +34,14 @@ func withWall(s setup) (setup, *wallClock) {
 	return s, wall
 }
 
-// clocks returns what was told of the clock and of the server's absence.
+// clocks returns what was told of the clock and of the server's absence since the last call.
 func (w *world) clocks() []session.Change {
-	var all []session.Change
-	for {
-		select {
-		case c := <-w.sub.Changes():
-			if c.Kind == session.ChangeClockStepped || c.Kind == session.ChangeServerAway {
-				all = append(all, c)
-			}
-		default:
-			return all
-		}
-	}
+	all := slices.DeleteFunc(w.history(), func(c session.Change) bool {
+		return c.Kind != session.ChangeClockStepped && c.Kind != session.ChangeServerAway
+	})
+	before := w.noted
+	w.noted = len(all)
+	return all[before:]
 }
 
 // TestK1_1_LivelyConnectionsOutliveASetClock (I30): devices that ping every 25 s stay, however the wall clock is set, and it is told.

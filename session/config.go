@@ -24,7 +24,6 @@ const (
 	fenceWait          = time.Second
 	maxConflicts       = 16 // tries of a step that others get in the way of
 	janitorPage        = 256
-	hookQueue          = 1_024 // changes that wait for Config.OnChange
 	maxLoginsPerMinute = 60_000
 	refreshSeenPerIdle = 10 // how often the time of last contact is written within the idle bound
 )
@@ -68,8 +67,8 @@ type Config struct {
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
 	// negative means never.
 	JanitorInterval time.Duration
-	// HookTimeout bounds each call of the functions below but OnChange, of those that Attach and Watch are given, and of
-	// Leases. One that takes longer is left to itself; 8 calls of one function that hang for one account are the most, see
+	// HookTimeout bounds each call of the functions below, of those that Attach is given, and of Leases. One that takes
+	// longer is left to itself. While 8 calls of one function hang for one account, it is not called for that account, see
 	// [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration
 	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
@@ -91,10 +90,6 @@ type Config struct {
 	// that the host can make its credential void. An error or a time-out is logged and does not stop the end. Among several
 	// nodes it is called where the end was asked for, and the node that has the connection waits for it.
 	Revoke func(ctx context.Context, ended Ended) error
-	// OnChange, if set, is called for every change after it was committed, by one goroutine, in the order in which they
-	// became known. It may take its time and call the registry: changes wait in a queue of 1,024. What finds it full is
-	// left out and counted, see [Registry.HookDrops]. A panic is logged.
-	OnChange func(Change)
 	// DecideLogin, if set, says whether a login may go on to the rules; if not, it fails with a [*RefusedError] of rule
 	// [RuleHost]. It is called once at most for each Login and LoginReplacing, after bans and LoginsPerMinute, outside the
 	// account's turn. A login that comes back is not asked about again. After an error or a time-out it may.

@@ -31,6 +31,9 @@ type Connection struct {
 	restored   bool
 	instant    bool // conn says that its Send never waits
 
+	// arrival is Registry.arriving until Attach has succeeded, then nil; or with what the connection has ended before.
+	arrival atomic.Pointer[event.Closed]
+
 	state atomic.Uint32 // connSending, connFenced
 	mu    sync.Mutex    // held by who fences and who looks at idle
 	idle  chan struct{} // closed when the running Send returns; only there while somebody waits for it
@@ -106,10 +109,9 @@ func (c *Connection) SetBackground(on bool) {
 	a.mu.Lock()
 	c.background.Store(on)
 	if slices.Contains(a.links, c.k) {
-		c.r.noteLocked(a, c.r.turnedLocked(c.k))
+		c.r.noteLocked(c.r.turnedLocked(c.k))
 	}
 	a.mu.Unlock()
-	c.r.tell(a)
 }
 
 // Background reports what SetBackground said last.
@@ -120,6 +122,9 @@ func (c *Connection) Background() bool { return c.background.Load() }
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
 	if err := c.r.nodes.await(ctx, c.lease); err != nil {
 		return err
+	}
+	if !c.arrived() {
+		return ErrFenced
 	}
 	if c.state.Or(connSending)&connFenced != 0 { // whoever fenced it has looked before
 		return ErrFenced
@@ -162,6 +167,29 @@ func (c *Connection) fence() bool {
 	return true
 }
 
+// stop fences the connection. first reports whether this call did it, and owes whether the caller has to shut the
+// connection for that: one that is still arriving is left to its Attach, which hands it back to the host and says why.
+//
+// Either stop or arrive is first, whichever way they overlap: if arrive is, Attach succeeds, and the connection is shut as
+// any other one.
+func (c *Connection) stop(why event.Closed) (first, owes bool) {
+	if !c.fence() {
+		return false, false
+	}
+	return true, !c.arrival.CompareAndSwap(&c.r.arriving, &why)
+}
+
+// arrive ends the arrival. It returns nil, or with what the connection has ended before; from then on it is the host's.
+func (c *Connection) arrive() *event.Closed {
+	if c.arrival.CompareAndSwap(&c.r.arriving, nil) {
+		return nil
+	}
+	return c.arrival.Load()
+}
+
+// arrived reports whether Attach has succeeded.
+func (c *Connection) arrived() bool { return c.arrival.Load() == nil }
+
 // settled waits for a Send that was running at the fence, a second at most.
 func (c *Connection) settled() {
 	c.mu.Lock()
@@ -181,7 +209,7 @@ func (c *Connection) settled() {
 // Close ends the connection for the given reason; the login lives on and has a resume window. It does not wait. It has no
 // effect on a connection that has ended already.
 func (c *Connection) Close(why event.Closed) {
-	if c.detach(why.Reason) {
+	if c.detach(why) {
 		c.r.owned.Do(func() { c.shut(why) })
 	}
 }
@@ -192,26 +220,27 @@ func (c *Connection) Detach() { c.Close(event.Lost.Closed(0)) }
 
 // end is Close that waits. It reports whether this call ended the connection.
 func (c *Connection) end(why event.Closed) bool {
-	if !c.detach(why.Reason) {
+	if !c.detach(why) {
 		return false
 	}
 	c.shut(why)
 	return true
 }
 
-// detach fences the connection and, if it is still its login's current one, begins the resume window.
-func (c *Connection) detach(reason event.Reason) bool {
-	if !c.fence() {
+// detach fences the connection and, if it is still its login's current one, begins the resume window. It reports whether
+// the caller has to shut it.
+func (c *Connection) detach(why event.Closed) bool {
+	first, owes := c.stop(why)
+	if !first {
 		return false
 	}
 	a := c.k.a
 	a.mu.Lock()
-	if slices.Contains(a.links, c.k) && c.k.remove(c, reason, c.r.clock.Elapsed()) {
-		c.r.noteLocked(a, c.r.turnedLocked(c.k)) // the other tabs may all be in background
+	if slices.Contains(a.links, c.k) && c.k.remove(c, why.Reason, c.r.clock.Elapsed()) {
+		c.r.noteLocked(c.r.turnedLocked(c.k)) // the other tabs may all be in background
 	}
 	a.mu.Unlock()
-	c.r.tell(a)
-	return true
+	return owes
 }
 
 // shut finishes a fenced connection: its owner is told, a running Send is waited for, Conn.Close is called.

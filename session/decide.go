@@ -204,14 +204,11 @@ func (s *step) policyLogin(l *login) policy.Login {
 
 // refused says who could make room: of those that the rule counts, whom LoginReplacing may end for this device.
 func (s *step) refused(d policy.Explanation) error {
-	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Cause: d.Cause, RetryAfter: d.Wait}
+	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Need: d.Need, Cause: d.Cause, RetryAfter: d.Wait}
 	if n := len(d.Steps); n > 0 {
 		for _, id := range d.Steps[n-1].Removable {
 			e.Logins = append(e.Logins, s.r.view(s.a, s.rec.login(id), s.at, ""))
 		}
-	}
-	if d.Limit > 0 {
-		e.Need = d.Count + 1 - d.Limit
 	}
 	sortSessions(e.Logins)
 	return e

@@ -16,7 +16,7 @@
 //	List, Get, Peers, Presence, Devices, Recent   what there is, and what was
 //	Kick, Logout, RemoveDevice, Ban, DeleteAccount   what ends it
 //	DryRun, SetPolicy, Enforce   what rules would do, and new ones, for the next login or for all at once
-//	Subscribe, Config.OnChange   what happens, as it happens
+//	Subscribe        what happens, as it happens
 //	Config.DecideLogin, DecidePolicy, DecideVictims, Revoke   where the host has a say
 //	Inspect          all that is known of an account's logins and devices, as JSON
 //	Drain, Close     before a deploy, and the end
@@ -64,10 +64,12 @@
 //
 // # Watching
 //
-// [Registry.Subscribe] is a bounded stream of changes; a watcher that falls behind is told so. Config.OnChange is the same
-// as a function, called by one goroutine from a bounded queue. Changes of one account come in the order of its steps, each
-// before the connections that it closes are waited for. The account's own devices learn of each other's logins and ends by
-// entries in their inbox, which are part of the step.
+// [Registry.Subscribe] is the one way to watch: a bounded stream of changes, read by a goroutine of the host's. The engine
+// never blocks on a slow subscriber, and a subscriber that falls behind is told how many changes it has lost. Changes of one
+// account come in the order of its steps, each before the connections that it closes are waited for. Presence has room of its
+// own, so that it never takes the place of an end, and of a client that goes to background and back all the time only a few
+// changes are told. The account's own devices learn of each other's logins and ends by entries in their inbox, which are part
+// of the step.
 //
 // # Hooks
 //
@@ -85,10 +87,10 @@
 //
 // # Concurrency and errors
 //
-// A [Registry] and its [Connection]s are safe for concurrent use. No host code (hooks, watchers, Send, Close) is called
+// A [Registry] and its [Connection]s are safe for concurrent use. No host code (hooks, Send, Close) is called
 // with a lock held or inside a step, so it may call back. Input is checked first; a bad field is an
 // [*event.InvalidError] and nothing is written. A login that policy turns down is a [*RefusedError], one of a banned
 // account a [*BannedError], one that comes too fast a [*LimitedError], and a resume of an ended login an [*EndedError].
-// Closed of each is what to tell the client. A resume with a wrong token or ID is [ErrUnknownLogin], whatever it is that
-// is wrong.
+// A resume with a wrong token or ID is [ErrUnknownLogin], whatever it is that is wrong. [event.ClosedOf] says of each error
+// what to tell the client.
 package session

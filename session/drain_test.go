@@ -53,37 +53,3 @@ func TestD9_Drain(t *testing.T) {
 		require.ErrorIs(w.t, w.reg.Drain(ctx, time.Hour), context.Canceled)
 	})
 }
-
-// TestB14_Subscribe: changes as a stream with a bounded buffer; who does not read loses some, and knows it.
-func TestB14_Subscribe(t *testing.T) {
-	inBubble(t, setup{}, func(w *world) {
-		_, err := w.reg.Subscribe(0)
-		require.Error(w.t, err)
-		s, err := w.reg.Subscribe(16)
-		require.NoError(w.t, err)
-		slow, err := w.reg.Subscribe(2)
-		require.NoError(w.t, err)
-		g := w.join("ann", "a1", "ios")
-		g.conn.Detach()
-		w.pass(3 * time.Minute)
-		w.kick("ann", g.id)
-		var kinds []session.ChangeKind
-		for range 4 {
-			kinds = append(kinds, (<-s.Changes()).Kind)
-		}
-		require.Equal(w.t, []session.ChangeKind{
-			session.ChangeLogin, session.ChangeOnline, session.ChangeOffline, session.ChangeEnded,
-		}, kinds)
-		require.Zero(w.t, s.Dropped())
-		require.EqualValues(w.t, 2, slow.Dropped())
-		slow.Close()
-		slow.Close()
-		<-slow.Changes()
-		<-slow.Changes()
-		_, open := <-slow.Changes()
-		require.False(w.t, open)
-		w.shut(w.reg)
-		_, open = <-s.Changes()
-		require.False(w.t, open, "the registry's end is the stream's")
-	})
-}

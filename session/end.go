@@ -40,6 +40,25 @@ type KickResult struct {
 	Ended bool
 	// Denied says why the login that asked may not end it. Empty, and not ended: the account has no such login.
 	Denied policy.Cause
+	// RetryAfter is, with [policy.CauseMinAge], when the login that asked is old enough to end this one.
+	RetryAfter time.Duration
+}
+
+// denied returns a [*ProtectedError] if all logins that were there are protected from the one that asked.
+func denied(results []KickResult) error {
+	var e *ProtectedError
+	for _, k := range results {
+		switch {
+		case k.Ended:
+			return nil
+		case k.Denied != "" && e == nil:
+			e = &ProtectedError{Cause: k.Denied, RetryAfter: k.RetryAfter, Results: slices.Clone(results)}
+		}
+	}
+	if e == nil {
+		return nil
+	}
+	return e
 }
 
 func (q *KickRequest) validate() error {
@@ -99,7 +118,11 @@ func checkNote(note string) error {
 // Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, the revoke hook has
 // run and the connections were told. Their devices keep their place in the inbox. The results are in order of the list,
 // or of admission. A login that is not there is no error, so that a kick may be repeated; [ErrNotFound] is returned if By
-// or Others is not a login of the account. If By is set, policy may protect some of them (see [policy.Policy.MayEnd]).
+// or Others is not a login of the account.
+//
+// If By is set, policy may protect some of the logins from it (see [policy.Policy.MayEnd]). What is not protected ends, and
+// the results say what was denied. If all that were there are protected, that is a [*ProtectedError], which matches
+// [ErrProtected], and has the results.
 func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -151,6 +174,9 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		}
 		return nil
 	}, nil)
+	if err == nil {
+		err = denied(results)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +191,7 @@ func (s *step) permitted(actor *policy.Login, id event.LoginID) KickResult {
 	}
 	if actor != nil {
 		if p := s.policy.MayEnd(*actor, s.policyLogin(l), s.now); !p.OK {
-			return KickResult{Login: id, Denied: p.Cause}
+			return KickResult{Login: id, Denied: p.Cause, RetryAfter: p.Wait}
 		}
 	}
 	return KickResult{Login: id, Ended: true}
@@ -299,6 +325,9 @@ func (r *Registry) finish(s *step, gone []fenced) {
 		if slices.Contains(s.stale, f.conn.Login()) {
 			tasks = append(tasks, func() { f.conn.shut(f.why) })
 		}
+	}
+	for _, o := range s.displaced {
+		tasks = append(tasks, func() { o.conn.shut(o.reason.Closed(0)) })
 	}
 	if len(s.remote) > 0 && r.cfg.Revoke != nil {
 		tasks = append(tasks, func() {

@@ -1,37 +1,41 @@
 package session
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/sentinel"
 	"github.com/manydevice/manydevice/policy"
 )
 
-// Errors that callers branch on.
+// Errors that callers branch on. What to tell a client for each of them, [event.ClosedOf] says.
 var (
 	// ErrNotFound: the account has no such login or device.
-	ErrNotFound = errors.New("session: not found")
+	ErrNotFound = sentinel.New(event.Unknown, "session: not found")
 	// ErrUnknownLogin: a resume was refused. It is the same for a login ID that never was, one of another account, one
 	// whose tombstone has expired and a wrong token, so that it tells nothing.
-	ErrUnknownLogin = errors.New("session: no such login for this account and token")
+	ErrUnknownLogin = sentinel.New(event.Unknown, "session: no such login for this account and token")
 	// ErrEnded is matched by every [*EndedError].
-	ErrEnded = errors.New("session: login has ended")
+	ErrEnded = sentinel.New(event.Unknown, "session: login has ended")
 	// ErrRefused is matched by every [*RefusedError].
-	ErrRefused = errors.New("session: login refused")
+	ErrRefused = sentinel.New(event.RefusedQuota, "session: login refused")
+	// ErrProtected is matched by every [*ProtectedError], and by a [*RefusedError] whose rule is [RuleReplace]: policy
+	// protects what one login wants to end from that login.
+	ErrProtected = sentinel.New(event.RefusedQuota, "session: protected")
 	// ErrLimited is matched by every [*LimitedError].
-	ErrLimited = errors.New("session: too fast")
+	ErrLimited = sentinel.New(event.RateLimited, "session: too fast")
 	// ErrBanned is matched by every [*BannedError].
-	ErrBanned = errors.New("session: account is banned")
-	// ErrFenced: the connection is not its login's current one any more, or the login has ended.
-	ErrFenced = errors.New("session: connection is fenced")
+	ErrBanned = sentinel.New(event.Banned, "session: account is banned")
+	// ErrFenced is matched by every [*FencedError]: the connection is not its login's current one any more, or the login has
+	// ended. Send returns it. The connection was told why, or will be.
+	ErrFenced = sentinel.New(event.Lost, "session: connection is fenced")
 	// ErrNoLease: this one of several nodes may not serve connections at the moment, since it cannot renew its lease.
-	ErrNoLease = errors.New("session: node has no lease")
+	ErrNoLease = sentinel.New(event.LeaseLost, "session: node has no lease")
 	// ErrDraining: the node is about to stop and takes no logins or connections any more. Another one does.
-	ErrDraining = errors.New("session: draining")
+	ErrDraining = sentinel.New(event.Shutdown, "session: draining")
 	// ErrClosed: the registry was closed.
-	ErrClosed = errors.New("session: closed")
+	ErrClosed = sentinel.New(event.Shutdown, "session: closed")
 )
 
 // Rules of a registry, beside those of its policy.
@@ -61,24 +65,59 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("session: login refused by rule %q: limit %d, %d could make room", e.Rule, e.Limit, len(e.Logins))
 }
 
-// Is makes errors.Is(err, ErrRefused) true.
-func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
-
-// ProtectedError reports that policy protects a device from the login that wants to have it removed. Nothing was changed.
-type ProtectedError struct {
-	Cause      policy.Cause
-	RetryAfter time.Duration // with [policy.CauseMinAge]: when the login is old enough
+// Is makes errors.Is(err, ErrRefused) true, and with [RuleReplace] errors.Is(err, ErrProtected).
+func (e *RefusedError) Is(target error) bool {
+	return target == ErrRefused || target == ErrProtected && e.Rule == RuleReplace
 }
 
+// ProtectedError reports that policy protects what a login wants to end or to have removed from that login. Nothing was
+// changed.
+type ProtectedError struct {
+	Cause      policy.Cause  // of the first one that is protected
+	RetryAfter time.Duration // with [policy.CauseMinAge]: when the login that asks is old enough
+	// Results say, for [Registry.Kick], what became of each login: none has ended. Nil for other calls.
+	Results []KickResult
+}
+
+// Closed returns what to tell a client if the host closes its connection for that. Mostly the error is the answer to a
+// request and the connection stays.
+func (e *ProtectedError) Closed() event.Closed { return event.RefusedQuota.Closed(0) }
+
 func (e *ProtectedError) Error() string { return "session: protected: " + string(e.Cause) }
+
+// Is makes errors.Is(err, ErrProtected) true.
+func (e *ProtectedError) Is(target error) bool { return target == ErrProtected }
 
 // EndedError reports that the login which a device wanted to resume has ended, and why. Only the holder of its resume
 // token learns this.
 type EndedError struct {
-	Closed event.Closed // reason, note, cause and advice, as the connection was or would have been told
+	Why event.Closed // reason, note, cause and advice, as the connection was or would have been told
 }
 
-func (e *EndedError) Error() string { return "session: login has ended: " + string(e.Closed.Reason) }
+// Closed returns Why: what to tell the client.
+func (e *EndedError) Closed() event.Closed { return e.Why }
+
+func (e *EndedError) Error() string { return "session: login has ended: " + string(e.Why.Reason) }
 
 // Is makes errors.Is(err, ErrEnded) true.
 func (e *EndedError) Is(target error) bool { return target == ErrEnded }
+
+// FencedError reports that a connection ended before its Attach returned, while its login lives on: a newer connection
+// took over, or the node stopped serving it. The connection is still the caller's.
+type FencedError struct {
+	Why event.Closed // what the connection would have been told
+}
+
+// Closed returns Why: what to tell the client.
+func (e *FencedError) Closed() event.Closed { return e.Why }
+
+func (e *FencedError) Error() string { return "session: connection is fenced: " + string(e.Why.Reason) }
+
+// Is makes errors.Is(err, ErrFenced) true.
+func (e *FencedError) Is(target error) bool { return target == ErrFenced }
+
+// ends reports whether the login is over for that reason, and not only a connection.
+func ends(reason event.Reason) bool {
+	i, ok := reason.Info()
+	return ok && i.EndsLogin
+}

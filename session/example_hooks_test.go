@@ -11,22 +11,6 @@ import (
 	"github.com/manydevice/manydevice/session"
 )
 
-// Every change of a login, after it was committed, in order and without holding anybody up.
-func ExampleConfig_onChange() {
-	ctx := context.Background()
-	reg := registry(policy.PresetSingle(), session.Config{
-		OnChange: func(c session.Change) { fmt.Printf("%s %s %q\n", c.Kind, c.Session.Device, c.Reason) },
-	})
-	login(reg, "phone", "ios")
-	login(reg, "laptop", "macos")
-	fmt.Println(reg.Close(ctx), reg.HookDrops()) // what is queued is told before the end
-	// Output:
-	// login phone ""
-	// ended phone "evicted_single"
-	// login laptop ""
-	// <nil> 0
-}
-
 // The host looks at each login before the rules do.
 func ExampleConfig_decideLogin() {
 	ctx := context.Background()
@@ -62,22 +46,22 @@ func ExampleLoginRequest_wish() {
 // lifetimes of a real server are days.
 func ExampleConfig_lifetimes() {
 	ctx := context.Background()
-	over := make(chan session.Change, 8)
 	reg := registry(policy.Rules{}, session.Config{
 		AbsoluteLifetime: 20 * time.Millisecond, IdleDevice: 40 * time.Millisecond,
 		ResumeWindow: -1, SweepInterval: 5 * time.Millisecond, JanitorInterval: 5 * time.Millisecond,
-		OnChange: func(c session.Change) {
-			if c.Kind == session.ChangeEnded || c.Kind == session.ChangeForgotten {
-				over <- c
-			}
-		},
 	})
 	defer reg.Close(ctx)
+	changes := must(reg.Subscribe(100))
+	defer changes.Close()
 	phone := login(reg, "phone", "ios")
 	must(reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, nowhere{}, nil))
-	for range 2 {
-		c := <-over
-		fmt.Println(c.Kind, c.Session.Device, c.Reason)
+	for c := range changes.All(ctx) {
+		if c.Kind == session.ChangeEnded || c.Kind == session.ChangeForgotten {
+			fmt.Println(c.Kind, c.Session.Device, c.Reason)
+		}
+		if c.Kind == session.ChangeForgotten {
+			break
+		}
 	}
 	// Output:
 	// ended phone expired_absolute
@@ -104,7 +88,10 @@ func ExampleKickRequest_keepCredential() {
 // Enforcing takes its time. What was cut short goes on where it stopped, after a restart, too.
 func ExampleEnforceRequest_after() {
 	ctx := context.Background()
-	reg := registry(policy.Rules{}, session.Config{})
+	short, cancel := context.WithCancel(ctx)
+	reg := registry(policy.Rules{}, session.Config{
+		Revoke: func(context.Context, session.Ended) error { cancel(); return nil }, // after the first account
+	})
 	defer reg.Close(ctx)
 	for _, account := range []event.Account{"ann", "bob", "cyd"} {
 		for _, device := range []event.DeviceID{"a", "b"} {
@@ -114,8 +101,6 @@ func ExampleEnforceRequest_after() {
 	if err := reg.SetPolicy(must(policy.New(policy.Rules{PerPlatform: 1}))); err != nil {
 		fmt.Println(err)
 	}
-	short, cancel := context.WithCancel(ctx)
-	reg.Watch(func(session.Change) { cancel() }) // after the first account
 	first, err := reg.Enforce(short, session.EnforceRequest{})
 	fmt.Println(first.Ends, "up to", first.Next, errors.Is(err, context.Canceled))
 	rest := must(reg.Enforce(ctx, session.EnforceRequest{After: first.Next}))

@@ -236,7 +236,8 @@ func ExampleRegistry_Recent() {
 	// phone ios ""
 }
 
-// A stream of presence for a host that looks on. What it cannot keep up with is dropped and counted.
+// A stream of every change of a login, after it was committed and in order. What a subscriber cannot keep up with is dropped
+// and counted.
 func ExampleRegistry_Subscribe() {
 	ctx := context.Background()
 	reg := registry(policy.Rules{}, session.Config{})
@@ -248,9 +249,10 @@ func ExampleRegistry_Subscribe() {
 	conn.SetBackground(true)
 	must(reg.Kick(ctx, session.KickRequest{Account: "ann", All: true}))
 	fmt.Println(reg.Close(ctx))
-	for c := range changes.Changes() {
+	for c := range changes.All(ctx) { // what was left when it ended
 		fmt.Println(strings.TrimSpace(fmt.Sprintf("%v %v %v", c.Kind, c.Session.Device, c.Reason)))
 	}
+	fmt.Println(changes.Dropped())
 	// Output:
 	// phone is closed: kicked_host
 	// <nil>
@@ -258,6 +260,7 @@ func ExampleRegistry_Subscribe() {
 	// online phone
 	// away phone
 	// ended phone kicked_host
+	// 0 0
 }
 
 func ExampleRegistry_Ban() {

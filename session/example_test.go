@@ -84,7 +84,7 @@ func ExampleRegistry_Login() {
 	}
 	_, err = reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, printer{"phone"}, nil)
 	if ended, ok := errors.AsType[*session.EndedError](err); ok {
-		fmt.Println("phone learns:", ended.Closed.Reason, "by", ended.Closed.Cause.Device)
+		fmt.Println("phone learns:", ended.Why.Reason, "by", ended.Why.Cause.Device)
 	}
 	_, err = reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "browser", Platform: "web"})
 	fmt.Println(err)

@@ -13,8 +13,13 @@ func (r *record) Encode() []byte { return r.encode() }
 // Ended returns the logins that have tombstones, oldest first.
 func (r *record) Ended() []tombstone { return unpack(&r.Tombstones, (*decoder).tombstone) }
 
-// Unserved says why no connections are served any more that were bound under the lease; nil: they are.
-func (r *Registry) Unserved(lease uint64) error {
-	_, err := r.unserved(lease)
-	return err
+// Drain returns what waits in a subscription.
+func Drain(s *Subscription) (all []Change) {
+	for c, ok := s.s.Poll(); ok; c, ok = s.s.Poll() {
+		all = append(all, c)
+	}
+	return all
 }
+
+// Unserved says why no connections are served any more that were bound under the lease; nil: they are.
+func (r *Registry) Unserved(lease uint64) error { return r.unserved(lease) }

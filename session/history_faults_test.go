@@ -21,7 +21,7 @@ func (h *history) restart(w *world) {
 	} else {
 		w.restart(w.now)
 	}
-	w.heard(session.Change{Kind: restarted})
+	w.events.add(session.Change{Kind: restarted})
 	now := time.Now()
 	for _, m := range h.accounts {
 		for _, l := range m.live() {

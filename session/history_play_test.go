@@ -157,7 +157,7 @@ func (h *history) reuse(w *world, l *modelLogin) {
 	}
 	ended, ok := errors.AsType[*session.EndedError](err)
 	require.True(h.t, ok, "I26: %v", err)
-	require.Equal(h.t, event.TokenReuse, ended.Closed.Reason)
+	require.Equal(h.t, event.TokenReuse, ended.Why.Reason)
 	h.over(l, event.TokenReuse)
 }
 

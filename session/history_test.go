@@ -138,7 +138,7 @@ func (h *history) late(l *modelLogin) {
 	}
 	_, err := l.g.tryAttach(new(wire))
 	if ended, ok := errors.AsType[*session.EndedError](err); ok {
-		require.Equal(h.t, l.ended, ended.Closed.Reason)
+		require.Equal(h.t, l.ended, ended.Why.Reason)
 	} else if !h.faulty || !errors.Is(err, errDown) {
 		require.ErrorIs(h.t, err, session.ErrUnknownLogin)
 	}

@@ -85,8 +85,8 @@ func TestB9_S20_KickedComesBackAtOnce(t *testing.T) {
 		require.Equal(w.t, []string{"ended kicked_host", "revoke a1 kicked_host", "close kicked_host"}, log.take())
 		ended, ok := errors.AsType[*session.EndedError](back)
 		require.True(w.t, ok, "%v", back)
-		require.Equal(w.t, event.KickedHost, ended.Closed.Reason)
-		require.Equal(w.t, event.RetryNo, ended.Closed.Retry)
+		require.Equal(w.t, event.KickedHost, ended.Why.Reason)
+		require.Equal(w.t, event.RetryNo, ended.Why.Retry)
 		require.ErrorIs(w.t, conn.Send(w.t.Context(), nil), session.ErrFenced)
 	})
 }

@@ -12,17 +12,14 @@ import (
 )
 
 // account is what is known of an account beside its record: its connections, and whose turn it is. It exists while there
-// is a connection, a resume window, a step, or a change that watchers are still to be told of.
+// is a connection, a resume window, or a step.
 type account struct {
 	id   event.Account
 	refs int           // steps that run or wait; guarded by the shard's mutex
 	turn chan struct{} // holds one token while a step runs; it is there as long as there are refs
 
-	mu     sync.Mutex
-	links  []*link
-	untold []Change // what watchers are still to be told, in order
-	// telling: a goroutine is at it.
-	telling bool
+	mu    sync.Mutex
+	links []*link
 	// unsure: a step may have taken effect without its getting known. A later one finds out.
 	unsure bool
 	doubts []doubt // what that step would have ended
@@ -51,9 +48,10 @@ type link struct {
 	reason   event.Reason   // why it was detached
 	// announced: watchers were told that it is online, and must be told when it is offline.
 	announced bool
-	away      bool // what they were told last
-	told      bool // the record says that it is detached
-	served    bool // it had a connection here
+	away      bool  // what they were told last
+	turns     uint8 // how often they were told since the last sweep that it has gone to background or come back
+	told      bool  // the record says that it is detached
+	served    bool  // it had a connection here
 	// unsure: what was sent to the device before is not known here, and nothing was since.
 	unsure atomic.Bool
 }
@@ -91,9 +89,12 @@ func (a *account) unlinkLocked(id event.LoginID) []*Connection {
 // attached reports whether the login has a connection here. A nil link has none.
 func (k *link) attached() bool { return k != nil && len(k.conns) > 0 }
 
-// state is Online, or Away if every connection says that its app is in background. The link is attached.
+// online reports whether the login has a connection here that has arrived. A nil link has none.
+func (k *link) online() bool { return k != nil && slices.ContainsFunc(k.conns, (*Connection).arrived) }
+
+// state is Online, or Away if every connection says that its app is in background. The link is online.
 func (k *link) state() State {
-	if slices.ContainsFunc(k.conns, func(c *Connection) bool { return !c.background.Load() }) {
+	if slices.ContainsFunc(k.conns, func(c *Connection) bool { return c.arrived() && !c.background.Load() }) {
 		return Online
 	}
 	return Away
@@ -134,7 +135,7 @@ func (k *link) makeRoom(tab string, tabs int) []displaced {
 	out := func(i int, reason event.Reason) {
 		c := k.conns[i]
 		k.conns = slices.Delete(k.conns, i, i+1)
-		if c.fence() {
+		if _, owes := c.stop(reason.Closed(0)); owes {
 			gone = append(gone, displaced{c, reason})
 		}
 	}
@@ -153,32 +154,12 @@ func (k *link) makeRoom(tab string, tabs int) []displaced {
 	return gone
 }
 
-// view describes the login by what is known without its record. The link is attached.
+// view describes the login by what is known without its record. The link is online.
 func (k *link) view(node event.NodeID, now clock.Reading) Session {
 	return Session{
 		Account: k.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
 		LastSeen: now.At(k.seen()), State: k.state(), Node: node,
 	}
-}
-
-// turnedLocked returns the change if the login has gone to background or come back from it.
-func (r *Registry) turnedLocked(k *link) []Change {
-	if !k.attached() || !k.announced {
-		return nil
-	}
-	away := k.state() == Away
-	if away == k.away {
-		return nil
-	}
-	k.away = away
-	kind := ChangeActive
-	if away {
-		kind = ChangeAway
-	}
-	now := r.clock.Read()
-	v := k.view(r.cfg.Node, now)
-	v.LoggedInAt = past(k.admitted, now)
-	return []Change{{Kind: kind, Session: v}}
 }
 
 // holdsLocked reports whether a login holds its slot; k is its live side, nil if it has none. Without leases nothing is

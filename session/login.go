@@ -98,7 +98,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 			return nil
 		}
 		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it
-			return &EndedError{Closed: t.Closed.closed()}
+			return &EndedError{Why: t.Closed.closed()}
 		}
 		return s.admit(q, id, res)
 	}, func(s *step) {
@@ -146,17 +146,14 @@ func (s *step) replace(ids []event.LoginID, newcomer *login) error {
 	if err != nil {
 		return err
 	}
-	actor := policy.Login{ID: newcomer.ID, Device: newcomer.Device, Platform: newcomer.Platform, Since: s.now}
-	if d := s.rec.device(newcomer.Device); d != nil {
-		actor.Primary, actor.Since = d.Primary, time.UnixMilli(d.First)
-	}
+	in := s.newcomer(newcomer.Device, newcomer.Platform, policy.NoWish)
 	for _, id := range ids {
 		l := s.rec.login(id)
 		if l == nil {
 			return fmt.Errorf("replace: %w", ErrNotFound)
 		}
-		if p := rules.MayEnd(actor, s.policyLogin(l), s.now); !p.OK {
-			return s.protected(rules, actor, p)
+		if p := rules.MayReplace(in, s.policyLogin(l), s.now); !p.OK {
+			return s.protected(rules, in, p)
 		}
 		why := event.KickedSelf.Closed(0)
 		why.Cause = newcomer.cause()
@@ -166,10 +163,10 @@ func (s *step) replace(ids []event.LoginID, newcomer *login) error {
 }
 
 // protected refuses a newcomer that has chosen a login that it may not end, and says which it may.
-func (s *step) protected(rules *policy.Policy, actor policy.Login, p policy.Permit) error {
+func (s *step) protected(rules *policy.Policy, in policy.Newcomer, p policy.Permit) error {
 	e := &RefusedError{Rule: RuleReplace, Cause: p.Cause, RetryAfter: p.Wait}
 	for i := range s.rec.Logins {
-		if l := &s.rec.Logins[i]; rules.MayEnd(actor, s.policyLogin(l), s.now).OK {
+		if l := &s.rec.Logins[i]; rules.MayReplace(in, s.policyLogin(l), s.now).OK {
 			e.Logins = append(e.Logins, s.r.view(s.a, l, s.at, ""))
 		}
 	}

@@ -38,11 +38,10 @@ type nodes struct {
 	// first: of the nodes that live it comes first by name, as far as it knows. It looks after what the dead have left.
 	first atomic.Bool
 
-	lookers crew
-
 	mu       sync.Mutex
 	renewed  chan struct{} // closed when the lease was renewed or lost, and made anew; see await
 	known    *lru.Cache[store.Lease, liveness]
+	looks    map[event.Account][]message     // accounts that are looked at, with what was asked since that began
 	asked    map[uint64]chan struct{}        // questions to other nodes; closed when answered
 	partings map[event.Account]chan struct{} // closed when another node says that its revoke hooks have run
 }
@@ -62,7 +61,7 @@ func (r *Registry) joinNodes() error {
 	n := &nodes{
 		r: r, leases: r.cfg.Leases, bus: r.cfg.Bus, life: r.cfg.LeaseLife, known: known,
 		soon: make(chan struct{}, 1), renewed: make(chan struct{}),
-		lookers: make(crew, lookerCrew), asked: map[uint64]chan struct{}{}, partings: map[event.Account]chan struct{}{},
+		looks: map[event.Account][]message{}, asked: map[uint64]chan struct{}{}, partings: map[event.Account]chan struct{}{},
 	}
 	n.first.Store(true) // until it knows of others
 	r.nodes = n
@@ -116,7 +115,7 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 		if v, ok := n.look(lease); ok && (v.dead || n.r.clock.Elapsed()-v.at < livenessAge) {
 			continue
 		}
-		v, err := hostcall.Call(ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
+		v, err := hostcall.Call(ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
 			return n.leases.Alive(ctx, lease)
 		})
 		if err != nil {
@@ -137,7 +136,7 @@ func (n *nodes) look(l store.Lease) (liveness, bool) {
 func (n *nodes) watch() {
 	var before []store.Lease
 	for n.sleep(n.life / renewsInLife) {
-		live, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, n.leases.List)
+		live, err := hostcall.Call(n.r.ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, n.leases.List)
 		if err != nil {
 			if n.r.ctx.Err() == nil {
 				n.r.log.Warn("session: list of leases", "err", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/owned"
+	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -42,17 +43,12 @@ type Registry struct {
 	janitors  crew
 
 	draining atomic.Bool
+	arriving event.Closed // its address marks connections that are arriving
 	attaches limiter
 
-	calls  calls
-	hooks  *Subscription // feeds Config.OnChange; nil without
-	hooked sync.WaitGroup
-
-	watchMu       sync.Mutex // of those who replace what follows
-	watched       bool       // there are no subscriptions any more
-	subscriptions atomic.Pointer[[]*Subscription]
-	watchers      atomic.Pointer[[]func(Change)]
-	untold        atomic.Uint64 // changes that watchers were not told of
+	calls    calls
+	feed     stream.Feed[Change]
+	listener atomic.Pointer[stream.Listener[Change]] // the fan-out; nil: there is none
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
@@ -98,6 +94,7 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		attaches: limiter{perSecond: cfg.AttachesPerSecond},
 	}
 	r.policy.Store(pol)
+	r.feed.End = ErrClosed
 	for i := range r.shards {
 		r.shards[i].accounts = make(map[event.Account]*account)
 	}
@@ -108,12 +105,6 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 			r.cancel(ErrClosed)
 			return nil, err
 		}
-	}
-	if cfg.OnChange != nil {
-		if r.hooks, err = r.Subscribe(hookQueue); err != nil {
-			return nil, err
-		}
-		r.hooked.Go(r.hookLoop)
 	}
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.tidyLoop)
@@ -127,23 +118,6 @@ func (r *Registry) Clock() *clock.Clock { return r.clock }
 
 // HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
 func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
-
-// HookDrops returns how many changes Config.OnChange and functions given to Watch were not told of, because they were too
-// far behind.
-func (r *Registry) HookDrops() uint64 {
-	n := r.untold.Load()
-	if r.hooks != nil {
-		n += r.hooks.Dropped()
-	}
-	return n
-}
-
-// hookLoop calls Config.OnChange until the registry is closed and what was queued is told.
-func (r *Registry) hookLoop() {
-	for c := range r.hooks.Changes() {
-		r.heard(r.cfg.OnChange, c)
-	}
-}
 
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
 // Logins do not end. It may be called again.
@@ -159,8 +133,7 @@ func (r *Registry) Close(ctx context.Context) error {
 		r.owned.Wait()
 		r.beaten.Do(func() { r.lastBeat(context.WithoutCancel(ctx)) })
 		r.nodes.leave(context.WithoutCancel(ctx))
-		r.endSubscriptions()
-		r.hooked.Wait()
+		r.feed.Close()
 		close(done)
 	}()
 	select {
@@ -258,7 +231,7 @@ func (r *Registry) leave(a *account) {
 	r.drop(a)
 }
 
-// drop gives a reference back.
+// drop gives a reference back, and lets the account's live side go if nothing is there any more.
 func (r *Registry) drop(a *account) {
 	sh := r.shard(a.id)
 	sh.mu.Lock()
@@ -266,21 +239,9 @@ func (r *Registry) drop(a *account) {
 	if a.refs--; a.refs == 0 {
 		a.turn = nil
 	}
-	sh.forgetLocked(a)
-}
-
-// forget lets the account's live side go if nothing is there any more.
-func (r *Registry) forget(a *account) {
-	sh := r.shard(a.id)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	sh.forgetLocked(a)
-}
-
-func (sh *shard) forgetLocked(a *account) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.refs == 0 && len(a.links) == 0 && len(a.untold) == 0 && !a.telling && !a.unsure && sh.accounts[a.id] == a {
+	if a.refs == 0 && len(a.links) == 0 && !a.unsure && sh.accounts[a.id] == a {
 		delete(sh.accounts, a.id)
 	}
 }

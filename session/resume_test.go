@@ -59,7 +59,7 @@ func TestS6_ResumeWhileEvicted(t *testing.T) {
 			}
 			ended, ok := errors.AsType[*session.EndedError](resumed)
 			require.True(w.t, ok, "%v", resumed)
-			require.Equal(w.t, event.EvictedQuota, ended.Closed.Reason)
+			require.Equal(w.t, event.EvictedQuota, ended.Why.Reason)
 			require.Empty(w.t, second.ends(), "a connection that was not attached stays the caller's")
 		}
 	})
@@ -80,8 +80,8 @@ func TestS13_EndBetweenCommitAndClose(t *testing.T) {
 			_, err = next.Attach(ctx, session.AttachRequest{Account: "ann", Login: old[0].id, Token: old[0].token}, new(wire), nil)
 			ended, ok := errors.AsType[*session.EndedError](err)
 			require.True(w.t, ok, "%v", err)
-			require.Equal(w.t, event.EvictedQuota, ended.Closed.Reason)
-			require.Equal(w.t, event.DeviceID("a5"), ended.Closed.Cause.Device)
+			require.Equal(w.t, event.EvictedQuota, ended.Why.Reason)
+			require.Equal(w.t, event.DeviceID("a5"), ended.Why.Cause.Device)
 			seen = true
 			return nil
 		}

@@ -111,7 +111,7 @@ func (r *Registry) view(a *account, l *login, now clock.Reading, self event.Logi
 func (r *Registry) reachLocked(a *account, l *login, now clock.Reading) (state State, node event.NodeID, seen time.Time) {
 	k := a.linkLocked(l.ID)
 	seen = past(l.Seen, now)
-	if k.attached() {
+	if k.online() {
 		return k.state(), r.cfg.Node, now.At(k.seen())
 	}
 	if k != nil {

@@ -38,6 +38,7 @@ type step struct {
 	remote    []event.NodeID  // other nodes that have to look at the account
 	asked     bool            // they were told to
 	revoked   func()          // waits until the node that has ended the strange ones has run its revoke hooks; nil: not yet made
+	then      func()          // goes on beside what the step's ends need; nil: nothing
 	changes   []Change        // what is to become known
 	messages  []store.Message
 	about     []int // for each message the change that it tells of
@@ -48,7 +49,7 @@ type step struct {
 }
 
 // run lets decide change the account, commits what it did, has apply make it visible in memory while it is still the
-// account's turn, and then tells connections, hooks and watchers. decide may run several times, each time on a fresh
+// account's turn, and then tells hooks and connections. decide may run several times, each time on a fresh
 // step; apply once, and also if there was nothing to commit.
 func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
 	if !r.owned.Enter() {
@@ -92,15 +93,18 @@ func (r *Registry) changeIn(ctx context.Context, a *account, decide func(*step) 
 
 // noteLocked makes the step's changes known, in the order of the account's steps.
 func (s *step) noteLocked() {
-	s.r.noteLocked(s.a, s.changes)
+	s.r.noteLocked(s.changes)
 	s.changes = nil
 }
 
-// settled tells all whom a step concerns: watchers, other nodes, hooks, connections. Nobody waits for one who hangs.
+// settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
 func (r *Registry) settled(s *step, gone []fenced) {
-	r.tell(s.a)
 	r.nodes.ask(s)
-	r.finish(s, gone)
+	if s.then == nil {
+		r.finish(s, gone)
+		return
+	}
+	together([]func(){s.then, func() { r.finish(s, gone) }})
 }
 
 // fenced is a connection on which no Send begins any more, and why.
@@ -282,7 +286,7 @@ func (s *step) detachEnded() []fenced {
 	s.a.unsure, s.a.doubts = false, nil
 	out := func(id event.LoginID, why event.Closed) {
 		for _, c := range s.a.unlinkLocked(id) {
-			if c.fence() {
+			if _, owes := c.stop(why); owes {
 				gone = append(gone, fenced{c, why})
 			}
 		}

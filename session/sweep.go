@@ -102,6 +102,7 @@ func (r *Registry) due(sh *shard, now clock.Reading, over []event.Account) (sile
 		a.mu.Lock()
 		late := a.unsure
 		for _, k := range a.links {
+			r.calmLocked(k)
 			if r.nodes.due(k, now.Elapsed) {
 				late = true
 			}
@@ -138,8 +139,8 @@ func (r *Registry) tidy(id event.Account) {
 		return
 	}
 	s, gone, err := r.changeIn(r.ctx, a, func(*step) error { return nil }, nil)
-	if err == nil {
-		r.settled(s, gone)
+	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
+		r.owned.Do(func() { r.settled(s, gone) })
 	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {
 		r.log.Warn("session: sweep", "err", err)
 	}

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	lookWait   = time.Second // how long a step waits for another node to act
-	lookerCrew = 256         // looks for other nodes side by side; what comes beyond that finds out within a lease's life
+	lookWait = time.Second // how long a step waits for another node to act
+	maxLooks = 4_096       // accounts that are looked at for other nodes at once; others find out within a lease's life
+	maxAsked = 64          // nodes that are told when one look is done
 )
 
 // message is what nodes say to each other: one of Look, Seen and Revoked. All of them are hints. Handlers of a bus are
@@ -37,40 +38,72 @@ func (n *nodes) handle(raw []byte) []byte {
 	case err == nil && m.Revoked.Validate() == nil:
 		n.released(m.Revoked)
 	case err == nil && m.Look.Validate() == nil && event.CheckID("node", string(m.From)) == nil:
-		select {
-		case n.lookers <- struct{}{}:
-			n.r.owned.Do(func() {
-				defer func() { <-n.lookers }()
-				n.lookFor(m)
-			})
-		default:
-			n.r.log.Warn("session: too many looks of other nodes", "node", string(m.From))
-		}
+		n.lookSoon(m)
 	default:
 		n.r.log.Warn("session: message of another node", "bytes", len(raw))
 	}
 	return nil
 }
 
-// lookFor looks at an account's record for another node, and answers when what it does not allow any more is fenced.
-func (n *nodes) lookFor(m message) {
+// lookSoon begins to look at an account for another node. If that is being done already, it is done once more afterwards, since
+// the record may have been read before the change: an account for which that takes long, or that is asked for all the time,
+// is looked at by one goroutine and keeps no other one waiting.
+func (n *nodes) lookSoon(m message) {
+	n.mu.Lock()
+	next, runs := n.looks[m.Look]
+	full := !runs && len(n.looks) >= maxLooks || len(next) >= maxAsked
+	switch {
+	case runs && !full:
+		n.looks[m.Look] = append(next, m)
+	case !runs && !full:
+		n.looks[m.Look] = nil
+	}
+	n.mu.Unlock()
+	switch {
+	case full:
+		n.r.log.Warn("session: too many looks of other nodes", "account", string(m.Look), "node", string(m.From))
+	case !runs:
+		n.r.owned.Do(func() { n.lookAt(m.Look, []message{m}) })
+	}
+}
+
+// lookAt looks at an account until nobody has asked meanwhile.
+func (n *nodes) lookAt(account event.Account, asked []message) {
+	for len(asked) > 0 {
+		n.lookFor(account, asked)
+		n.mu.Lock()
+		if asked = n.looks[account]; len(asked) > 0 {
+			n.looks[account] = nil
+		} else {
+			delete(n.looks, account)
+		}
+		n.mu.Unlock()
+	}
+}
+
+// lookFor looks at an account's record for other nodes, and answers when what it does not allow any more is fenced.
+func (n *nodes) lookFor(account event.Account, asked []message) {
 	ctx, cancel := context.WithTimeout(n.r.ctx, lookWait)
 	defer cancel()
-	answer := func() { n.say(ctx, m.From, message{Seen: m.Ask}) }
-	if !n.r.lives(m.Look) {
+	answer := func() {
+		for _, m := range asked {
+			n.say(ctx, m.From, message{Seen: m.Ask})
+		}
+	}
+	if !n.r.lives(account) {
 		answer()
 		return
 	}
-	s, fenced, err := n.r.change(ctx, m.Look, func(*step) error { return nil }, nil)
+	s, fenced, err := n.r.change(ctx, account, func(*step) error { return nil }, nil)
 	if err != nil {
-		n.r.log.Warn("session: look of another node", "err", err)
+		n.r.log.Warn("session: look of another node", "account", string(account), "err", err)
 		return
 	}
 	if len(s.strange) > 0 { // before the other node is told, since it will not say twice that its hooks have run
-		s.revoked = n.revoked(m.Look)
+		s.revoked = n.revoked(account)
 	}
 	answer()
-	n.r.settled(s, fenced)
+	n.r.owned.Do(func() { n.r.settled(s, fenced) }) // hooks and connections that hang do not keep the next look waiting
 }
 
 // lives reports whether anything of the account is in memory.

@@ -118,7 +118,7 @@ func TestToken_ConfirmAfterTheEnd(t *testing.T) {
 	inBubble(t, setup{}, func(w *world) {
 		g, _, _ := rotated(w)
 		w.kick("ann", g.id)
-		require.ErrorIs(w.t, w.reg.ConfirmToken(w.t.Context(), g.conn), session.ErrNotFound)
+		require.ErrorIs(w.t, w.reg.ConfirmToken(w.t.Context(), g.conn), session.ErrEnded)
 	})
 }
 

@@ -19,8 +19,8 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// TestWatch_Positions: every change that has an entry in the inbox names that very entry.
-func TestWatch_Positions(t *testing.T) {
+// TestSubscribe_Positions: every change that has an entry in the inbox names that very entry.
+func TestSubscribe_Positions(t *testing.T) {
 	onStores(t, setup{rules: policy.Rules{PerPlatform: 2}}, func(w *world) {
 		a1, a2 := w.join("ann", "a1", "ios"), w.join("ann", "a2", "ios")
 		w.restart(setup{rules: policy.Rules{Single: true}})
@@ -69,15 +69,16 @@ func TestWatch_Positions(t *testing.T) {
 	})
 }
 
-func TestWatch_Story(t *testing.T) {
+func TestSubscribe_Story(t *testing.T) {
 	inBubble(t, setup{config: session.Config{IdleTimeout: -1}}, func(w *world) {
-		heard := 0
-		w.reg.Watch(func(session.Change) { heard++ })
+		second := w.subscribe(w.reg)
 		g := w.login("ann", "a1", "ios")
 		require.True(w.t, w.history()[0].Session.Self)
 		g.attach()
 		g.attach() // moved
 		g.conn.SetBackground(true)
+		w.history() // or it would be told only how it is later
+		heard := session.Drain(second)
 		g.conn.Detach()
 		w.pass(time.Minute)
 		g.attach() // within the window: it never went offline
@@ -89,7 +90,7 @@ func TestWatch_Story(t *testing.T) {
 		require.Equal(w.t, []string{
 			"login a1", "online a1", "away a1", "active a1", "offline a1 lost", "online a1", "ended a1 kicked_host",
 		}, w.events.take())
-		require.Equal(w.t, 7, heard, "every watcher hears everything")
+		require.Equal(w.t, w.history(), append(heard, session.Drain(second)...), "every subscriber hears everything")
 		require.Equal(w.t, session.Online, w.history()[1].Session.State)
 	})
 }
@@ -155,7 +156,13 @@ func TestS28_HooksCallBack(t *testing.T) {
 	}
 	onStores(t, s, func(world *world) {
 		w = world
-		w.reg.Watch(func(c session.Change) { look("watch " + string(c.Kind) + " " + string(c.Session.Device)) })
+		changes := w.subscribe(w.reg)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for c := range changes.All(context.Background()) {
+				look("change " + string(c.Kind) + " " + string(c.Session.Device))
+			}
+		})
 		g := w.login("ann", "a1", "ios")
 		c := &wire{onClose: func(event.Closed) error { look("close"); return nil }}
 		_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, c,
@@ -164,12 +171,12 @@ func TestS28_HooksCallBack(t *testing.T) {
 		w.fill("ann", "ios", "a2", "a3", "a4")
 		w.login("ann", "a5", "ios") // its victim's hook kicks it at once
 		require.Equal(w.t, "a2 a3 a4", w.devices("ann"))
-		mu.Lock()
-		defer mu.Unlock()
+		changes.Close()
+		wg.Wait()
 		require.Equal(w.t, "a2 a3 a4 a5", listed["ended"])
 		require.Equal(w.t, "a2 a3 a4 a5", listed["revoke a1"])
 		require.Equal(w.t, "a2 a3 a4", listed["close"], "the kick from within the hook is done")
-		require.Equal(w.t, "a2 a3 a4", listed["watch ended a5"])
+		require.Equal(w.t, "a2 a3 a4", listed["change ended a5"])
 	})
 }
 
@@ -182,7 +189,7 @@ func TestB7_RevokeSlowOrBroken(t *testing.T) {
 	}{
 		{"slow", func(ctx context.Context) error { <-ctx.Done(); return nil }, 2 * time.Second, ""},
 		{"deaf", func(context.Context) error { time.Sleep(time.Hour); return nil }, 2 * time.Second, "timed out"},
-		{"panics", func(context.Context) error { panic("host") }, 0, "panic: host"},
+		{"panics", func(context.Context) error { panic("host") }, 0, "hook panicked: host"},
 		{"fails", func(context.Context) error { return errDown }, 0, errDown.Error()},
 	}
 	for _, tt := range tests {

@@ -38,10 +38,9 @@ type world struct {
 	now setup
 
 	real    bool // time is the real one
-	sub     *session.Subscription
-	events  journal // changes, in the order in which watchers heard of them
+	noted   int  // changes of the clock that the test has seen
+	events  told // changes, in the order in which subscribers hear of them
 	mu      sync.Mutex
-	changes []session.Change
 	revoked []session.Ended
 }
 
@@ -101,9 +100,7 @@ func (w *world) open(s setup) *session.Registry {
 	reg, err := session.New(w.st, s.config)
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { w.shut(reg) })
-	reg.Watch(w.heard)
-	w.sub, err = reg.Subscribe(1 << 14)
-	require.NoError(w.t, err)
+	w.events.listen(w.subscribe(reg))
 	w.reg = reg
 	return reg
 }
@@ -122,23 +119,16 @@ func (w *world) restart(s setup) {
 	w.open(s)
 }
 
-func (w *world) heard(c session.Change) {
-	line := string(c.Kind) + " " + string(c.Session.Device)
-	if c.Reason != "" {
-		line += " " + string(c.Reason)
-	}
-	w.events.add(line)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.changes = append(w.changes, c)
+// subscribe returns a subscription that drops nothing in a test.
+func (w *world) subscribe(reg *session.Registry) *session.Subscription {
+	w.t.Helper()
+	s, err := reg.Subscribe(1 << 20)
+	require.NoError(w.t, err)
+	return s
 }
 
 // history returns all changes that there were.
-func (w *world) history() []session.Change {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.changes)
-}
+func (w *world) history() []session.Change { return w.events.changes() }
 
 // revocations returns for whom the revoke hook was called.
 func (w *world) revocations() []session.Ended {
@@ -229,7 +219,7 @@ func (g *gadget) refused() event.Closed {
 	ended, ok := errors.AsType[*session.EndedError](err)
 	require.True(g.w.t, ok, "%v", err)
 	require.ErrorIs(g.w.t, err, session.ErrEnded)
-	return ended.Closed
+	return ended.Why
 }
 
 // live reports whether the gadget's connection can be sent on.

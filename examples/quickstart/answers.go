@@ -57,12 +57,12 @@ func (s *server) describe(err error) errorAnswer {
 		return refusal(e)
 	}
 	if e, ok := errors.AsType[*session.EndedError](err); ok {
-		frame, err := event.AppendFrame(nil, &e.Closed)
+		frame, err := event.AppendFrame(nil, &e.Why)
 		if err != nil {
 			s.log.Error("encode closing frame", "err", err)
 			frame = nil
 		}
-		return errorAnswer{Code: codeEnded, Message: "the login has ended: " + string(e.Closed.Reason), Closed: frame}
+		return errorAnswer{Code: codeEnded, Message: "the login has ended: " + string(e.Why.Reason), Closed: frame}
 	}
 	for _, k := range knownErrors() {
 		if errors.Is(err, k.err) {

@@ -5,11 +5,14 @@
 // A call runs on a goroutine of its own, with a context that ends at the time-out. The caller waits for it that long and then
 // goes on with an error; the call is left to itself and counts as hanging until it returns.
 //
-//  1. At most [MaxHanging] calls of one hook hang for one account. Beyond that the hook is not called for this account, at
-//     once, until one of them has returned. Other accounts do not notice.
-//  2. At most [MaxHangingAll] hang altogether, which takes a hook that hangs for hundreds of accounts. It keeps the memory of
-//     the process within bounds and nothing else.
-//  3. A panic is an error with its stack. The engine never panics because of a host.
+//  1. While [MaxHanging] calls of one hook hang for one account, the hook is not called for this account, and the caller has
+//     its error at once. Other accounts do not notice.
+//  2. While [MaxHangingAll] hang altogether it is called for nobody. That takes a hook that hangs for thousands of accounts,
+//     and keeps the memory of the process within bounds.
+//  3. Calls that return in time are not bounded in number, since a crowd is no fault. So calls that were made at the same time
+//     may all hang, beyond these numbers: as many as there were callers.
+//  4. A call hangs from its time-out on, even if its caller went away earlier.
+//  5. A panic is an error with its stack. The engine never panics because of a host.
 package hostcall
 
 import (
@@ -25,9 +28,10 @@ import (
 )
 
 const (
-	// MaxHanging is how many calls of one hook may hang for one account: enough for a backend that stumbles.
+	// MaxHanging is how many calls of one hook may hang for one account before it is skipped: enough for a backend that
+	// stumbles.
 	MaxHanging = 8
-	// MaxHangingAll is how many calls of one hook may hang in all: some 100 MiB of goroutines.
+	// MaxHangingAll is how many calls of one hook may hang in all before it is skipped: some 100 MiB of goroutines.
 	MaxHangingAll = 16_384
 )
 
@@ -59,6 +63,13 @@ type Hook struct {
 // Skipped returns how many calls were not made because too many hang.
 func (h *Hook) Skipped() uint64 { return h.skipped.Load() }
 
+// Hangs reports whether a call for the account hangs.
+func (h *Hook) Hangs(account event.Account) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.hanging[account] > 0
+}
+
 // mayCall reports whether so few calls hang that another one may be made.
 func (h *Hook) mayCall(account event.Account) bool {
 	h.mu.Lock()
@@ -86,6 +97,27 @@ const (
 	hangs
 )
 
+// call is one call of a hook.
+type call struct {
+	h       *Hook
+	account event.Account
+	state   atomic.Int32
+}
+
+// hangs notes that the call is late, unless it has returned.
+func (c *call) hangs() {
+	c.h.count(c.account, 1)
+	if !c.state.CompareAndSwap(runs, hangs) {
+		c.h.count(c.account, -1)
+	}
+}
+
+func (c *call) returns() {
+	if !c.state.CompareAndSwap(runs, returned) {
+		c.h.count(c.account, -1)
+	}
+}
+
 // Call calls fn for an account ("" for what concerns none) and waits for it until limit is over or ctx ends. Its errors are
 // [ErrTimeout], [ErrSkipped], a [*PanicError], that of ctx, and those of fn. What fn was given it may go on using after Call
 // has returned.
@@ -101,31 +133,33 @@ func Call[T any](
 		h.skipped.Add(1)
 		return none, ErrSkipped
 	}
+	late := time.Now().Add(limit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, ErrTimeout)
 	defer cancel()
-	var state atomic.Int32
+	c := &call{h: h, account: account}
 	done := make(chan answer, 1) // the call may go on when nobody waits for it any more
 	go func() {                  // not owned: a hook that ignores its context must not hold up the end of the engine
-		var a answer
+		a := answer{err: &PanicError{Value: "the hook's goroutine was ended"}} // by runtime.Goexit
 		defer func() {
 			if p := recover(); p != nil {
-				a.err = &PanicError{Value: p, Stack: debug.Stack()}
+				a = answer{err: &PanicError{Value: p, Stack: debug.Stack()}}
 			}
 			done <- a
-			if !state.CompareAndSwap(runs, returned) {
-				h.count(account, -1)
-			}
+			c.returns()
 		}()
-		a.value, a.err = fn(ctx)
+		v, err := fn(ctx)
+		a = answer{v, err}
 	}()
 	select {
 	case a := <-done:
 		return a.value, a.err
 	case <-ctx.Done():
-		h.count(account, 1)
-		if !state.CompareAndSwap(runs, hangs) {
-			h.count(account, -1)
-		}
-		return none, context.Cause(ctx)
 	}
+	err := context.Cause(ctx)
+	if errors.Is(err, ErrTimeout) {
+		c.hangs()
+	} else { // the caller's context has ended, and that of the call with it
+		time.AfterFunc(time.Until(late), c.hangs)
+	}
+	return none, err
 }

@@ -162,6 +162,10 @@ func TestB18_ProtectedLogins(t *testing.T) {
 			Ended  bool
 		}
 	}
+	for _, body := range []string{fmt.Sprintf(`{"logins":["%s"]}`, primary), `{"platform":"ios"}`} {
+		got = d.ask("POST", at("ann", "kick"), body, as...).refused(t, 403, "protected")
+		require.Equal(t, "primary", got["cause"], "all that were there are protected")
+	}
 	d.ask("POST", at("ann", "kick"), `{"all":true}`, as...).into(t, 200, &r)
 	require.Len(t, r.Results, 2)
 	require.NotEmpty(t, r.Results[0].Denied)

@@ -36,11 +36,6 @@ var (
 	errBody  = errors.New("the body is not what this route takes")
 )
 
-// deniedError reports a login that policy protects from the one that wants to end it.
-type deniedError struct{ cause string }
-
-func (e *deniedError) Error() string { return "protected: " + e.cause }
-
 func (h *Handler) problem(w http.ResponseWriter, p problem) {
 	p.Type = problemURN + p.Code
 	h.write(w, p.Status, "application/problem+json", p)
@@ -79,11 +74,10 @@ func describe(err error) problem {
 	if e, ok := errors.AsType[*event.InvalidError](err); ok {
 		return problem{Status: http.StatusBadRequest, Code: "invalid", Title: "Something in the request is not valid.", Detail: e.Reason, Field: e.Field}
 	}
-	if e, ok := errors.AsType[*deniedError](err); ok {
-		return problem{Status: http.StatusForbidden, Code: "protected", Title: "The policy protects this login from the one that asks.", Cause: e.cause}
-	}
 	if e, ok := errors.AsType[*session.ProtectedError](err); ok {
-		return problem{Status: http.StatusForbidden, Code: "protected", Title: "The policy protects this device from the login that asks.", Cause: string(e.Cause)}
+		return problem{
+			Status: http.StatusForbidden, Code: "protected", Title: "The policy protects this from the login that asks.", Cause: string(e.Cause),
+		}
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return problem{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Title: "The body is too large."}

@@ -130,8 +130,6 @@ func (h *Handler) kickOne(c *call) (any, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case res[0].Denied != "":
-		return nil, &deniedError{string(res[0].Denied)}
 	case !res[0].Ended:
 		return nil, session.ErrNotFound
 	}
