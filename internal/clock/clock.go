@@ -245,5 +245,7 @@ func (r Reading) Old(stored int64, limit time.Duration) bool {
 	return !r.Grace && r.Age(stored) > limit
 }
 
-// At returns what the wall clock would have said at an Elapsed, as it goes now.
-func (r Reading) At(elapsed time.Duration) time.Time { return r.Now.Add(elapsed - r.Elapsed) }
+// At returns what the wall clock would have said at an Elapsed, as it goes now, in whole milliseconds like all that is stored.
+func (r Reading) At(elapsed time.Duration) time.Time {
+	return r.Now.Add(elapsed - r.Elapsed).Truncate(time.Millisecond)
+}
