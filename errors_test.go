@@ -64,8 +64,14 @@ var answers = map[string][]struct {
 		&session.BannedError{Ban: session.Ban{Reason: event.AccountDeleted, Note: "bye"}},
 		event.Closed{Reason: event.AccountDeleted, Note: "bye", Retry: event.RetryNo},
 	}},
-	"session.EndedError":  {{&session.EndedError{Why: evicted}, evicted}},
-	"session.FencedError": {{&session.FencedError{Why: moved}, moved}},
+	"session.ErrHookFailed":   {{session.ErrHookFailed, event.Unavailable.Closed(0)}},
+	"session.ErrChanging":     {{session.ErrChanging, event.Unavailable.Closed(0)}},
+	"session.ErrRecordFull":   {{session.ErrRecordFull, event.RefusedQuota.Closed(0)}},
+	"session.HookError":       {{&session.HookError{Hook: "DecideLogin", Err: store.ErrClosed, RetryAfter: time.Minute}, event.Unavailable.Closed(time.Minute)}},
+	"session.ChangingError":   {{&session.ChangingError{RetryAfter: time.Minute}, event.Unavailable.Closed(time.Minute)}},
+	"session.RecordFullError": {{&session.RecordFullError{Limit: 1}, event.RefusedQuota.Closed(0)}},
+	"session.EndedError":      {{&session.EndedError{Why: evicted}, evicted}},
+	"session.FencedError":     {{&session.FencedError{Why: moved}, moved}},
 
 	"fanout.ErrClosed":         {{fanout.ErrClosed, event.Shutdown.Closed(0)}},
 	"fanout.ErrDetached":       {{fanout.ErrDetached, event.Lost.Closed(0)}},
@@ -90,6 +96,8 @@ var answers = map[string][]struct {
 	"transport.ErrGone":    {{transport.ErrGone, event.Unavailable.Closed(0)}},
 	"transport.ErrUnknown": {{transport.ErrUnknown, event.Unavailable.Closed(0)}},
 	"transport.ErrTaken":   {{transport.ErrTaken, event.Unavailable.Closed(0)}},
+	"transport.ErrFull":    {{transport.ErrFull, event.Unavailable.Closed(0)}},
+	"transport.SkipError":  {{&transport.SkipError{Seq: 1}, event.Unavailable.Closed(0)}},
 	"transport.ErrClosed":  {{transport.ErrClosed, event.Unavailable.Closed(0)}},
 }
 

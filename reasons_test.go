@@ -176,6 +176,7 @@ var endings = map[event.Reason]func(s *stage) event.Closed{
 		time.Sleep(90 * time.Minute)
 		d.attach("")
 		require.NoError(s.t, d.att.Handle(s.ctx, event.TokenStored{})) // the new token counts from here on
+		time.Sleep(10 * time.Second)
 		thief := &on{s: s, res: d.res}
 		require.Error(s.t, thief.try(""))
 		return d.told()

@@ -129,7 +129,8 @@ class Record:
 NUMBER = number_up_to(2**64 - 1)
 TIME = number_up_to(2**63 - 1)
 DELAY = number_up_to(9_223_372_036_854)
-ID = Type(lambda value, strict: valid(1 <= len(printable(value).encode()) <= 128, value))
+ID = Type(lambda value, strict: valid(
+    1 <= len(printable(value).encode()) <= 128 and not {".", ".."} & set(value.split("/")), value))
 NAME = Type(lambda value, strict: valid(len(printable(value)) <= 128, value))
 KEY = Type(lambda value, strict: valid(len(characters(value).encode()) <= 512, value))
 WORDS = Type(lambda value, strict: characters(value))

@@ -20,8 +20,8 @@ const (
 	resumeTokenBytes = 52  // 256 bits in base32
 )
 
-// Account is the owner of an inbox: an opaque string of the host's, 1 to 128 bytes of UTF-8 without control characters.
-// A tenant is a prefix that the host chooses.
+// Account is the owner of an inbox: an opaque string of the host's, 1 to 128 bytes of UTF-8 without control characters;
+// see [CheckID]. A tenant is a prefix that the host chooses.
 type Account string
 
 // DeviceID names one installed client. The client keeps it over logins. Same charset as [Account].
@@ -89,7 +89,13 @@ func (l LoginID) Validate() error {
 }
 
 // CheckID reports whether s may be an identifier: 1 to 128 bytes of valid UTF-8 without control or bidirectional
-// override characters. The error is an [*InvalidError] with the given field.
+// override characters, of which no part between slashes is "." or "..". It is the one check of every identifier that a
+// client or a host chooses: accounts, devices, conversations, client message IDs, tabs, nodes, keys. The error is an
+// [*InvalidError] with the given field.
+//
+// Dots are refused because identifiers stand in the paths of URLs and files, where software on the way takes a part of
+// dots for a step up and then acts on something else (RFC 3986, section 5.2.4). Encoding does not help against software
+// that decodes first.
 func CheckID(field, s string) error {
 	if s == "" {
 		return &InvalidError{Field: field, Reason: "empty"}
@@ -97,11 +103,28 @@ func CheckID(field, s string) error {
 	if len(s) > MaxIDBytes {
 		return &InvalidError{Field: field, Reason: fmt.Sprintf("%d bytes, at most %d", len(s), MaxIDBytes)}
 	}
+	if hasDots(s) {
+		return &InvalidError{Field: field, Reason: `"." or "..", alone or between slashes`}
+	}
 	return CheckText(field, s)
 }
 
+// hasDots reports whether a part of s between slashes is "." or "..".
+func hasDots(s string) bool {
+	if strings.IndexByte(s, '.') < 0 {
+		return false
+	}
+	for part := range strings.SplitSeq(s, "/") {
+		if part == "." || part == ".." {
+			return true
+		}
+	}
+	return false
+}
+
 // CheckName reports whether s may be shown to people: at most 128 runes of valid UTF-8 without control or bidirectional
-// override characters; empty is allowed. The error is an [*InvalidError] with the given field.
+// override characters; empty is allowed. The error is an [*InvalidError] with the given field. [CleanName] makes any text
+// pass.
 func CheckName(field, s string) error {
 	if n := utf8.RuneCountInString(s); n > MaxNameRunes {
 		return &InvalidError{Field: field, Reason: fmt.Sprintf("%d characters, at most %d", n, MaxNameRunes)}
@@ -153,8 +176,8 @@ func isBase32(s string, length int) bool {
 	return true
 }
 
-// ParsePlatform lowers s to ASCII lowercase and checks it: 1 to 32 characters out of a to z, 0 to 9, '.', '_' and '-'.
-// Whether the platform is known is a matter of policy.
+// ParsePlatform lowers s to ASCII lowercase and checks it: 1 to 32 characters out of a to z, 0 to 9, '.', '_' and '-',
+// but not "." or "..". Whether the platform is known is a matter of policy.
 func ParsePlatform(s string) (Platform, error) {
 	if s == "" || len(s) > MaxPlatformBytes {
 		return "", &InvalidError{Field: "platform", Reason: fmt.Sprintf("%d bytes, want 1 to %d", len(s), MaxPlatformBytes)}
@@ -168,6 +191,9 @@ func ParsePlatform(s string) (Platform, error) {
 		default:
 			return "", &InvalidError{Field: "platform", Reason: "want letters a-z, digits, '.', '_' or '-'"}
 		}
+	}
+	if hasDots(s) {
+		return "", &InvalidError{Field: "platform", Reason: `"." or ".."`}
 	}
 	return Platform(b), nil
 }

@@ -34,19 +34,20 @@ func FuzzAddress(f *testing.F) {
 
 // FuzzNames checks that what is accepted as an identifier or a name is within the bounds of docs/protocol.md.
 func FuzzNames(f *testing.F) {
-	for _, s := range []string{"", "a", strings.Repeat("é", 64), strings.Repeat("👋", 128), "a\u0085", "\u202e", "\u200e", "\xff", "\U000E0001"} {
+	for _, s := range []string{"", "a", strings.Repeat("é", 64), strings.Repeat("👋", 128), "a\u0085", "\u202e", "\u200e", "\xff", "\U000E0001", ".", "..", "a/../b", "a/.b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		bad := !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool {
 			return r < 0x20 || r >= 0x7f && r <= 0x9f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
 		})
-		require.Equal(t, !bad && s != "" && len(s) <= 128, event.CheckID("id", s) == nil)
+		dots := strings.Contains("/"+s+"/", "/./") || strings.Contains("/"+s+"/", "/../")
+		require.Equal(t, !bad && !dots && s != "" && len(s) <= 128, event.CheckID("id", s) == nil)
 		require.Equal(t, !bad && utf8.RuneCountInString(s) <= 128, event.CheckName("name", s) == nil)
 		letters := !strings.ContainsFunc(s, func(r rune) bool {
 			return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", r)
 		})
-		require.Equal(t, letters && s != "" && len(s) <= 64, event.Kind(s).Validate() == nil)
+		require.Equal(t, letters && !dots && s != "" && len(s) <= 64, event.Kind(s).Validate() == nil)
 	})
 }
 

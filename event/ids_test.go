@@ -38,6 +38,11 @@ var hostile = []struct{ name, text string }{
 	{"character cut short", "a\xe2\x80"},
 	{"surrogate", "\xed\xa0\x80"},
 	{"overlong", "\xc0\xaf"},
+	{"dot", "."},
+	{"two dots", ".."},
+	{"dot behind a slash", "tenant/."},
+	{"two dots before a slash", "../ban"},
+	{"two dots between slashes", "a/../b"},
 	{"too long", strings.Repeat("a", event.MaxIDBytes+1)},
 	{"too long in bytes, not in characters", strings.Repeat("ä", event.MaxIDBytes/2+1)},
 }
@@ -57,6 +62,11 @@ func TestIdentifiers_Validate(t *testing.T) {
 	good := []struct{ name, text string }{
 		{"one character", "a"},
 		{"with slashes", "tenant/ann/x"},
+		{"a slash", "/"},
+		{"slashes", "//"},
+		{"three dots", "..."},
+		{"dots in names", "a.b/..c/d../.e./x..y"},
+		{"percent signs", "%2e%2e"},
 		{"spaces", " ann b "},
 		{"other script", "анна 你好 \U0001F44B"},
 		{"plain direction marks", "a\u200e\u200f\u061c"},
@@ -90,8 +100,8 @@ func TestCheckName(t *testing.T) {
 	require.NoError(t, event.CheckName("name", strings.Repeat("\U0001F44B", event.MaxNameRunes)))
 	requireInvalid(t, event.CheckName("name", strings.Repeat("x", event.MaxNameRunes+1)), "name", "xxxx")
 	for _, tt := range hostile {
-		if tt.text == "" || strings.HasPrefix(tt.name, "too long in") {
-			continue // names may be empty, and are counted in characters
+		if tt.text == "" || strings.HasPrefix(tt.name, "too long in") || strings.Contains(tt.name, "dot") {
+			continue // names may be empty, are counted in characters, and stand in no path
 		}
 		t.Run(tt.name, func(t *testing.T) { requireInvalid(t, event.CheckName("name", tt.text), "name", tt.text) })
 	}
@@ -169,6 +179,9 @@ func TestS14_ParsePlatform(t *testing.T) {
 		{"line end", "ios\n", ""},
 		{"override", "\u202eios", ""},
 		{"not UTF-8", "ios\xff", ""},
+		{"dot", ".", ""},
+		{"two dots", "..", ""},
+		{"three dots", "...", "..."},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,7 +3,9 @@ package event
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
 	"sync/atomic"
@@ -24,6 +26,14 @@ func NewResumeToken() ResumeToken {
 	var b [32]byte
 	rand.Read(b[:])
 	return ResumeToken(base32Lower.EncodeToString(b[:]))
+}
+
+// Successor returns the token that follows t under a nonce: HMAC-SHA256 of the nonce with t's text as the key. Whoever has t
+// and the nonce gets the same token each time; the nonce alone says nothing about it. The nonce must come from crypto/rand.
+func (t ResumeToken) Successor(nonce [32]byte) ResumeToken {
+	h := hmac.New(sha256.New, []byte(t))
+	h.Write(nonce[:])
+	return ResumeToken(base32Lower.EncodeToString(h.Sum(nil)))
 }
 
 // Issuer makes message IDs and recognises those that belong to its store. An ID is one AES block over a random number of

@@ -21,8 +21,10 @@ var alphabet = []rune(`abcXYZ019 /._-"\'<>&{}[],:` + "\u00e4\u4f60\u200e\u2028\u
 
 func (g generator) id() string {
 	s := make([]rune, 1+g.IntN(20))
-	for i := range s {
-		s[i] = alphabet[g.IntN(len(alphabet))]
+	for event.CheckID("id", string(s)) != nil { // parts of dots between slashes
+		for i := range s {
+			s[i] = alphabet[g.IntN(len(alphabet))]
+		}
 	}
 	return string(s)
 }

@@ -33,7 +33,8 @@ const (
 // MaxKindBytes bounds the name of a kind.
 const MaxKindBytes = 64
 
-// Validate reports whether k has the form of a kind: 1 to 64 characters out of letters, digits, '.', '_' and '-'.
+// Validate reports whether k has the form of a kind: 1 to 64 characters out of letters, digits, '.', '_' and '-', but not
+// "." or "..".
 func (k Kind) Validate() error {
 	if k == "" || len(k) > MaxKindBytes {
 		return &InvalidError{Field: "kind", Reason: fmt.Sprintf("%d bytes, want 1 to %d", len(k), MaxKindBytes)}
@@ -44,6 +45,9 @@ func (k Kind) Validate() error {
 		if !letter && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
 			return &InvalidError{Field: "kind", Reason: "want letters, digits, '.', '_' or '-'"}
 		}
+	}
+	if k == "." || k == ".." {
+		return &InvalidError{Field: "kind", Reason: `"." or ".."`}
 	}
 	return nil
 }

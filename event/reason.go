@@ -62,7 +62,7 @@ var reasons = []ReasonInfo{
 	{TokenReuse, true, RetryLogin, 0, "an old resume token was used again"},
 	{PolicyChanged, true, RetryNo, 206, "rules were replaced and enforced at once"},
 	{RefusedQuota, false, RetryNo, 214, "a reconnect without a slot was refused; the holders stay"},
-	{Moved, false, RetryNo, 0, "another connection of the same login took over"},
+	{Moved, false, RetryAfter, 0, "another connection of the same login took over; the delay grows while they take turns"},
 	{TabReplaced, false, RetryNo, 0, "a newer tab of the same device took over"},
 	{Slow, false, RetryYes, 0, "window full without progress; nothing is lost"},
 	{Lost, false, RetryYes, 0, "no sign of life"},

@@ -32,7 +32,7 @@ func TestReasons(t *testing.T) {
 		{"token_reuse", login, "login", 0},
 		{"policy_changed", login, "no", 206},
 		{"refused_quota", connection, "no", 214},
-		{"moved", connection, "no", 0},
+		{"moved", connection, "after", 0},
 		{"tab_replaced", connection, "no", 0},
 		{"slow", connection, "yes", 0},
 		{"lost", connection, "yes", 0},

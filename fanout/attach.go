@@ -1,9 +1,13 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/session"
@@ -15,11 +19,66 @@ import (
 // account.
 type AttachRequest struct {
 	Account event.Account
-	Login   event.LoginID
-	Token   event.ResumeToken
-	Tab     string // see [session.AttachRequest]
+	// Login, Token, Vouched, Device, Tab and Description say whose connection it is and what its device is like; see
+	// [session.AttachRequest].
+	Login       event.LoginID
+	Token       event.ResumeToken
+	Vouched     bool
+	Device      event.DeviceID
+	Tab         string
+	Description *session.Description
 	// Position is up to where the device has everything. Nil: from where it acknowledged last.
 	Position *event.Position
+
+	// Window, WindowBytes, AckWait and FrameWrite are those of [Config] for this connection, such as an MQTT client's Receive
+	// Maximum. Zero means those of the router. A window has at most 65,535 entries, and WindowBytes at most 4 MiB or those of
+	// the router, whichever is more.
+	Window, WindowBytes int
+	AckWait, FrameWrite time.Duration
+	// IdleTimeout detaches the connection if nothing was heard of it for this long; see [session.AttachRequest].
+	IdleTimeout time.Duration
+	// Hold: nothing is sent, not even the Welcome, until [Attachment.Start] is called, so that the host can first answer the
+	// client in its own protocol. All else holds as for any attached connection; the idle bound counts, the other ones do not.
+	Hold bool
+}
+
+// Bounds of what a connection may have of its own.
+const (
+	maxWindow      = 65_535 // MQTT's Receive Maximum
+	maxWindowBytes = 4 << 20
+)
+
+// limits returns what the connection is held to: r's if it has nothing of its own.
+func (q *AttachRequest) limits(r *Router) (*limits, error) {
+	var errs []error
+	within := func(field string, n, most int64) {
+		if n < 0 || n > most {
+			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%d, want 0 to %d", n, most)})
+		}
+	}
+	within("window", int64(q.Window), max(maxWindow, int64(r.cfg.Window)))
+	within("window bytes", int64(q.WindowBytes), max(maxWindowBytes, int64(r.cfg.WindowBytes)))
+	within("ack wait", int64(q.AckWait), math.MaxInt64)
+	within("frame write", int64(q.FrameWrite), math.MaxInt64)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	l := limits{
+		window: cmp.Or(q.Window, r.cfg.Window), windowBytes: cmp.Or(q.WindowBytes, r.cfg.WindowBytes),
+		ackWait: cmp.Or(q.AckWait, r.cfg.AckWait), frameWrite: cmp.Or(q.FrameWrite, r.cfg.FrameWrite),
+	}
+	if l == *r.none.limits {
+		return r.none.limits, nil
+	}
+	return &l, nil
+}
+
+// session returns what the registry has to know.
+func (q *AttachRequest) session() session.AttachRequest {
+	return session.AttachRequest{
+		Account: q.Account, Login: q.Login, Token: q.Token, Vouched: q.Vouched, Device: q.Device, Tab: q.Tab,
+		Description: q.Description, IdleTimeout: q.IdleTimeout,
+	}
 }
 
 // Attach binds a connection to a login and begins to deliver what its device has not acknowledged, then what comes.
@@ -33,25 +92,36 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 	if r.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
+	own, err := q.limits(r)
+	if err != nil {
+		return nil, err
+	}
 	h := r.hold(q.Account)
 	a := &Attachment{r: r, hub: h, active: r.clock(), business: &r.none}
+	if own != r.none.limits || q.Hold {
+		a.business = &business{limits: own, held: q.Hold}
+	}
 	h.mu.Lock()
 	parks := h.parks
 	h.mu.Unlock()
-	_, err := r.reg.Attach(ctx, session.AttachRequest{
-		Account: q.Account, Login: q.Login, Token: q.Token, Tab: q.Tab,
-		Begin: func(ctx context.Context, c *session.Connection) error {
-			return r.begin(ctx, a, q.Position, a.join(c, parks))
-		},
-	}, conn, a.ended)
+	bind := q.session()
+	bind.Begin = func(ctx context.Context, c *session.Connection) error {
+		return r.begin(ctx, a, q.Position, a.join(c, parks))
+	}
+	_, err = r.reg.Attach(ctx, bind, conn, a.ended)
 	if err != nil {
 		a.ended(event.ClosedOf(err)) // nobody else does: it has never been attached
 		return nil, fmt.Errorf("fanout: attach: %w", err)
 	}
+	if d, ok := conn.(transport.Drainer); ok && a.conn.NonBlocking() {
+		d.NotifyDrained(a.room)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	a.running = false
-	a.wakeLocked()
+	if !a.held {
+		a.running = false
+		a.wakeLocked()
+	}
 	return a, nil
 }
 

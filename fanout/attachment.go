@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -37,14 +38,18 @@ type Attachment struct {
 	slots    [2]*event.Sealed // what window is in as long as it is short
 	bytes    int              // sizes of the window
 	progress time.Duration    // Router.clock of the last ack, or since when the window is not empty; while it is, meaningless
-	skipped  time.Duration    // since when pos is behind scan
+	behind   time.Duration    // since when pos is behind scan
 	active   time.Duration    // when its user did something last
+	began    time.Duration    // Router.clock of when what is being sent was chosen; 0: nothing is
 
 	*business // never nil; an attachment at rest has Router.none, which is not to be written to
 }
 
 // business is what an attachment needs beside its place in the inbox, but not at rest.
 type business struct {
+	limits *limits // the router's, unless the connection has its own
+	held   bool    // until Start is called
+
 	reset       event.Position
 	statesAfter uint64 // registers set later than this are sent first
 	statesNext  string
@@ -56,13 +61,26 @@ type business struct {
 	control []event.Frame
 	live    []liveEvent
 
+	skip uint64 // the last entry that the connection has skipped, as long as the cursor has not passed it
+
+	full      []event.Frame // the batch that the connection's queue had no room for
+	fullSince time.Duration // Router.clock of the first time
+	retries   uint8         // of the batch since the reader began
+	drained   bool          // the connection has said that there is room since it was called last
+
 	why *event.Closed // why the attachment has ended
+}
+
+// limits are what one connection is held to.
+type limits struct {
+	window, windowBytes int
+	ackWait, frameWrite time.Duration
 }
 
 // ownLocked returns the attachment's own business, to be written to.
 func (a *Attachment) ownLocked() *business {
 	if a.business == &a.r.none {
-		a.business = new(business)
+		a.business = &business{limits: a.limits}
 	}
 	return a.business
 }
@@ -70,7 +88,8 @@ func (a *Attachment) ownLocked() *business {
 // restLocked lets go of a business in which nothing is left.
 func (a *Attachment) restLocked() {
 	b := a.business
-	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked) == 0 && b.suspect == 0 {
+	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full) == 0 && b.suspect == 0 && b.skip == 0 &&
+		!b.held && b.limits == a.r.none.limits {
 		a.business = &a.r.none
 	}
 }
@@ -101,10 +120,31 @@ func (a *Attachment) Touch() { a.conn.Touch() }
 // Detach tells the engine that the connection is gone. Late calls have no effect on a newer connection.
 func (a *Attachment) Detach() { a.conn.Detach() }
 
-// Close ends the connection for a reason of the host's. The login lives on.
+// Close ends the connection for a reason of the host's. The login lives on. It does not wait for Conn.Close: AwaitClose and
+// the next call of Handle do.
 func (a *Attachment) Close(why event.Closed) { a.conn.Close(why) }
 
-// ProtocolError is the error of a frame that a correct client does not send. The connection has been closed.
+// AwaitClose waits, if the connection has ended, until Conn.Close has returned: from then on the client was told why, and the
+// host may close the socket. It returns at once if the connection lives, and waits no longer than ctx, and Config.CloseTimeout
+// of the registry, allow.
+func (a *Attachment) AwaitClose(ctx context.Context) { a.conn.AwaitClose(ctx) }
+
+// Start begins delivery on a connection that was attached with [AttachRequest.Hold], and does nothing otherwise. It may be
+// called again, and after the end.
+func (a *Attachment) Start() {
+	a.hub.mu.Lock()
+	defer a.hub.mu.Unlock()
+	if !a.held || a.closed {
+		return
+	}
+	a.business.held = false
+	a.progress = a.r.clock()
+	a.running = false
+	a.wakeLocked()
+}
+
+// ProtocolError is the error of a frame that a correct client does not send. The connection has been closed with reason
+// protocol_error.
 type ProtocolError struct{ Reason string }
 
 // Closed returns what the client was told.
@@ -132,14 +172,36 @@ func (e *DetachedError) Is(target error) bool { return target == ErrDetached }
 func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 	f, err := event.DecodeClientFrame(line)
 	if err != nil {
-		return a.violation(err.Error())
+		return a.over(ctx, a.violation(err.Error()))
 	}
 	return a.Handle(ctx, f)
 }
 
 // Handle takes in one frame of the client. It returns a [*DetachedError] after the connection has ended, a
 // [*ProtocolError] for a frame that ended it, or the store's error if a confirmed token could not be written.
+//
+// With the first two it returns only after Conn.Close has, so that the host may close the socket at once and the client has
+// been told why. It waits for that no longer than ctx and Config.CloseTimeout of the registry allow.
 func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
+	if err := a.handle(ctx, f); err != nil {
+		return a.over(ctx, err)
+	}
+	return nil
+}
+
+// over waits until the client was told, if the connection is.
+func (a *Attachment) over(ctx context.Context, err error) error {
+	a.conn.AwaitClose(ctx)
+	if err == ErrDetached { // by now it is known why
+		return cmp.Or(a.gone(), err)
+	}
+	return err
+}
+
+func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
+	if a.conn.Fenced() {
+		return ErrDetached
+	}
 	a.conn.Touch()
 	if f, ok := f.(event.Ack); ok {
 		_, err := a.ack(f.Position)
@@ -197,7 +259,9 @@ func (a *Attachment) goneLocked() error {
 }
 
 func (a *Attachment) violation(reason string) error {
-	a.conn.Close(event.ProtocolError.Closed(0))
+	if !a.conn.Close(event.ProtocolError.Closed(0)) {
+		return ErrDetached
+	}
 	return &ProtocolError{Reason: reason}
 }
 
@@ -262,13 +326,15 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 		return false
 	}
 	a.window = slices.Delete(a.window, 0, n)
+	if len(a.window) > 0 || len(a.full) > 0 {
+		a.progress = a.r.clock()
+	}
 	if len(a.window) == 0 {
 		a.emptyLocked()
-	} else {
-		a.progress = a.r.clock()
 	}
 	a.acked, a.blocked = max(a.acked, seq), false
 	a.progressedLocked(seq)
+	a.passSkippedLocked()
 	if a.hub.receipts.len() > 0 {
 		a.hub.watchLocked() // before the cursor is noted: a flush of cursors looks there for receipts
 	}
@@ -297,14 +363,23 @@ func (a *Attachment) nack(f event.Nack) error {
 	if err != nil || !waited {
 		return err
 	}
-	a.r.stats.nacked.Add(1)
-	a.tell(Event{Kind: EventNacked, To: f.Position, Code: f.Code})
-	if a.r.cfg.OnNack != nil {
-		a.r.cfg.OnNack(Nacked{
-			Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: f.Position, Code: f.Code,
-		})
-	}
+	a.nacked(f.Position, f.Code)
 	return nil
+}
+
+// nacked tells the host of an entry that the device cannot process.
+func (a *Attachment) nacked(p event.Position, code string) {
+	a.r.stats.nacked.Add(1)
+	a.tell(Event{Kind: EventNacked, To: p, Code: code})
+	if a.r.cfg.OnNack == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			a.r.log.Error("fanout: OnNack panicked", "account", string(a.hub.account), "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	a.r.cfg.OnNack(Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code})
 }
 
 // emptyLocked drops the window. An idle attachment keeps no buffer for it, and no entry: those that were in slots before the
@@ -369,7 +444,7 @@ func (a *Attachment) ended(why event.Closed) {
 	if len(h.atts) == 0 {
 		a.r.dropTailLocked(h)
 	}
-	a.window, a.slots, a.business = nil, [2]*event.Sealed{}, &business{why: &why}
+	a.window, a.slots, a.business = nil, [2]*event.Sealed{}, &business{limits: a.r.none.limits, why: &why}
 	h.mu.Unlock()
 	if poison != nil {
 		a.report(poison)
@@ -379,22 +454,35 @@ func (a *Attachment) ended(why event.Closed) {
 
 // slow closes a connection that makes no progress.
 func (a *Attachment) slow(why Cause) {
+	if !a.conn.Close(event.Slow.Closed(0)) {
+		return
+	}
 	a.r.stats.slow.Add(1)
 	a.r.stats.cause(why, 1)
 	a.tell(Event{Kind: EventSlow, Cause: why})
-	a.conn.Close(event.Slow.Closed(0))
 }
 
-// stuckLocked reports whether the device has made no progress for too long.
-func (a *Attachment) stuckLocked(now, woke time.Duration) bool {
-	return (len(a.window) > 0 || a.phase == awaitResetAck) && now-max(a.progress, woke) >= a.r.cfg.AckWait
+// lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as
+// acks come in meanwhile. One whose reader waits for the store is not late, and
+// nobody can make any while the process stands still, as it did until woke.
+func (a *Attachment) lateLocked(now, woke time.Duration) Cause {
+	l, progress := a.limits, max(a.progress, woke)
+	switch {
+	case a.held:
+	case a.began > 0 && now-max(a.began, progress) >= l.frameWrite,
+		len(a.full) > 0 && now-max(a.fullSince, progress) >= l.frameWrite:
+		return CauseFrameWrite
+	case (len(a.window) > 0 || a.phase == awaitResetAck) && now-progress >= l.ackWait:
+		return CauseAckWait
+	}
+	return ""
 }
 
 func (a *Attachment) coverDueLocked(now time.Duration) bool {
-	return a.scan > a.pos && (a.scan-a.pos >= coverEntries || now-a.skipped >= coverAge)
+	return a.scan > a.pos && (a.scan-a.pos >= coverEntries || now-a.behind >= coverAge)
 }
 
 // atRestLocked reports that time alone changes nothing.
 func (a *Attachment) atRestLocked() bool {
-	return len(a.window) == 0 && a.scan == a.pos && a.phase != awaitResetAck
+	return len(a.window)+len(a.full) == 0 && a.scan == a.pos && a.phase != awaitResetAck && (!a.running || a.held)
 }

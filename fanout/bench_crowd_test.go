@@ -37,7 +37,7 @@ func crowd(b *testing.B, waits bool, senders int) {
 	p, err := policy.New(policy.Rules{})
 	require.NoError(b, err)
 	st := memstore.New(memstore.Config{})
-	reg, err := session.New(st, session.Config{Policy: p, LoginsPerMinute: -1, AttachesPerSecond: -1})
+	reg, err := session.New(st, session.Config{Policy: p, LoginsPerMinute: -1, AttachesPerSecond: -1, AttachesPerAccount: -1})
 	require.NoError(b, err)
 	r, err := fanout.New(reg, st, fanout.Config{})
 	require.NoError(b, err)

@@ -38,7 +38,8 @@ const (
 type Config struct {
 	// Kinds knows the kinds of events. Nil means the built-in ones; unknown kinds pass through.
 	Kinds *event.Registry
-	// Window is how many entries a connection may have unacknowledged. Zero means 64.
+	// Window is how many entries a connection may have unacknowledged. Zero means 64. This and the bounds below hold for
+	// connections that were not attached with their own, see [AttachRequest].
 	Window int
 	// WindowBytes bounds their sizes together; a single larger entry is sent alone. Zero means 1 MiB.
 	WindowBytes int
@@ -48,7 +49,9 @@ type Config struct {
 	LiveLife time.Duration
 	// AckWait closes a connection that has unacknowledged entries and made no progress for this long. Zero means 30 s.
 	AckWait time.Duration
-	// FrameWrite bounds each Send of a connection. Zero means 10 s.
+	// FrameWrite bounds each Send of a connection, counted from its last ack if one comes in meanwhile: the connection is then
+	// closed, whatever its Send does. The same holds for a queue that is full, see [transport.ErrFull]. It is looked at once a
+	// second. Zero means 10 s.
 	FrameWrite time.Duration
 	// CursorFlush bounds how far a cursor on disk is behind the last ack. Zero means 10 s.
 	CursorFlush time.Duration
@@ -70,7 +73,8 @@ type Config struct {
 	TrimInterval time.Duration
 	// Push says when the host is asked to wake devices by push. The zero value means never.
 	Push PushConfig
-	// OnNack, if set, is called for each entry that a device says it cannot process. It must return quickly.
+	// OnNack, if set, is called for each entry that a device says it cannot process, or that its connection skips with a
+	// [transport.SkipError]. It must return quickly. A panic is logged.
 	OnNack func(Nacked)
 	// OnPoison, if set, is called when an entry has defeated a device 5 times, 10, 20, 40 and so on. It is called on a
 	// goroutine of its own, so it may take its time and call the router, for instance Park; ctx ends after a minute, and when
@@ -87,7 +91,7 @@ type Nacked struct {
 	Login    event.LoginID
 	Device   event.DeviceID
 	Position event.Position
-	Code     string // the client's word for why
+	Code     string // the client's, or its connection's, word for why
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -166,10 +166,10 @@ func (r *Router) owing() []*hub {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
-		for h := range sh.restless {
+		for _, h := range sh.restless {
 			h.refs++
-			all = append(all, h)
 		}
+		all = append(all, sh.restless...)
 		sh.mu.Unlock()
 	}
 	return all

@@ -17,14 +17,16 @@
 // # Acks and slow devices
 //
 // A device's place in the inbox, its cursor, moves only by its acks. At most a window of entries is unacknowledged; a
-// device that makes no progress is closed with advice to reconnect, and gets the same entries again, flagged. Cursors are
+// device that makes no progress is closed with advice to reconnect, and gets the same entries again, flagged. A watchdog looks
+// at every Send: one that takes longer than Config.FrameWrite without an ack coming in is ended by a Close, whatever it does
+// with its context. A connection may have limits of its own, see [AttachRequest]. Cursors are
 // written behind: after a crash they are at most Config.CursorFlush older than the last ack.
 //
 // # Entries that defeat a device
 //
 // A device that loses its connection at the same entry again and again is reported (Config.OnPoison), and gets its entries one
 // at a time, so that the report names the right one. Nothing is skipped by itself: [Router.Park] has an entry passed over for
-// one device.
+// one device. A connection that cannot take an entry says so with a [transport.SkipError]: that is a nack of the entry.
 //
 // # What hosts see
 //

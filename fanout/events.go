@@ -22,7 +22,7 @@ const (
 	EventLiveDropped EventKind = "live_dropped" // live-only events were dropped for a connection: Count, Cause
 	EventTrimmed     EventKind = "trimmed"      // entries were removed by retention: From (not included), To, Count, Cause
 	EventSlow        EventKind = "slow"         // a connection was closed because it made no progress: Cause
-	EventNacked      EventKind = "nacked"       // a device could not process an entry: To, Code
+	EventNacked      EventKind = "nacked"       // a device could not process an entry, or its connection skipped it: To, Code
 	EventPoison      EventKind = "poison"       // an entry has defeated a device several times: To, Count of attempts. See [Poison]
 	EventParked      EventKind = "parked"       // the host has parked an entry for a device: To
 	EventUnparked    EventKind = "unparked"     // and has taken it back: To
@@ -30,6 +30,7 @@ const (
 	EventTrimFailed  EventKind = "trim_failed"  // an inbox, or without Account the list of accounts, could not be trimmed, and is tried again: Err
 	EventFlushFailed EventKind = "flush_failed" // cursors or receipts could not be written, and are tried again: Err
 	EventReadFailed  EventKind = "read_failed"  // a connection was closed because its inbox could not be read: Err
+	EventSendFailed  EventKind = "send_failed"  // a connection was closed because its Send failed or panicked: Err
 )
 
 // Event is something that a host may want to know of. Fields that a kind does not name are empty. It has no payloads and no
@@ -78,7 +79,7 @@ const (
 // Causes of [EventSlow].
 const (
 	CauseAckWait    Cause = "ack_wait"    // nothing was acknowledged for Config.AckWait
-	CauseFrameWrite Cause = "frame_write" // Conn.Send took longer than Config.FrameWrite
+	CauseFrameWrite Cause = "frame_write" // Conn.Send took longer than Config.FrameWrite, or its queue was full for so long
 )
 
 // Causes of [EventRefused].
@@ -136,7 +137,7 @@ func causeOf(err error) Cause {
 // The engine never blocks on a slow subscriber: what finds the buffer full is dropped and counted. The buffer has two lanes,
 // so that what clients can make happen as often as they like never takes the place of anything else:
 //
-//   - frequent: [EventRedelivered], [EventLiveDropped], [EventNacked] and [EventRefused];
+//   - frequent: [EventRedelivered], [EventLiveDropped], [EventNacked], [EventSendFailed] and [EventRefused];
 //   - important: all other kinds.
 type Subscription struct{ s *stream.Subscription[Event] }
 
@@ -179,7 +180,7 @@ func (f *feed) emit(e Event) {
 	e.Time = f.now()
 	i := stream.Item[Event]{Value: e}
 	switch e.Kind {
-	case EventRedelivered, EventLiveDropped, EventNacked, EventRefused:
+	case EventRedelivered, EventLiveDropped, EventNacked, EventSendFailed, EventRefused:
 		i.Lane = stream.Frequent
 	}
 	f.Publish(i)

@@ -219,8 +219,8 @@ func TestI23_I25_Adversary(t *testing.T) {
 			event.Nack{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
 			event.ResetAck{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
 		} {
-			_ = e[0].attachment().Handle(ctx, frame) // taken if it also fits eve's own inbox, refused if not
-			if !e[0].Connected() {
+			if e[0].attachment().Handle(ctx, frame) != nil { // taken if it also fits eve's own inbox, refused if not
+				e[0].closed()
 				e[0].online()
 			}
 		}

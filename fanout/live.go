@@ -174,21 +174,28 @@ func (a *Attachment) leastLocked() int {
 	return least
 }
 
-// takeLiveLocked moves what waits in the ring into frames, but for what is too old.
+// takeLiveLocked moves what waits in the ring into frames, as much as one batch holds, and drops what is too old.
 func (a *Attachment) takeLiveLocked(frames []event.Frame) []event.Frame {
 	if len(a.live) == 0 {
 		return frames
 	}
-	now, old := a.r.clock(), 0
+	now, old, wire, taken := a.r.clock(), 0, 0, 0
 	for _, l := range a.live {
 		if now >= l.till {
 			old++
+			taken++
 			continue
+		}
+		if wire += entryBytes(&l.e.Entry); wire > batchBytes && len(frames) > 0 {
+			break
 		}
 		frames = append(frames, &event.Live{Event: l.e})
 		a.r.stats.liveSent.Add(1)
+		taken++
 	}
-	a.live = nil
+	if a.live = slices.Delete(a.live, 0, taken); len(a.live) == 0 {
+		a.live = nil
+	}
 	if old > 0 {
 		a.dropLocked(old, CauseTooOld)
 	}

@@ -56,7 +56,7 @@ func idleLogins(t testing.TB, logins, perAccount int) float64 {
 	st := memstore.New(memstore.Config{})
 	p, err := policy.New(policy.Rules{})
 	require.NoError(t, err)
-	cfg := session.Config{Policy: p, LoginsPerMinute: -1, AttachesPerSecond: -1}
+	cfg := session.Config{Policy: p, LoginsPerMinute: -1, AttachesPerSecond: -1, AttachesPerAccount: -1}
 	reg, err := session.New(st, cfg)
 	require.NoError(t, err)
 	requests := make([]fanout.AttachRequest, logins)

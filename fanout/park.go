@@ -107,6 +107,7 @@ func (a *Attachment) passLocked(p event.Position) {
 		if len(a.window) == 0 {
 			a.window = a.slots[:0]
 		}
+		a.passSkippedLocked()
 		a.wakeLocked()
 	}
 }

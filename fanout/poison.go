@@ -149,7 +149,7 @@ func (a *Attachment) windowLocked() int {
 	if a.careful > 0 {
 		return 1
 	}
-	return a.r.cfg.Window
+	return a.limits.window
 }
 
 // attemptLocked counts what the end of the connection says about the first entry that it left unacknowledged. It returns

@@ -330,6 +330,7 @@ func TestTokenRotation(t *testing.T) {
 		d.online()
 		require.Equal(w.t, second, d.Token(), "it was confirmed, and is young")
 		d.drop()
+		time.Sleep(10 * time.Second)
 		_, err := w.r.Attach(context.Background(), fanout.AttachRequest{Account: "ann", Login: d.Login(), Token: first}, d.pair.Conn())
 		require.ErrorIs(w.t, err, session.ErrEnded, "I26: the one before is void, and its use ends the login")
 	})

@@ -1,13 +1,11 @@
 package fanout
 
 import (
-	"errors"
 	"math"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -16,6 +14,7 @@ func (a *Attachment) wakeLocked() {
 	if a.running || a.closed {
 		return
 	}
+	a.hub.watchLocked()
 	a.running = a.r.owned.Go(a.read)
 }
 
@@ -29,6 +28,7 @@ func (a *Attachment) rouseLocked() bool {
 	if a.running || a.closed {
 		return false
 	}
+	a.hub.watchLocked()
 	a.running = true
 	return true
 }
@@ -49,7 +49,7 @@ func (a *Attachment) read() {
 		if need == idle || need == needStates && !a.loadStates(buf) || need == needPage && !a.loadPage(buf) {
 			return
 		}
-		if len(buf.frames) > 0 && !a.send(buf.frames) {
+		if len(buf.frames) > 0 && !a.send(buf) {
 			return
 		}
 	}
@@ -73,10 +73,26 @@ func (a *Attachment) next(buf *scratch) need {
 	return a.nextLocked(buf, now)
 }
 
-// nextLocked chooses what to send: control, then live-only, then state, then data.
+// nextLocked chooses what to send. From then on until it is called again the connection counts as being sent to.
 func (a *Attachment) nextLocked(buf *scratch, now time.Duration) need {
+	a.began = 0
 	if a.closed {
 		return idle
+	}
+	n := a.chooseLocked(buf, now)
+	if len(buf.frames) > 0 {
+		a.began = max(now, 1)
+	}
+	return n
+}
+
+// chooseLocked chooses what to send: what the connection had no room for, control, then live-only, then state, then data.
+func (a *Attachment) chooseLocked(buf *scratch, now time.Duration) need {
+	if len(a.full) > 0 {
+		return a.againLocked(buf)
+	}
+	if a.drained {
+		a.business.drained = false
 	}
 	if len(a.control) > 0 {
 		buf.frames = append(buf.frames, a.control...)
@@ -88,7 +104,6 @@ func (a *Attachment) nextLocked(buf *scratch, now time.Duration) need {
 	}
 	switch a.phase {
 	case awaitResetAck:
-		a.hub.watchLocked()
 		return a.stopLocked()
 	case sendStates:
 		return needStates
@@ -125,15 +140,13 @@ func (a *Attachment) nextDataLocked(buf *scratch, now time.Duration) need {
 	return a.stopLocked()
 }
 
-// stopLocked ends the reader. Whoever changes anything from here on wakes a new one.
+// stopLocked ends the reader. Whoever changes anything from here on wakes a new one. The sweep goes on looking at the hub
+// until it is at rest.
 func (a *Attachment) stopLocked() need {
 	a.running = false
 	a.restLocked()
-	if !a.atRestLocked() {
-		a.hub.watchLocked()
-	}
 	for _, o := range a.hub.atts {
-		if o.running {
+		if o.running && !o.held {
 			return idle
 		}
 	}
@@ -153,7 +166,8 @@ func (h *hub) afterLocked(seq uint64) []*event.Sealed {
 func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through uint64, now time.Duration) {
 	d := &buf.data
 	d.Epoch, d.Prev, d.Redelivered = a.epoch, a.pos, false
-	cut, before := false, a.bytes
+	cut, before, wire := false, a.bytes, 0
+	instant := a.conn.NonBlocking()
 	for _, e := range entries {
 		if e.Seq <= a.scan {
 			continue
@@ -163,9 +177,15 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 			continue
 		}
 		again := e.Seq <= a.resend
-		a.blocked = len(a.window) >= a.windowLocked() || len(a.window) > 0 && a.bytes+e.Size() > a.r.cfg.WindowBytes
+		a.blocked = len(a.window) >= a.windowLocked() || len(a.window) > 0 && a.bytes+e.Size() > a.limits.windowBytes
 		if cut = a.blocked || len(d.Entries) > 0 && again != d.Redelivered; cut {
 			break
+		}
+		if instant {
+			if wire += entryBytes(&e.Entry); wire > batchBytes && len(d.Entries) > 0 {
+				cut = true
+				break
+			}
 		}
 		if len(a.window) == 0 {
 			a.progress = now
@@ -190,7 +210,7 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 
 func (a *Attachment) skipLocked(seq uint64, now time.Duration) {
 	if a.scan == a.pos {
-		a.skipped = now
+		a.behind = now
 	}
 	a.scan = max(a.scan, seq)
 }
@@ -209,15 +229,18 @@ func (a *Attachment) loadPage(buf *scratch) bool {
 	h.mu.Lock()
 	after, known, rings := a.scan, h.head, h.rings
 	limit := min(a.r.cfg.PageEntries, max(a.windowLocked()-len(a.window), 0)+1+int(a.filtered))
+	size := min(a.r.cfg.PageBytes, a.limits.windowBytes)
 	h.mu.Unlock()
+	if a.conn.NonBlocking() {
+		size = min(size, batchBytes/2) // what is read is sent
+	}
 	room, ok := a.r.pages.Get().(*[]event.Entry)
 	if !ok {
 		room = new([]event.Entry)
 	}
 	defer a.r.keepPage(room)
 	page, err := a.r.st.Read(a.r.ctx, h.account, store.ReadOptions{
-		After: after, Limit: limit, MaxBytes: min(a.r.cfg.PageBytes, a.r.cfg.WindowBytes), Known: known,
-		Into: *room,
+		After: after, Limit: limit, MaxBytes: size, Known: known, Into: *room,
 	})
 	if err != nil {
 		return a.failed(err)
@@ -249,6 +272,9 @@ func (a *Attachment) loadPage(buf *scratch) bool {
 		a.takeLocked(buf, entries, page.Through, now)
 		a.filtered = uint16(min(passed(page.Entries, a.scan)-len(buf.data.Entries), math.MaxUint16))
 	}
+	if len(buf.frames) > 0 {
+		a.began = max(now, 1)
+	}
 	return true
 }
 
@@ -276,10 +302,11 @@ func (a *Attachment) loadStates(buf *scratch) bool {
 	o := store.StateOptions{Newer: a.statesAfter, Cursor: a.statesNext, Limit: a.r.cfg.PageEntries}
 	epoch := a.epoch
 	h.mu.Unlock()
-	page, err := a.r.st.States(a.r.ctx, h.account, o)
+	page, err := a.r.statePage(h.account, o)
 	if err != nil {
 		return a.failed(err)
 	}
+	now := a.r.clock()
 	frame := &event.StatePage{Epoch: epoch, More: page.Next != ""}
 	frame.States = slices.DeleteFunc(page.States, func(s event.State) bool { return s.Internal() })
 	h.mu.Lock()
@@ -291,32 +318,10 @@ func (a *Attachment) loadStates(buf *scratch) bool {
 		}
 		if len(frame.States) > 0 || frame.More || o.Cursor != "" { // one that was announced comes, even if it is empty
 			buf.frames = append(buf.frames, frame)
+			a.began = max(now, 1)
 		}
 	}
 	return true
-}
-
-// send passes frames to the connection and reports whether it is still of use. The sweep closes one that takes too long.
-func (a *Attachment) send(frames []event.Frame) bool {
-	ctx := a.r.ctx
-	if !a.conn.NonBlocking() {
-		bounded := &sendContext{Context: ctx, deadline: time.Now().Add(a.r.cfg.FrameWrite)}
-		defer bounded.end()
-		ctx = bounded
-	}
-	err := a.conn.Send(ctx, frames)
-	if err == nil {
-		return true
-	}
-	switch {
-	case errors.Is(err, session.ErrFenced):
-	case a.r.ctx.Err() != nil:
-	case ctx.Err() != nil:
-		a.slow(CauseFrameWrite)
-	default:
-		a.conn.Close(event.Lost.Closed(0))
-	}
-	return false
 }
 
 // failed ends the connection because the store does not answer: the device comes back and goes on where it was.

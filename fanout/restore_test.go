@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -111,30 +113,29 @@ func TestS33_Restore(t *testing.T) {
 
 // TestS33_TokensOfABackup: a device that has got another token since the backup is refused, and logs in anew.
 func TestS33_TokensOfABackup(t *testing.T) {
-	w := newWorld(t, filepath.Join(t.TempDir(), "store.db"), fanout.Config{})
-	w.stop()
-	w.scfg.TokenRotation = time.Millisecond
-	w.openStore()
-	w.start()
-	d := w.ready("ann", "a1")[0]
-	w.feed("ann", 0, 5)
-	w.fence("ann")
-	backup, old := w.backup(), d.Token()
-	for range 2 { // the second attach confirms what the first one got
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, filepath.Join(t.TempDir(), "store.db"), fanout.Config{})
+		d := w.ready("ann", "a1")[0]
+		w.feed("ann", 0, 5)
+		w.fence("ann")
+		backup, old := w.backup(), d.Token()
 		d.leave()
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(25 * time.Hour)
 		d.online()
-	}
-	require.NotEqual(t, old, d.Token())
-	w.restore(backup)
-	require.ErrorIs(t, d.tryConnect(), session.ErrUnknownLogin)
-	inc := d.inc
-	d.relogin()
-	require.Equal(t, inc, d.inc, "it is the same device, with its place in the inbox")
-	d.online()
-	w.feed("ann", 5, 8)
-	w.fence("ann")
-	require.Equal(t, numbers(0, 8), d.texts())
+		require.NotEqual(t, old, d.Token())
+		w.until("the new token is confirmed", func() bool {
+			return slices.Contains(d.Sent(), event.ClientFrame(event.TokenStored{}))
+		})
+		w.restore(backup)
+		require.ErrorIs(t, d.tryConnect(), session.ErrUnknownLogin)
+		inc := d.inc
+		d.relogin()
+		require.Equal(t, inc, d.inc, "it is the same device, with its place in the inbox")
+		d.online()
+		w.feed("ann", 5, 8)
+		w.fence("ann")
+		require.Equal(t, numbers(0, 8), d.texts())
+	})
 }
 
 // TestS33_RestoredAgain restores one backup several times.
@@ -153,6 +154,10 @@ func TestS33_RestoredAgain(t *testing.T) {
 		epoch := w.head("ann").Epoch
 		require.False(t, epochs[epoch], "each time the same backup is restored")
 		epochs[epoch] = true
+		if i > 0 { // it was given another token after the restore before
+			require.ErrorIs(t, d.tryConnect(), session.ErrUnknownLogin)
+			d.relogin()
+		}
 		d.online()
 		require.Len(t, d.Resets(), i+1)
 	}

@@ -14,12 +14,13 @@ const lentFrames = 64
 type scratch struct {
 	frames []event.Frame
 	data   event.Data
+	again  bool // the frames are those that the connection had no room for
 }
 
 func (s *scratch) reset() {
 	clear(s.frames)
 	clear(s.data.Entries)
-	s.frames, s.data.Entries = s.frames[:0], s.data.Entries[:0]
+	s.frames, s.data.Entries, s.again = s.frames[:0], s.data.Entries[:0], false
 }
 
 // round is a reader for connections of one hub that never wait, on a goroutine that is lent for a short while: what is
@@ -95,7 +96,7 @@ func (d *round) send() (more bool) {
 		case t.need != sendFrames:
 			a.handOver()
 			t.a = nil
-		case a.r.ctx.Err() != nil || len(t.frames) > 0 && !a.send(t.frames):
+		case a.r.ctx.Err() != nil || len(t.frames) > 0 && !a.send(&t.scratch):
 			t.a = nil
 		default:
 			more = true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,14 +76,15 @@ type shard struct {
 	mu   sync.Mutex
 	hubs map[event.Account]*hub
 	// restless are hubs that the sweep has to look at: something is unacknowledged, uncovered or not yet told.
-	restless map[*hub]struct{}
+	restless []*hub
 }
 
 // hub is what is known of an account that has attachments here.
 type hub struct {
 	account event.Account
 	shard   *shard
-	refs    int           // attachments, tasks and the list of restless ones; guarded by shard.mu
+	refs    int32         // attachments, tasks and the list of restless ones; guarded by shard.mu
+	watched int32         // one more than its place among the restless ones; 0: it is none of them. Guarded by shard.mu
 	grown   atomic.Uint32 // trim round of which it is known that the account is in grownSet
 
 	mu       sync.Mutex
@@ -119,6 +121,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	if err := r.troubles.init(); err != nil {
 		return nil, fmt.Errorf("fanout: %w", err)
 	}
+	r.none.limits = &limits{window: cfg.Window, windowBytes: cfg.WindowBytes, ackWait: cfg.AckWait, frameWrite: cfg.FrameWrite}
 	r.feed.End = ErrClosed
 	r.stats.init()
 	r.feed.now = r.times.Now
@@ -127,7 +130,6 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	r.push.init(&cfg.Push)
 	for i := range r.shards {
 		r.shards[i].hubs = make(map[event.Account]*hub)
-		r.shards[i].restless = make(map[*hub]struct{})
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	if r.deaf, err = reg.Listen(&stream.Listener[session.Change]{Hear: r.changed}); err != nil {
@@ -215,8 +217,9 @@ func (h *hub) release() {
 func (h *hub) watchLocked() {
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
-	if _, ok := h.shard.restless[h]; !ok {
-		h.shard.restless[h] = struct{}{}
+	if h.watched == 0 {
+		h.shard.restless = append(h.shard.restless, h)
+		h.watched = int32(len(h.shard.restless))
 		h.refs++
 	}
 }
@@ -225,136 +228,18 @@ func (h *hub) watchLocked() {
 func (h *hub) unwatchLocked() {
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
-	if _, ok := h.shard.restless[h]; ok {
-		delete(h.shard.restless, h)
-		h.refs--
-	}
-}
-
-// grew notes that the account's inbox has grown, and returns its hub, or nil if nobody of it is attached here.
-func (r *Router) grew(account event.Account) *hub {
-	h := r.find(account)
-	switch {
-	case r.cfg.TrimInterval <= 0: // nobody takes them out
-	case h == nil:
-		r.grown.add(account)
-	case h.grown.Load() != r.grown.round.Load():
-		h.grown.Store(r.grown.add(account))
-	}
-	return h
-}
-
-// appended rings the doorbell of a hub: the inbox goes up to a place now. e is the entry there, for the tail; nil: some of
-// the tail's were replaced. Connections that never wait are served on the caller's goroutine, which must hold no lock.
-func (r *Router) appended(h *hub, at event.Position, e *event.Sealed) {
-	var d *round
-	now := r.clock()
-	h.mu.Lock()
-	for _, a := range r.rungLocked(h, at, e) {
-		if !a.rouseLocked() {
-			continue
-		}
-		if d == nil {
-			d = r.newRound(len(h.atts))
-		}
-		d.addLocked(a, now)
-	}
-	h.mu.Unlock()
-	r.serve(h, d)
-}
-
-// reached is appended for an entry of the engine's own that is not at hand. It only wakes readers, on goroutines of their
-// own, so that the caller may hold locks.
-func (r *Router) reached(h *hub, at event.Position) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, a := range r.rungLocked(h, at, nil) {
-		a.wakeLocked()
-	}
-}
-
-// rungLocked notes how far the inbox goes, and returns the attachments that are to look.
-func (r *Router) rungLocked(h *hub, at event.Position, e *event.Sealed) []*Attachment {
-	if e == nil {
-		r.dropTailLocked(h)
-	}
-	if len(h.atts) == 0 || !r.reachedLocked(h, at) {
-		return nil
-	}
-	if e != nil {
-		r.keepLocked(h, e)
-	}
-	return h.atts
-}
-
-// reachedLocked notes that the inbox goes up to a place, and reports whether that is so: an inbox that was deleted begins
-// anew under a higher epoch, and what is heard of the old one comes too late.
-func (r *Router) reachedLocked(h *hub, at event.Position) bool {
-	if at.Epoch < h.epoch {
-		return false
-	}
-	if at.Epoch > h.epoch {
-		r.dropTailLocked(h)
-		h.epoch, h.head = at.Epoch, 0
-	}
-	h.head = max(h.head, at.Seq)
-	h.rings++
-	return true
-}
-
-// keepLocked adds an entry to the tail. The tail has no gaps, so an entry that does not follow the last one starts it
-// anew; readers find what is not in it in the store.
-func (r *Router) keepLocked(h *hub, e *event.Sealed) {
-	if n := len(h.tail); n > 0 {
-		last := h.tail[n-1].Seq
-		if e.Seq <= last {
-			return
-		}
-		if e.Seq != last+1 {
-			r.dropTailLocked(h)
-		}
-	}
-	if r.tailBytes.Load() >= r.cfg.TailCache {
-		r.dropTailLocked(h)
+	if h.watched == 0 {
 		return
 	}
-	if len(h.tail) == tailEntries {
-		r.tailBytes.Add(-int64(h.tail[0].Size()))
-		h.tail[0] = nil
-		h.tail = h.tail[1:]
+	list, last := h.shard.restless, len(h.shard.restless)-1
+	list[h.watched-1] = list[last]
+	list[last].watched = h.watched
+	list[last] = nil
+	if list = list[:last]; cap(list) >= 64 && len(list) < cap(list)/4 { // after a crowd
+		list = slices.Clone(list)
 	}
-	if h.tail == nil {
-		h.tail = h.slots[:0]
-	}
-	h.tail = append(h.tail, e)
-	r.tailBytes.Add(int64(e.Size()))
-}
-
-func (r *Router) dropTailLocked(h *hub) {
-	for _, e := range h.tail {
-		r.tailBytes.Add(-int64(e.Size()))
-	}
-	h.tail, h.slots[0] = nil, nil
-}
-
-// changed hears of every change of a login, at once and in the order of its account's steps; see [session.Registry.Listen].
-// It is called with the account's mutex of the registry held: it does not wait, and nothing that it does calls the registry
-// or code of the host's. The router takes its locks after those of the registry, the hub's first and the shard's then, and
-// calls the registry with none of them held.
-func (r *Router) changed(c session.Change) {
-	if c.Position.Seq > 0 {
-		if h := r.grew(c.Session.Account); h != nil {
-			r.reached(h, c.Position)
-		}
-	}
-	switch c.Kind {
-	case session.ChangeOnline:
-		r.announce(c, event.KindDeviceOnline)
-	case session.ChangeOffline:
-		r.announce(c, event.KindDeviceOffline)
-	case session.ChangeDeleted:
-		r.forget(c.Session.Account)
-	}
+	h.shard.restless, h.watched = list, 0
+	h.refs--
 }
 
 // forget drops what is owed to and by an account that was deleted.
@@ -368,9 +253,9 @@ func (r *Router) forget(account event.Account) {
 	}
 }
 
-// sweepLoop looks at restless hubs once a second.
+// sweepLoop looks at restless hubs once a second, more often if a limit of the config is shorter than two.
 func (r *Router) sweepLoop() {
-	t := time.NewTicker(sweepInterval)
+	t := time.NewTicker(max(min(sweepInterval, r.cfg.AckWait/2, r.cfg.FrameWrite/2), time.Millisecond))
 	defer t.Stop()
 	for {
 		select {
@@ -387,15 +272,14 @@ func (r *Router) sweepLoop() {
 // sweepShard looks at the shard's restless hubs and takes those off the list that have come to rest.
 func (r *Router) sweepShard(sh *shard) {
 	sh.mu.Lock()
-	list := make([]*hub, 0, len(sh.restless))
-	for h := range sh.restless {
+	list := slices.Clone(sh.restless)
+	for _, h := range list {
 		h.refs++
-		list = append(list, h)
 	}
 	sh.mu.Unlock()
 	for _, h := range list {
-		for _, a := range h.sweep(r.clock(), r.times.Woke()) {
-			a.slow(CauseAckWait)
+		for _, l := range h.sweep(r.clock(), r.times.Woke()) {
+			l.a.slow(l.why)
 		}
 		if h.receiptsDue(r.clock()) {
 			if err := r.flushReceipts(r.ctx, h); err != nil && r.ctx.Err() == nil {
@@ -406,15 +290,24 @@ func (r *Router) sweepShard(sh *shard) {
 	}
 }
 
-// sweep wakes readers that owe a cover, and returns connections without progress. Nobody could make any while the process stood
-// still, which it did until woke.
-func (h *hub) sweep(clock, woke time.Duration) (slow []*Attachment) {
+// late is a connection without progress.
+type late struct {
+	a   *Attachment
+	why Cause
+}
+
+// sweep is the watchdog of the hub's connections. It returns those without progress, wakes readers that owe a cover, and asks
+// full queues again.
+func (h *hub) sweep(clock, woke time.Duration) (slow []late) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rest := h.receipts.len() == 0
 	for _, a := range h.atts {
-		if a.stuckLocked(clock, woke) {
-			slow = append(slow, a)
+		if why := a.lateLocked(clock, woke); why != "" {
+			slow = append(slow, late{a, why})
+		}
+		if len(a.full) > 0 {
+			a.roomLocked()
 		}
 		if a.coverDueLocked(clock) {
 			a.wakeLocked()

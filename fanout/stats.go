@@ -14,7 +14,7 @@ type Stats struct {
 	LiveSent        uint64 // live-only events sent to devices
 	LiveDropped     uint64 // live-only events dropped
 	Resets          uint64 // devices told that their position is of no use
-	Nacked          uint64 // entries that devices could not process
+	Nacked          uint64 // entries that devices could not process, or their connections skipped
 	Poison          uint64 // reports that an entry keeps defeating a device
 	Parked          uint64 // entries parked by the host
 	Slow            uint64 // connections closed because they made no progress
@@ -22,6 +22,7 @@ type Stats struct {
 	TrimFailures    uint64 // inboxes, or pages of the list of accounts, that could not be trimmed
 	FlushFailures   uint64 // writes of cursors or receipts that failed
 	ReadFailures    uint64 // connections closed because their inbox could not be read
+	SendFailures    uint64 // connections closed because their Send failed or panicked
 	Pushes          uint64 // calls of the push hook that worked
 	PushEntries     uint64 // entries that they were about
 	PushesCancelled uint64 // turns of an account that ended without a push: all was acknowledged, read, gone or muted
@@ -34,7 +35,7 @@ type Stats struct {
 
 type counters struct {
 	sends, duplicates, refused, covers, liveSent, liveDropped, resets, nacked, poison, parked,
-	slow, trimmed, trimFailures, flushFailures, readFailures atomic.Uint64
+	slow, trimmed, trimFailures, flushFailures, readFailures, sendFailures atomic.Uint64
 	pushes, pushEntries, pushesCancelled, pushErrors, pushesGivenUp atomic.Uint64
 
 	causes map[Cause]*atomic.Uint64 // never changed after init
@@ -69,7 +70,7 @@ func (r *Router) Stats() Stats {
 		Sends: c.sends.Load(), Duplicates: c.duplicates.Load(), Refused: c.refused.Load(), Covers: c.covers.Load(), LiveSent: c.liveSent.Load(),
 		LiveDropped: c.liveDropped.Load(), Resets: c.resets.Load(), Nacked: c.nacked.Load(), Poison: c.poison.Load(),
 		Parked: c.parked.Load(), Slow: c.slow.Load(), Trimmed: c.trimmed.Load(), TrimFailures: c.trimFailures.Load(),
-		FlushFailures: c.flushFailures.Load(), ReadFailures: c.readFailures.Load(),
+		FlushFailures: c.flushFailures.Load(), ReadFailures: c.readFailures.Load(), SendFailures: c.sendFailures.Load(),
 		Pushes: c.pushes.Load(), PushEntries: c.pushEntries.Load(), PushesCancelled: c.pushesCancelled.Load(),
 		PushErrors: c.pushErrors.Load(), PushesGivenUp: c.pushesGivenUp.Load(),
 		HookSkips: r.push.calls.Skipped() + r.push.asked.Skipped() + r.poisonCalls.Skipped(),

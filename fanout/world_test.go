@@ -63,7 +63,7 @@ func newWorld(t testing.TB, path string, cfg fanout.Config) *world {
 	p, err := policy.New(policy.Rules{PerPlatform: -1})
 	require.NoError(t, err)
 	w := &world{t: t, path: path, fcfg: cfg, scfg: session.Config{
-		Policy: p, IdleTimeout: -1, JanitorInterval: -1, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1,
+		Policy: p, IdleTimeout: -1, JanitorInterval: -1, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1, AttachesPerAccount: -1,
 	}}
 	w.openStore()
 	w.start()

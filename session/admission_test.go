@@ -356,7 +356,7 @@ func TestS32_LongestNames(t *testing.T) {
 // TestI27_FullRecord: when descriptions fill the record, logins are refused. Ends and new tokens still find room.
 func TestI27_FullRecord(t *testing.T) {
 	s := setup{rules: policy.Rules{PerPlatform: policy.NoLimit}, config: session.Config{TokenRotation: time.Millisecond}}
-	onStores(t, s, func(w *world) {
+	inBubble(t, s, func(w *world) {
 		var all []*gadget
 		var refusal error
 		n := 0
@@ -369,17 +369,29 @@ func TestI27_FullRecord(t *testing.T) {
 			}
 			all = append(all, g.attach())
 		}
-		bad, ok := errors.AsType[*event.InvalidError](refusal)
+		require.ErrorIs(w.t, refusal, session.ErrRecordFull)
+		full, ok := errors.AsType[*session.RecordFullError](refusal)
 		require.True(w.t, ok, "%v", refusal)
-		require.Equal(w.t, "description", bad.Field)
+		require.Greater(w.t, full.Descriptions, full.Limit*3/4, "it says what takes the room")
+		require.Equal(w.t, event.RefusedQuota, full.Closed().Reason)
+		for refusal = nil; refusal == nil; n++ { // K6.6: without a description there is nothing that could be invalid
+			var g *gadget
+			q := session.LoginRequest{Account: "ann", Device: event.DeviceID(fmt.Sprint("small", n)), Platform: "web"}
+			if g, refusal = w.tryLogin(q); refusal == nil {
+				all = append(all, g.attach())
+			}
+		}
+		require.ErrorIs(w.t, refusal, session.ErrRecordFull)
+		n = len(w.list("ann"))
 		require.Greater(w.t, n, 16)
 		for range 3 {
-			w.tick()
+			w.pass(11 * time.Second)
 			for _, g := range all {
 				g.conn.Detach()
 				g.attach()
 				require.NotEmpty(w.t, string(g.conn.Token()))
 				g.token = g.conn.Token()
+				require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), g.conn))
 			}
 		}
 		res, err := w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", All: true, Note: strings.Repeat("x", 512)})

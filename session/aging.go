@@ -34,7 +34,7 @@ func (s *step) clampTimes() {
 	}
 	for i := range s.rec.Logins {
 		l := &s.rec.Logins[i]
-		clamp(s.now, &l.At, &l.Seen, &l.Left, &l.TokenAt, &l.IssuedAt)
+		clamp(s.now, &l.At, &l.Seen, &l.Left, &l.TokenAt, &l.MovedAt, &l.DescribedAt)
 	}
 	for i := range s.rec.Devices {
 		clamp(s.now, &s.rec.Devices[i].First, &s.rec.Devices[i].Seen)

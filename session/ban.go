@@ -191,7 +191,7 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended,
 		return nil
 	}, func(s *step) {
 		r.nodes.ask(s) // while the record still says why they have ended
-		if erased = r.erase(context.WithoutCancel(ctx), s.a.id, keep); erased != nil {
+		if erased = r.erase(ctx, s.a.id, keep); erased != nil {
 			return
 		}
 		for i := range s.changes { // the entries that they name are gone
@@ -206,10 +206,17 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) ([]Ended,
 }
 
 // erase removes all that the account has, except for a ban. It is the account's turn, and a ban keeps others from logging in
-// meanwhile.
+// meanwhile. A removal that has begun is seen through, also if ctx ends; see [Registry.DeleteAccount] for what is left if it
+// ends before.
 func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error {
 	defer r.records.drop(id)
-	for range maxConflicts {
+	var last error
+	for try := range maxConflicts {
+		if last != nil {
+			if err := backOff(ctx, try); err != nil {
+				return fmt.Errorf("session: delete account: %w, after %w", err, last)
+			}
+		}
 		r.records.drop(id)
 		rec, rev, err := r.load(ctx, id)
 		if err != nil {
@@ -221,19 +228,21 @@ func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error
 		case rev == 0 && keep == nil:
 			return nil
 		case rev == 0:
-			err = r.keepBan(ctx, id, keep)
+			err = r.keepBan(context.WithoutCancel(ctx), id, keep)
 		default:
+			ctx = context.WithoutCancel(ctx) // from here on there may be no ban that keeps others out
 			err = r.st.Delete(ctx, id, rev)
 		}
 		if err == nil || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnknownOutcome) {
 			if err == nil && rev == 0 {
 				return nil
 			}
+			last = err
 			continue
 		}
 		return fmt.Errorf("session: delete account: %w", err)
 	}
-	return fmt.Errorf("session: delete account: %d attempts: %w", maxConflicts, store.ErrConflict)
+	return fmt.Errorf("session: delete account: %d tries: %w", maxConflicts, last)
 }
 
 // keepBan gives a deleted account a record that has nothing but a ban.

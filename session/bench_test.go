@@ -31,7 +31,7 @@ func openForBench(b *testing.B, st store.Store) *session.Registry {
 	pol, err := policy.New(policy.Rules{PerPlatform: 16})
 	require.NoError(b, err)
 	reg, err := session.New(st, session.Config{
-		Policy: pol, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1,
+		Policy: pol, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1, AttachesPerAccount: -1,
 	})
 	require.NoError(b, err)
 	b.Cleanup(func() {

@@ -82,7 +82,7 @@ func tally(n int) session.EnforceReport {
 	}}
 }
 
-// TestA16_DecidePolicy: the host chooses the rules of an account at its admission; if it fails, those of all hold.
+// TestA16_DecidePolicy: the host chooses the rules of an account at its admission; if it fails, nobody gets in.
 func TestA16_DecidePolicy(t *testing.T) {
 	var fail error
 	vip := mustPolicy(t, policy.Rules{PerPlatform: 10})
@@ -106,8 +106,11 @@ func TestA16_DecidePolicy(t *testing.T) {
 		require.NoError(w.t, err)
 		require.Zero(w.t, report.Ends)
 		fail = errDown
-		w.login("vip", "a6", "ios")
-		require.Len(w.t, w.list("vip"), 4)
+		_, err = w.tryLogin(request("vip", "a6", "ios"))
+		require.ErrorIs(w.t, err, session.ErrHookFailed)
+		require.Len(w.t, w.list("vip"), 5)
+		_, err = w.reg.DryRun(w.t.Context(), request("vip", "a6", "ios"))
+		require.ErrorIs(w.t, err, errDown)
 	})
 }
 

@@ -13,7 +13,7 @@ import (
 // After it come the log and the tombstones, which stay packed, and then all that is decoded by each step. Times are
 // varints of Unix milliseconds, strings have their length before them, and rarer parts of an item are there if its flags
 // say so.
-const recordVersion = 1
+const recordVersion = 2
 
 // errRecord: not all of a record makes sense, or it is cut short.
 var errRecord = errors.New("session: account record cannot be decoded")
@@ -22,8 +22,9 @@ var errRecord = errors.New("session: account record cannot be decoded")
 const (
 	loginSlot = 1 << iota
 	loginPrimary
-	loginPlaced // node, lease, left
+	loginPlaced // node, lease, left, moves
 	loginDescribed
+	loginFollows // nonce
 	loginIssued
 	loginReplaced
 	loginFlags = 1<<iota - 1
@@ -38,7 +39,8 @@ const (
 const (
 	tombstoneNoted = 1 << iota
 	tombstoneCaused
-	tombstoneFlags = 1<<iota - 1
+	tombstoneDevice // its name is not the login's ID
+	tombstoneFlags  = 1<<iota - 1
 )
 
 const (
@@ -47,13 +49,17 @@ const (
 	recentFlags = 1<<iota - 1
 )
 
-const evictionSwap = 1
+const (
+	evictionSwap = 1 << iota
+	evictionTold
+	evictionFlags = 1<<iota - 1
+)
 
 // What an item takes at least, so that nothing is made for more items than there can be.
 const (
 	loginBytes    = 40
 	deviceBytes   = 12
-	evictionBytes = 4
+	evictionBytes = 18
 )
 
 // recordGrowth is what a step adds to a record beside the log and tombstones, mostly: a login and its device.
@@ -128,9 +134,11 @@ func openRecord(data []byte) (*record, error) {
 }
 
 func (l *login) append(b []byte) []byte {
-	placed := l.Node != "" || l.Lease != 0 || l.Left != 0
+	placed := l.Node != "" || l.Lease != 0 || l.Left != 0 || l.Moves != 0
+	described := !l.Description.empty() || l.DescribedAt != 0
 	b = append(b, bit(l.Slot, loginSlot)|bit(l.Primary, loginPrimary)|bit(placed, loginPlaced)|
-		bit(!l.Description.empty(), loginDescribed)|bit(l.Issued != nil, loginIssued)|bit(len(l.Replaced) > 0, loginReplaced))
+		bit(described, loginDescribed)|bit(l.Nonce != nil, loginFollows)|bit(l.Issued != nil, loginIssued)|
+		bit(l.Replaced != "", loginReplaced))
 	b = appendString(b, l.ID)
 	b = appendString(b, l.Device)
 	b = appendString(b, l.Platform)
@@ -140,20 +148,27 @@ func (l *login) append(b []byte) []byte {
 	b = binary.AppendVarint(b, l.Seen)
 	b = append(b, l.Token[:]...)
 	b = binary.AppendVarint(b, l.TokenAt)
+	b = binary.AppendUvarint(b, uint64(l.TokenStore))
 	if placed {
 		b = appendString(b, l.Node)
 		b = binary.AppendUvarint(b, l.Lease)
 		b = binary.AppendVarint(b, l.Left)
+		b = binary.AppendUvarint(b, l.Moves)
+		b = binary.AppendVarint(b, l.MovedAt)
 	}
-	if !l.Description.empty() {
+	if described {
 		b = l.Description.append(b)
+		b = binary.AppendVarint(b, l.DescribedAt)
 	}
-	if l.Issued != nil {
-		b = append(b, l.Issued[:]...)
-		b = binary.AppendVarint(b, l.IssuedAt)
+	if l.Nonce != nil {
+		b = append(b, l.Nonce[:]...)
 	}
-	if len(l.Replaced) > 0 {
-		b = appendDigests(b, l.Replaced)
+	if i := l.Issued; i != nil {
+		b = append(append(b, i.Token[:]...), i.Nonce[:]...)
+		b = binary.AppendUvarint(b, uint64(i.Store))
+	}
+	if l.Replaced != "" {
+		b = appendString(b, l.Replaced)
 	}
 	return b
 }
@@ -164,20 +179,24 @@ func (d *decoder) login() login {
 		Slot: flags&loginSlot != 0, Primary: flags&loginPrimary != 0,
 		ID: event.LoginID(d.string()), Device: event.DeviceID(d.string()), Platform: event.Platform(d.string()),
 		Incarnation: event.Incarnation(d.fixed()), Admission: d.uvarint(), At: d.varint(), Seen: d.varint(),
-		Token: d.digest(), TokenAt: d.varint(),
+		Token: d.digest(), TokenAt: d.varint(), TokenStore: d.uint32(),
 	}
 	if flags&loginPlaced != 0 {
 		l.Node, l.Lease, l.Left = event.NodeID(d.string()), d.uvarint(), d.varint()
+		l.Moves, l.MovedAt = d.uvarint(), d.varint()
 	}
 	if flags&loginDescribed != 0 {
-		l.Description = d.description()
+		l.Description, l.DescribedAt = d.description(), d.varint()
+	}
+	if flags&loginFollows != 0 {
+		n := nonce(d.digest())
+		l.Nonce = &n
 	}
 	if flags&loginIssued != 0 {
-		issued := d.digest()
-		l.Issued, l.IssuedAt = &issued, d.varint()
+		l.Issued = &issued{Token: d.digest(), Nonce: nonce(d.digest()), Store: d.uint32()}
 	}
 	if flags&loginReplaced != 0 {
-		l.Replaced = d.digests()
+		l.Replaced = d.marks()
 	}
 	return l
 }
@@ -201,20 +220,14 @@ func (d *decoder) description() Description {
 	return out
 }
 
-func appendDigests(b []byte, all []digest) []byte {
-	b = binary.AppendUvarint(b, uint64(len(all)))
-	for i := range all {
-		b = append(b, all[i][:]...)
+// marks reads what appendString wrote of them.
+func (d *decoder) marks() marks {
+	m := marks(d.string())
+	if len(m)%markBytes != 0 {
+		d.fail()
+		return ""
 	}
-	return b
-}
-
-func (d *decoder) digests() []digest {
-	all := make([]digest, d.count(len(digest{})))
-	for i := range all {
-		all[i] = d.digest()
-	}
-	return all
+	return m
 }
 
 func (d *device) append(b []byte) []byte {
@@ -249,15 +262,16 @@ func (d *decoder) device() device {
 }
 
 func (e *eviction) append(b []byte) []byte {
-	b = append(b, bit(e.Swap, evictionSwap))
-	b = appendString(b, e.By)
-	b = appendString(b, e.Of)
+	b = append(b, bit(e.Swap, evictionSwap)|bit(e.Told, evictionTold))
+	b = binary.BigEndian.AppendUint64(b, e.By)
+	b = binary.BigEndian.AppendUint64(b, e.Of)
 	return binary.AppendVarint(b, e.Time)
 }
 
 func (d *decoder) eviction() eviction {
+	flags := d.flags(evictionFlags)
 	return eviction{
-		Swap: d.flags(evictionSwap) != 0, By: event.DeviceID(d.string()), Of: event.DeviceID(d.string()), Time: d.varint(),
+		Swap: flags&evictionSwap != 0, Told: flags&evictionTold != 0, By: d.fixed(), Of: d.fixed(), Time: d.varint(),
 	}
 }
 
@@ -285,8 +299,12 @@ func (t *tombstone) append(b []byte) []byte {
 	c := t.Closed.Cause
 	b = binary.AppendVarint(b, t.Until)
 	b = appendString(b, t.Login)
-	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused))
-	b = appendDigests(b, t.Tokens)
+	named := string(t.Device) != string(t.Login)
+	b = append(b, bit(t.Closed.Note != "", tombstoneNoted)|bit(c != nil, tombstoneCaused)|bit(named, tombstoneDevice))
+	if named {
+		b = appendString(b, t.Device)
+	}
+	b = appendString(b, t.Tokens)
 	b = appendString(b, t.Closed.Reason)
 	b = appendString(b, t.Closed.Retry)
 	b = appendString(b, t.Node)
@@ -305,7 +323,11 @@ func (t *tombstone) append(b []byte) []byte {
 func (d *decoder) tombstone() tombstone {
 	t := tombstone{Until: d.varint(), Login: event.LoginID(d.string())}
 	flags := d.flags(tombstoneFlags)
-	t.Tokens, t.Closed.Reason, t.Closed.Retry = d.digests(), event.Reason(d.string()), event.Retry(d.string())
+	t.Device = event.DeviceID(t.Login)
+	if flags&tombstoneDevice != 0 {
+		t.Device = event.DeviceID(d.string())
+	}
+	t.Tokens, t.Closed.Reason, t.Closed.Retry = d.marks(), event.Reason(d.string()), event.Retry(d.string())
 	t.Node = event.NodeID(d.string())
 	if flags&tombstoneNoted != 0 {
 		t.Closed.Note = d.string()

@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	maxTombstones      = 64       // of an account; the oldest is dropped
-	maxReplaced        = 4        // tokens of a login that are known as replaced: of four days, at the default rotation
-	maxRecent          = 32       // logins and ends in an account's log
-	maxDescription     = 1_024    // bytes of a description in all
-	maxNote            = 512      // bytes of a host's note to a device that is put off
-	recordReserve      = 12 << 10 // bytes of a record that logins leave to tombstones and to new tokens
-	fenceWait          = time.Second
-	maxConflicts       = 16 // tries of a step that others get in the way of
+	maxTombstones      = 64                    // of an account; the oldest is dropped
+	maxReplaced        = 64                    // tokens of a login that are known as replaced: of 64 days, at the default rotation
+	maxRecent          = 32                    // logins and ends in an account's log
+	maxDescription     = 1_024                 // bytes of a description in all
+	maxNote            = 512                   // bytes of a host's note to a device that is put off
+	recordReserve      = 12 << 10              // bytes of a record that logins leave to tombstones and to new tokens
+	fenceGap           = 10 * time.Millisecond // in which a Send that has passed the fence reaches the host's code
+	maxConflicts       = 16                    // tries of a step that others get in the way of
 	janitorPage        = 256
 	maxLoginsPerMinute = 60_000
 	refreshSeenPerIdle = 10 // how often the time of last contact is written within the idle bound
@@ -36,7 +36,8 @@ type Config struct {
 	// ResumeWindow is how long a login without a connection keeps its slot and is not announced as offline. Zero means
 	// 2 min; negative means that it goes offline at the next sweep.
 	ResumeWindow time.Duration
-	// IdleTimeout detaches a connection that nothing was heard of for this long. Zero means 90 s; negative means never.
+	// IdleTimeout detaches a connection that nothing was heard of for this long, unless [AttachRequest.IdleTimeout] says
+	// otherwise. Zero means 90 s; negative means never.
 	IdleTimeout time.Duration
 	// IdleDevice ends a login that had no contact for this long, and forgets a device that was not seen for this long,
 	// with its place in the inbox. Zero means 30 days; negative means never.
@@ -46,18 +47,26 @@ type Config struct {
 	AbsoluteLifetime time.Duration
 	// TombstoneTTL is how long an ended login's device can learn why. Zero means 30 days.
 	TombstoneTTL time.Duration
-	// TokenRotation is the age from which a resume token is replaced when its login attaches. Zero means 24 h; negative
-	// means never.
+	// TokenRotation is the time after which a confirmed resume token is replaced when its login attaches. Zero means 24 h; less
+	// than 10 s counts as 10 s; negative means never.
 	TokenRotation time.Duration
 	// MaxDevices bounds the devices that an account remembers; those seen longest ago are forgotten, but never one that is
-	// logged in. Zero means 32.
+	// logged in. Logins without a device ID do not count. Zero means 32.
 	MaxDevices int
 	// LoginsPerMinute bounds the logins of one account: so many at once, and as many per minute after that. A login that
-	// comes too early is refused with a [*LimitedError]. Zero means 10; at most 60,000; negative means no bound.
+	// comes too early is refused with a [*LimitedError]. Logins that fail are counted apart, in memory: each device may fail
+	// so many times at once and per minute (those without a device ID count together for their platform), all devices of an
+	// account together four times as often. Beyond that a login is refused with a [*LimitedError] before anything is read and
+	// before the host is asked. Zero means 10; at most 60,000; negative means no bound, for either.
 	LoginsPerMinute int
-	// FlapLimit is how often within 10 s two devices may evict each other in turns before the next one that does so is
-	// refused for 5 s with a [*LimitedError]. Zero means 3; at most 16; negative means no bound.
+	// FlapLimit is how often within 10 s devices may evict others after having been evicted themselves within 10 s. Then
+	// the next one that would is refused with a [*LimitedError] until 5 s after the last. Devices that have nothing to do
+	// with these evictions are not concerned. Zero means 3; at most 16; negative means no bound.
 	FlapLimit int
+	// AttachesPerAccount bounds the attaches of one account per second; twice as many may come at once. One login may use
+	// half of that. One beyond it is refused with a [*LimitedError] before anything is read, and does not count for
+	// AttachesPerSecond. Zero means 10; negative means no bound.
+	AttachesPerAccount int
 	// AttachesPerSecond bounds the attaches of this node, and as many may come at once. One beyond that is refused with a
 	// [*LimitedError] before anything is read, with an advice that spreads the crowd. Zero means 2,000; negative means no
 	// bound.
@@ -71,7 +80,8 @@ type Config struct {
 	// longer is left to itself. While 8 calls of one function hang for one account, it is not called for that account, see
 	// [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration
-	// CloseTimeout bounds the wait for each Conn.Close. Zero means 1 s.
+	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged and counted, see
+	// [Registry.HungCloses], and left to itself. Zero means 1 s.
 	CloseTimeout time.Duration
 	// Node is the name of this engine among several, which no other one has at the same time. Empty means "local", and is
 	// refused with Leases.
@@ -91,17 +101,27 @@ type Config struct {
 	// nodes it is called where the end was asked for, and the node that has the connection waits for it.
 	Revoke func(ctx context.Context, ended Ended) error
 	// DecideLogin, if set, says whether a login may go on to the rules; if not, it fails with a [*RefusedError] of rule
-	// [RuleHost]. It is called once at most for each Login and LoginReplacing, after bans and LoginsPerMinute, outside the
-	// account's turn. A login that comes back is not asked about again. After an error or a time-out it may.
+	// [RuleHost]. It is called for each Login and LoginReplacing, after bans and LoginsPerMinute, outside the account's turn,
+	// and once more if SetPolicy or Enforce was called meanwhile. A login that comes back is not asked about again.
 	DecideLogin func(ctx context.Context, q Question) (bool, error)
+	// DecideLoginFallback says what happens if DecideLogin does not answer. [Admit]: the login goes on to the rules.
+	DecideLoginFallback Fallback
 	// DecidePolicy, if set, returns the policy for one account, nil for that of the registry. It is called when an admission,
-	// a connection beside others, Enforce, or a kick by an own device needs one, outside the account's turn. Of the question
-	// all but the account is empty if no device wants in. After an error or a time-out the registry's holds.
+	// a connection beside others, Enforce, or a kick or removal by an own device needs one, outside the account's turn, and
+	// once more if SetPolicy or Enforce was called meanwhile. Of the question all but the account is empty if no device wants
+	// in.
 	DecidePolicy func(ctx context.Context, q Question) (*policy.Policy, error)
+	// DecidePolicyFallback says what happens if DecidePolicy does not answer. [Refuse] lets nobody in, and nobody end others,
+	// by rules that may be laxer than the account's. [Admit]: the registry's policy holds; but Enforce passes the account over
+	// and reports it, so that nobody ends by rules that may be stricter.
+	DecidePolicyFallback Fallback
 	// DecideVictims, if set, chooses who makes room where the policy leaves that to the host (policy.AskHost). It is called
-	// at most once for each login, outside the account's turn, so it may call the registry; other logins may come in
-	// between. Without it, or after an error or a time-out, Rules.Unanswered says what happens.
+	// outside the account's turn, so it may call the registry; other logins may come in between. If the rule, its limit or
+	// the candidates have changed by then, or SetPolicy or Enforce was called, it is called once more. Without it
+	// Rules.Unanswered says what happens.
 	DecideVictims func(ctx context.Context, q Question) (policy.Answer, error)
+	// DecideVictimsFallback says what happens if DecideVictims does not answer. [Admit]: Rules.Unanswered says it.
+	DecideVictimsFallback Fallback
 	// AgeGrace is how long nothing is ended or removed for its age after the wall clock was set by more than a minute, or
 	// after the server was away for more than an hour: no idle login or device, no tombstone, and, in fan-out, no entry by
 	// MaxAge or KeepMinimum. It is counted while the engine is up, over any number of starts. AbsoluteLifetime, bans and
@@ -123,6 +143,7 @@ func (c Config) withDefaults() Config {
 	c.MaxDevices = cmp.Or(c.MaxDevices, 32)
 	c.LoginsPerMinute = cmp.Or(c.LoginsPerMinute, 10)
 	c.FlapLimit = cmp.Or(c.FlapLimit, 3)
+	c.AttachesPerAccount = cmp.Or(c.AttachesPerAccount, 10)
 	c.AttachesPerSecond = cmp.Or(c.AttachesPerSecond, 2_000)
 	c.SweepInterval = cmp.Or(c.SweepInterval, 5*time.Second)
 	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
@@ -160,6 +181,9 @@ func (c *Config) validate() error {
 	}
 	atMost("LoginsPerMinute", c.LoginsPerMinute, maxLoginsPerMinute)
 	atMost("FlapLimit", c.FlapLimit, maxFlapLimit)
+	atMost("DecideLoginFallback", int(c.DecideLoginFallback), int(Admit))
+	atMost("DecidePolicyFallback", int(c.DecidePolicyFallback), int(Admit))
+	atMost("DecideVictimsFallback", int(c.DecideVictimsFallback), int(Admit))
 	if c.Bus != nil && c.Leases == nil {
 		errs = append(errs, &event.InvalidError{Field: "Bus", Reason: "is of no use without Leases"})
 	}
@@ -182,7 +206,6 @@ type Description struct {
 }
 
 func (d *Description) validate() error {
-	size := len(d.Extension)
 	for _, f := range []struct{ name, text string }{
 		{"description: name", d.Name}, {"description: model", d.Model}, {"description: OS", d.OS},
 		{"description: app version", d.AppVersion}, {"description: IP", d.IP},
@@ -190,9 +213,8 @@ func (d *Description) validate() error {
 		if err := event.CheckName(f.name, f.text); err != nil {
 			return err
 		}
-		size += len(f.text)
 	}
-	if size > maxDescription {
+	if size := d.size(); size > maxDescription {
 		return &event.InvalidError{Field: "description", Reason: fmt.Sprintf("%d bytes, at most %d", size, maxDescription)}
 	}
 	return nil

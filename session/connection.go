@@ -2,9 +2,8 @@ package session
 
 import (
 	"context"
-	"fmt"
+	"runtime/debug"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,25 +30,25 @@ type Connection struct {
 	restored   bool
 	instant    bool // conn says that its Send never waits
 
+	sending atomic.Pointer[sendContext] // of the Send that runs; nil: none does
+	ending  atomic.Pointer[ending]      // nil: no one has fenced it
 	// arrival is Registry.arriving until Attach has succeeded, then nil; or with what the connection has ended before.
 	arrival atomic.Pointer[event.Closed]
-
-	state atomic.Uint32 // connSending, connFenced
-	mu    sync.Mutex    // held by who fences and who looks at idle
-	idle  chan struct{} // closed when the running Send returns; only there while somebody waits for it
 }
 
-// Bits of Connection.state.
-const (
-	connSending = 1 << iota // a Send runs
-	connFenced              // none begins any more
-)
+// ending is the end of a connection that was fenced.
+type ending struct {
+	closed chan struct{} // closed when Conn.Close has returned, or has taken longer than Config.CloseTimeout
+}
 
 // extra is what few connections have.
 type extra struct {
 	token  event.ResumeToken // to hand out; empty: unchanged
 	tab    string            // empty: not named
 	parked *parked           // what was parked for the device when it attached
+	moves  uint64            // which displacement in turns it came by; 0: it displaced nobody. See takeover
+	at     time.Duration     // Registry.elapsed when it came
+	idle   time.Duration     // bound of its own; 0: Config.IdleTimeout; negative: none
 }
 
 // Account returns whose connection it is.
@@ -90,6 +89,14 @@ func (c *Connection) tab() string {
 	return c.extra.tab
 }
 
+// idleTimeout is how long nothing may be heard of the connection; 0 and less: there is no bound.
+func (c *Connection) idleTimeout() time.Duration {
+	if c.extra != nil && c.extra.idle != 0 {
+		return c.extra.idle
+	}
+	return c.r.cfg.IdleTimeout
+}
+
 // Restored reports that the login's device lived through a restart of the engine, or was served by another node, and
 // that nothing was sent on the login's connections since: what was sent to the device last may not be known.
 func (c *Connection) Restored() bool { return c.restored }
@@ -117,8 +124,9 @@ func (c *Connection) SetBackground(on bool) {
 // Background reports what SetBackground said last.
 func (c *Connection) Background() bool { return c.background.Load() }
 
-// Send passes frames to the connection unless it is fenced, in which case it returns [ErrFenced]. A panic of the host's
-// Send is returned as an error.
+// Send passes frames to the connection unless it is fenced, in which case it returns [ErrFenced]. The context that the
+// host's Send gets ends with ctx, and with cause ErrFenced as soon as the connection is fenced; that of a connection that
+// never waits is ctx itself. A panic of the host's Send is returned as an error, which has a method Stack.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
 	if err := c.r.nodes.await(ctx, c.lease); err != nil {
 		return err
@@ -126,15 +134,23 @@ func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error)
 	if !c.arrived() {
 		return ErrFenced
 	}
-	if c.state.Or(connSending)&connFenced != 0 { // whoever fenced it has looked before
+	running := &c.r.instant
+	if !c.instant {
+		running = &sendContext{Context: ctx, began: time.Now()}
+		ctx = running
+	}
+	c.sending.Store(running)
+	if c.ending.Load() != nil { // fence looks at sending after it has set this
+		c.sending.Store(nil)
 		return ErrFenced
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("session: Conn.Send panicked: %v", p)
+			err = &sendPanic{value: p, stack: debug.Stack()}
 		}
-		if c.state.And(^uint32(connSending))&connFenced != 0 {
-			c.sent()
+		c.sending.Store(nil)
+		if !c.instant {
+			running.end(nil)
 		}
 	}()
 	if c.restored {
@@ -143,26 +159,17 @@ func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error)
 	return c.conn.Send(ctx, frames)
 }
 
-// sent tells whoever fenced the connection that the Send that ran has returned.
-func (c *Connection) sent() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.idle != nil {
-		close(c.idle)
-		c.idle = nil
-	}
-}
+// Fenced reports that the connection has ended: no Send begins on it any more.
+func (c *Connection) Fenced() bool { return c.ending.Load() != nil }
 
-// fence stops all further sends and reports whether this call did it: whoever fences a connection closes it.
+// fence stops all further sends, ends the context of one that runs, and reports whether this call did it: whoever fences a
+// connection closes it.
 func (c *Connection) fence() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	old := c.state.Or(connFenced)
-	if old&connFenced != 0 {
+	if !c.ending.CompareAndSwap(nil, &ending{closed: make(chan struct{})}) {
 		return false
 	}
-	if old&connSending != 0 {
-		c.idle = make(chan struct{})
+	if s := c.sending.Load(); s != nil && !c.instant {
+		s.end(ErrFenced)
 	}
 	return true
 }
@@ -176,7 +183,10 @@ func (c *Connection) stop(why event.Closed) (first, owes bool) {
 	if !c.fence() {
 		return false, false
 	}
-	return true, !c.arrival.CompareAndSwap(&c.r.arriving, &why)
+	if owes = !c.arrival.CompareAndSwap(&c.r.arriving, &why); !owes {
+		close(c.ending.Load().closed) // nobody calls Conn.Close
+	}
+	return true, owes
 }
 
 // arrive ends the arrival. It returns nil, or with what the connection has ended before; from then on it is the host's.
@@ -190,33 +200,46 @@ func (c *Connection) arrive() *event.Closed {
 // arrived reports whether Attach has succeeded.
 func (c *Connection) arrived() bool { return c.arrival.Load() == nil }
 
-// settled waits for a Send that was running at the fence, a second at most.
+// settled waits until no Send can begin on a connection that is fenced. One that had looked at the fence just before may
+// not have reached the host's code yet. It has if it began longer ago than fenceGap: nobody waits for a Send that blocks.
 func (c *Connection) settled() {
-	c.mu.Lock()
-	idle := c.idle
-	c.mu.Unlock()
-	if idle == nil {
-		return
-	}
-	t := time.NewTimer(fenceWait)
-	defer t.Stop()
-	select {
-	case <-idle:
-	case <-t.C:
+	limit := time.Now().Add(fenceGap)
+	for wait := 10 * time.Microsecond; ; wait = min(2*wait, time.Millisecond) {
+		s, now := c.sending.Load(), time.Now()
+		if s == nil || !now.Before(limit) || !c.instant && now.Sub(s.began) >= fenceGap {
+			return
+		}
+		time.Sleep(wait)
 	}
 }
 
-// Close ends the connection for the given reason; the login lives on and has a resume window. It does not wait. It has no
-// effect on a connection that has ended already.
-func (c *Connection) Close(why event.Closed) {
-	if c.detach(why) {
-		c.r.owned.Do(func() { c.shut(why) })
+// Close ends the connection for the given reason; the login lives on and has a resume window. It waits neither for a Send
+// that runs nor for Conn.Close. It reports whether this call ended the connection: one that has ended already stays as it
+// is.
+func (c *Connection) Close(why event.Closed) bool {
+	if !c.detach(why) {
+		return false
 	}
+	c.r.owned.Do(func() { c.shut(why) })
+	return true
 }
 
 // Detach tells the engine that the connection is gone. It is safe to call late: a newer connection of the login is not
 // touched. Conn.Close is called all the same.
 func (c *Connection) Detach() { c.Close(event.Lost.Closed(0)) }
+
+// AwaitClose waits, if the connection has ended, until Conn.Close has returned: then the client was told why. A Close that
+// takes longer than Config.CloseTimeout is not waited for. ctx bounds the wait, too.
+func (c *Connection) AwaitClose(ctx context.Context) {
+	e := c.ending.Load()
+	if e == nil {
+		return
+	}
+	select {
+	case <-e.closed:
+	case <-ctx.Done():
+	}
+}
 
 // end is Close that waits. It reports whether this call ended the connection.
 func (c *Connection) end(why event.Closed) bool {
@@ -243,11 +266,16 @@ func (c *Connection) detach(why event.Closed) bool {
 	return owes
 }
 
-// shut finishes a fenced connection: its owner is told, a running Send is waited for, Conn.Close is called.
+// shut finishes a fenced connection: its owner is told, Conn.Close is called and waited for.
 func (c *Connection) shut(why event.Closed) {
 	c.tellOwner(why)
-	c.settled()
-	c.r.closeConn(c.conn, why)
+	c.closeConn(why)
+}
+
+// shutSoon is shut that does not wait for Conn.Close.
+func (c *Connection) shutSoon(why event.Closed) {
+	c.tellOwner(why)
+	c.r.owned.Do(func() { c.closeConn(why) })
 }
 
 // tellOwner calls what Attach was given, waits for it a bounded time, and survives its panics.
@@ -266,17 +294,19 @@ func (c *Connection) tellOwner(why event.Closed) {
 }
 
 // closeConn calls Close of the host's connection, waits for it a bounded time, and survives its panics.
-func (r *Registry) closeConn(conn transport.Conn, why event.Closed) {
+func (c *Connection) closeConn(why event.Closed) {
+	r := c.r
+	log := r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "reason", string(why.Reason))
 	done := make(chan struct{})
 	go func() { // not owned: a Close that never returns must not hold up the end of the engine
 		defer close(done)
 		defer func() {
 			if p := recover(); p != nil {
-				r.log.Warn("session: Conn.Close panicked", "panic", p)
+				log.Error("session: Conn.Close panicked", "panic", p, "stack", string(debug.Stack()))
 			}
 		}()
-		if err := conn.Close(why); err != nil {
-			r.log.Debug("session: Conn.Close", "err", err)
+		if err := c.conn.Close(why); err != nil {
+			log.Debug("session: Conn.Close", "err", err)
 		}
 	}()
 	t := time.NewTimer(r.cfg.CloseTimeout)
@@ -285,6 +315,7 @@ func (r *Registry) closeConn(conn transport.Conn, why event.Closed) {
 	case <-done:
 	case <-t.C:
 		r.hungCloses.Add(1)
-		r.log.Warn("session: Conn.Close hangs", "reason", string(why.Reason))
+		log.Warn("session: Conn.Close hangs")
 	}
+	close(c.ending.Load().closed)
 }

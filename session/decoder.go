@@ -29,6 +29,16 @@ func (d *decoder) uvarint() uint64 {
 	return 0
 }
 
+// uint32 reads a varint that takes no more than 32 bits.
+func (d *decoder) uint32() uint32 {
+	v := d.uvarint()
+	if v > math.MaxUint32 {
+		d.fail()
+		return 0
+	}
+	return uint32(v)
+}
+
 // varint reads what binary.AppendVarint wrote.
 func (d *decoder) varint() int64 {
 	v := d.uvarint()

@@ -12,7 +12,8 @@
 //
 //	Login            admits a device and returns its login ID and resume token
 //	LoginReplacing   the same, after a refusal: the user chose which logins go
-//	Attach           binds a connection to a login; a device that was away comes back by it, with the token
+//	Attach           binds a connection to a login; a device that was away comes back by it, with the token or by the
+//	                 host's word
 //	List, Get, Peers, Presence, Devices, Recent   what there is, and what was
 //	Kick, Logout, RemoveDevice, Ban, DeleteAccount   what ends it
 //	DryRun, SetPolicy, Enforce   what rules would do, and new ones, for the next login or for all at once
@@ -36,9 +37,22 @@
 //
 // # Resume tokens
 //
-// The token is the credential of a login; its ID is only an address. A token that is older than Config.TokenRotation is
-// replaced at an attach. The old one stays good until the device has shown that it has the new one. If an old token is
-// used after that, two hold what one should: the login ends with reason token_reuse.
+// The token is the credential of a login; its ID is only an address. A token that was confirmed longer ago than
+// Config.TokenRotation is replaced at an attach. The old one stays good until the device has shown that it has the new one,
+// and each attach with it is handed the same new one. For 10 s after that the old one still gets a process in that has read
+// it too early, and is handed the new one. If it is used later, two hold what one should: the login ends with reason
+// token_reuse. The last 64 tokens of a login are known.
+//
+// A host that authenticates every connection, as MQTT servers do, needs no tokens: with [AttachRequest].Vouched it names the
+// device, and attaches the login that the device has. That is an ordinary attach, not a login: nothing is written, and no
+// other device hears of it.
+//
+// # Connections that take each other's place
+//
+// Of two connections of one login the newer one stays. The older one is closed with reason moved and the advice to come
+// back after 2 s: an app whose notification extension has attached for a moment comes back. The delay doubles, up to 5 min,
+// while two connections displace each other in turns, as those of two machines with a copied token do, and the host hears
+// of it once ([ChangeContended]).
 //
 // # Steps
 //
@@ -46,11 +60,15 @@
 // different accounts do not wait for each other. A step commits before anything is closed or told: if the store refuses,
 // nothing has happened.
 //
+// The context of a call bounds all of that up to the commit: the wait for the turn, for the store's answer, for the host's
+// and for another try. If it ends before, nothing was done. A commit that has begun is seen through.
+//
 // # Ends
 //
-// After a commit that ends a login, its connection is fenced: no Send begins any more, and a running one is waited for,
-// a second at most. Then the host's revoke hook runs, then the connection is closed. When Kick returns, all this is done;
-// of a connection on another node, all but the close, which waits for the hook as well.
+// After a commit that ends a login, its connection is fenced: no Send begins any more, and the context of a running one is
+// cancelled. Then the host's revoke hook runs, then the connection is closed, in its own time. When Kick returns, no Send
+// can begin and the hook has run; it waits neither for a Send that runs nor for Conn.Close. Nor does an Attach or a Login
+// that takes a connection's place. A connection on another node waits for the hook before it is closed, too.
 //
 // Ending a login is not forgetting its device: a device that was kicked goes on where it was when it logs in again.
 // [Registry.RemoveDevice] forgets it, as Config.IdleDevice and Config.MaxDevices do by themselves. [Registry.Ban] keeps an
@@ -58,9 +76,11 @@
 //
 // # Storms
 //
-// Three bounds turn clients away that are wrong or too many, each with a [*LimitedError] that says when to try again:
-// logins of one account (Config.LoginsPerMinute), two devices that evict each other in turns (Config.FlapLimit), and
-// attaches of this node (Config.AttachesPerSecond). [Registry.Drain] sends everybody elsewhere, spread over a while.
+// Clients that are wrong or too many are turned away with a [*LimitedError] that says when to try again. The bounds are per
+// account: logins (Config.LoginsPerMinute, for those that fail too), devices that evict each other in turns
+// (Config.FlapLimit), attaches (Config.AttachesPerAccount). A client that uses up its part leaves the rest to its account's
+// other clients, and an account that uses up its own takes nothing from other accounts. Only then comes the bound of the
+// node, for crowds (Config.AttachesPerSecond). [Registry.Drain] sends everybody elsewhere, spread over a while.
 //
 // # Watching
 //
@@ -73,16 +93,20 @@
 //
 // # Hooks
 //
-// Where the host decides, it is asked outside the account's turn, for Config.HookTimeout at most, and there is a written
-// default for an answer that does not come. A hook that never returns for an account costs its time-out and a goroutine for
-// each of 8 calls; from then on its default holds at once for that account, and [Registry.HookSkips] counts.
+// Where the host decides, it is asked outside the account's turn, for Config.HookTimeout at most. Its answer is used only if
+// it still answers the question when the step commits, and if neither SetPolicy nor Enforce was called meanwhile. Otherwise it
+// is asked again; an account that changes faster than the host answers is a [*ChangingError] in the end. If a hook does not
+// answer, its [Fallback] says what happens: by default the call is refused with a [*HookError]. A hook that never returns for an account costs its time-out and a goroutine for
+// each of 8 calls; from then on its fallback holds at once for that account, and [Registry.HookSkips] counts.
 //
 // # Several nodes
 //
 // With Config.Leases several registries serve the same accounts over one store, each under its own Config.Node. A login
 // knows the node that it is attached on. A node that cannot renew its lease closes its connections before others count it
 // as dead; the logins of a dead node linger and go offline as if they had lost their connections. Quotas, kicks and
-// takeovers hold over all nodes, since each is a conditional write of the account's record. Config.Bus makes the other
+// takeovers hold over all nodes, since each is a conditional write of the account's record. Rules are each node's own: new ones
+// are set with SetPolicy on every node, and after that enforced with Enforce on every node, since a login that one node is
+// about to commit is known to that node alone. Limits that are kept in memory, of attaches and failed logins, are per node. Config.Bus makes the other
 // node act at once; without it, it finds out within a lease's life. Presence costs a write when a login comes or goes.
 //
 // # Time
@@ -97,7 +121,8 @@
 // A [Registry] and its [Connection]s are safe for concurrent use. No host code (hooks, Send, Close) is called
 // with a lock held or inside a step, so it may call back. Input is checked first; a bad field is an
 // [*event.InvalidError] and nothing is written. A login that policy turns down is a [*RefusedError], one of a banned
-// account a [*BannedError], one that comes too fast a [*LimitedError], and a resume of an ended login an [*EndedError].
+// account a [*BannedError], one that comes too fast a [*LimitedError], one that a hook did not decide a [*HookError], one for
+// which the account has no room a [*RecordFullError], and a resume of an ended login an [*EndedError].
 // A resume with a wrong token or ID is [ErrUnknownLogin], whatever it is that is wrong. [event.ClosedOf] says of each error
 // what to tell the client.
 package session

@@ -115,14 +115,17 @@ func checkNote(note string) error {
 	return event.CheckText("note", note)
 }
 
-// Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, the revoke hook has
-// run and the connections were told. Their devices keep their place in the inbox. The results are in order of the list,
+// Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, and the revoke hook has
+// run. A Send that runs has had its context ended; it is not waited for, nor is Conn.Close, which is called after the hook.
+// Their devices keep their place in the inbox. The results are in order of the list,
 // or of admission. A login that is not there is no error, so that a kick may be repeated; [ErrNotFound] is returned if By
 // or Others is not a login of the account.
 //
 // If By is set, policy may protect some of the logins from it (see [policy.Policy.MayEnd]). What is not protected ends, and
 // the results say what was denied. If all that were there are protected, that is a [*ProtectedError], which matches
-// [ErrProtected], and has the results.
+// [ErrProtected], and has the results. If Config.DecidePolicy does not answer, it is a [*HookError], and nobody has ended.
+//
+// ctx bounds all waits before the commit.
 func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -153,8 +156,8 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) ([]KickResult, error
 				return fmt.Errorf("kick: asked for by: %w", ErrNotFound)
 			}
 			why.Cause = by.cause()
-			if _, err := s.rules(); err != nil {
-				return err
+			if s.rules() == nil {
+				return nil
 			}
 			as := s.policyLogin(by) // it may be the first to end
 			actor = &as
@@ -266,7 +269,7 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) erro
 			if by == nil {
 				return fmt.Errorf("remove device: asked for by: %w", ErrNotFound)
 			}
-			if err := s.mayRemove(by, gone); err != nil {
+			if err := s.mayRemove(by, gone); err != nil || s.lacks != nil {
 				return err
 			}
 			why.Cause = by.cause()
@@ -284,9 +287,9 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) erro
 
 // mayRemove asks the policy whether a login may have a device forgotten, whether or not that is logged in.
 func (s *step) mayRemove(by *login, d device) error {
-	rules, err := s.rules()
-	if err != nil {
-		return err
+	rules := s.rules()
+	if rules == nil {
+		return nil
 	}
 	target := policy.Login{Device: d.ID, Primary: d.Primary, Since: time.UnixMilli(d.First)}
 	if p := rules.MayEnd(s.policyLogin(by), target, s.now); !p.OK {
@@ -323,11 +326,8 @@ func (r *Registry) finish(s *step, gone []fenced) {
 	}
 	for _, f := range gone {
 		if slices.Contains(s.stale, f.conn.Login()) {
-			tasks = append(tasks, func() { f.conn.shut(f.why) })
+			tasks = append(tasks, func() { f.conn.shutSoon(f.why) })
 		}
-	}
-	for _, o := range s.displaced {
-		tasks = append(tasks, func() { o.conn.shut(o.reason.Closed(0)) })
 	}
 	if len(s.remote) > 0 && r.cfg.Revoke != nil {
 		tasks = append(tasks, func() {
@@ -358,26 +358,24 @@ type parting struct {
 	revoke bool // the hook is called
 }
 
-// part settles one login: its owners are told, running sends are waited for, the hook is called, the connections are
-// closed. between is called before that.
+// part settles one login: its owners are told, the hook is called, and then the connections are closed, in their own time.
+// When it returns no Send can begin on them. between is called before they are closed.
 func (r *Registry) part(p parting, between func()) {
 	var tasks []func()
 	for _, f := range p.conns {
-		tasks = append(tasks, func() { f.conn.tellOwner(f.why) })
+		tasks = append(tasks, func() {
+			f.conn.tellOwner(f.why)
+			f.conn.settled()
+		})
 	}
 	together(tasks)
-	for _, f := range p.conns {
-		f.conn.settled()
-	}
 	if p.revoke {
 		r.revoke(p.ended)
 	}
 	between()
-	tasks = tasks[:0]
 	for _, f := range p.conns {
-		tasks = append(tasks, func() { r.closeConn(f.conn.conn, f.why) })
+		r.owned.Do(func() { f.conn.closeConn(f.why) })
 	}
-	together(tasks)
 }
 
 // revoke calls the host's hook, waits for it a bounded time, and survives its panics.

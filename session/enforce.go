@@ -15,17 +15,21 @@ import (
 const (
 	enforcePage = 256 // accounts that are asked of the store at once
 	maxFailures = 100 // that a report lists: enough to see what is wrong
+	// enforceWait is how long one account may take, beside the hook and up to its commit. One that hangs is a failure.
+	enforceWait = 10 * time.Second
 )
 
 // Policy returns the policy that holds for accounts without an override.
 func (r *Registry) Policy() *policy.Policy { return r.policy.Load() }
 
-// SetPolicy replaces the policy from the next admission on. Nobody who is there ends; see [Registry.Enforce] for that.
+// SetPolicy replaces the policy from the next admission on; one that is being decided, and waits for a hook, is decided by the
+// new one. Nobody who is there ends; see [Registry.Enforce] for that. It holds on this node alone.
 func (r *Registry) SetPolicy(p *policy.Policy) error {
 	if p == nil {
 		return &event.InvalidError{Field: "policy", Reason: "nil"}
 	}
 	r.policy.Store(p)
+	r.ruled.Add(1)
 	return nil
 }
 
@@ -59,8 +63,17 @@ type EnforceFailure struct {
 
 // Enforce ends, in every account, the logins that are beyond the policy that holds for it, with reason policy_changed,
 // as [policy.Policy.Enforce] names them. It goes through all accounts of the store at the given pace. An account that
-// cannot be read or written is reported and passed over. If ctx ends or the store fails, the report says where to go on.
+// cannot be read or written within 10 s, or for which Config.DecidePolicy does not answer, is reported and passed over. If ctx
+// ends or the store fails, the report says where to go on.
+//
+// After it, no account of this node is above the rules, whatever hung meanwhile: a login that was being decided when Enforce
+// began asks the host anew, and one that was being committed is looked at once more. Among several nodes it has to be called
+// on each, after SetPolicy on each.
 func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport, error) {
+	if !q.DryRun {
+		r.enforced.Add(1)
+		r.ruled.Add(1)
+	}
 	report := EnforceReport{Next: q.After}
 	pace := time.Second / time.Duration(max(cmp.Or(q.PerSecond, 1_000), 1))
 	for {
@@ -93,6 +106,7 @@ func (e *EnforceReport) add(ctx context.Context, r *Registry, id event.Account, 
 	case err == nil:
 		e.Tally.Add(logins, victims)
 		return nil
+	case errors.Is(err, ErrHookFailed): // whatever the hook returned
 	case ctx.Err() != nil, errors.Is(err, ErrClosed), errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrFailed):
 		return err
 	}
@@ -113,28 +127,46 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// enforce does so for one account and returns how many logins it has, and which of them end.
+// enforce does so for one account and returns how many logins it has, and which of them end. If the host has rules of its
+// own for accounts and does not say which hold here, nobody ends, whatever the hook's fallback.
 func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (logins int, victims []policy.Victim, err error) {
+	ctx, cancel := context.WithTimeout(ctx, enforceWait+r.cfg.HookTimeout)
+	defer cancel()
+	name := func(s *step, rules *policy.Policy) {
+		logins, victims = len(s.rec.Logins), rules.Enforce(s.policyLogins(), nil)
+	}
 	if dryRun {
-		rules := r.policyOf(ctx, Question{Account: id})
-		rec, _, err := r.load(ctx, id)
+		own, err := r.askPolicy(ctx, Question{Account: id})
+		if err = cmp.Or(err, own.err); err != nil {
+			return 0, nil, err
+		}
+		s, err := r.glance(ctx, id)
 		if err != nil {
 			return 0, nil, err
 		}
-		s := r.newStep(r.peek(id), rec)
-		s.settle()
-		return len(s.rec.Logins), rules.Enforce(s.policyLogins(), nil), nil
+		name(s, cmp.Or(own.value, r.policy.Load()))
+		return logins, victims, nil
 	}
 	_, err = r.runAsking(ctx, id, func(s *step) error {
-		rules, err := s.rules()
-		if err != nil {
+		rules := s.rules()
+		if rules == nil {
+			return nil
+		}
+		if err := s.answers.policy.err; err != nil {
 			return err
 		}
-		logins, victims = len(s.rec.Logins), rules.Enforce(s.policyLogins(), nil)
+		name(s, rules)
 		for _, v := range victims {
 			s.end(v.Login, v.Reason.Closed(0), "")
 		}
 		return nil
 	}, nil)
 	return logins, victims, err
+}
+
+// enforceAgain enforces the rules on an account that a login came to while Enforce went through the others.
+func (r *Registry) enforceAgain(id event.Account) {
+	if _, _, err := r.enforce(r.ctx, id, false); err != nil {
+		r.log.Warn("session: rules are not enforced", "account", string(id), "err", err)
+	}
 }

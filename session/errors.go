@@ -27,6 +27,8 @@ var (
 	ErrLimited = sentinel.New(event.RateLimited, "session: too fast")
 	// ErrBanned is matched by every [*BannedError].
 	ErrBanned = sentinel.New(event.Banned, "session: account is banned")
+	// ErrRecordFull is matched by every [*RecordFullError].
+	ErrRecordFull = sentinel.New(event.RefusedQuota, "session: account is full")
 	// ErrFenced is matched by every [*FencedError]: the connection is not its login's current one any more, or the login has
 	// ended. Send returns it. The connection was told why, or will be.
 	ErrFenced = sentinel.New(event.Lost, "session: connection is fenced")

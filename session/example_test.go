@@ -79,6 +79,7 @@ func ExampleRegistry_Login() {
 		fmt.Println(err)
 		return
 	}
+	conn.AwaitClose(ctx) // the login did not
 	for _, v := range tablet.Victims {
 		fmt.Println("tablet ended", v.Session.Device)
 	}

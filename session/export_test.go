@@ -1,5 +1,7 @@
 package session
 
+import "github.com/manydevice/manydevice/event"
+
 // Record and what it holds are an account's state on disk, for tests that look at it or change it behind a registry's
 // back.
 type Record = record
@@ -23,3 +25,11 @@ func Drain(s *Subscription) (all []Change) {
 
 // Unserved says why no connections are served any more that were bound under the lease; nil: they are.
 func (r *Registry) Unserved(lease uint64) error { return r.unserved(lease) }
+
+// Replace notes a token as one that was replaced once, in every login.
+func (r *record) Replace(t event.ResumeToken) {
+	d := digestOf(t)
+	for i := range r.Logins {
+		r.Logins[i].Replaced += d.mark()
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -20,7 +21,17 @@ type wire struct {
 	mu     sync.Mutex
 	frames []event.Frame
 	closed []event.Closed
-	log    *journal // nil: none
+	bound  []*session.Connection // that it was attached as
+	log    *journal              // nil: none
+}
+
+// attached notes what the wire was attached as.
+func (w *wire) attached(c *session.Connection) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c != nil {
+		w.bound = append(w.bound, c)
+	}
 }
 
 func (w *wire) Send(ctx context.Context, frames []event.Frame) error {
@@ -44,8 +55,19 @@ func (w *wire) Close(why event.Closed) error {
 	return nil
 }
 
-// ends returns every Close that there was.
+// ends returns every Close that there was. Close has its own time: what was fenced is waited for.
 func (w *wire) ends() []event.Closed {
+	w.mu.Lock()
+	bound := slices.Clone(w.bound)
+	w.mu.Unlock()
+	for _, c := range bound {
+		c.AwaitClose(context.Background())
+	}
+	return w.called()
+}
+
+// called is ends that does not wait.
+func (w *wire) called() []event.Closed {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.closed)
@@ -100,6 +122,7 @@ type faults struct {
 	before func(store.Batch) error        // an error: Commit does nothing and returns it
 	after  func(store.Batch, error) error // what Commit returns in place of what it got
 	load   func() error                   // an error: Load returns it
+	stall  func(context.Context) error    // the same for Load and Read, which wait as long as it does
 	read   func() error                   // an error: Read returns it
 	erase  func() error                   // an error: Delete does nothing and returns it
 	states func() error                   // an error: States returns it
@@ -119,7 +142,7 @@ func (f *faults) set(change func(f *faults)) {
 // heal takes all hooks out.
 func (f *faults) heal() {
 	f.set(func(f *faults) {
-		f.before, f.after, f.load, f.read, f.erase, f.states, f.beat = nil, nil, nil, nil, nil, nil, nil
+		f.before, f.after, f.load, f.stall, f.read, f.erase, f.states, f.beat = nil, nil, nil, nil, nil, nil, nil, nil
 	})
 }
 
@@ -172,8 +195,13 @@ func (f *faults) Commit(ctx context.Context, b store.Batch) (store.Result, error
 
 func (f *faults) Load(ctx context.Context, a event.Account) (store.Record, error) {
 	f.mu.Lock()
-	hook := f.load
+	hook, stall := f.load, f.stall
 	f.mu.Unlock()
+	if stall != nil {
+		if err := stall(ctx); err != nil {
+			return store.Record{}, err
+		}
+	}
 	if hook != nil {
 		if err := hook(); err != nil {
 			return store.Record{}, err
@@ -184,8 +212,13 @@ func (f *faults) Load(ctx context.Context, a event.Account) (store.Record, error
 
 func (f *faults) Read(ctx context.Context, a event.Account, o store.ReadOptions) (store.Page, error) {
 	f.mu.Lock()
-	hook := f.read
+	hook, stall := f.read, f.stall
 	f.mu.Unlock()
+	if stall != nil {
+		if err := stall(ctx); err != nil {
+			return store.Page{}, err
+		}
+	}
 	if hook != nil {
 		if err := hook(); err != nil {
 			return store.Page{}, err

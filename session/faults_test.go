@@ -316,14 +316,15 @@ func TestRecord_Unreadable(t *testing.T) {
 	tests := []struct{ name, data string }{
 		{"no record", "{"},
 		{"no version", "\x00" + full[1:]},
-		{"newer version", "\x02" + full[1:]},
+		{"older version", string([]byte{full[0] - 1}) + full[1:]},
+		{"newer version", string([]byte{full[0] + 1}) + full[1:]},
 		{"nothing but a version", full[:1]},
 		{"cut short", full[:len(full)-1]},
 		{"half of it", full[:len(full)/2]},
 		{"too long", full + "\x00"},
-		{"line of the log that is none", "\x01\x01\x02\x01\xff" + "\x00\x00" + "\x00\x00\x00\x00\x00\x00"},
-		{"fewer lines than it says", "\x01\x02\x07\x06\x00\x00\x00\x00\x00\x00" + "\x00\x00" + "\x00\x00\x00\x00\x00\x00"},
-		{"tombstone that is none", "\x01\x00\x00" + "\x01\x02\x01\x00" + "\x00\x00\x00\x00\x00\x00"},
+		{"line of the log that is none", full[:1] + "\x01\x02\x01\xff" + "\x00\x00" + "\x00\x00\x00\x00\x00\x00"},
+		{"fewer lines than it says", full[:1] + "\x02\x07\x06\x00\x00\x00\x00\x00\x00" + "\x00\x00" + "\x00\x00\x00\x00\x00\x00"},
+		{"tombstone that is none", full[:1] + "\x00\x00" + "\x01\x02\x01\x00" + "\x00\x00\x00\x00\x00\x00"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -85,6 +85,7 @@ func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 	}
 	var err error
 	b.conn, err = w.reg.Attach(h.t.Context(), session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: token}, b.wire, nil)
+	b.wire.attached(b.conn)
 	if h.down(err) {
 		return
 	}
@@ -101,7 +102,8 @@ func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 		l.confirm()
 	}
 	if next := b.conn.Token(); next != "" {
-		require.True(h.t, !l.online, "I26: no rotation beside a connection")
+		require.True(h.t, l.next == "" || next == l.next, "K18.4: the same one as before")
+		require.True(h.t, l.next != "" || !l.online || l.platform != "web" || l.on != w, "no rotation beside a tab")
 		l.next = next
 	}
 	limit := 1
@@ -131,8 +133,8 @@ func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 // confirm is what happens when a device shows that it has its new token.
 func (l *modelLogin) confirm() {
 	l.old = append(l.old, l.g.token)
-	l.old = l.old[max(len(l.old)-4, 0):]
-	l.g.token, l.next = l.next, ""
+	l.old = l.old[max(len(l.old)-64, 0):]
+	l.g.token, l.next, l.confirmed = l.next, "", time.Now()
 }
 
 // stored has the device say that it has stored its new token.
@@ -150,7 +152,14 @@ func (h *history) reuse(w *world, l *modelLogin) {
 		return
 	}
 	g := l.g.on(w)
-	g.token = l.old[h.random.IntN(len(l.old))]
+	i := h.random.IntN(len(l.old))
+	if i == len(l.old)-1 && time.Since(l.confirmed) < 10*time.Second { // it would be let in
+		w.pass(10 * time.Second)
+		if h.expire(w); l.ended != "" {
+			return
+		}
+	}
+	g.token = l.old[i]
 	_, err := g.tryAttach(new(wire))
 	if h.down(err) {
 		return

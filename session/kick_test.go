@@ -82,6 +82,7 @@ func TestB9_S20_KickedComesBackAtOnce(t *testing.T) {
 			func(why event.Closed) { log.add("ended " + string(why.Reason)) })
 		require.NoError(w.t, err)
 		w.kick("ann", g.id)
+		conn.AwaitClose(w.t.Context())
 		require.Equal(w.t, []string{"ended kicked_host", "revoke a1 kicked_host", "close kicked_host"}, log.take())
 		ended, ok := errors.AsType[*session.EndedError](back)
 		require.True(w.t, ok, "%v", back)

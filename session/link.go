@@ -122,38 +122,6 @@ func (k *link) remove(c *Connection, reason event.Reason, now time.Duration) boo
 	return true
 }
 
-// displaced is a connection that another one of its login takes the place of.
-type displaced struct {
-	conn   *Connection
-	reason event.Reason
-}
-
-// makeRoom takes out the connections that a new one displaces: that of the same tab, and the oldest beyond the number of
-// tabs that there may be. They are fenced, and the caller's to shut.
-func (k *link) makeRoom(tab string, tabs int) []displaced {
-	var gone []displaced
-	out := func(i int, reason event.Reason) {
-		c := k.conns[i]
-		k.conns = slices.Delete(k.conns, i, i+1)
-		if _, owes := c.stop(reason.Closed(0)); owes {
-			gone = append(gone, displaced{c, reason})
-		}
-	}
-	for i := len(k.conns) - 1; tab != "" && i >= 0; i-- {
-		if k.conns[i].tab() == tab {
-			out(i, event.Moved)
-		}
-	}
-	for len(k.conns) >= tabs {
-		reason := event.Moved
-		if tabs > 1 || tab != "" && k.conns[0].tab() != "" {
-			reason = event.TabReplaced
-		}
-		out(0, reason)
-	}
-	return gone
-}
-
 // view describes the login by what is known without its record. The link is online.
 func (k *link) view(node event.NodeID, now clock.Reading) Session {
 	return Session{

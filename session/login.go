@@ -3,6 +3,7 @@ package session
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -75,8 +76,8 @@ func (q *LoginRequest) question() Question {
 
 // Login admits a device. In one step the newcomer is recorded and every login that policy names is ended; their
 // connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing
-// was changed. The new login holds a slot from now on and has a resume window to attach in. ctx bounds the wait for the
-// account's turn; a commit that has begun is seen through. An [*EndedError] means that the store could not say whether it
+// was changed, and so does a [*HookError], a [*ChangingError] or a [*RecordFullError]. The new login holds a slot from now on
+// and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. An [*EndedError] means that the store could not say whether it
 // was admitted, and when that was known, it had ended again.
 func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
 	if err := q.validate(); err != nil {
@@ -85,6 +86,21 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}
+	client := cmp.Or(string(q.Device), string(q.Platform))
+	if wait := r.refusals.take(r.elapsed(), q.Account, client); wait > 0 {
+		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+	}
+	res, err := r.login(ctx, q)
+	if err == nil {
+		r.refusals.giveBack(r.elapsed(), q.Account, client)
+	} else if e, ok := errors.AsType[*LimitedError](err); ok && e.Reason == event.Flapping {
+		r.refusals.giveBack(r.elapsed(), q.Account, "") // the account's other devices have nothing to do with it
+	}
+	return res, err
+}
+
+// login is Login of a request that is valid, and as far as it has not been refused too often.
+func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, error) {
 	q.Description.Extension = slices.Clone(q.Description.Extension)
 	if err := r.backFill(ctx, &q); err != nil {
 		return nil, err
@@ -113,7 +129,7 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	res.Position, res.Victims = s.head, s.victims(id)
 	res.Session.State = Lingering
 	if res.Position.Seq == 0 {
-		page, err := r.st.Read(ctx, q.Account, store.ReadOptions{})
+		page, err := r.st.Read(context.WithoutCancel(ctx), q.Account, store.ReadOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("session: login %s was admitted, but its position cannot be read: %w", id, err)
 		}
@@ -142,9 +158,9 @@ func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ..
 
 // replace ends the logins that the newcomer takes the place of.
 func (s *step) replace(ids []event.LoginID, newcomer *login) error {
-	rules, err := s.rules()
-	if err != nil {
-		return err
+	rules := s.rules()
+	if rules == nil {
+		return nil
 	}
 	in := s.newcomer(newcomer.Device, newcomer.Platform, policy.NoWish)
 	for _, id := range ids {
@@ -195,25 +211,32 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	now := s.now.UnixMilli()
 	l := login{
 		ID: id, Device: device, Platform: q.Platform, At: now, Seen: now, Slot: true,
-		Description: q.Description, Token: digestOf(res.Token), TokenAt: now,
+		Description: q.Description, Token: digestOf(res.Token), TokenAt: now, TokenStore: s.r.st.Info().Incarnation,
 	}
 	if err := cmp.Or(s.banned(), s.pace()); err != nil {
 		return err
 	}
 	s.who = q.question()
-	if !s.admitted {
-		return &askError{question: s.question(), about: aboutLogin}
+	switch yes, ok := s.admitted(); {
+	case !ok:
+		return nil
+	case !yes:
+		return &RefusedError{Rule: RuleHost, Cause: policy.CauseHost}
 	}
 	if len(q.replace) > 0 {
-		if err := s.replace(q.replace, &l); err != nil {
+		if err := s.replace(q.replace, &l); err != nil || s.lacks != nil {
 			return err
 		}
 	}
 	d, err := s.decide(s.newcomer(device, q.Platform, q.Wish))
-	if err != nil {
+	if err != nil || s.lacks != nil {
 		return err
 	}
-	if err := s.damp(device, q.Platform, d.Victims); err != nil {
+	slow, err := s.damp(device, q.Platform, d.Victims)
+	if slow && err == nil {
+		err = s.leaveHalf()
+	}
+	if err != nil {
 		return err
 	}
 	res.Decision = d
@@ -233,8 +256,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	}
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.capDevices()
-	s.dirty = true
-	s.grows = &event.InvalidError{Field: "description", Reason: "no room is left for it beside the account's other logins"}
+	s.dirty, s.grows, s.admits = true, true, true
 	res.Session = s.r.view(s.a, &l, s.at, id)
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 	s.record(event.KindDeviceLogin, res.Session, "", id)
@@ -250,23 +272,24 @@ func deviceOf(l *login) device {
 }
 
 // DryRun says what the rules would do to a Login, and why, without doing it. A ban is a [*BannedError], as for Login. The
-// host is asked for the account's policy, but neither whether the login may be nor who makes room: where it would be asked
+// host is asked for the account's policy (a [*HookError] if it does not answer and its fallback is [Refuse]), but neither whether the login may be nor who makes room: where it would be asked
 // that, the verdict is policy.Ask. How fast logins come, and whether devices evict each other in turns, does not matter.
 func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanation, error) {
 	if err := q.validate(); err != nil {
 		return policy.Explanation{}, err
 	}
-	rules := r.policyOf(ctx, q.question())
-	rec, _, err := r.load(ctx, q.Account)
+	own, err := r.askPolicy(ctx, q.question())
 	if err != nil {
 		return policy.Explanation{}, err
 	}
-	s := r.newStep(r.peek(q.Account), rec)
-	s.settle()
+	s, err := r.glance(ctx, q.Account)
+	if err != nil {
+		return policy.Explanation{}, err
+	}
 	if err := s.banned(); err != nil {
 		return policy.Explanation{}, err
 	}
-	return rules.Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
+	return cmp.Or(own.value, r.policy.Load()).Explain(s.policyLogins(), s.newcomer(q.Device, q.Platform, q.Wish), s.now), nil
 }
 
 func sortSessions(all []Session) {

@@ -23,7 +23,7 @@ func BenchmarkMemory_Attached(b *testing.B) {
 		require.NoError(b, err)
 		open := func() *session.Registry {
 			reg, err := session.New(st, session.Config{
-				Policy: pol, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1, IdleTimeout: -1,
+				Policy: pol, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1, AttachesPerAccount: -1, IdleTimeout: -1,
 			})
 			require.NoError(b, err)
 			return reg

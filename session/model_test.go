@@ -41,8 +41,9 @@ type modelLogin struct {
 	at        time.Time // of its login
 	ended     event.Reason
 
-	next event.ResumeToken   // issued and not confirmed
-	old  []event.ResumeToken // confirmed once, then replaced
+	confirmed time.Time           // when the token was
+	next      event.ResumeToken   // issued and not confirmed
+	old       []event.ResumeToken // confirmed once, then replaced
 }
 
 func (m *modelAccount) holds(l *modelLogin) bool { return l.online || time.Since(l.since) < m.window }

@@ -51,8 +51,8 @@ type ParkResult struct {
 // Park notes durably that the device is not to get an entry, or takes that back. The note goes with the device. To park
 // twice, or to take back what was not parked, has no effect.
 //
-// Errors: [*event.InvalidError], [ErrNotFound] if the account has no such device, [ErrTooManyParked], [ErrClosed], or the
-// store's.
+// Errors: [*event.InvalidError], [ErrNotFound] if the account has no such device, [ErrTooManyParked], a [*RecordFullError], [ErrClosed],
+// or the store's.
 func (r *Registry) Park(ctx context.Context, q ParkRequest) (ParkResult, error) {
 	if err := q.Account.Validate(); err != nil {
 		return ParkResult{}, err
@@ -92,7 +92,7 @@ func (s *step) park(d *device, q *ParkRequest) (bool, error) {
 		seqs = slices.Delete(seqs, i, i+1)
 	default:
 		seqs = slices.Insert(seqs, i, q.Position.Seq)
-		s.grows = ErrTooManyParked
+		s.grows = true
 	}
 	seqs = slices.DeleteFunc(seqs, func(seq uint64) bool { return seq <= q.Trim })
 	d.Parked, s.dirty = nil, true

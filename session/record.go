@@ -1,8 +1,6 @@
 package session
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"slices"
 	"time"
 
@@ -17,7 +15,7 @@ type record struct {
 	Devices    []device
 	Recent     packed     // of recent
 	Pace       int64      // see step.pace; Unix milliseconds
-	Evictions  []eviction // of the last 10 s, oldest first
+	Evictions  []eviction // of the last minute, oldest first
 	Ban        *ban       // nobody may log in
 
 	size int // of what it was decoded from
@@ -48,18 +46,30 @@ type login struct {
 	Node        event.NodeID // among several: where it is attached; empty: nowhere
 	Lease       uint64       // of that node
 	Left        int64        // among several: when its last connection ended; 0: it had none
+	Moves       uint64       // among several: how often connections on two nodes have displaced each other in turns
+	MovedAt     int64        // when that was last
 	Description Description
-	Token       digest  // last confirmed token
-	TokenAt     int64   // when it was issued
-	Issued      *digest // issued, not yet confirmed
-	IssuedAt    int64
-	Replaced    []digest // confirmed once, then replaced, oldest first: their use ends the login
+	DescribedAt int64 // when the description was renewed last; 0: never
+	Token       digest
+	TokenAt     int64   // when the token was confirmed
+	TokenStore  uint32  // incarnation of the store in which the token was issued
+	Nonce       *nonce  // the token is the successor of the one before under this nonce; nil: nobody needs to know any more
+	Issued      *issued // not yet confirmed
+	Replaced    marks   // confirmed once, then replaced, oldest first: their use ends the login
+}
+
+// issued is a token that was handed out and not yet confirmed. It is the successor of the login's token under the nonce.
+type issued struct {
+	Token digest
+	Nonce nonce
+	Store uint32 // as login.TokenStore
 }
 
 // tombstone is what is left of an ended login.
 type tombstone struct {
 	Login  event.LoginID
-	Tokens []digest
+	Device event.DeviceID
+	Tokens marks
 	Closed closedRecord
 	Node   event.NodeID // the engine that has ended it
 	Until  int64
@@ -83,17 +93,8 @@ type device struct {
 	Parked      *parked // entries that it does not get
 }
 
-// digest is the SHA-256 of a resume token. Raw tokens are never stored.
-type digest [sha256.Size]byte
-
-func digestOf(t event.ResumeToken) digest { return sha256.Sum256([]byte(t)) }
-
-func (d *digest) equal(o digest) bool {
-	return d != nil && subtle.ConstantTimeCompare(d[:], o[:]) == 1
-}
-
-// fit encodes the record in at most limit bytes, if need be without the oldest lines of the log, all but the last of the
-// replaced tokens, and the oldest tombstones. It reports whether that was possible.
+// fit encodes the record in at most limit bytes. If it has to, it drops the oldest lines of the log, then the oldest
+// replaced tokens (but never a login's last), then the oldest tombstones. It reports whether that was possible.
 func (r *record) fit(limit int) (data []byte, ok bool) {
 	for {
 		data = r.encode()
@@ -119,12 +120,14 @@ func (r *record) fit(limit int) (data []byte, ok bool) {
 	}
 }
 
-// dropReplaced forgets the replaced tokens of all logins but for the last of each, and reports whether there were more.
+// dropReplaced forgets the older half of each login's replaced tokens, but never the last one. It reports whether there
+// was anything to forget.
 func (r *record) dropReplaced() bool {
 	more := false
 	for i := range r.Logins {
-		if l := &r.Logins[i]; len(l.Replaced) > 1 {
-			l.Replaced, more = l.Replaced[len(l.Replaced)-1:], true
+		l := &r.Logins[i]
+		if n := l.Replaced.count(); n > 1 {
+			l.Replaced, more = l.Replaced.last(n-n/2), true
 		}
 	}
 	return more
@@ -173,28 +176,16 @@ func (r *record) registered(l *login) int64 {
 // own reports whether the login's device exists only as long as the login, since it came without a device ID.
 func (l *login) own() bool { return string(l.Device) == string(l.ID) }
 
-func (l *login) tokens() []digest {
-	toks := []digest{l.Token}
-	if l.Issued != nil {
-		toks = append(toks, *l.Issued)
+// lastTombstone returns the tombstone of the device's login that ended last, or nil.
+func (r *record) lastTombstone(id event.DeviceID) *tombstone {
+	var last *tombstone
+	for item := range r.Tombstones.all() {
+		d := decoder{rest: string(item)}
+		if t := d.tombstone(); t.Device == id {
+			last = &t
+		}
 	}
-	if n := len(l.Replaced); n > 0 { // older ones are nobody's who has to learn how it ended
-		toks = append(toks, l.Replaced[n-1])
-	}
-	return toks
-}
-
-func (t *tombstone) matches(d digest) bool {
-	return anyOf(t.Tokens, d)
-}
-
-// anyOf compares with all of them, so that the time that it takes tells nothing.
-func anyOf(all []digest, d digest) bool {
-	found := false
-	for i := range all {
-		found = all[i].equal(d) || found
-	}
-	return found
+	return last
 }
 
 func (l *login) cause() *event.Cause {
@@ -211,7 +202,7 @@ func (r *record) remove(id event.LoginID, why event.Closed, by event.NodeID, unt
 	l := r.Logins[i]
 	r.Logins = slices.Delete(r.Logins, i, i+1)
 	c := closedRecord{Reason: why.Reason, Note: why.Note, Cause: cloneCause(why.Cause), Retry: why.Retry}
-	t := tombstone{Login: id, Tokens: l.tokens(), Closed: c, Node: by, Until: until}
+	t := tombstone{Login: id, Device: l.Device, Tokens: l.marks(), Closed: c, Node: by, Until: until}
 	r.Tombstones.add(t.append(make([]byte, 0, itemBytes)))
 	r.Tombstones.limit(maxTombstones)
 	if !l.own() {

@@ -15,15 +15,15 @@ import (
 
 // fullRecord has everything that a record can have.
 func fullRecord() *record {
-	next := digest{3}
 	r := &record{
 		Admissions: 300, Pace: 1_700_000_000_123,
 		Logins: []login{
 			{ID: "plain", Device: "d1", Incarnation: 5, Platform: "ios", Admission: 299, At: 1, Seen: 2, Token: digest{1}, TokenAt: 3},
 			{
 				ID: "full", Device: "d2", Incarnation: math.MaxUint64, Platform: "web", Admission: 300, At: -4, Seen: 5, Slot: true,
-				Primary: true, Node: "n", Lease: 6, Left: 7, Token: digest{2}, TokenAt: 8, Issued: &next, IssuedAt: 9,
-				Replaced: []digest{{4}, {5}}, Description: Description{
+				Primary: true, Node: "n", Lease: 6, Left: 7, Moves: 3, MovedAt: -19, Token: digest{2}, TokenAt: 8, TokenStore: math.MaxUint32,
+				Nonce: &nonce{10}, Issued: &issued{Token: digest{3}, Nonce: nonce{11}, Store: 12},
+				Replaced: "first...second..", DescribedAt: 13, Description: Description{
 					Name: "Ann's <phone>", Model: "m", OS: "o", AppVersion: "v", IP: "::1", Extension: []byte{0, 255},
 				},
 			},
@@ -32,7 +32,7 @@ func fullRecord() *record {
 			{ID: "d1", Incarnation: 5, First: 10, Seen: 11},
 			{ID: "d2", Incarnation: 6, Primary: true, Parked: &parked{Epoch: 1 << 40, Seqs: []uint64{1, 1 << 50}}},
 		},
-		Evictions: []eviction{{By: "d1", Of: "d2", Time: 12, Swap: true}, {By: "d2", Of: "d1", Time: 13}},
+		Evictions: []eviction{{By: 1, Of: 1 << 63, Time: 12, Swap: true}, {By: 2, Of: 1, Time: -13, Swap: true, Told: true}},
 		Ban:       &ban{At: 14, Until: 15, Reason: event.Banned, Note: "why"},
 	}
 	for _, l := range []recent{
@@ -42,8 +42,8 @@ func fullRecord() *record {
 		r.note(l)
 	}
 	for _, t := range []tombstone{
-		{Login: "gone", Tokens: []digest{{6}}, Closed: closedRecord{Reason: event.Replaced, Retry: event.RetryNo}, Until: 18},
-		{Login: "kicked", Tokens: []digest{{7}, {8}, {9}}, Node: "n", Until: -19, Closed: closedRecord{
+		{Login: "gone", Device: "gone", Tokens: "current.", Closed: closedRecord{Reason: event.Replaced, Retry: event.RetryNo}, Until: 18},
+		{Login: "kicked", Device: "d2", Tokens: "current.issued..replaced", Node: "n", Until: -19, Closed: closedRecord{
 			Reason: event.KickedSelf, Note: "bye", Retry: event.RetryLogin,
 			Cause: &event.Cause{Login: "full", Device: "d2", Platform: "web", Name: "Ann's"},
 		}},
@@ -113,7 +113,7 @@ func TestPacked(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	full := fullRecord().encode()
 	for _, s := range []string{
-		"", "{}", `{"v":1}`, "\x01", "\x02", string((&record{}).encode()), string(full), string(full[:len(full)/2]),
+		"", "{}", `{"v":1}`, "\x01", "\x02", "\x03", string((&record{}).encode()), string(full), string(full[:len(full)/2]),
 		string(full) + "x", string((&record{Ban: &ban{Reason: "x"}}).encode()), string((&record{Logins: []login{{}}}).encode()),
 	} {
 		f.Add([]byte(s))

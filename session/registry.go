@@ -25,6 +25,10 @@ type Registry struct {
 	st     store.Store
 	cfg    Config
 	policy atomic.Pointer[policy.Policy]
+	// ruled counts the calls of SetPolicy and Enforce: what the host was asked before the last one does not hold any more.
+	// enforced counts those of Enforce.
+	ruled, enforced atomic.Uint64
+
 	issuer *event.Issuer
 	log    *slog.Logger
 
@@ -32,8 +36,10 @@ type Registry struct {
 	shards     [shardCount]shard
 	records    *recordCache
 	clock      *clock.Clock
+	replaced   replacements
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
+	instant    sendContext // stands for each Send of a connection that never waits; it never ends
 
 	nodes     *nodes               // nil: this registry is the only one over its store
 	cleanSoon chan struct{}        // has the janitor come before its time
@@ -42,9 +48,11 @@ type Registry struct {
 	sweepers  crew
 	janitors  crew
 
-	draining atomic.Bool
-	arriving event.Closed // its address marks connections that are arriving
-	attaches limiter
+	draining   atomic.Bool
+	arriving   event.Closed // its address marks connections that are arriving
+	attaches   *limiter     // of the node
+	attachesOf *limiter     // of each account
+	refusals   *limiter     // logins of each account that were not admitted, and those that run
 
 	calls    calls
 	feed     stream.Feed[Change]
@@ -91,7 +99,9 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		seed: maphash.MakeSeed(), records: records, clock: clock.New(cfg.Wall, cfg.AgeGrace),
 		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
-		attaches: limiter{perSecond: cfg.AttachesPerSecond},
+	}
+	if err := r.limit(); err != nil {
+		return nil, err
 	}
 	r.policy.Store(pol)
 	r.feed.End = ErrClosed
@@ -115,6 +125,23 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 
 // Clock returns the registry's clock. It is for fan-out, which tells the same time; hosts have no use for it.
 func (r *Registry) Clock() *clock.Clock { return r.clock }
+
+// limit makes the limiters.
+func (r *Registry) limit() (err error) {
+	node, account := float64(r.cfg.AttachesPerSecond), float64(r.cfg.AttachesPerAccount)
+	if r.attaches, err = newLimiter(node, node, 1, 1); err != nil {
+		return err
+	}
+	if r.attachesOf, err = newLimiter(account, 2*account, 1./2, limitsKept); err != nil {
+		return err
+	}
+	logins := 4 * float64(r.cfg.LoginsPerMinute)
+	r.refusals, err = newLimiter(logins/60, logins, 1./4, limitsKept)
+	return err
+}
+
+// elapsed is the time since the registry was opened.
+func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
 // HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
 func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }

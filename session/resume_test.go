@@ -73,7 +73,7 @@ func TestS13_EndBetweenCommitAndClose(t *testing.T) {
 		seen := false
 		s := setup{}
 		s.config.Revoke = func(ctx context.Context, e session.Ended) error {
-			require.Empty(w.t, old[0].wire.ends(), "the connection is not closed yet")
+			require.Empty(w.t, old[0].wire.called(), "the connection is not closed yet")
 			next, err := session.New(w.st, session.Config{})
 			require.NoError(w.t, err)
 			defer w.shut(next)

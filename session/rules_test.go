@@ -102,7 +102,7 @@ func TestA7_AskHost(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var w *world
 			asked := 0
-			cfg := session.Config{IdleTimeout: -1, DecideVictims: func(_ context.Context, q session.Question) (policy.Answer, error) {
+			cfg := session.Config{IdleTimeout: -1, DecideVictimsFallback: session.Admit, DecideVictims: func(_ context.Context, q session.Question) (policy.Answer, error) {
 				asked++
 				require.Equal(t, event.DeviceID("a3"), q.Device)
 				require.Equal(t, "My a3", q.Description.Name)

@@ -68,8 +68,10 @@ const (
 	// session, Description, Admission and Primary are not set.
 	ChangeAway   ChangeKind = "away"
 	ChangeActive ChangeKind = "active"
-	// ChangeContended: logins of the device and of another one evict each other in turns, or two machines have the same
-	// device ID. Only Account, Device and Platform are set.
+	// ChangeContended: something is taken in turns. With reason flapping, logins of the device and of another one evict each
+	// other, or two machines have the same device ID; only Account, Device and Platform are set. With reason moved,
+	// connections of one login displace each other, as those of two machines with a copied token do, or of a client that
+	// reconnects in a loop; Login and Incarnation are set, too.
 	ChangeContended ChangeKind = "contended"
 	// ChangeForgotten: the account does not remember the device any more, nor its place in the inbox. Only Account, Device,
 	// Incarnation and LastSeen are set.
@@ -86,7 +88,7 @@ const (
 type Change struct {
 	Kind     ChangeKind
 	Session  Session
-	Reason   event.Reason   // ChangeEnded: why; ChangeOffline: why the connection ended; ChangeContended: flapping
+	Reason   event.Reason   // ChangeEnded: why; ChangeOffline: why the connection ended; ChangeContended: flapping or moved
 	Position event.Position // of the entry about it in the account's inbox; Seq 0: there is none
 	// By is, for ChangeClockStepped, how far the wall clock moved, forwards if positive; for ChangeServerAway, how long the
 	// server was away, 0 if that is not known.

@@ -19,6 +19,7 @@ func (s *step) settle() {
 	var idle []event.LoginID
 	for i := range s.rec.Logins {
 		l := &s.rec.Logins[i]
+		s.forgetNonce(l)
 		s.a.mu.Lock()
 		k := s.a.linkLocked(l.ID)
 		s.place(l, k)
@@ -56,9 +57,16 @@ func (s *step) forgetDevice(d device) {
 	}})
 }
 
-// capDevices forgets the devices that are more than an account may have, those seen longest ago first.
+// capDevices forgets the devices that are more than an account may have, those seen longest ago first. Those of logins without
+// a device ID do not count: they go with their logins.
 func (s *step) capDevices() {
-	for len(s.rec.Devices) > s.r.cfg.MaxDevices {
+	own := 0
+	for i := range s.rec.Logins {
+		if s.rec.Logins[i].own() {
+			own++
+		}
+	}
+	for len(s.rec.Devices)-own > s.r.cfg.MaxDevices {
 		d := s.rec.oldest()
 		if d == nil {
 			return
@@ -118,10 +126,10 @@ func (s *step) expire() {
 func (s *step) doubts() {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
+	s.dirty = s.dirty || s.a.unsure // once this step is committed, that one cannot take effect any more
 	for _, d := range s.a.doubts {
 		v := d.ended.Session
 		if s.rec.login(v.Login) != nil {
-			s.dirty = true // once this step is committed, that one cannot take effect any more
 			continue
 		}
 		if t := s.rec.tombstone(v.Login); t != nil && t.Node != s.r.cfg.Node {

@@ -286,7 +286,7 @@ func TestI29_ClosedIsNotALostLease(t *testing.T) {
 	})
 }
 
-// TestI28_DisplacedTabsAreShutTogether: those that hang do not add up.
+// TestI28_DisplacedTabsAreShutTogether: nobody waits for those that hang.
 func TestI28_DisplacedTabsAreShutTogether(t *testing.T) {
 	inBubble(t, setup{rules: threeTabs}, func(w *world) {
 		g := w.login("ann", "browser", "web")
@@ -299,7 +299,8 @@ func TestI28_DisplacedTabsAreShutTogether(t *testing.T) {
 		require.NoError(w.t, w.reg.SetPolicy(mustPolicy(w.t, onePhone)))
 		start := time.Now()
 		g.tab("4")
-		require.Equal(w.t, time.Second, time.Since(start))
+		require.Zero(w.t, time.Since(start))
+		w.pass(time.Second)
 		require.EqualValues(w.t, 3, w.reg.HungCloses())
 		close(stop)
 	})

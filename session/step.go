@@ -19,15 +19,18 @@ import (
 type step struct {
 	r        *Registry
 	a        *account
-	at       clock.Reading  // when it is decided
-	now      time.Time      // at.Now
-	rec      *record        // free to change
-	admitted bool           // the host lets a login go on to the rules, or has no say
+	at       clock.Reading // when it is decided
+	now      time.Time     // at.Now
+	rec      *record       // free to change
+	dirty    bool          // rec differs from what is stored
+	grows    bool          // something is added, which is refused if only the room is left that is kept back for ends
+	admits   bool          // a login gets a slot
+	ruled    uint64        // Registry.ruled and Registry.enforced, as they were before anything was decided
+	enforced uint64
 	policy   *policy.Policy // the account's; nil until it is needed
-	answer   *policy.Answer // the host's, if it was asked
 	who      Question       // whom rules are asked for, as far as that is a device
-	dirty    bool           // rec differs from what is stored
-	grows    error          // something is added, which is refused with this if only the room is left that is kept back for ends
+	answers  *answers       // of the host; nil: this step does not need any
+	lacks    *lack          // the host has to be asked this first; nothing is committed
 
 	ended     []Ended         // logins that this step ends
 	unrevoked []event.LoginID // those of them for which the revoke hook is not called
@@ -50,36 +53,38 @@ type step struct {
 
 // run lets decide change the account, commits what it did, has apply make it visible in memory while it is still the
 // account's turn, and then tells hooks and connections. decide may run several times, each time on a fresh
-// step; apply once, and also if there was nothing to commit.
+// step; apply once, and also if there was nothing to commit. If the step lacks an answer of the host, nothing happens but
+// that the step is returned.
+//
+// ctx bounds all of it up to the commit, and the waits between tries. A commit that has begun is seen through, with what
+// follows from it: otherwise the record could say that a login has ended while its connection lives on.
 func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, error) {
 	if !r.owned.Enter() {
 		return nil, ErrClosed
 	}
 	defer r.owned.Leave()
-	s, fenced, err := r.change(ctx, id, decide, apply)
+	a, err := r.enter(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	r.settled(s, fenced)
+	s, gone, err := r.turn(ctx, a, decide, apply)
+	if err != nil || s.lacks != nil {
+		return s, err
+	}
+	r.settled(s, gone)
+	if s.admits && s.enforced != r.enforced.Load() {
+		r.owned.Do(func() { r.enforceAgain(id) })
+	}
 	return s, nil
 }
 
-// change is the part of run that is the account's turn. Afterwards no Send begins on connections of what has ended;
-// settled has to come after it.
-func (r *Registry) change(ctx context.Context, id event.Account, decide func(*step) error, apply func(*step)) (*step, []fenced, error) {
-	a, err := r.enter(ctx, id)
-	if err != nil {
-		return nil, nil, err
-	}
-	return r.changeIn(ctx, a, decide, apply)
-}
-
-// changeIn is change after enter; it leaves.
-func (r *Registry) changeIn(ctx context.Context, a *account, decide func(*step) error, apply func(*step)) (*step, []fenced, error) {
+// turn is the part of run that is the account's turn, after enter; it leaves. Afterwards no Send begins on connections of
+// what has ended; settled has to come after it.
+func (r *Registry) turn(ctx context.Context, a *account, decide func(*step) error, apply func(*step)) (*step, []fenced, error) {
 	defer r.leave(a)
 	s, err := r.decideAndCommit(ctx, a, decide)
-	if err != nil {
-		return nil, nil, err
+	if err != nil || s.lacks != nil {
+		return s, nil, err
 	}
 	gone := s.detachEnded()
 	if apply != nil {
@@ -91,6 +96,23 @@ func (r *Registry) changeIn(ctx context.Context, a *account, decide func(*step) 
 	return s, gone, nil
 }
 
+// glance returns a step on the account as it is, without the account's turn: something to look at, not to commit.
+func (r *Registry) glance(ctx context.Context, id event.Account) (*step, error) {
+	rec, _, err := r.load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return r.begin(r.peek(id), rec), nil
+}
+
+// begin returns a step on a record, which is brought up to date.
+func (r *Registry) begin(a *account, rec *record) *step {
+	at := r.clock.Read()
+	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, ruled: r.ruled.Load(), enforced: r.enforced.Load()}
+	s.settle()
+	return s
+}
+
 // noteLocked makes the step's changes known, in the order of the account's steps.
 func (s *step) noteLocked() {
 	s.r.noteLocked(s.changes)
@@ -100,6 +122,11 @@ func (s *step) noteLocked() {
 // settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
 func (r *Registry) settled(s *step, gone []fenced) {
 	r.nodes.ask(s)
+	var older []func()
+	for _, o := range s.displaced { // before delivery begins on the one that takes their place
+		older = append(older, func() { o.conn.shutSoon(o.why) })
+	}
+	together(older)
 	if s.then == nil {
 		r.finish(s, gone)
 		return
@@ -113,24 +140,30 @@ type fenced struct {
 	why  event.Closed
 }
 
-// decideAndCommit sees a commit through even if the caller goes away: otherwise the record could say that a login has
-// ended while its connection lives on.
+// decideAndCommit tries until the step is committed, or need not be.
 func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(*step) error) (*step, error) {
-	ctx = context.WithoutCancel(ctx)
+	var last, lost error // of the last try; of one that may still take effect
 	for try := range maxConflicts {
+		if try > 0 {
+			if err := backOff(ctx, try); err != nil {
+				return nil, fmt.Errorf("session: commit: %w, after %w", err, last)
+			}
+		}
 		rec, rev, err := r.load(ctx, a.id)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, lost)
 		}
-		s := r.newStep(a, rec)
-		s.settle()
+		s := r.begin(a, rec)
 		if err := decide(s); err != nil {
 			return nil, err
 		}
-		if !s.dirty {
+		if !s.dirty || s.lacks != nil {
 			return s, nil
 		}
-		err = s.commit(ctx, rev)
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("session: before the commit: %w", err)
+		}
+		err = s.commit(context.WithoutCancel(ctx), rev)
 		if err == nil {
 			return s, nil
 		}
@@ -138,7 +171,9 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknownOutcome) || errors.Is(err, store.ErrFailed) {
 			return nil, fmt.Errorf("session: commit: %w", err)
 		}
+		last = err
 		if errors.Is(err, store.ErrUnknownOutcome) {
+			lost, ctx = err, context.WithoutCancel(ctx) // nobody can be told that it was not done
 			s.doubt()
 			done, again := s.landed(ctx)
 			if again != nil {
@@ -148,15 +183,23 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 				return s, nil
 			}
 		}
-		time.Sleep(rand.N(time.Duration(try+1) * time.Millisecond))
 	}
-	return nil, fmt.Errorf("session: %d attempts: %w", maxConflicts, store.ErrConflict)
+	if lost != nil && !errors.Is(last, store.ErrUnknownOutcome) {
+		last = errors.Join(last, lost)
+	}
+	return nil, fmt.Errorf("session: commit: %d tries: %w", maxConflicts, last)
 }
 
-// newStep returns a step of which nothing is decided.
-func (r *Registry) newStep(a *account, rec *record) *step {
-	at := r.clock.Read()
-	return &step{r: r, a: a, at: at, now: at.Now, rec: rec}
+// backOff waits before the next try, by chance, so that those who were in each other's way do not meet again.
+func backOff(ctx context.Context, try int) error {
+	t := time.NewTimer(rand.N(time.Duration(try) * time.Millisecond))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // landed finds out whether a commit of unknown outcome has taken effect. It has if the record is the one it wrote.
@@ -186,12 +229,12 @@ func (s *step) landed(ctx context.Context) (bool, error) {
 // encode writes the step's record. What is added is refused if it would fill the record up to what ends of logins need.
 func (s *step) encode() ([]byte, error) {
 	limit := store.MaxRecordBytes
-	if s.grows != nil {
+	if s.grows {
 		limit -= recordReserve
 	}
 	data, ok := s.rec.fit(limit)
 	if !ok {
-		return data, s.grows
+		return nil, s.rec.full(limit)
 	}
 	return data, nil
 }
@@ -203,7 +246,7 @@ func (s *step) commit(ctx context.Context, expect store.Revision) error {
 	}
 	res, err := s.r.st.Commit(ctx, store.Batch{
 		Account: s.a.id, Now: s.now, Record: &store.RecordUpdate{Expect: expect, Data: data},
-		Begin: s.begin, Forget: s.forget, Messages: s.messages, Reserve: s.grows == nil,
+		Begin: s.begin, Forget: s.forget, Messages: s.messages, Reserve: !s.grows,
 	})
 	if err != nil {
 		return err
@@ -295,7 +338,7 @@ func (s *step) detachEnded() []fenced {
 		out(e.Session.Login, e.Closed)
 	}
 	for _, id := range s.stale {
-		out(id, event.Moved.Closed(0))
+		out(id, event.Moved.Closed(s.rec.movedDelay(id)))
 	}
 	for _, id := range s.unlink {
 		s.a.unlinkLocked(id)
@@ -304,4 +347,43 @@ func (s *step) detachEnded() []fenced {
 		k.looked, k.told = s.at.Elapsed, !k.attached()
 	}
 	return gone
+}
+
+// RecordFullError reports that what the store keeps of an account's logins and devices has no room for what was to be added.
+// Nothing was changed. Logins that end make room, and shorter descriptions.
+type RecordFullError struct {
+	Limit  int // bytes that may be used; some more are kept back for ends of logins
+	Logins int // bytes of logins, with their descriptions
+	// Descriptions are the bytes of them that descriptions take.
+	Descriptions int
+	Devices      int // bytes of devices, with what is parked for them
+}
+
+// Closed returns what to tell the client.
+func (e *RecordFullError) Closed() event.Closed { return event.RefusedQuota.Closed(0) }
+
+func (e *RecordFullError) Error() string {
+	return fmt.Sprintf("session: account is full: of %d bytes, logins take %d (descriptions %d) and devices %d",
+		e.Limit, e.Logins, e.Descriptions, e.Devices)
+}
+
+// Is makes errors.Is(err, ErrRecordFull) true.
+func (e *RecordFullError) Is(target error) bool { return target == ErrRecordFull }
+
+// full says what takes the room.
+func (r *record) full(limit int) error {
+	e := &RecordFullError{Limit: limit}
+	var b []byte
+	for i := range r.Logins {
+		l := &r.Logins[i]
+		if b = l.append(b[:0]); !l.Description.empty() {
+			e.Descriptions += len(l.Description.append(nil))
+		}
+		e.Logins += len(b)
+	}
+	for i := range r.Devices {
+		b = r.Devices[i].append(b[:0])
+		e.Devices += len(b)
+	}
+	return e
 }

@@ -1,10 +1,10 @@
 package session
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
-	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -13,15 +13,16 @@ import (
 
 const (
 	flapWindow   = 10 * time.Second // evictions within it count together
-	flapPause    = 5 * time.Second  // how long the pair is held after the last of them
-	maxEvictions = 32               // that an account remembers
-	maxFlapLimit = 16               // so that the pair's are all remembered while others evict, too
-	maxRetryWait = 30 * time.Second // longest advice of the attach limiter
+	flapMemory   = time.Minute      // evictions are remembered for so long
+	flapPause    = 5 * time.Second  // how long the next one is held after the last of them
+	maxEvictions = 32               // that an account remembers: 800 bytes
+	maxVictims   = 8                // of one admission that are among them
+	maxFlapLimit = 16               // so that all swaps are remembered while others evict, too
 )
 
 // LimitedError reports a login or an attach that came too fast. Nothing was changed.
 type LimitedError struct {
-	// Reason is rate_limited, or flapping: two devices, or two machines with one device ID, evict each other in turns.
+	// Reason is rate_limited, or flapping: devices, or machines with one device ID, evict each other in turns.
 	Reason event.Reason
 	// RetryAfter is when it is worth to try again, more than zero.
 	RetryAfter time.Duration
@@ -44,11 +45,10 @@ func (s *step) pace() error {
 	if perMinute < 0 {
 		return nil
 	}
-	const minute = int64(time.Minute / time.Millisecond)
 	now, each := s.now.UnixMilli(), max(minute/perMinute, 1)
 	due := max(s.rec.Pace, now)
-	if due > now+minute { // of a clock that was ahead: nothing is known but that the account may have logged in just now
-		due = now + minute - each
+	if due > now+minute { // a clock was ahead that has gone back, or more logins were allowed then: it says nothing
+		due = now
 	}
 	if wait := due + each - now - each*perMinute; wait > 0 {
 		return &LimitedError{Reason: event.RateLimited, RetryAfter: time.Duration(wait) * time.Millisecond}
@@ -57,91 +57,142 @@ func (s *step) pace() error {
 	return nil
 }
 
-// eviction is one device that had to go for another one, or for itself.
-type eviction struct {
-	By   event.DeviceID
-	Of   event.DeviceID
-	Time int64 // Unix milliseconds
-	Swap bool  // Of had evicted By right before
-}
-
-// between reports whether the eviction is one of two devices that do so in turns.
-func (e eviction) between(a, b event.DeviceID) bool {
-	return e.By == a && e.Of == b || e.By == b && e.Of == a
-}
-
-// damp slows down devices that evict each other in turns. A swap is an admission that evicts a device which has evicted
-// this one right before; after some of them within 10 s the next one is refused for 5 s, so that whoever is there stays.
-func (s *step) damp(device event.DeviceID, platform event.Platform, victims []policy.Victim) error {
-	limit, now := s.r.cfg.FlapLimit, s.now.UnixMilli()
-	if limit < 0 {
+// leaveHalf refuses a login of a device that evicts again and again if, after pace, less than half of what the account may
+// log in at once were left to others.
+func (s *step) leaveHalf() error {
+	perMinute := int64(s.r.cfg.LoginsPerMinute)
+	if perMinute < 0 {
 		return nil
 	}
-	kept := slices.DeleteFunc(s.rec.Evictions, func(e eviction) bool {
-		return now-e.Time >= flapWindow.Milliseconds() || e.Time > now
-	})
+	each := max(minute/perMinute, 1)
+	if wait := s.rec.Pace - s.now.UnixMilli() - each*((perMinute+1)/2); wait > 0 {
+		return &LimitedError{Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
+	}
+	return nil
+}
+
+const minute = int64(time.Minute / time.Millisecond)
+
+// eviction is one device that had to go for another one, or for itself. Devices stand in it by their marks.
+type eviction struct {
+	By   uint64
+	Of   uint64
+	Time int64 // Unix milliseconds
+	Swap bool  // By had been evicted itself, right before
+	Told bool  // a swap of a burst that watchers were told of
+}
+
+// markOf stands for a device ID in the list of evictions: it is shorter.
+func markOf(id event.DeviceID) uint64 {
+	sum := sha256.Sum256([]byte(id))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// damp slows down devices that evict each other in turns, however many they are. A swap is an admission that evicts
+// somebody for a device which was evicted itself within the last 10 s. After FlapLimit of them within 10 s, among devices
+// that have to do with one another, the next one is refused until 5 s after the last, so that those that are there stay.
+// From then on there is at most one in 5 s, until a minute goes by without any; and what counts as one is an eviction for a
+// device that was evicted within that minute.
+//
+// Only those devices are refused: any other one may come and evict. A device that takes the place of its own login alone has
+// to do with no other device: that counts apart, since it may be two machines with one device ID.
+//
+// It reports whether this is a swap of devices that are slow already.
+func (s *step) damp(device event.DeviceID, platform event.Platform, victims []policy.Victim) (slow bool, err error) {
+	limit, now := s.r.cfg.FlapLimit, s.now.UnixMilli()
+	if limit < 0 {
+		return false, nil
+	}
+	known, me := remembered(s.rec.Evictions, now), markOf(device)
+	group, own := []uint64{me}, true
+	var added []eviction
 	for _, v := range victims {
 		l := s.rec.login(v.Login)
-		if l.own() { // it never comes back under the same ID
+		if l.own() || len(added) == maxVictims { // the first never comes back under the same ID
 			continue
 		}
-		e := eviction{By: device, Of: l.Device, Time: now}
-		swaps, last := 0, now
-		for _, o := range kept {
-			if o.between(device, l.Device) {
-				e.Swap = o.By == l.Device // by the last one of them
-				if o.Swap {
-					swaps, last = swaps+1, o.Time
-				}
-			}
+		added = append(added, eviction{By: me, Of: markOf(l.Device), Time: now})
+		group = append(group, markOf(l.Device))
+		own = own && l.Device == device
+	}
+	f := flaps(among(known, group, own), me, now)
+	if len(added) > 0 && f.swap {
+		slow = f.told
+		if wait := f.last + flapPause.Milliseconds() - now; (slow || f.swaps >= limit) && wait > 0 {
+			return slow, &LimitedError{Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
 		}
-		if wait := last + flapPause.Milliseconds() - now; e.Swap && swaps >= limit && wait > 0 {
-			return &LimitedError{Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
-		}
-		if e.Swap && swaps+1 == limit {
+		added[0].Swap, added[0].Told = true, slow || f.swaps+1 >= limit
+		if added[0].Told && !slow {
 			s.changes = append(s.changes, Change{
 				Kind: ChangeContended, Reason: event.Flapping,
 				Session: Session{Account: s.a.id, Device: device, Platform: platform, State: Offline},
 			})
 		}
-		kept = append(kept, e)
 	}
-	s.rec.Evictions = kept[max(len(kept)-maxEvictions, 0):]
-	return nil
+	s.rec.Evictions = append(known, added...)
+	s.rec.limitEvictions()
+	return slow, nil
 }
 
-// limiter lets so many calls through per second, and as many at once. It is safe for concurrent use.
-type limiter struct {
-	perSecond int // negative: all
-
-	mu      sync.Mutex
-	tokens  float64
-	begun   bool
-	at      time.Duration // clock.Elapsed of the last call
-	refused int           // since the last call that was let through with room to spare
+// flap is what the evictions of the last minute say to one more.
+type flap struct {
+	swap  bool  // it is one
+	swaps int   // of the last 10 s
+	last  int64 // time of the last one
+	told  bool  // there was a burst within the last minute that watchers were told of
 }
 
-// take returns how long to wait if the call is not let through, 0 otherwise. Those that were refused are spread over the
-// time that they take together, and each by chance, so that they do not come back all at once.
-func (l *limiter) take(now time.Duration) time.Duration {
-	if l.perSecond < 0 {
-		return 0
+// flaps looks at the evictions of a device's group.
+func flaps(group []eviction, me uint64, now int64) (f flap) {
+	f.told = slices.ContainsFunc(group, func(e eviction) bool { return e.Told })
+	for _, e := range group {
+		recent := now-e.Time < flapWindow.Milliseconds()
+		f.swap = f.swap || e.Of == me && (recent || f.told)
+		if e.Swap && recent {
+			f.swaps, f.last = f.swaps+1, max(f.last, e.Time)
+		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	rate := float64(l.perSecond)
-	if !l.begun {
-		l.begun, l.tokens = true, rate
-	} else if d := now - l.at; d > 0 {
-		l.tokens = min(rate, l.tokens+d.Seconds()*rate)
+	return f
+}
+
+// remembered returns the evictions of the last minute. One of the near future is of now: a clock was ahead. One that is
+// further ahead could keep a device out for as long as that, and is forgotten like those that are old.
+func remembered(all []eviction, now int64) []eviction {
+	var kept []eviction
+	for _, e := range all {
+		if now-e.Time < flapMemory.Milliseconds() && e.Time-now < flapWindow.Milliseconds() {
+			e.Time = min(e.Time, now)
+			kept = append(kept, e)
+		}
 	}
-	l.at = now
-	if l.tokens >= 1 {
-		l.tokens--
-		l.refused = max(l.refused-1, 0)
-		return 0
+	return kept
+}
+
+// among returns the evictions of a group of devices, and of all devices that these have to do with, directly or not; own:
+// those of devices by themselves, and no others.
+func among(all []eviction, group []uint64, own bool) []eviction {
+	for more := !own; more; {
+		more = false
+		for _, e := range all {
+			by, of := slices.Contains(group, e.By), slices.Contains(group, e.Of)
+			if by != of {
+				group, more = append(group, e.By, e.Of), true
+			}
+		}
 	}
-	l.refused++
-	crowd := time.Duration(float64(l.refused) / rate * float64(time.Second))
-	return min(time.Second+rand.N(time.Second+crowd), maxRetryWait)
+	var of []eviction
+	for _, e := range all {
+		if slices.Contains(group, e.By) && own == (e.By == e.Of) {
+			of = append(of, e)
+		}
+	}
+	return of
+}
+
+// limitEvictions forgets what is too much: the oldest that are no swaps, then the oldest.
+func (r *record) limitEvictions() {
+	for len(r.Evictions) > maxEvictions {
+		i := max(slices.IndexFunc(r.Evictions, func(e eviction) bool { return !e.Swap }), 0)
+		r.Evictions = slices.Delete(r.Evictions, i, i+1)
+	}
 }

@@ -83,11 +83,17 @@ func TestD10_LoginRateCountsAdmissionsOnly(t *testing.T) {
 	refuse := policy.Rules{Platforms: map[event.Platform]int{"ios": 1}, AtPlatform: policy.RefuseNew}
 	inBubble(t, setup{rules: refuse, config: session.Config{LoginsPerMinute: 3}}, func(w *world) {
 		w.login("ann", "a1", "ios")
-		for range 20 {
+		for i := range 20 {
 			_, err := w.tryLogin(request("ann", "a2", "ios"))
-			require.ErrorIs(w.t, err, session.ErrRefused)
+			if i < 3 { // refusals are counted apart
+				require.ErrorIs(w.t, err, session.ErrRefused)
+			} else {
+				limited(w.t, err, event.RateLimited)
+			}
 		}
-		w.login("ann", "w1", "web")
+		for i := range 2 {
+			w.login("ann", event.DeviceID(fmt.Sprint("w", i)), "web")
+		}
 	})
 }
 

@@ -13,7 +13,7 @@ import (
 // that the sweep tells how it is by then.
 const maxTurns = 8
 
-// ErrListening: a fan-out listens to the registry already.
+// ErrListening is the error of a second fan-out over one registry.
 var ErrListening = errors.New("session: a fan-out listens already")
 
 // Subscription is a stream of changes of logins, for a host that publishes presence or keeps an audit log. It is safe for

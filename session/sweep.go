@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
@@ -16,6 +17,9 @@ const (
 	sweepCrew = 64
 	// janitorCrew is the same for the janitor, which has time.
 	janitorCrew = 16
+	// tidyWait is how long one of them waits for the store to read an account, so that those that hang do not take all
+	// places for good. It is found again.
+	tidyWait = 10 * time.Second
 )
 
 // crew bounds what runs side by side: each that does holds a token.
@@ -92,10 +96,6 @@ func (r *Registry) tidyLoop() {
 // due collects the shard's connections that nothing was heard of for too long, and adds to over the accounts with a
 // resume window or a lifetime that is over.
 func (r *Registry) due(sh *shard, now clock.Reading, over []event.Account) (silent []*Connection, _ []event.Account) {
-	heard := now.Elapsed - r.cfg.IdleTimeout
-	if r.clock.Woke() > heard { // nobody was heard while the process stood still
-		heard = -1
-	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for id, a := range sh.accounts {
@@ -112,9 +112,9 @@ func (r *Registry) due(sh *shard, now clock.Reading, over []event.Account) (sile
 			switch {
 			case !k.attached():
 				late = late || !r.lingers(k.since, now)
-			case r.cfg.IdleTimeout > 0:
+			default:
 				for _, c := range k.conns {
-					if time.Duration(c.seen.Load()) <= heard {
+					if idle := c.idleTimeout(); idle > 0 && now.Elapsed-max(time.Duration(c.seen.Load()), r.clock.Woke()) >= idle {
 						silent = append(silent, c)
 					}
 				}
@@ -138,7 +138,9 @@ func (r *Registry) tidy(id event.Account) {
 	if a == nil {
 		return
 	}
-	s, gone, err := r.changeIn(r.ctx, a, func(*step) error { return nil }, nil)
+	ctx, cancel := context.WithTimeout(r.ctx, tidyWait)
+	defer cancel()
+	s, gone, err := r.turn(ctx, a, func(*step) error { return nil }, nil)
 	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
 		r.owned.Do(func() { r.settled(s, gone) })
 	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {

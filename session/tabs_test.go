@@ -29,6 +29,7 @@ func (g *gadget) tab(name string) tab {
 	b.conn, err = g.w.reg.Attach(g.w.t.Context(),
 		session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Tab: name}, b.wire, nil)
 	require.NoError(g.w.t, err)
+	b.wire.attached(b.conn)
 	return b
 }
 

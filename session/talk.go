@@ -94,13 +94,21 @@ func (n *nodes) lookFor(account event.Account, asked []message) {
 		answer()
 		return
 	}
-	s, fenced, err := n.r.change(ctx, account, func(*step) error { return nil }, nil)
+	var s *step
+	var fenced []fenced
+	a, err := n.r.enter(ctx, account)
+	if err == nil {
+		s, fenced, err = n.r.turn(ctx, a, func(*step) error { return nil }, nil)
+	}
 	if err != nil {
 		n.r.log.Warn("session: look of another node", "account", string(account), "err", err)
 		return
 	}
 	if len(s.strange) > 0 { // before the other node is told, since it will not say twice that its hooks have run
 		s.revoked = n.revoked(account)
+	}
+	for _, f := range fenced {
+		f.conn.settled()
 	}
 	answer()
 	n.r.owned.Do(func() { n.r.settled(s, fenced) }) // hooks and connections that hang do not keep the next look waiting
@@ -193,7 +201,7 @@ func (n *nodes) revoked(account event.Account) (wait func()) {
 		n.partings[account] = said
 	}
 	return func() {
-		t := time.NewTimer(n.r.cfg.HookTimeout + fenceWait + lookWait)
+		t := time.NewTimer(n.r.cfg.HookTimeout + fenceGap + lookWait)
 		defer t.Stop()
 		select {
 		case <-said:

@@ -165,11 +165,12 @@ func TestS28_HooksCallBack(t *testing.T) {
 		})
 		g := w.login("ann", "a1", "ios")
 		c := &wire{onClose: func(event.Closed) error { look("close"); return nil }}
-		_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, c,
+		conn, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, c,
 			func(event.Closed) { look("ended") })
 		require.NoError(w.t, err)
 		w.fill("ann", "ios", "a2", "a3", "a4")
 		w.login("ann", "a5", "ios") // its victim's hook kicks it at once
+		conn.AwaitClose(w.t.Context())
 		require.Equal(w.t, "a2 a3 a4", w.devices("ann"))
 		changes.Close()
 		wg.Wait()

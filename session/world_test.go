@@ -87,6 +87,7 @@ func (w *world) open(s setup) *session.Registry {
 	s.config.LoginsPerMinute = cmp.Or(s.config.LoginsPerMinute, -1)
 	s.config.FlapLimit = cmp.Or(s.config.FlapLimit, -1)
 	s.config.AttachesPerSecond = cmp.Or(s.config.AttachesPerSecond, -1)
+	s.config.AttachesPerAccount = cmp.Or(s.config.AttachesPerAccount, -1)
 	hook := s.config.Revoke
 	s.config.Revoke = func(ctx context.Context, e session.Ended) error {
 		w.mu.Lock()
@@ -198,8 +199,10 @@ func (w *world) fill(a event.Account, p event.Platform, devices ...event.DeviceI
 }
 
 func (g *gadget) tryAttach(c *wire) (*session.Connection, error) {
-	return g.w.reg.Attach(context.WithoutCancel(g.w.t.Context()),
+	conn, err := g.w.reg.Attach(context.WithoutCancel(g.w.t.Context()),
 		session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, c, nil)
+	c.attached(conn)
+	return conn, err
 }
 
 // attach binds a new connection, which becomes the gadget's.

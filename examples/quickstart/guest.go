@@ -90,6 +90,9 @@ func (g *guest) handle(line []byte) {
 		g.att.Touch()
 	}
 	body, err := do(ctx, line)
+	if g.att != nil {
+		g.att.AwaitClose(ctx) // who ends the own login gets the closing frame for an answer
+	}
 	if err != nil {
 		g.reply("error", head.Ref, g.s.describe(err))
 	} else {

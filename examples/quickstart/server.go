@@ -57,7 +57,7 @@ func startServer(addr, db string, log *slog.Logger) (*server, error) {
 func newServer(addr string, st store.Store, log *slog.Logger) (*server, error) {
 	engine, err := manydevice.Open(st, manydevice.Config{
 		Session: session.Config{
-			Logger: log, LoginsPerMinute: -1, FlapLimit: -1, // its story logs in faster than people do
+			Logger: log, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerAccount: -1, // its story is faster than people are
 		}, // four logins on each platform; the earliest makes room
 		Fanout: fanout.Config{Logger: log},
 	})

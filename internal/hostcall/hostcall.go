@@ -155,11 +155,10 @@ func Call[T any](
 		return a.value, a.err
 	case <-ctx.Done():
 	}
-	err := context.Cause(ctx)
-	if errors.Is(err, ErrTimeout) {
+	if left := time.Until(late); left <= 0 {
 		c.hangs()
 	} else { // the caller's context has ended, and that of the call with it
-		time.AfterFunc(time.Until(late), c.hangs)
+		time.AfterFunc(left, c.hangs)
 	}
-	return none, err
+	return none, context.Cause(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,12 +23,37 @@ import (
 )
 
 // desk is a handler over a registry. Callers name themselves in a header: "desk" may do everything, "user:ACCOUNT" may
-// list, kick and remove devices in that account, as the login of the header Self.
+// list, kick and remove devices in that account, as the login of the header Self, a "lax user" may try all as that login.
 type desk struct {
 	t   *testing.T
 	reg *session.Registry
 	st  *storetest.Faulty
 	h   *sessionhttp.Handler
+
+	mu    sync.Mutex
+	trail []sessionhttp.Audit
+}
+
+// audited returns what the audit hook was told since it was last asked.
+func (d *desk) audited() []sessionhttp.Audit {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := d.trail
+	d.trail = nil
+	return all
+}
+
+// serve gives the desk another handler over its registry.
+func (d *desk) serve(cfg sessionhttp.Config) {
+	d.t.Helper()
+	cfg.Audit = func(_ context.Context, a sessionhttp.Audit) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.trail = append(d.trail, a)
+	}
+	var err error
+	d.h, err = sessionhttp.New(d.reg, authorize, cfg)
+	require.NoError(d.t, err)
 }
 
 var usersMay = []sessionhttp.Action{sessionhttp.ActionList, sessionhttp.ActionKick, sessionhttp.ActionRemoveDevice}
@@ -40,9 +66,13 @@ func authorize(r *http.Request, account event.Account, action sessionhttp.Action
 	case who == "broken":
 		return sessionhttp.Caller{}, io.ErrUnexpectedEOF
 	case who == "desk":
+		return sessionhttp.Caller{Role: sessionhttp.RoleHost, Name: r.Header.Get("Agent")}, nil
+	case who == "zero":
 		return sessionhttp.Caller{}, nil
-	case who == "user:"+string(account) && slices.Contains(usersMay, action):
-		return sessionhttp.Caller{Self: event.LoginID(r.Header.Get("Self"))}, nil
+	case who == "panics":
+		panic("no user directory")
+	case who == "user:"+string(account) && slices.Contains(usersMay, action), who == "lax user":
+		return sessionhttp.Caller{Role: sessionhttp.RoleDevice, Self: event.LoginID(r.Header.Get("Self"))}, nil
 	}
 	return sessionhttp.Caller{}, sessionhttp.ErrForbidden
 }
@@ -51,23 +81,25 @@ func newDesk(t *testing.T, cfg session.Config) *desk {
 	t.Helper()
 	inner := memstore.New(memstore.Config{})
 	st := storetest.WithFaults(inner)
-	cfg.LoginsPerMinute = -1
+	cfg.LoginsPerMinute, cfg.FlapLimit = -1, -1 // faster than anybody would
 	reg, err := session.New(st, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, reg.Close(context.Background()))
 		require.NoError(t, st.Close(context.Background()))
 	})
-	h, err := sessionhttp.New(reg, authorize, sessionhttp.Config{EaseMob: true, EaseMobGET: true})
-	require.NoError(t, err)
-	return &desk{t: t, reg: reg, st: st, h: h}
+	d := &desk{t: t, reg: reg, st: st}
+	d.serve(sessionhttp.Config{EaseMob: &sessionhttp.EaseMob{
+		GET: true, Organization: "org", ApplicationName: "chat", Application: "0a1b",
+	}})
+	return d
 }
 
 func (d *desk) login(account event.Account, device event.DeviceID, p event.Platform) event.LoginID {
 	d.t.Helper()
 	res, err := d.reg.Login(context.Background(), session.LoginRequest{
 		Account: account, Device: device, Platform: p,
-		Description: session.Description{Name: "My " + string(device), Model: "M", OS: "O", AppVersion: "1", IP: "::1", Extension: []byte{1}},
+		Description: session.Description{Name: event.CleanName("My " + string(device)), Model: "M", OS: "O", AppVersion: "1", IP: "::1", Extension: []byte{1}},
 	})
 	require.NoError(d.t, err)
 	return res.Session.Login

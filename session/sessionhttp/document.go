@@ -3,6 +3,8 @@ package sessionhttp
 import (
 	_ "embed"
 	"encoding/json"
+	"maps"
+	"net/url"
 	"strings"
 )
 
@@ -10,10 +12,7 @@ import (
 var openAPI []byte
 
 // document is the OpenAPI document of a handler: without the routes that it does not serve.
-func document(cfg Config) ([]byte, error) {
-	if cfg.EaseMob && cfg.EaseMobGET {
-		return openAPI, nil
-	}
+func (h *Handler) document() (map[string]json.RawMessage, error) {
 	var doc map[string]json.RawMessage
 	var paths map[string]map[string]json.RawMessage
 	if err := json.Unmarshal(openAPI, &doc); err != nil {
@@ -22,18 +21,39 @@ func document(cfg Config) ([]byte, error) {
 	if err := json.Unmarshal(doc["paths"], &paths); err != nil {
 		return nil, err
 	}
-	for path, methods := range paths {
-		switch {
-		case !strings.HasPrefix(path, "/users/"):
-		case !cfg.EaseMob:
-			delete(paths, path)
-		case path == "/users/{account}/disconnect":
-			delete(methods, "get")
+	served := make(map[string]map[string]json.RawMessage)
+	for i := range h.routes {
+		rt := &h.routes[i]
+		if served[rt.pattern()] == nil {
+			served[rt.pattern()] = make(map[string]json.RawMessage)
 		}
+		method := strings.ToLower(rt.method)
+		served[rt.pattern()][method] = paths[rt.pattern()][method]
 	}
 	var err error
-	if doc["paths"], err = json.Marshal(paths); err != nil {
-		return nil, err
+	doc["paths"], err = json.Marshal(served)
+	return doc, err
+}
+
+// openapi returns the document, with the address below which the request has found it.
+func (h *Handler) openapi(c *call) (any, error) {
+	server := h.cfg.Prefix
+	if server == "" {
+		server, _ = strings.CutSuffix(c.requestPath(), "/openapi.json")
 	}
-	return json.MarshalIndent(doc, "", "  ")
+	if server == "" {
+		server = "/" // what the specification has as the default
+	}
+	doc := maps.Clone(h.doc)
+	var err error
+	doc["servers"], err = json.Marshal([]map[string]string{{"url": server}})
+	return doc, err
+}
+
+// requestPath returns the path of the request as it came, before anything was stripped from it.
+func (c *call) requestPath() string {
+	if u, err := url.ParseRequestURI(c.RequestURI); err == nil {
+		return u.EscapedPath()
+	}
+	return c.h.cfg.Prefix + c.URL.EscapedPath()
 }

@@ -2,6 +2,8 @@ package sessionhttp_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -26,7 +28,7 @@ func ExampleNew() {
 		if r.Header.Get("Authorization") != "Bearer secret" {
 			return sessionhttp.Caller{}, sessionhttp.ErrUnauthenticated
 		}
-		return sessionhttp.Caller{}, nil
+		return sessionhttp.Caller{Role: sessionhttp.RoleHost, Name: "administration"}, nil
 	}, sessionhttp.Config{})
 	if err != nil {
 		fmt.Println(err)
@@ -52,7 +54,7 @@ func ExampleNew() {
 }
 
 // A tool that was made for EaseMob's REST interface asks the same paths.
-func ExampleConfig() {
+func ExampleEaseMob() {
 	ctx := context.Background()
 	reg, err := session.New(memstore.New(memstore.Config{}), session.Config{})
 	if err != nil {
@@ -61,8 +63,11 @@ func ExampleConfig() {
 	}
 	defer reg.Close(ctx)
 	h, err := sessionhttp.New(reg, func(*http.Request, event.Account, sessionhttp.Action) (sessionhttp.Caller, error) {
-		return sessionhttp.Caller{}, nil // this one is behind a gateway that lets in administrators only
-	}, sessionhttp.Config{EaseMob: true})
+		return sessionhttp.Caller{Role: sessionhttp.RoleHost}, nil // behind a gateway that lets in administrators only
+	}, sessionhttp.Config{
+		Prefix:  "/acme/chat",
+		EaseMob: &sessionhttp.EaseMob{Organization: "acme", ApplicationName: "chat"},
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -71,16 +76,58 @@ func ExampleConfig() {
 		fmt.Println(err)
 		return
 	}
-	for _, ask := range []string{"DELETE /users/ann/disconnect", "GET /users/ann/resources", "GET /users/ann/disconnect"} {
+	for _, ask := range []string{"POST /users/ann/disconnect", "GET /users/ann/resources", "GET /users/ann/disconnect"} {
 		method, path, _ := strings.Cut(ask, " ")
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
-		fmt.Println(ask, w.Code)
+		h.ServeHTTP(w, httptest.NewRequest(method, "/acme/chat"+path, nil))
+		var answer struct{ Data any }
+		fmt.Println(ask, w.Code, json.Unmarshal(w.Body.Bytes(), &answer), answer.Data)
 	}
 	fmt.Println(reg.List(ctx, "ann", ""))
 	// Output:
-	// DELETE /users/ann/disconnect 200
-	// GET /users/ann/resources 200
-	// GET /users/ann/disconnect 405
+	// POST /users/ann/disconnect 200 <nil> map[result:true]
+	// GET /users/ann/resources 200 <nil> []
+	// GET /users/ann/disconnect 405 <nil> <nil>
 	// [] <nil>
+}
+
+// A "your devices" page. The app on the device sends what it logged in with: its login ID and its resume token.
+func ExampleAuthorizer_yourDevices() {
+	ctx := context.Background()
+	reg, err := session.New(memstore.New(memstore.Config{}), session.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer reg.Close(ctx)
+	page, err := sessionhttp.New(reg, func(r *http.Request, account event.Account, _ sessionhttp.Action) (sessionhttp.Caller, error) {
+		login, token, _ := r.BasicAuth()
+		s, err := reg.Authenticate(r.Context(), account, event.LoginID(login), event.ResumeToken(token))
+		_, invalid := errors.AsType[*event.InvalidError](err)
+		if invalid || errors.Is(err, session.ErrUnknownLogin) || errors.Is(err, session.ErrEnded) {
+			return sessionhttp.Caller{}, sessionhttp.ErrUnauthenticated
+		}
+		return sessionhttp.Caller{Role: sessionhttp.RoleDevice, Self: s.Login}, err
+	}, sessionhttp.Config{Challenge: `Basic realm="your devices"`})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	phone, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, ask := range []string{"GET /accounts/ann/logins", "POST /accounts/ann/unban", "GET /accounts/bob/logins"} {
+		method, path, _ := strings.Cut(ask, " ")
+		r := httptest.NewRequest(method, path, nil)
+		r.SetBasicAuth(string(phone.Session.Login), string(phone.Token))
+		w := httptest.NewRecorder()
+		page.ServeHTTP(w, r)
+		fmt.Println(ask, w.Code)
+	}
+	// Output:
+	// GET /accounts/ann/logins 200
+	// POST /accounts/ann/unban 403
+	// GET /accounts/bob/logins 401
 }

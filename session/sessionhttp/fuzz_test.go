@@ -24,8 +24,9 @@ func FuzzHandler(f *testing.F) {
 		{"POST", "/accounts/ann/kick", `{"logins":["` + login + `"]}`}, {"POST", "/accounts/ann/kick", `{"platform":"ios"}`},
 		{"GET", "/accounts/ann/devices", ""}, {"DELETE", "/accounts/ann/devices/d1", ""}, {"GET", "/accounts/ann/presence", ""},
 		{"GET", "/accounts/ann/recent?limit=1", ""}, {"PUT", "/accounts/ann/ban", `{"until":"2999-01-01T00:00:00Z","note":"x"}`},
-		{"DELETE", "/accounts/ann/ban", ""}, {"DELETE", "/accounts/ann", ""}, {"GET", "/users/ann/resources", ""},
+		{"POST", "/accounts/ann/unban", ""}, {"POST", "/accounts/ann/delete", "{}"}, {"GET", "/users/ann/resources", ""},
 		{"DELETE", "/users/ann/disconnect/" + login, ""}, {"GET", "/users/ann/disconnect", ""}, {"GET", "/openapi.json", ""},
+		{"DELETE", "/accounts/ann/devices/..", ""}, {"POST", "/users/ann/disconnect/.", ""}, {"PUT", "/accounts//ban", "null"},
 		{"OPTIONS", "/accounts/%ff/../logins", "{"}, {"HEAD", "//", ""},
 	} {
 		f.Add(s.method, s.path, s.body, true)
@@ -48,6 +49,7 @@ func FuzzHandler(f *testing.F) {
 		text, err := io.ReadAll(res.Body)
 		require.NoError(t, err)
 		require.Less(t, res.StatusCode, 500, "%s", text)
+		require.NotEqual(t, 3, res.StatusCode/100, "no redirects")
 		if strings.Contains(res.Header.Get("Content-Type"), "json") && len(text) > 0 {
 			require.True(t, json.Valid(text), "%s", text)
 		}

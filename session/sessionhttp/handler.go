@@ -2,14 +2,19 @@ package sessionhttp
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/session"
 )
 
@@ -27,10 +32,14 @@ const (
 	ActionDelete       Action = "delete"
 )
 
-// changes reports whether the action does more than read.
-func (a Action) changes() bool {
+// Changes reports whether the action does more than read.
+func (a Action) Changes() bool {
 	return a != ActionList && a != ActionRecent && a != ActionReadBan
 }
+
+// deviceActions are what one of the account's own logins may do, if the authorizer agrees. To ban and to delete an account
+// is the host's alone: a policy that protects single logins has no say about all of them at once.
+var deviceActions = []Action{ActionList, ActionRecent, ActionKick, ActionRemoveDevice}
 
 // Errors that an [Authorizer] returns.
 var (
@@ -40,44 +49,84 @@ var (
 	ErrForbidden = errors.New("sessionhttp: not allowed")
 )
 
-// Caller is who asks.
+// Role is on whose behalf a caller asks.
+type Role string
+
+// The roles. The zero Role may do nothing.
+const (
+	// RoleHost is the host, or somebody who acts for it, such as support staff. The policy protects nothing from it.
+	RoleHost Role = "host"
+	// RoleDevice is one of the account's own logins, [Caller.Self].
+	RoleDevice Role = "device"
+)
+
+// Caller is who asks. The zero value may do nothing.
 type Caller struct {
-	// Self is set if the caller is one of the account's own logins: it is marked in lists, ends are put down to it, and
-	// the policy may protect others from it. Empty: the host, or somebody who acts for it.
+	Role Role
+	// Self is, with RoleDevice alone, the login that asks. It has to be one of the account's logins that has not ended, or
+	// nothing is done. It is marked in lists, ends are put down to it, and the policy may protect others from it. It may
+	// list, read the log, end logins and remove devices; it may give no reason but kicked_self and password_changed, and
+	// not keep credentials.
 	Self event.LoginID
+	// Name says in the audit trail who it is, such as the user name of an agent. Nothing else looks at it.
+	Name string
 }
 
 // Authorizer decides whether a request may do something with an account, and who asks. It is called before anything is
-// read, once the account in the path is found to be well-formed. An error other than [ErrUnauthenticated] and [ErrForbidden] is answered with 500 and logged. It may be called by
-// several goroutines at once.
+// read, once the account in the path is found to be well-formed. An error other than [ErrUnauthenticated] and
+// [ErrForbidden], and a panic, are answered with 500 and logged. It may be called by several goroutines at once.
+//
+// [session.Registry.Authenticate] tells which login a device is that sends its login ID and resume token.
 type Authorizer func(r *http.Request, account event.Account, action Action) (Caller, error)
 
 // Config tunes a [Handler]. The zero value is valid.
 type Config struct {
-	// EaseMob adds the routes of EaseMob's REST interface, under /users/{user}: GET resources, DELETE
-	// disconnect/{resource}, and DELETE disconnect for all. A resource is a login ID.
-	EaseMob bool
-	// EaseMobGET, with EaseMob, also takes GET disconnect for all, which is that vendor's verb for it. It is off by default:
-	// a GET that changes something is run by crawlers, previews and retries.
-	EaseMobGET bool
+	// Prefix is the path below which clients find the handler, such as "/admin", without a slash at the end. Requests are
+	// served with the prefix and without, so that http.StripPrefix may stand before the handler or not. The OpenAPI document
+	// names it as its server. It is as in URLs, percent-encoded where needed, and may not begin with a segment that is the
+	// handler's own: accounts, users, openapi.json. Empty: none, and the document names what was stripped from its request.
+	Prefix string
+	// EaseMob adds the routes of EaseMob's REST interface. Nil: they are not there.
+	EaseMob *EaseMob
 	// Challenge is the WWW-Authenticate header of answers to callers that are not known, which HTTP demands (RFC 9110,
 	// section 11.6.1). Empty means "Bearer".
 	Challenge string
+	// Audit is told of each request that has come as far as an action on an account, whether it was done or refused, before
+	// the answer is written. It is waited for 2 seconds at most; its panics are logged. Nil: nobody is told.
+	Audit func(ctx context.Context, a Audit)
 	// Logger receives errors whose text is not shown to callers. Nil discards them.
 	Logger *slog.Logger
 }
 
-// Handler is an http.Handler. It is safe for concurrent use, and may be mounted below a path with http.StripPrefix.
+// validate returns every fault of the config.
+func (c *Config) validate() error {
+	if c.Prefix == "" {
+		return nil
+	}
+	invalid := func(reason string) error { return &event.InvalidError{Field: "Prefix", Reason: reason} }
+	segs, ok := split(c.Prefix)
+	switch u, err := url.ParseRequestURI(c.Prefix); {
+	case !ok:
+		return invalid("want a clean path that begins with a slash and ends without one")
+	case err != nil || u.EscapedPath() != c.Prefix:
+		return invalid("not as it stands in a URL")
+	case slices.Contains([]string{"accounts", "users", "openapi.json"}, segs[0].value):
+		return invalid("begins with a segment of the handler's own")
+	}
+	return nil
+}
+
+// Handler is an http.Handler. It is safe for concurrent use. It does not answer with redirects, and looks at the path as it
+// was sent: see the package's comment on paths.
 type Handler struct {
 	reg       *session.Registry
 	authorize Authorizer
-	challenge string
-	mux       *http.ServeMux
+	cfg       Config
+	routes    []route
+	doc       map[string]json.RawMessage
 	log       *slog.Logger
+	audit     hostcall.Hook
 }
-
-// methods are those that a route may have, in the order of the Allow header.
-var methods = []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut}
 
 // New returns a handler over a registry, which stays the caller's.
 func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, error) {
@@ -87,39 +136,23 @@ func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, err
 	if authorize == nil {
 		return nil, &event.InvalidError{Field: "authorizer", Reason: "nil"}
 	}
-	h := &Handler{reg: reg, authorize: authorize, challenge: cmp.Or(cfg.Challenge, "Bearer"), mux: http.NewServeMux(), log: cfg.Logger}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("sessionhttp: config: %w", err)
+	}
+	if cfg.EaseMob != nil {
+		own := *cfg.EaseMob
+		cfg.EaseMob = &own
+	}
+	cfg.Challenge = cmp.Or(cfg.Challenge, "Bearer")
+	h := &Handler{reg: reg, authorize: authorize, cfg: cfg, log: cfg.Logger}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
-	h.route("GET /accounts/{account}/logins", ActionList, h.logins)
-	h.route("GET /accounts/{account}/logins/{login}", ActionList, h.login)
-	h.route("DELETE /accounts/{account}/logins/{login}", ActionKick, h.kickOne)
-	h.route("POST /accounts/{account}/kick", ActionKick, h.kick)
-	h.route("GET /accounts/{account}/devices", ActionList, h.devices)
-	h.route("DELETE /accounts/{account}/devices/{device}", ActionRemoveDevice, h.removeDevice)
-	h.route("GET /accounts/{account}/presence", ActionList, h.presence)
-	h.route("GET /accounts/{account}/recent", ActionRecent, h.recent)
-	h.route("GET /accounts/{account}/ban", ActionReadBan, h.readBan)
-	h.route("PUT /accounts/{account}/ban", ActionBan, h.ban)
-	h.route("DELETE /accounts/{account}/ban", ActionBan, h.unban)
-	h.route("DELETE /accounts/{account}", ActionDelete, h.deleteAccount)
-	if cfg.EaseMob {
-		h.route("GET /users/{account}/resources", ActionList, h.resources)
-		h.route("DELETE /users/{account}/disconnect/{login}", ActionKick, h.disconnect)
-		h.route("DELETE /users/{account}/disconnect", ActionKick, h.disconnectAll)
-		if cfg.EaseMobGET {
-			h.route("GET /users/{account}/disconnect", ActionKick, h.disconnectAll)
-		}
-	}
-	doc, err := document(cfg)
-	if err != nil {
+	h.routes = h.table()
+	var err error
+	if h.doc, err = h.document(); err != nil {
 		return nil, fmt.Errorf("sessionhttp: %w", err)
 	}
-	h.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(doc)
-	})
-	h.mux.HandleFunc("/", h.nothing)
 	return h, nil
 }
 
@@ -127,82 +160,153 @@ func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, err
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	h.mux.ServeHTTP(w, r)
+	c := &call{Request: r, h: h, begin: time.Now()}
+	segs, ok := h.path(r)
+	if !ok {
+		h.write(w, c.refuse(errPath))
+		return
+	}
+	for _, s := range segs {
+		c.below += "/" + s.raw
+	}
+	c.easeMob = h.cfg.EaseMob != nil && len(segs) > 0 && segs[0].raw == "users"
+	var allowed []string
+	if c.route, c.values, allowed = h.match(r.Method, segs); c.route == nil {
+		if len(allowed) == 0 {
+			h.write(w, c.refuse(errNoRoute))
+			return
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		h.write(w, c.refuse(errMethod))
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	a := h.serve(c)
+	if c.route.action != "" {
+		h.tell(c, a)
+	}
+	h.write(w, a)
 }
 
-// call is a request that was let in.
+// call is a request on its way through the handler.
 type call struct {
 	*http.Request
+	h       *Handler
+	begin   time.Time
+	below   string // its path, without the prefix
+	easeMob bool   // the answer is in EaseMob's form
+	route   *route
+	values  map[string]string // what the path has for the names in the route
+	query   map[string]string // parameters that were given
+	body    members           // of the body
 	account event.Account
-	self    event.LoginID
+	who     Caller
+	self    event.LoginID // who.Self; empty: the host
+	target  string        // for the audit trail
+	ended   []event.LoginID
+	nothing bool // there was nothing to do
 }
 
-// route serves a pattern. serve returns what to answer as JSON, nil for nothing.
-func (h *Handler) route(pattern string, action Action, serve func(c *call) (any, error)) {
-	h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		account := event.Account(r.PathValue("account"))
-		if err := account.Validate(); err != nil {
-			h.fail(w, r, err)
-			return
+// serve finds out what a request is for and whether it may have it, and does it.
+func (h *Handler) serve(c *call) answer {
+	if c.route.action == "" {
+		if err := c.readRequest(); err != nil {
+			return c.refuse(err)
 		}
-		if r.Method == http.MethodHead && action.changes() { // the mux takes HEAD for GET
-			h.notAllowed(w, h.allowed(r, http.MethodHead))
-			return
-		}
-		who, err := h.authorize(r, account, action)
-		if err != nil {
-			h.turnAway(w, r, err)
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		out, err := serve(&call{Request: r, account: account, self: who.Self})
-		switch {
-		case err != nil:
-			h.fail(w, r, err)
-		case out == nil:
-			w.WriteHeader(http.StatusNoContent)
-		default:
-			h.write(w, http.StatusOK, "application/json", out)
-		}
-	})
-}
-
-func (h *Handler) write(w http.ResponseWriter, status int, media string, v any) {
-	body, err := json.Marshal(v)
+		return c.done(c.route.serve(c))
+	}
+	account := event.Account(c.values["account"])
+	if err := account.Validate(); err != nil {
+		return c.refuse(err)
+	}
+	c.account = account
+	who, err := h.ask(c)
 	if err != nil {
-		h.log.Error("sessionhttp: encode answer", "err", err)
+		return c.refuse(&authorizeError{err})
+	}
+	c.who = who
+	if err := h.admit(c); err != nil {
+		return c.refuse(err)
+	}
+	if err := c.readRequest(); err != nil {
+		return c.refuse(err)
+	}
+	return c.done(c.route.serve(c))
+}
+
+// ask calls the authorizer. Its panics are errors, but for the one with which net/http is told to abort.
+func (h *Handler) ask(c *call) (who Caller, err error) {
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler {
+			panic(p)
+		} else if p != nil {
+			who, err = Caller{}, panicked(p)
+		}
+	}()
+	return h.authorize(c.Request, c.account, c.route.action)
+}
+
+// admit holds the caller against its role.
+func (h *Handler) admit(c *call) error {
+	switch who := c.who; {
+	case who.Role == RoleHost && who.Self == "":
+		return nil
+	case who.Role == RoleDevice:
+		if !slices.Contains(deviceActions, c.route.action) {
+			return &forbiddenError{detail: "an own device may not do this"}
+		}
+		if who.Self.Validate() != nil {
+			return errSelf
+		}
+		c.self = who.Self
+		_, err := h.reg.Current(c.Context(), c.account, c.self)
+		if errors.Is(err, session.ErrNotFound) {
+			return errSelf
+		}
+		return err
+	}
+	h.log.Error("sessionhttp: the authorizer let in a caller without a role", "account", string(c.account), "action", string(c.route.action),
+		"role", string(c.who.Role), "name", c.who.Name)
+	return &forbiddenError{}
+}
+
+// done turns what a route returned into an answer.
+func (c *call) done(out any, err error) answer {
+	if errors.Is(err, session.ErrNotFound) && c.self != "" {
+		// A login that asks may have ended meanwhile, which the registry does not tell apart from a target that is not there.
+		if _, gone := c.h.reg.Current(c.Context(), c.account, c.self); errors.Is(gone, session.ErrNotFound) {
+			err = errSelf
+		}
+	}
+	if err != nil {
+		return c.refuse(err)
+	}
+	a := answer{status: http.StatusOK, media: "application/json", body: out, outcome: OutcomeDone}
+	if c.nothing {
+		a.outcome = OutcomeNothing
+	}
+	if out == nil {
+		a.status = http.StatusNoContent
+	}
+	return a
+}
+
+// write sends an answer.
+func (h *Handler) write(w http.ResponseWriter, a answer) {
+	for name, value := range a.header {
+		w.Header().Set(name, value)
+	}
+	if a.body == nil {
+		w.WriteHeader(a.status)
+		return
+	}
+	body, err := json.Marshal(a.body)
+	if err != nil {
+		h.log.Error("sessionhttp: encode answer", "error", err)
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", media)
-	w.WriteHeader(status)
+	w.Header().Set("Content-Type", a.media)
+	w.WriteHeader(a.status)
 	_, _ = w.Write(append(body, '\n')) // the client is gone: nobody is left to tell
-}
-
-// nothing answers what no route is for: 405 if another method would be served, 404 otherwise.
-func (h *Handler) nothing(w http.ResponseWriter, r *http.Request) {
-	allowed := h.allowed(r, "")
-	if len(allowed) == 0 {
-		h.problem(w, problem{Status: http.StatusNotFound, Code: "no_route", Title: "There is nothing at this path."})
-		return
-	}
-	h.notAllowed(w, allowed)
-}
-
-// allowed returns the methods that are served at the request's path, but one.
-func (h *Handler) allowed(r *http.Request, but string) []string {
-	var all []string
-	for _, m := range methods {
-		other := r.Clone(r.Context())
-		other.Method = m
-		if _, pattern := h.mux.Handler(other); pattern != "/" && m != but {
-			all = append(all, m)
-		}
-	}
-	return all
-}
-
-func (h *Handler) notAllowed(w http.ResponseWriter, allowed []string) {
-	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	h.problem(w, problem{Status: http.StatusMethodNotAllowed, Code: "method", Title: "This method is not served here."})
 }

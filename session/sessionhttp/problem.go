@@ -2,11 +2,7 @@ package sessionhttp
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"mime"
 	"net/http"
 
 	"github.com/manydevice/manydevice/event"
@@ -32,45 +28,80 @@ type problem struct {
 
 // Errors of requests.
 var (
-	errMedia = errors.New("the body must be application/json")
-	errBody  = errors.New("the body is not what this route takes")
+	errPath    = errors.New("the path is not clean")
+	errNoRoute = errors.New("there is nothing at this path")
+	errMethod  = errors.New("the method is not served here")
+	errMedia   = errors.New("the body must be application/json")
+	errBody    = errors.New("the body is not what this route takes")
+	errSelf    = errors.New("the login that asks is none of this account's")
 )
 
-func (h *Handler) problem(w http.ResponseWriter, p problem) {
-	p.Type = problemURN + p.Code
-	h.write(w, p.Status, "application/problem+json", p)
+// forbiddenError reports what a caller's role does not allow.
+type forbiddenError struct{ field, detail string }
+
+func (e *forbiddenError) Error() string { return "not allowed: " + e.detail }
+
+// authorizeError is what the authorizer said. It cannot be unwrapped: that a host's error is one of ours means nothing.
+type authorizeError struct{ err error }
+
+func (e *authorizeError) Error() string { return "authorizer: " + e.err.Error() }
+
+// answer is what a request is answered with.
+type answer struct {
+	status  int
+	media   string
+	header  map[string]string
+	body    any    // as JSON; nil: none
+	outcome string // for the audit trail
 }
 
-// turnAway answers with what the authorizer said.
-func (h *Handler) turnAway(w http.ResponseWriter, r *http.Request, err error) {
-	switch {
-	case errors.Is(err, ErrUnauthenticated):
-		w.Header().Set("WWW-Authenticate", h.challenge)
-		h.problem(w, problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "It is not known who asks."})
-	case errors.Is(err, ErrForbidden):
-		h.problem(w, problem{Status: http.StatusForbidden, Code: "forbidden", Title: "This is not allowed."})
-	default:
-		h.log.Error("sessionhttp: authorizer", "method", r.Method, "err", err)
-		h.problem(w, internal)
+// refuse returns the answer for an error. What callers are not shown stands in the log.
+func (c *call) refuse(err error) answer {
+	p := describe(err)
+	a := answer{status: p.Status, outcome: p.Code}
+	switch p.Status {
+	case http.StatusUnauthorized:
+		a.header = map[string]string{"WWW-Authenticate": c.h.cfg.Challenge}
+	case http.StatusServiceUnavailable:
+		a.header = map[string]string{"Retry-After": "1"}
+	case http.StatusInternalServerError:
+		stack := stackOf(err)
+		if e, ok := errors.AsType[*authorizeError](err); ok {
+			stack = stackOf(e.err)
+		}
+		c.h.log.Error("sessionhttp: request failed", "method", c.Method, "account", string(c.account), "error", err, "stack", stack)
 	}
+	if c.easeMob {
+		a.media, a.body = "application/json", c.easeMobError(p)
+		return a
+	}
+	p.Type = problemURN + p.Code
+	a.media, a.body = "application/problem+json", p
+	return a
 }
 
 // internal is the problem whose cause stands in the log alone.
 var internal = problem{Status: http.StatusInternalServerError, Code: "internal", Title: "Something went wrong here."}
 
-// fail answers with the problem that an error is.
-func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := describe(err)
-	switch p.Status {
-	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", "1")
-	case http.StatusInternalServerError:
-		h.log.Error("sessionhttp", "method", r.Method, "err", err)
-	}
-	h.problem(w, p)
-}
-
 func describe(err error) problem {
+	if e, ok := errors.AsType[*authorizeError](err); ok {
+		switch {
+		case errors.Is(e.err, ErrUnauthenticated):
+			return problem{Status: http.StatusUnauthorized, Code: "unauthenticated", Title: "It is not known who asks."}
+		case errors.Is(e.err, ErrForbidden):
+			return problem{Status: http.StatusForbidden, Code: "forbidden", Title: "This is not allowed."}
+		}
+		return internal
+	}
+	if e, ok := errors.AsType[*forbiddenError](err); ok {
+		return problem{Status: http.StatusForbidden, Code: "forbidden", Title: "This is not allowed.", Detail: e.detail, Field: e.field}
+	}
+	switch { // first, since what a hook returned may be one of the others
+	case errors.Is(err, session.ErrHookFailed):
+		return problem{Status: http.StatusServiceUnavailable, Code: "unavailable", Title: "What decides about this account does not answer."}
+	case errors.Is(err, session.ErrChanging):
+		return problem{Status: http.StatusServiceUnavailable, Code: "busy", Title: "Too many others change this account."}
+	}
 	if e, ok := errors.AsType[*event.InvalidError](err); ok {
 		return problem{Status: http.StatusBadRequest, Code: "invalid", Title: "Something in the request is not valid.", Detail: e.Reason, Field: e.Field}
 	}
@@ -86,6 +117,10 @@ func describe(err error) problem {
 		is error
 		p  problem
 	}{
+		{errPath, problem{Status: http.StatusBadRequest, Code: "path", Title: "The path has an empty segment, or one of dots."}},
+		{errNoRoute, problem{Status: http.StatusNotFound, Code: "no_route", Title: "There is nothing at this path."}},
+		{errMethod, problem{Status: http.StatusMethodNotAllowed, Code: "method", Title: "This method is not served here."}},
+		{errSelf, problem{Status: http.StatusForbidden, Code: "not_logged_in", Title: "The login that asks is none of this account's, or has ended."}},
 		{session.ErrNotFound, problem{Status: http.StatusNotFound, Code: "not_found", Title: "The account has nothing of that name."}},
 		{errMedia, problem{Status: http.StatusUnsupportedMediaType, Code: "media_type", Title: "The body must be application/json."}},
 		{errBody, problem{Status: http.StatusBadRequest, Code: "body", Title: "The body is not what this route takes."}},
@@ -106,26 +141,4 @@ func describe(err error) problem {
 		}
 	}
 	return internal
-}
-
-// read decodes the body, which is one JSON value without unknown fields.
-func (c *call) read(v any) error {
-	if media, _, err := mime.ParseMediaType(c.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return errMedia
-	}
-	d := json.NewDecoder(c.Body)
-	d.DisallowUnknownFields()
-	err := d.Decode(v)
-	if err == nil {
-		if _, more := d.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("something follows the value")
-			if tooLarge, ok := errors.AsType[*http.MaxBytesError](more); ok {
-				err = tooLarge
-			}
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errBody, err)
-	}
-	return nil
 }

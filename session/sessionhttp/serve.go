@@ -2,6 +2,7 @@ package sessionhttp
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -59,28 +60,12 @@ type page struct {
 	Next   string  `json:"next,omitempty"` // after of the next page; absent: this was the last
 }
 
-// number reads a parameter of the query.
-func (c *call) number(name string, otherwise, limit uint64) (uint64, error) {
-	text := c.URL.Query().Get(name)
-	if text == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || n > limit {
-		return 0, &event.InvalidError{Field: name, Reason: "not a number in range"}
-	}
-	return n, nil
-}
-
 func (h *Handler) logins(c *call) (any, error) {
-	limit, err := c.number("limit", maxPage, maxPage)
+	limit, err := c.number("limit", maxPage, 1, maxPage)
 	if err != nil {
 		return nil, err
 	}
-	if limit == 0 {
-		return nil, &event.InvalidError{Field: "limit", Reason: "0, want 1 to 64"}
-	}
-	after, err := c.number("after", 0, ^uint64(0))
+	after, err := c.number("after", 0, 0, math.MaxUint64)
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +84,11 @@ func (h *Handler) logins(c *call) (any, error) {
 
 // loginID reads the login in the path.
 func (c *call) loginID() (event.LoginID, error) {
-	id := event.LoginID(c.PathValue("login"))
+	id := event.LoginID(c.values["login"])
 	if err := id.Validate(); err != nil {
 		return "", err
 	}
+	c.target = string(id)
 	return id, nil
 }
 
@@ -119,13 +105,30 @@ func (h *Handler) login(c *call) (any, error) {
 	return show(s), nil
 }
 
+// note keeps for the audit trail what a kick came to.
+func (c *call) note(res []session.KickResult) {
+	for _, k := range res {
+		if k.Ended {
+			c.ended = append(c.ended, k.Login)
+		}
+	}
+	c.nothing = len(c.ended) == 0
+}
+
+// noteEnded is note for what ends all logins.
+func (c *call) noteEnded(all []session.Ended) {
+	for _, e := range all {
+		c.ended = append(c.ended, e.Session.Login)
+	}
+}
+
 func (h *Handler) kickOne(c *call) (any, error) {
 	id, err := c.loginID()
 	if err != nil {
 		return nil, err
 	}
 	res, err := h.reg.Kick(c.Context(), session.KickRequest{
-		Account: c.account, Logins: []event.LoginID{id}, By: c.self, Note: c.URL.Query().Get("note"),
+		Account: c.account, Logins: []event.LoginID{id}, By: c.self, Note: c.query["note"],
 	})
 	switch {
 	case err != nil:
@@ -133,23 +136,65 @@ func (h *Handler) kickOne(c *call) (any, error) {
 	case !res[0].Ended:
 		return nil, session.ErrNotFound
 	}
+	c.note(res)
 	return nil, nil
-}
-
-// kickBody says which logins end. Exactly one of the first four is given.
-type kickBody struct {
-	Logins   []event.LoginID `json:"logins"`
-	All      bool            `json:"all"`
-	Others   event.LoginID   `json:"others"`
-	Platform event.Platform  `json:"platform"`
-	Note     string          `json:"note"`
-	Reason   event.Reason    `json:"reason"`
-	// KeepCredential: the host's revoke hook is not called.
-	KeepCredential bool `json:"keep_credential"`
 }
 
 // ownReasons are those that a login may give for ending others of its account: the rest is the host's word.
 var ownReasons = []event.Reason{"", event.KickedSelf, event.PasswordChanged}
+
+// kickBody reads which logins end. Of logins, all, others and platform, exactly one is given.
+func (c *call) kickBody() (session.KickRequest, error) {
+	q := session.KickRequest{Account: c.account, By: c.self}
+	m := c.body
+	logins, err1 := m.texts("logins")
+	all, err2 := m.flag("all")
+	others, err3 := m.text("others")
+	platform, err4 := m.text("platform")
+	note, err5 := m.text("note")
+	reason, err6 := m.text("reason")
+	keep, err7 := m.flag("keep_credential") // the host's revoke hook is not called
+	if err := cmp.Or(err1, err2, err3, err4, err5, err6, err7); err != nil {
+		return q, err
+	}
+	ways := 0
+	for _, w := range []struct {
+		name   string
+		empty  bool
+		target string
+	}{
+		{"logins", len(logins) == 0, "logins"}, {"all", !all, "all"}, {"others", others == "", "others " + others},
+		{"platform", platform == "", "platform " + platform},
+	} {
+		if _, given := m[w.name]; !given {
+			continue
+		}
+		if w.empty { // a value that somebody forgot to fill in
+			return q, &event.InvalidError{Field: w.name, Reason: "empty; leave it out if it is not meant"}
+		}
+		ways++
+		c.target = event.CleanName(w.target) // it was not checked yet
+	}
+	if ways != 1 {
+		c.target = ""
+		return q, &event.InvalidError{Field: "logins", Reason: "want exactly one of logins, all, others and platform"}
+	}
+	if len(logins) > maxPage {
+		return q, &event.InvalidError{Field: "logins", Reason: "more than an account can have"}
+	}
+	if c.self != "" && !slices.Contains(ownReasons, event.Reason(reason)) {
+		return q, &forbiddenError{"reason", "not one that an own device may give"}
+	}
+	if c.self != "" && keep {
+		return q, &forbiddenError{"keep_credential", "for the host alone"}
+	}
+	for _, id := range logins {
+		q.Logins = append(q.Logins, event.LoginID(id))
+	}
+	q.All, q.Others, q.Platform, q.Note = all, event.LoginID(others), event.Platform(platform), note
+	q.Reason, q.KeepCredential = event.Reason(reason), keep
+	return q, nil
+}
 
 type kicked struct {
 	Login  event.LoginID `json:"login"`
@@ -162,23 +207,15 @@ type kickResults struct {
 }
 
 func (h *Handler) kick(c *call) (any, error) {
-	var b kickBody
-	if err := c.read(&b); err != nil {
-		return nil, err
-	}
-	if len(b.Logins) > maxPage {
-		return nil, &event.InvalidError{Field: "logins", Reason: "more than an account can have"}
-	}
-	if c.self != "" && !slices.Contains(ownReasons, b.Reason) {
-		return nil, &event.InvalidError{Field: "reason", Reason: "not one that an own device may give"}
-	}
-	res, err := h.reg.Kick(c.Context(), session.KickRequest{
-		Account: c.account, Logins: b.Logins, All: b.All, Others: b.Others, Platform: b.Platform, Note: b.Note, Reason: b.Reason,
-		By: c.self, KeepCredential: b.KeepCredential,
-	})
+	q, err := c.kickBody()
 	if err != nil {
 		return nil, err
 	}
+	res, err := h.reg.Kick(c.Context(), q)
+	if err != nil {
+		return nil, err
+	}
+	c.note(res)
 	out := kickResults{Results: make([]kicked, 0, len(res))}
 	for _, k := range res {
 		out.Results = append(out.Results, kicked{k.Login, k.Ended, string(k.Denied)})
@@ -209,8 +246,13 @@ func (h *Handler) devices(c *call) (any, error) {
 }
 
 func (h *Handler) removeDevice(c *call) (any, error) {
+	id := event.DeviceID(c.values["device"])
+	if err := id.Validate(); err != nil {
+		return nil, err
+	}
+	c.target = string(id)
 	return nil, h.reg.RemoveDevice(c.Context(), session.RemoveDeviceRequest{
-		Account: c.account, Device: event.DeviceID(c.PathValue("device")), By: c.self, Note: c.URL.Query().Get("note"),
+		Account: c.account, Device: id, By: c.self, Note: c.query["note"],
 	})
 }
 
@@ -280,30 +322,35 @@ func (h *Handler) readBan(c *call) (any, error) {
 	return out, nil
 }
 
-type banBody struct {
-	Until time.Time `json:"until"`
-	Note  string    `json:"note"`
-}
-
 func (h *Handler) ban(c *call) (any, error) {
-	var b banBody
-	if err := c.read(&b); err != nil {
+	until, err := c.body.time("until")
+	if err != nil {
 		return nil, err
 	}
-	_, err := h.reg.Ban(c.Context(), session.BanRequest{Account: c.account, Until: b.Until, Note: b.Note})
+	if _, given := c.body["until"]; given && !until.After(time.Now()) { // the year 1 is no way to say for good
+		return nil, &event.InvalidError{Field: "until", Reason: "is over already"}
+	}
+	note, err := c.body.text("note")
+	if err != nil {
+		return nil, err
+	}
+	ended, err := h.reg.Ban(c.Context(), session.BanRequest{Account: c.account, Until: until, Note: note})
+	c.noteEnded(ended)
 	return nil, err
 }
 
 func (h *Handler) unban(c *call) (any, error) { return nil, h.reg.Unban(c.Context(), c.account) }
 
 func (h *Handler) deleteAccount(c *call) (any, error) {
-	q := c.URL.Query()
-	refuse := q.Get("refuse")
-	if refuse != "" && refuse != "true" && refuse != "false" {
-		return nil, &event.InvalidError{Field: "refuse", Reason: "want true or false"}
+	refuse, err := c.body.flag("refuse")
+	if err != nil {
+		return nil, err
 	}
-	_, err := h.reg.DeleteAccount(c.Context(), session.DeleteRequest{
-		Account: c.account, Refuse: refuse == "true", Note: q.Get("note"),
-	})
+	note, err := c.body.text("note")
+	if err != nil {
+		return nil, err
+	}
+	ended, err := h.reg.DeleteAccount(c.Context(), session.DeleteRequest{Account: c.account, Refuse: refuse, Note: note})
+	c.noteEnded(ended)
 	return nil, err
 }

@@ -37,6 +37,9 @@
 // all. A crash between saving and replying costs nothing: the next attach request carries the saved position, which the
 // engine takes as an acknowledgement. A token is confirmed by its first use.
 //
+// An app and its extensions may share a login if they share the place where its token is kept. Each reads it right before it
+// attaches, and saves a new token only if the place still holds the one that it attached with.
+//
 // # Reset
 //
 // A Reset says that entries are gone or that the position means nothing any more. The machine moves to Reset.To; the app

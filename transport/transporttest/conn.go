@@ -28,6 +28,9 @@ type ConnHarness struct {
 	NoReason bool
 	// NoBackpressure: Send never waits for a device that does not read.
 	NoBackpressure bool
+	// MaxEntry is the longest payload, in bytes, that this connection's client takes; for longer ones Send returns a
+	// [*transport.SkipError]. Zero means that it skips none.
+	MaxEntry int
 	// Timeout bounds every single wait. Zero means 5s.
 	Timeout time.Duration
 }

@@ -24,6 +24,7 @@ var connRules = []connRule{
 	{"big frames arrive whole", checkBig},
 	{"Send with an ended context returns an error", checkEndedContext},
 	{"Send returns when its context ends", checkDeadline},
+	{"Send returns when its context is cancelled", checkCancel},
 	{"Close makes a running Send return", checkCloseReleases},
 	{"Close ends the connection for the device", checkClose},
 	{"Send after Close returns an error", checkSendAfterClose},
@@ -31,6 +32,9 @@ var connRules = []connRule{
 	{"Close after the device is gone returns", checkCloseAfterHangup},
 	{"Close and Send at the same moment", checkCloseAndSend},
 	{"optional powers", checkPowers},
+	{"an entry that the client cannot take is skipped", checkSkip},
+	{"a queue holds a whole batch", checkBatch},
+	{"a full queue takes nothing of a batch and says when it has room", checkFull},
 }
 
 func sum(b []byte) uint32 { return crc32.ChecksumIEEE(b) }
@@ -183,6 +187,166 @@ func checkDeadline(c *connRun) error {
 		}
 	}
 	return fmt.Errorf("Send did not wait for a device that reads nothing, after %d bytes; declare NoBackpressure if that is meant", enough)
+}
+
+// checkCancel is about what the engine does: its contexts have no deadlines, and are cancelled.
+func checkCancel(c *connRun) error {
+	if c.h.NoBackpressure {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var sends atomic.Int64
+	ended := make(chan error, 1)
+	payload := make([]byte, 64<<10)
+	go func() {
+		for i := range uint64(enough / len(payload)) {
+			if err := c.conn.Send(ctx, []event.Frame{testData(i, payload)}); err != nil {
+				ended <- err
+				return
+			}
+			sends.Add(1)
+		}
+		ended <- nil
+	}()
+	tick := time.NewTicker(stall)
+	defer tick.Stop()
+	for last := int64(-1); last != sends.Load(); <-tick.C {
+		last = sends.Load()
+	}
+	cancel()
+	err, hung := within(c.h.Timeout, func() error { return <-ended })
+	switch {
+	case hung != nil:
+		return fmt.Errorf("send: %w", hung)
+	case err == nil:
+		return errors.New("Send returned no error")
+	}
+	return nil
+}
+
+// checkSkip sends an entry that is too large, between two that are not, and what is left of the batch again, as the engine
+// does.
+func checkSkip(c *connRun) error {
+	if c.h.MaxEntry <= 0 {
+		return nil
+	}
+	big := make([]byte, c.h.MaxEntry+1)
+	all := &event.Data{Epoch: 1, Prev: 5, Seq: 9, Entries: []*event.Sealed{testEntry(6, []byte("a")), testEntry(7, big), testEntry(9, []byte("b"))}}
+	rest := &event.Data{Epoch: 1, Prev: 6, Seq: 9, Entries: all.Entries[2:]}
+	sent := make(chan error, 1)
+	go func() {
+		skip, ok := errors.AsType[*transport.SkipError](c.send(&event.Pong{Nonce: "before"}, all, &event.Pong{Nonce: "behind"}))
+		switch {
+		case !ok:
+			sent <- errors.New("Send returns no SkipError for an entry that the client does not take")
+		case skip.Seq != 7:
+			sent <- fmt.Errorf("the SkipError is about entry %d, want 7", skip.Seq)
+		default:
+			sent <- c.send(rest)
+		}
+	}()
+	if err := c.expect(&event.Pong{Nonce: "before"}, transport.Before(all, 1), rest); err != nil {
+		select {
+		case s := <-sent:
+			return errors.Join(s, err)
+		default:
+			return err
+		}
+	}
+	if err := <-sent; err != nil {
+		return err
+	}
+	skip, ok := errors.AsType[*transport.SkipError](c.send(&event.Data{Epoch: 1, Prev: 9, Seq: 10, Entries: []*event.Sealed{testEntry(10, big)}}))
+	if !ok || skip.Seq != 10 {
+		return errors.New("no SkipError for the only entry of a Data")
+	}
+	return c.deliver(testData(10, []byte("c")))
+}
+
+// nonBlocking returns the connection as one that never waits, or nil.
+func (c *connRun) nonBlocking() transport.NonBlocker {
+	if n, ok := c.conn.(transport.NonBlocker); ok && n.NonBlocking() {
+		return n
+	}
+	return nil
+}
+
+// bigBatch is about as large as a batch gets.
+func bigBatch() *event.Data {
+	payload := bytes.Repeat([]byte("x"), 32<<10)
+	d := &event.Data{Epoch: 1}
+	for size := 0; size+len(payload)+1<<10 < transport.MaxBatchBytes; size += len(payload) + 1<<10 {
+		d.Seq++
+		d.Entries = append(d.Entries, testEntry(d.Seq, payload))
+	}
+	return d
+}
+
+func checkBatch(c *connRun) error {
+	if c.nonBlocking() == nil {
+		return nil
+	}
+	if err := c.send(bigBatch()); err != nil {
+		return fmt.Errorf("a batch of transport.MaxBatchBytes into an empty queue: %w", err)
+	}
+	return nil
+}
+
+func checkFull(c *connRun) error {
+	if c.nonBlocking() == nil {
+		return nil
+	}
+	ready := make(chan struct{}, 1)
+	d, tells := c.conn.(transport.Drainer)
+	if tells {
+		d.NotifyDrained(func() {
+			select {
+			case ready <- struct{}{}:
+			default:
+			}
+		})
+	}
+	payload := make([]byte, 16<<10)
+	batch := func(i uint64) []event.Frame { return []event.Frame{testData(2*i, payload), testData(2*i+1, payload)} }
+	n := uint64(0)
+	for ; n < enough/uint64(2*len(payload)); n++ {
+		err := c.send(batch(n)...)
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, transport.ErrFull) {
+			break
+		}
+		return nil // any other error is the end of the connection
+	}
+	if n == enough/uint64(2*len(payload)) {
+		return nil // it has no bound
+	}
+	for len(ready) > 0 {
+		<-ready
+	}
+	if err := c.send(batch(n)...); err != nil && !errors.Is(err, transport.ErrFull) {
+		return fmt.Errorf("the batch again: %w", err)
+	} else if err == nil {
+		n++ // it had room by now
+	}
+	for i := range n {
+		if err := c.expect(batch(i)...); err != nil {
+			return fmt.Errorf("what was taken: %w", err)
+		}
+	}
+	if tells {
+		select {
+		case <-ready:
+		case <-time.After(c.h.Timeout):
+			return errors.New("the device has read all, and the engine is not told")
+		}
+	}
+	if err := c.send(batch(n)...); err != nil {
+		return fmt.Errorf("an empty queue: %w", err)
+	}
+	return c.expect(batch(n)...) // and nothing of what was refused
 }
 
 func checkCloseReleases(c *connRun) error {
@@ -344,7 +508,7 @@ func checkPowers(c *connRun) error {
 			return errors.New("NonBlocking, yet Send waits for a device that reads nothing")
 		}
 		if err != nil {
-			return nil // a full queue is an error, and the end of the connection
+			return nil // it is full
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ func (p *Pair) Block() { p.setBlocked(true) }
 func (p *Pair) Unblock() { p.setBlocked(false) }
 
 func (p *Pair) setBlocked(on bool) {
+	defer p.tellDrained() // when the lock is free
 	p.g.Lock()
 	defer p.g.Unlock()
 	p.blocked = on

@@ -18,8 +18,6 @@ var (
 	ErrCut = errors.New("transporttest: connection cut")
 	// ErrHangup: the device ended the connection.
 	ErrHangup = errors.New("transporttest: device hung up")
-	// ErrFull: the buffer is full and the connection does not block.
-	ErrFull = errors.New("transporttest: buffer full")
 )
 
 // PairConfig tunes a Pair. The zero value is valid: no bound, blocking, frames are recorded.
@@ -29,8 +27,12 @@ type PairConfig struct {
 	// MaxFrames and MaxBytes bound what the device has not read yet; Send waits beyond it. An empty buffer takes any
 	// frame. Entries count with their Size and frames with 64 bytes. Zero means no bound.
 	MaxFrames, MaxBytes int
-	// NonBlocking makes Send return ErrFull where it would wait.
+	// NonBlocking makes Send return [transport.ErrFull] where it would wait. It then takes all frames of a batch or none. When
+	// the device has read so much that the batch has room, the engine is told.
 	NonBlocking bool
+	// MaxEntry is the longest payload, in bytes, that the device takes: for a longer one Send returns a [*transport.SkipError].
+	// Zero means that it takes all.
+	MaxEntry int
 	// NoRecord keeps no copy of the frames for Sent, for tests with very many.
 	NoRecord bool
 }
@@ -51,6 +53,8 @@ type Pair struct {
 	delay    time.Duration // from Send to Receive
 	sending  int           // Sends that run
 	failure  error         // why Send fails; nil: it does not
+	ready    func()        // to be called when there is room again; nil: nobody wants to know
+	refused  []event.Frame // the batch that there was no room for; nil: none
 	closed   *event.Closed // what Close was called with
 	closes   int
 	late     int           // Sends that began after Close
@@ -68,13 +72,13 @@ type queued struct {
 	bytes int
 }
 
-// Conn is the engine's side of a Pair. It implements transport.Conn, transport.RemoteAddresser and transport.NonBlocker.
+// Conn is the engine's side of a Pair. It implements transport.Conn, transport.RemoteAddresser and transport.Drainer.
 type Conn struct{ p *Pair }
 
 var (
 	_ transport.Conn            = (*Conn)(nil)
 	_ transport.RemoteAddresser = (*Conn)(nil)
-	_ transport.NonBlocker      = (*Conn)(nil)
+	_ transport.Drainer         = (*Conn)(nil)
 )
 
 // NewPair returns a connection. One that is used inside a synctest bubble must be made there.
@@ -93,7 +97,15 @@ func (c *Conn) RemoteAddr() string { return c.p.cfg.Addr }
 // NonBlocking returns PairConfig.NonBlocking.
 func (c *Conn) NonBlocking() bool { return c.p.cfg.NonBlocking }
 
-// Send implements transport.Conn. Frames go into the buffer one by one: those before an error reach the device.
+// NotifyDrained implements transport.Drainer.
+func (c *Conn) NotifyDrained(ready func()) {
+	c.p.g.Lock()
+	defer c.p.g.Unlock()
+	c.p.ready = ready
+}
+
+// Send implements transport.Conn. Frames go into the buffer one by one, unless the connection is NonBlocking: those before an
+// error reach the device.
 func (c *Conn) Send(ctx context.Context, frames []event.Frame) error {
 	p := c.p
 	p.g.Lock()
@@ -118,6 +130,13 @@ func (c *Conn) Send(ctx context.Context, frames []event.Frame) error {
 		defer p.g.Unlock()
 		return p.failure
 	}
+	frames, skip := p.takes(frames)
+	if p.cfg.NonBlocking {
+		if err := p.putAll(frames); err != nil {
+			return err
+		}
+		return skip
+	}
 	for _, f := range frames {
 		var failure error
 		err := p.g.wait(ctx, func() (bool, time.Time) {
@@ -132,22 +151,91 @@ func (c *Conn) Send(ctx context.Context, frames []event.Frame) error {
 			return failure
 		}
 	}
+	return skip
+}
+
+// takes returns the frames before the first entry that the device does not take, and the error that says so.
+func (p *Pair) takes(frames []event.Frame) ([]event.Frame, error) {
+	if p.cfg.MaxEntry <= 0 {
+		return frames, nil
+	}
+	for i, f := range frames {
+		d, ok := f.(*event.Data)
+		if !ok {
+			continue
+		}
+		n := slices.IndexFunc(d.Entries, func(e *event.Sealed) bool { return len(e.Payload) > p.cfg.MaxEntry })
+		if n < 0 {
+			continue
+		}
+		before := slices.Clone(frames[:i])
+		if short := transport.Before(d, n); short != nil {
+			before = append(before, short)
+		}
+		return before, &transport.SkipError{Seq: d.Entries[n].Seq, Code: "too_large"}
+	}
+	return frames, nil
+}
+
+// putAll takes all frames or none.
+func (p *Pair) putAll(frames []event.Frame) error {
+	p.g.Lock()
+	defer p.g.Unlock()
+	switch {
+	case p.failure != nil:
+		return p.failure
+	case !p.fitsLocked(frames):
+		p.refused = make([]event.Frame, len(frames))
+		for i, f := range frames {
+			p.refused[i] = Copy(f)
+		}
+		return transport.ErrFull
+	}
+	p.refused = nil
+	for _, f := range frames {
+		p.appendLocked(f)
+	}
 	return nil
+}
+
+// fitsLocked reports whether there is room for frames. An empty buffer has room for any.
+func (p *Pair) fitsLocked(frames []event.Frame) bool {
+	n := 0
+	for _, f := range frames {
+		n += size(f)
+	}
+	return !p.blocked && (len(p.queue) == 0 || (p.cfg.MaxFrames <= 0 || len(p.queue)+len(frames) <= p.cfg.MaxFrames) &&
+		(p.cfg.MaxBytes <= 0 || p.bytes+n <= p.cfg.MaxBytes))
+}
+
+// tellDrained tells the engine that there is room for what was refused.
+func (p *Pair) tellDrained() {
+	p.g.Lock()
+	tell := p.refused != nil && p.fitsLocked(p.refused)
+	if tell {
+		p.refused = nil
+	}
+	ready := p.ready
+	p.g.Unlock()
+	if tell && ready != nil {
+		ready()
+	}
 }
 
 // putLocked takes a frame, or reports false if it has to wait.
 func (p *Pair) putLocked(f event.Frame) (bool, error) {
-	n := size(f)
-	full := len(p.queue) > 0 &&
-		(p.cfg.MaxFrames > 0 && len(p.queue) >= p.cfg.MaxFrames || p.cfg.MaxBytes > 0 && p.bytes+n > p.cfg.MaxBytes)
 	switch {
 	case p.failure != nil:
 		return true, p.failure
-	case (p.blocked || full) && p.cfg.NonBlocking:
-		return true, ErrFull
-	case p.blocked || full:
+	case !p.fitsLocked([]event.Frame{f}):
 		return false, nil
 	}
+	p.appendLocked(f)
+	return true, nil
+}
+
+func (p *Pair) appendLocked(f event.Frame) {
+	n := size(f)
 	f = Copy(f)
 	if !p.cfg.NoRecord {
 		p.recorded = append(p.recorded, f)
@@ -158,7 +246,6 @@ func (p *Pair) putLocked(f event.Frame) (bool, error) {
 		p.bytes += n
 		p.g.notifyLocked()
 	}
-	return true, nil
 }
 
 // Close implements transport.Conn. The device gets what is in the buffer, then the reason, then the end.
@@ -215,6 +302,7 @@ func (p *Pair) Receive(ctx context.Context) (event.Frame, error) {
 		}
 		return false, time.Time{}
 	})
+	p.tellDrained()
 	if err != nil {
 		return nil, fmt.Errorf("transporttest: receive: %w", err)
 	}
@@ -227,17 +315,19 @@ func (p *Pair) Receive(ctx context.Context) (event.Frame, error) {
 // TryReceive returns the next frame if there is one at this moment.
 func (p *Pair) TryReceive() (event.Frame, bool) {
 	p.g.Lock()
-	defer p.g.Unlock()
 	f, _ := p.takeLocked()
+	p.g.Unlock()
 	if f == nil {
 		return nil, false
 	}
+	p.tellDrained()
 	return Copy(f), true
 }
 
 // poll is TryReceive for somebody who can wait: if there is no frame, it comes after changed or at due, unless the
 // connection is over.
 func (p *Pair) poll() (f event.Frame, over bool, changed <-chan struct{}, due time.Time) {
+	defer p.tellDrained() // when the lock is free
 	p.g.Lock()
 	defer p.g.Unlock()
 	if f, over = p.takeLocked(); f != nil || over {

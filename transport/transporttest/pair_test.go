@@ -57,6 +57,10 @@ func TestPairKeepsTheContract(t *testing.T) {
 		{"bounded bytes", transporttest.ConnHarness{Open: open(transporttest.PairConfig{MaxBytes: 256 << 10, Addr: "here", NoRecord: true})}},
 		{"bounded frames", transporttest.ConnHarness{Open: open(transporttest.PairConfig{MaxFrames: 1})}},
 		{"no bound", transporttest.ConnHarness{Open: open(transporttest.PairConfig{NoRecord: true}), NoBackpressure: true}},
+		{"skips", transporttest.ConnHarness{Open: open(transporttest.PairConfig{MaxBytes: 256 << 10, MaxEntry: 64 << 10}), MaxEntry: 64 << 10}},
+		{"never waits and skips", transporttest.ConnHarness{
+			Open: open(transporttest.PairConfig{MaxBytes: 2 << 20, MaxEntry: 64 << 10, NonBlocking: true}), MaxEntry: 64 << 10, NoBackpressure: true,
+		}},
 		{"never waits", transporttest.ConnHarness{Open: open(transporttest.PairConfig{MaxFrames: 512, NonBlocking: true}), NoBackpressure: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -99,7 +103,13 @@ func TestPairBounds(t *testing.T) {
 			cfg.NonBlocking = true
 			p := transporttest.NewPair(cfg)
 			require.True(t, p.Conn().NonBlocking())
-			require.ErrorIs(t, p.Conn().Send(t.Context(), tt.send), transporttest.ErrFull)
+			told := 0
+			p.Conn().NotifyDrained(func() { told++ })
+			require.NoError(t, p.Conn().Send(t.Context(), tt.send), "an empty buffer takes any batch")
+			require.ErrorIs(t, p.Conn().Send(t.Context(), tt.send), transport.ErrFull)
+			require.Equal(t, tt.send, drain(p), "all of one and nothing of the other")
+			require.Equal(t, 1, told)
+			require.NoError(t, p.Conn().Send(t.Context(), tt.send))
 		})
 	}
 	t.Run("reading makes room", func(t *testing.T) {

@@ -139,6 +139,9 @@ func connFlaws() []connFlaw {
 		{"Send with an ended context returns an error", deaf},
 		{"Send returns when its context ends", deaf},
 		{"Send returns when its context ends", endless},
+		{"Send returns when its context is cancelled", deaf},
+		{"Send returns when its context is cancelled", endless},
+		{"Send returns when its context is cancelled", plain(deadlineOnly)},
 		{"Close makes a running Send return", idle},
 		{"Close makes a running Send return", endless},
 		{"Close ends the connection for the device", idle},
@@ -200,6 +203,98 @@ func refuseEmpty(_ *Pair, c *flawedConn) {
 	}
 }
 
+// deadlineOnly is told of a context's deadline, and of nothing else.
+func deadlineOnly(_ *Pair, c *flawedConn) {
+	c.send = func(ctx context.Context, frames []event.Frame) error {
+		own := context.Background()
+		if d, ok := ctx.Deadline(); ok {
+			limited, cancel := context.WithDeadline(own, d)
+			defer cancel()
+			own = limited
+		}
+		return c.Conn.Send(own, frames)
+	}
+}
+
+// queue is a connection that never waits and breaks the contract where a function is set.
+type queue struct {
+	*Conn
+	send   func(ctx context.Context, frames []event.Frame) error
+	notify func(ready func())
+}
+
+func (q *queue) Send(ctx context.Context, frames []event.Frame) error {
+	if q.send != nil {
+		return q.send(ctx, frames)
+	}
+	return q.Conn.Send(ctx, frames)
+}
+
+func (q *queue) NotifyDrained(ready func()) {
+	if q.notify != nil {
+		q.notify(ready)
+		return
+	}
+	q.Conn.NotifyDrained(ready)
+}
+
+// queueFlaws break the rules about full queues and skipped entries.
+func queueFlaws() map[string][]func(q *queue) {
+	return map[string][]func(q *queue){
+		"a queue holds a whole batch": {func(q *queue) {
+			q.send = func(ctx context.Context, frames []event.Frame) error {
+				if size(frames[0]) > 256<<10 {
+					return transport.ErrFull
+				}
+				return q.Conn.Send(ctx, frames)
+			}
+		}},
+		"a full queue takes nothing of a batch and says when it has room": {
+			func(q *queue) { // it takes the first frame
+				q.send = func(ctx context.Context, frames []event.Frame) error {
+					err := q.Conn.Send(ctx, frames)
+					if errors.Is(err, transport.ErrFull) {
+						q.p.g.Lock()
+						q.p.appendLocked(frames[0])
+						q.p.g.Unlock()
+					}
+					return err
+				}
+			},
+			func(q *queue) { q.notify = func(func()) {} },
+		},
+		"an entry that the client cannot take is skipped": {
+			func(q *queue) { q.p.cfg.MaxEntry = 0 }, // it takes all
+			func(q *queue) { // it writes what stands behind
+				q.send = func(ctx context.Context, frames []event.Frame) error {
+					err := q.Conn.Send(ctx, frames)
+					if _, ok := errors.AsType[*transport.SkipError](err); ok {
+						_ = q.Conn.Send(ctx, frames[len(frames)-1:])
+					}
+					return err
+				}
+			},
+			func(q *queue) { // it writes nothing of the batch
+				q.send = func(ctx context.Context, frames []event.Frame) error {
+					if _, err := q.p.takes(frames); err != nil {
+						return err
+					}
+					return q.Conn.Send(ctx, frames)
+				}
+			},
+			func(q *queue) { // it names another entry
+				q.send = func(ctx context.Context, frames []event.Frame) error {
+					err := q.Conn.Send(ctx, frames)
+					if s, ok := errors.AsType[*transport.SkipError](err); ok {
+						return &transport.SkipError{Seq: s.Seq + 1}
+					}
+					return err
+				}
+			},
+		},
+	}
+}
+
 // TestConnSuiteHasTeeth runs each rule against connections that break it.
 func TestConnSuiteHasTeeth(t *testing.T) {
 	rules := map[string]connRule{}
@@ -231,6 +326,25 @@ func TestConnSuiteHasTeeth(t *testing.T) {
 			p := NewPair(PairConfig{MaxBytes: 1 << 10})
 			return &powers{flawedConn: &flawedConn{Conn: p.Conn()}, nonBlocking: nonBlocking}, p
 		})
+	}
+	for rule, flaws := range queueFlaws() {
+		for _, flaw := range flaws {
+			broken[rule] = true
+			t.Run(rule, func(t *testing.T) {
+				t.Parallel()
+				require.Error(t, rules[rule].run(t, ConnHarness{
+					Timeout: 500 * time.Millisecond, MaxEntry: 1 << 10, Open: func(testing.TB) (transport.Conn, Peer) {
+						p := NewPair(PairConfig{MaxBytes: 1 << 20, MaxEntry: 64 << 10, NonBlocking: true})
+						if rule == "an entry that the client cannot take is skipped" {
+							p.cfg.MaxEntry = 1 << 10
+						}
+						q := &queue{Conn: p.Conn()}
+						flaw(q)
+						return q, p
+					},
+				}))
+			})
+		}
 	}
 	for _, r := range connRules {
 		require.True(t, broken[r.name], "nothing breaks %q", r.name)

@@ -29,7 +29,7 @@ func Config() (manydevice.Config, error) {
 	pol, err := policy.New(policy.Rules{PerPlatform: 16})
 	return manydevice.Config{
 		Session: session.Config{
-			Policy: pol, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1, IdleTimeout: -1, JanitorInterval: -1,
+			Policy: pol, LoginsPerMinute: -1, FlapLimit: -1, AttachesPerSecond: -1, AttachesPerAccount: -1, IdleTimeout: -1, JanitorInterval: -1,
 		},
 		Fanout: fanout.Config{TrimInterval: -1},
 	}, err

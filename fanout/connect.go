@@ -1,0 +1,44 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/transport"
+)
+
+// Connect is for hosts that authenticate every connection and whose clients keep no resume token, such as those of MQTT. It
+// attaches the connection to the device's login, by the host's word (see [session.AttachRequest.Vouched]). A device that has
+// none is logged in first; in.Device must not be empty. The result of that login is nil if there was no need for it.
+//
+// A login that has ended is taken up by a new one only where its advice is [event.RetryLogin], as after a long absence.
+// Otherwise the [*session.EndedError] is returned, so that a kicked device does not come back by itself; if its user wants
+// it to, the host calls [session.Registry.Login]. All other errors are those of Attach and Login. If the device was logged
+// in and could not be attached, the result is returned beside the error.
+//
+// Of q only what is said of the connection counts: Tab, Position and the like. Login, Token, Device and Description must be
+// empty.
+func (r *Router) Connect(
+	ctx context.Context, in session.LoginRequest, q AttachRequest, conn transport.Conn,
+) (*Attachment, *session.LoginResult, error) {
+	if q.Login != "" || q.Token != "" || q.Device != "" || q.Description != nil || q.Account != "" && q.Account != in.Account {
+		return nil, nil, &event.InvalidError{Field: "attach request", Reason: "names a login, a device or another account"}
+	}
+	q.Account, q.Device, q.Vouched, q.Description = in.Account, in.Device, true, &in.Description
+	a, err := r.Attach(ctx, q, conn)
+	if ended, ok := errors.AsType[*session.EndedError](err); ok && ended.Why.Retry != event.RetryLogin {
+		return nil, nil, err
+	}
+	if !errors.Is(err, session.ErrUnknownLogin) && !errors.Is(err, session.ErrEnded) {
+		return a, nil, err
+	}
+	res, err := r.reg.Login(ctx, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	q.Device, q.Login, q.Description = "", res.Session.Login, nil
+	a, err = r.Attach(ctx, q, conn)
+	return a, res, err
+}

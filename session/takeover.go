@@ -1,0 +1,111 @@
+package session
+
+import (
+	"math/bits"
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/event"
+)
+
+// A newer connection of a login displaces an older one, which is told to come back after a while: it may be an app whose
+// notification extension has attached for a moment. If both mean to stay, they displace each other in turns. Such turns
+// are counted, and with each one the delay doubles, so that two machines with a copied token end up minutes apart.
+//
+// A connection that displaces nobody begins a new count, so that an app which comes back when its extension has gone
+// waits for the shortest delay each time, however often that happens.
+const (
+	movedFirst     = 2 * time.Second
+	movedMost      = 5 * time.Minute
+	movedQuiet     = 10 * time.Second // in addition to twice the last delay: then the turns are over
+	contendedMoves = 3                // turns after which the host is told: within 10 s, if the advice is followed
+)
+
+// movedDelay is the advice to a connection that is displaced by the turn of that number.
+func movedDelay(moves uint64) time.Duration {
+	shift := min(max(moves, 1)-1, uint64(bits.Len64(uint64(movedMost/movedFirst))))
+	return min(movedFirst<<shift, movedMost)
+}
+
+// nextMove numbers a turn that comes so long after the one before, which had the number moves; 0: there was none.
+func nextMove(moves uint64, after time.Duration) uint64 {
+	if moves == 0 || after.Abs() > 2*movedDelay(moves)+movedQuiet {
+		return 1
+	}
+	return moves + 1
+}
+
+// move counts that a connection on another node is displaced.
+func (l *login) move(now time.Time) uint64 {
+	l.Moves = nextMove(l.Moves, now.Sub(time.UnixMilli(l.MovedAt)))
+	l.MovedAt = now.UnixMilli()
+	return l.Moves
+}
+
+// movedDelay is the advice to the connections of a login that is attached on another node now.
+func (r *record) movedDelay(id event.LoginID) time.Duration {
+	if l := r.login(id); l != nil {
+		return movedDelay(l.Moves)
+	}
+	return movedFirst
+}
+
+// displaced is a connection that another one of its login takes the place of, and what it is told.
+type displaced struct {
+	conn *Connection
+	why  event.Closed
+}
+
+// makeRoom takes out the connections that a new one displaces: that of the same tab, and the oldest beyond the number of
+// tabs that there may be. They are fenced, and the caller's to shut. moves numbers a turn that has displaced connections on
+// another node, 0 if none has; what is returned is the number of this one.
+func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) ([]displaced, uint64) {
+	var gone []displaced
+	out := func(i int, reason event.Reason) {
+		c := k.conns[i]
+		k.conns = slices.Delete(k.conns, i, i+1)
+		gone = append(gone, displaced{conn: c, why: event.Closed{Reason: reason}})
+		if reason == event.Moved {
+			moves = max(moves, c.nextMove(now))
+		}
+	}
+	for i := len(k.conns) - 1; tab != "" && i >= 0; i-- {
+		if k.conns[i].tab() == tab {
+			out(i, event.Moved)
+		}
+	}
+	for len(k.conns) >= tabs {
+		reason := event.Moved
+		if tabs > 1 || tab != "" && k.conns[0].tab() != "" {
+			reason = event.TabReplaced
+		}
+		out(0, reason)
+	}
+	var owed []displaced
+	for _, o := range gone {
+		o.why = o.why.Reason.Closed(movedDelay(moves))
+		if _, owes := o.conn.stop(o.why); owes {
+			owed = append(owed, o)
+		}
+	}
+	return owed, moves
+}
+
+// nextMove numbers the turn by which the connection is displaced.
+func (c *Connection) nextMove(now time.Duration) uint64 {
+	if c.extra == nil {
+		return 1
+	}
+	return nextMove(c.extra.moves, now-c.extra.at)
+}
+
+// besides returns how many connections the login has beside those of the tab.
+func (k *link) besides(tab string) int {
+	n := 0
+	for _, c := range k.conns {
+		if tab == "" || c.tab() != tab {
+			n++
+		}
+	}
+	return n
+}
