@@ -101,7 +101,7 @@ const (
 
 type liveEvent struct {
 	e    *event.Sealed
-	till time.Time
+	till time.Duration // Router.clock
 }
 
 // Login returns the login that the attachment belongs to.
@@ -244,15 +244,16 @@ func (a *Attachment) slow(why Cause) {
 }
 
 // lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as
-// acks come in meanwhile. One whose reader waits for the store is not late.
-func (a *Attachment) lateLocked(now time.Duration) Cause {
-	l := a.limits
+// acks come in meanwhile. One whose reader waits for the store is not late, and
+// nobody can make any while the process stands still, as it did until woke.
+func (a *Attachment) lateLocked(now, woke time.Duration) Cause {
+	l, progress := a.limits, max(a.progress, woke)
 	switch {
 	case a.held:
-	case a.began > 0 && now-max(a.began, a.progress) >= l.frameWrite,
-		len(a.full) > 0 && now-max(a.fullSince, a.progress) >= l.frameWrite:
+	case a.began > 0 && now-max(a.began, progress) >= l.frameWrite,
+		len(a.full) > 0 && now-max(a.fullSince, progress) >= l.frameWrite:
 		return CauseFrameWrite
-	case (len(a.window) > 0 || a.phase == awaitResetAck) && now-a.progress >= l.ackWait:
+	case (len(a.window) > 0 || a.phase == awaitResetAck) && now-progress >= l.ackWait:
 		return CauseAckWait
 	}
 	return ""

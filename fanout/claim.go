@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
@@ -56,7 +55,7 @@ func (r *Router) Claim(ctx context.Context, q ClaimRequest) (_ ClaimResult, err 
 	if err != nil {
 		return ClaimResult{}, notFound(err, ErrUnknownOrigin)
 	}
-	now := time.Now().Truncate(event.Millis)
+	now := r.now()
 	mine := event.Claim{
 		Key: q.Key, Login: q.Origin, Device: from.Device, Platform: from.Platform, Name: from.Description.Name,
 		Data: append([]byte(nil), q.Data...),

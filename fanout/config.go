@@ -61,6 +61,7 @@ type Config struct {
 	TailCache int64
 	// MaxAge, MaxEntries and MaxBytes bound each inbox, whatever its devices have acknowledged. Zero means 30 days,
 	// 10,000 and 16 MiB; negative means no bound. Entries with a coalesce key do not count as entries.
+	// MaxAge and KeepMinimum wait for session.Config.AgeGrace after the clock was set or the server was away.
 	MaxAge     time.Duration
 	MaxEntries int
 	MaxBytes   int64

@@ -167,14 +167,17 @@ func (s *Subscription) Dropped() (important, frequent uint64) { return s.s.Dropp
 func (s *Subscription) Close() { s.s.Close() }
 
 // feed hands events to subscriptions.
-type feed struct{ stream.Feed[Event] }
+type feed struct {
+	stream.Feed[Event]
+	now func() time.Time
+}
 
 // emit hands an event to all subscriptions. It never waits, so it may be called with a lock held.
 func (f *feed) emit(e Event) {
 	if !f.Watched() {
 		return
 	}
-	e.Time = time.Now()
+	e.Time = f.now()
 	i := stream.Item[Event]{Value: e}
 	switch e.Kind {
 	case EventRedelivered, EventLiveDropped, EventNacked, EventSendFailed, EventRefused:

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"runtime/debug"
 	"slices"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/session"
@@ -185,7 +184,7 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 		a.hub.watchLocked() // before the cursor is noted: a flush of cursors looks there for receipts
 	}
 	a.noteLocked()
-	return a.hub.receipts.len() > 0 && a.hub.receipts.due(time.Now())
+	return a.hub.receipts.len() > 0 && a.hub.receipts.due(a.r.clock())
 }
 
 // noteLocked has the cursor written soon.

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strconv"
-	"time"
 	"unicode/utf8"
 
 	"github.com/manydevice/manydevice/event"
@@ -43,7 +42,7 @@ func (r *Router) Inspect(ctx context.Context, account event.Account, o InspectOp
 		return Inspection{}, fmt.Errorf("fanout: inspect: %w", err)
 	}
 	in := Inspection{
-		Account: account, Time: time.Now().UTC(), Logins: rec.Logins, Tombstones: rec.Tombstones, Recent: rec.Recent, Ban: rec.Ban,
+		Account: account, Time: r.times.Now().UTC(), Logins: rec.Logins, Tombstones: rec.Tombstones, Recent: rec.Recent, Ban: rec.Ban,
 		Attachments: r.inspectAttachments(account),
 	}
 	var next InspectNext

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
@@ -83,7 +82,7 @@ func (r *Router) publish(ctx context.Context, q PublishRequest) (int, error) {
 	}
 	slices.Sort(to)
 	e := event.Entry{
-		Kind: q.Kind, Conversation: q.Conversation, ID: r.issuer.Issue(), From: q.From, Time: time.Now().Truncate(event.Millis),
+		Kind: q.Kind, Conversation: q.Conversation, ID: r.issuer.Issue(), From: q.From, Time: r.now(),
 		Flags: q.Priority.flags(), Key: string(q.Kind) + "\n" + string(q.From) + "\n" + q.Subject + "\n" + string(q.Conversation), Payload: slices.Clone(q.Payload),
 	}
 	theirs := event.Seal(e)
@@ -145,7 +144,7 @@ func (a *Attachment) offerLocked(e *event.Sealed) bool {
 		a.live = slices.Delete(a.live, i, i+1)
 	}
 	b := a.ownLocked()
-	b.live = append(b.live, liveEvent{e: e, till: time.Now().Add(a.r.cfg.LiveLife)})
+	b.live = append(b.live, liveEvent{e: e, till: a.r.clock() + a.r.cfg.LiveLife})
 	a.wakeLocked()
 	return true
 }
@@ -182,9 +181,9 @@ func (a *Attachment) takeLiveLocked(frames []event.Frame) []event.Frame {
 	if len(a.live) == 0 {
 		return frames
 	}
-	now, old, wire, taken := time.Now(), 0, 0, 0
+	now, old, wire, taken := a.r.clock(), 0, 0, 0
 	for _, l := range a.live {
-		if !now.Before(l.till) {
+		if now >= l.till {
 			old++
 			taken++
 			continue
@@ -212,7 +211,7 @@ func (r *Router) announce(c session.Change, kind event.Kind) {
 	if h == nil {
 		return
 	}
-	now := time.Now().Truncate(event.Millis)
+	now := r.now()
 	payload, err := json.Marshal(event.DeviceChange{
 		Login: s.Login, Device: s.Device, Platform: s.Platform, Name: s.Description.Name, Reason: c.Reason, Time: now.UTC(),
 	})

@@ -46,9 +46,9 @@ type pushLane struct {
 // has the account's turn.
 type pushItem struct {
 	account event.Account
-	due     time.Time
-	seq     uint64 // the newest entry that may want a push, as far as is known; 0: found in the store
-	dropped bool   // the account was deleted
+	due     time.Duration // Router.clock
+	seq     uint64        // the newest entry that may want a push, as far as is known; 0: found in the store
+	dropped bool          // the account was deleted
 
 	late    bool                  // in which lane it waits
 	told    map[pushTold]struct{} // of entries that are not decided yet
@@ -71,7 +71,7 @@ func (b *pushBook) init(c *PushConfig) {
 }
 
 // add has an account come up at a time, unless it waits already. It reports false if there is no room.
-func (b *pushBook) add(account event.Account, seq uint64, due time.Time) bool {
+func (b *pushBook) add(account event.Account, seq uint64, due time.Duration) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if it := b.items[account]; it != nil {
@@ -104,7 +104,7 @@ func (b *pushBook) queueLocked(it *pushItem) {
 
 // next takes out an account of the lane whose turn has come, or returns how long there is none; negative: as long as none is
 // added.
-func (b *pushBook) next(l *pushLane, now time.Time) (it *pushItem, seq uint64, wait time.Duration) {
+func (b *pushBook) next(l *pushLane, now time.Duration) (it *pushItem, seq uint64, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(l.queue) > 0 && l.queue[0].dropped {
@@ -113,22 +113,22 @@ func (b *pushBook) next(l *pushLane, now time.Time) (it *pushItem, seq uint64, w
 	switch {
 	case len(l.queue) == 0:
 		return nil, 0, -1
-	case now.Before(l.queue[0].due):
-		return nil, 0, l.queue[0].due.Sub(now)
+	case now < l.queue[0].due:
+		return nil, 0, l.queue[0].due - now
 	}
 	it = heap.Pop(&l.queue).(*pushItem)
 	return it, it.seq, 0
 }
 
-// done ends an account's turn: it comes up again at a time, or, if that is zero and no entry beyond seq has come
-// meanwhile, is at rest.
-func (b *pushBook) done(it *pushItem, seq uint64, again, later time.Time) {
+// done ends an account's turn: it comes up again at a time, or, if that is 0 and no entry beyond seq has come meanwhile, is
+// at rest.
+func (b *pushBook) done(it *pushItem, seq uint64, again, later time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case it.dropped:
 		return
-	case !again.IsZero():
+	case again != 0:
 		it.due = again
 	case it.seq > seq:
 		it.due = later
@@ -159,7 +159,7 @@ func (b *pushBook) isDropped(it *pushItem) bool {
 type pushQueue []*pushItem
 
 func (q pushQueue) Len() int           { return len(q) }
-func (q pushQueue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q pushQueue) Less(i, j int) bool { return q[i].due < q[j].due }
 func (q pushQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
 func (q *pushQueue) Push(x any)        { *q = append(*q, x.(*pushItem)) }
 
@@ -183,7 +183,7 @@ func (r *Router) pushLater(m *store.Message, placed store.Placed) {
 	if !info.WantsPush() && info.Change != event.ChangeReplace {
 		return
 	}
-	due := time.Now().Add(r.cfg.Push.Delay)
+	due := r.clock() + r.cfg.Push.Delay
 	for _, p := range placed.To {
 		if p.Account != m.From && !r.push.add(p.Account, p.Seq, due) {
 			r.push.missed.Store(true)
@@ -197,7 +197,7 @@ func (r *Router) pushLoop(l *pushLane) {
 	defer t.Stop()
 	failed := r.st.Failed()
 	for r.ctx.Err() == nil {
-		it, seq, wait := r.push.next(l, time.Now())
+		it, seq, wait := r.push.next(l, r.clock())
 		if it == nil {
 			var due <-chan time.Time
 			if wait >= 0 {

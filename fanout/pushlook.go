@@ -58,7 +58,7 @@ func (r *Router) pushLookAt(account event.Account) bool {
 	if err == nil && v == nil {
 		return true
 	}
-	for !r.push.add(account, 0, time.Now()) {
+	for !r.push.add(account, 0, r.clock()) {
 		t := time.NewTimer(pushGap)
 		select {
 		case <-r.ctx.Done():

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/store"
 )
@@ -20,26 +21,26 @@ type pushTurn struct {
 	*pushView
 	r   *Router
 	it  *pushItem
-	now time.Time
+	now clock.Reading
 
-	batch   []pushEntry // what is to be decided now
-	through uint64      // up to here there is nothing else
-	wanted  bool        // something on the way wanted a push
-	long    bool        // it was more than a page
-	more    bool        // the next batch can follow at once
-	hung    bool        // a hook did not return in time, or was not called because of that
-	waiting bool        // a connected device has not acknowledged, so that it is not known yet whether it will get a push
-	next    time.Time   // when to look at the account again; zero: nothing is left
+	batch   []pushEntry   // what is to be decided now
+	through uint64        // up to here there is nothing else
+	wanted  bool          // something on the way wanted a push
+	long    bool          // it was more than a page
+	more    bool          // the next batch can follow at once
+	hung    bool          // a hook did not return in time, or was not called because of that
+	waiting bool          // a connected device has not acknowledged, so that it is not known yet whether it will get a push
+	next    time.Duration // Router.clock when to look at the account again; 0: nothing is left
 }
 
 // pushTurn decides what is due of one account. After an error of the store it comes up again.
 func (r *Router) pushTurn(it *pushItem, seq uint64) {
-	t := &pushTurn{r: r, it: it, now: time.Now()}
+	t := &pushTurn{r: r, it: it, now: r.times.Read()}
 	if err := t.run(seq); err != nil {
 		r.pushLog("push", err)
-		t.next = t.now.Add(r.cfg.Push.Delay)
+		t.next = t.now.Elapsed + r.cfg.Push.Delay
 	}
-	r.push.done(it, seq, t.next, time.Now().Add(r.cfg.Push.Delay))
+	r.push.done(it, seq, t.next, r.clock()+r.cfg.Push.Delay)
 }
 
 func (t *pushTurn) run(seq uint64) (err error) {
@@ -63,18 +64,16 @@ func (t *pushTurn) run(seq uint64) (err error) {
 		return nil
 	}
 	if t.waiting {
-		t.again(t.now.Add(t.r.cfg.Push.Delay))
+		t.again(t.now.Elapsed + t.r.cfg.Push.Delay)
 		return nil
 	}
 	return t.decided()
 }
 
 // again has the account come up at a time, or earlier if that was said before, but not at once.
-func (t *pushTurn) again(at time.Time) {
-	if earliest := t.now.Add(min(pushGap, t.r.cfg.Push.Delay)); at.Before(earliest) {
-		at = earliest
-	}
-	if t.next.IsZero() || at.Before(t.next) {
+func (t *pushTurn) again(at time.Duration) {
+	at = max(at, t.now.Elapsed+min(pushGap, t.r.cfg.Push.Delay))
+	if t.next == 0 || at < t.next {
 		t.next = at
 	}
 }
@@ -101,9 +100,10 @@ func (t *pushTurn) collect(ctx context.Context) error {
 			if !ok {
 				continue
 			}
-			if due := t.due(e); t.now.Before(due) {
+			age := t.age(e)
+			if wait := c.Push.Delay - age; wait > 0 {
 				t.through = e.Seq - 1
-				t.again(due)
+				t.again(t.now.Elapsed + wait)
 				return nil
 			}
 			if len(t.batch) == MaxPushEntries || bytes >= c.PageBytes || t.it.tries > 0 && e.Seq > t.it.through {
@@ -111,7 +111,7 @@ func (t *pushTurn) collect(ctx context.Context) error {
 				return nil
 			}
 			t.wanted = true
-			if !e.Expired(t.now) && t.now.Sub(e.Time) <= c.Push.MaxAge {
+			if !e.Expired(t.now.Now) && age <= c.Push.MaxAge {
 				t.batch = append(t.batch, e)
 				bytes += e.Size()
 			}
@@ -125,13 +125,13 @@ func (t *pushTurn) collect(ctx context.Context) error {
 	return nil
 }
 
-// due returns when an entry may be decided. One that is farther in the future than that is of a clock that was wrong.
-func (t *pushTurn) due(e pushEntry) time.Time {
-	due := e.Time.Add(t.r.cfg.Push.Delay)
-	if due.Sub(t.now) > t.r.cfg.Push.Delay {
-		return t.now
+// age returns how long an entry has been there. A clock that was set meanwhile does not make it older, so that it is not given
+// up, nor younger. One that lies in the future is of a clock that was ahead: it is decided now.
+func (t *pushTurn) age(e pushEntry) time.Duration {
+	if age, ok := t.r.times.Ago(e.Time.UnixMilli()); ok {
+		return age
 	}
-	return due
+	return t.r.cfg.Push.Delay
 }
 
 // dropRead takes out what the account has read on any device, told or not.
@@ -225,7 +225,7 @@ func (t *pushTurn) owed(d *PushDevice, e pushEntry) bool {
 // answer returns who gets a push: what the host says, or else the rules.
 func (t *pushTurn) answer(q PushQuestion) []event.DeviceID {
 	c := &t.r.cfg.Push
-	q.Default = c.Rules.Choose(q.Devices, t.now)
+	q.Default = c.Rules.Choose(q.Devices, t.now.Now)
 	if c.Decide == nil {
 		return q.Default
 	}
@@ -270,7 +270,7 @@ func (t *pushTurn) tell(p Push) bool {
 		t.r.pushLog("push hook", err)
 		if t.it.tries++; t.it.tries < c.Tries {
 			t.it.through = t.batch[len(t.batch)-1].Seq
-			t.next = t.now.Add(c.Delay) // what is younger waits
+			t.next = t.now.Elapsed + c.Delay // what is younger waits
 			return false
 		}
 		t.r.stats.pushesGivenUp.Add(1)
@@ -291,7 +291,7 @@ func (t *pushTurn) tell(p Push) bool {
 
 // decided notes that everything up to through is decided.
 func (t *pushTurn) decided() error {
-	if len(t.it.told) == 0 && (t.wanted || t.next.IsZero()) {
+	if len(t.it.told) == 0 && (t.wanted || t.next == 0) {
 		t.r.stats.pushesCancelled.Add(1)
 	}
 	// What wanted no push is passed over again without a mark; a long way of it is not.
@@ -302,7 +302,7 @@ func (t *pushTurn) decided() error {
 	}
 	t.it.told, t.it.tries, t.it.through = nil, 0, 0
 	if t.more {
-		t.next = t.now
+		t.next = t.now.Elapsed
 	}
 	return nil
 }
@@ -315,7 +315,7 @@ func (t *pushTurn) mark() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.r.ctx), t.r.cfg.Push.HookTimeout)
 	defer cancel()
 	_, err := t.r.st.Commit(ctx, store.Batch{
-		Account: t.it.account, Now: time.Now().Truncate(event.Millis), OnlyIfChanged: true, Reserve: true,
+		Account: t.it.account, Now: t.r.now(), OnlyIfChanged: true, Reserve: true,
 		States: []store.StateUpdate{{
 			Conversation: pushConversation, Name: pushRegister(t.head.Epoch), Merge: store.MergeMax, Number: t.through,
 		}},

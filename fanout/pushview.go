@@ -41,11 +41,11 @@ func (r *Router) pushView(ctx context.Context, account event.Account, seq uint64
 		return nil, nil
 	}
 	v := &pushView{devices: make([]PushDevice, len(logins)), acked: make(map[event.Incarnation]uint64, len(logins))}
-	here := r.pushAttached(account)
+	here, now := r.pushAttached(account), r.times.Read()
 	for i, s := range logins {
 		d := PushDevice{Session: s, Active: s.LastSeen}
 		if a, ok := here[s.Incarnation]; ok {
-			d.Active = a.active
+			d.Active = now.At(a.active)
 		}
 		c, _ := r.pending(account, s.Incarnation) // asked before the store: what it does not have is there
 		v.devices[i], v.acked[s.Incarnation] = d, max(here[s.Incarnation].acked, c.Seq)
@@ -87,7 +87,7 @@ func (v *pushView) ackedByAll() uint64 {
 // attachedDevice is what is known of a device's connections.
 type attachedDevice struct {
 	acked  uint64
-	active time.Time // of several tabs the one that was used last
+	active time.Duration // Router.clock; of several tabs the one that was used last
 }
 
 func (r *Router) pushAttached(account event.Account) map[event.Incarnation]attachedDevice {
@@ -101,9 +101,7 @@ func (r *Router) pushAttached(account event.Account) map[event.Incarnation]attac
 	for _, a := range h.atts {
 		d := here[a.conn.Incarnation()]
 		d.acked = max(d.acked, a.acked)
-		if at := r.began.Add(a.active); at.After(d.active) {
-			d.active = at
-		}
+		d.active = max(d.active, a.active)
 		here[a.conn.Incarnation()] = d
 	}
 	return here

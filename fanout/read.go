@@ -107,9 +107,9 @@ func (r *Router) locate(ctx context.Context, q *MarkReadRequest, ordinal *uint64
 	if found || err != nil {
 		return false, err
 	}
-	r.early.put(q.Account, *q)
+	r.early.put(q.Account, *q, r.clock())
 	if found, err = r.place(ctx, q, ordinal); found { // it arrived before anybody knew that it was waited for
-		r.early.take(q.Account, q.Message)
+		r.early.take(q.Account, q.Message, r.clock())
 	}
 	return !found, err
 }
@@ -309,15 +309,15 @@ type earlyReads struct {
 
 type earlyRead struct {
 	q    MarkReadRequest
-	till time.Time
+	till time.Duration // Router.clock
 }
 
-func (b *earlyReads) put(account event.Account, q MarkReadRequest) {
+func (b *earlyReads) put(account event.Account, q MarkReadRequest, now time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.any.Store(true)
 	list, _ := b.waiting.Get(account)
-	list = append(list, earlyRead{q: q, till: time.Now().Add(pendingReadAge)})
+	list = append(list, earlyRead{q: q, till: now + pendingReadAge})
 	if n := len(list) - pendingReads; n > 0 {
 		list = list[n:]
 	}
@@ -332,7 +332,7 @@ func (b *earlyReads) drop(account event.Account) {
 }
 
 // take returns the mark that waited for a message, if there was one.
-func (b *earlyReads) take(account event.Account, id event.MessageID) (MarkReadRequest, bool) {
+func (b *earlyReads) take(account event.Account, id event.MessageID, now time.Duration) (MarkReadRequest, bool) {
 	if !b.any.Load() {
 		return MarkReadRequest{}, false
 	}
@@ -342,7 +342,7 @@ func (b *earlyReads) take(account event.Account, id event.MessageID) (MarkReadRe
 	for i, w := range list {
 		if w.q.Message == id {
 			b.waiting.Add(account, append(list[:i:i], list[i+1:]...))
-			return w.q, time.Now().Before(w.till)
+			return w.q, now < w.till
 		}
 	}
 	return MarkReadRequest{}, false
@@ -350,7 +350,7 @@ func (b *earlyReads) take(account event.Account, id event.MessageID) (MarkReadRe
 
 // arrived makes good on an early read mark.
 func (r *Router) arrived(account event.Account, id event.MessageID) {
-	q, ok := r.early.take(account, id)
+	q, ok := r.early.take(account, id, r.clock())
 	if !ok {
 		return
 	}

@@ -172,7 +172,7 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 		if e.Seq <= a.scan {
 			continue
 		}
-		if !e.Expires.IsZero() && e.Expired(time.Now()) || !a.getsLocked(a.epoch, &e.Entry) {
+		if !e.Expires.IsZero() && e.Expired(a.r.now()) || !a.getsLocked(a.epoch, &e.Entry) {
 			a.skipLocked(e.Seq, now)
 			continue
 		}

@@ -22,7 +22,7 @@ const maxEdited = 1_024
 // hub.mu.
 type deliveredBook struct {
 	debts
-	flushed time.Time     // when receipts went out last
+	flushed time.Duration // Router.clock when receipts went out last
 	busy    chan struct{} // closed when the flush that runs is done; nil: none runs
 }
 
@@ -80,11 +80,11 @@ func (b *debts) addMark(conv event.ConversationID, from event.Account, m mark) {
 func (b *debts) len() int { return len(b.owed) + len(b.edited) }
 
 // due reports whether receipts may go out: there are some, and the last ones went out long enough ago.
-func (b *deliveredBook) due(now time.Time) bool {
-	return b.len() > 0 && b.busy == nil && now.Sub(b.flushed) >= receiptInterval
+func (b *deliveredBook) due(now time.Duration) bool {
+	return b.len() > 0 && b.busy == nil && now-b.flushed >= receiptInterval
 }
 
-func (h *hub) receiptsDue(now time.Time) bool {
+func (h *hub) receiptsDue(now time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.receipts.due(now)
@@ -109,7 +109,7 @@ func (h *hub) receiptsSoon(r *Router) {
 // flushReceipts commits, for each conversation, how far the account has got it, together with the receipts that say so.
 // What could not be committed is owed again. It waits for a flush of the hub that runs already.
 func (r *Router) flushReceipts(ctx context.Context, h *hub) error {
-	taken, done, err := h.takeReceipts(ctx)
+	taken, done, err := h.takeReceipts(ctx, r.clock)
 	if done == nil || err != nil {
 		return err
 	}
@@ -160,14 +160,14 @@ func (r *Router) locateEdited(ctx context.Context, account event.Account, d *deb
 }
 
 // takeReceipts takes all that is owed, for the caller to commit and then close done. Nil: nothing is owed.
-func (h *hub) takeReceipts(ctx context.Context) (taken debts, done chan struct{}, err error) {
+func (h *hub) takeReceipts(ctx context.Context, clock func() time.Duration) (taken debts, done chan struct{}, err error) {
 	for {
 		h.mu.Lock()
 		b := &h.receipts
 		running := b.busy
 		if running == nil && b.len() > 0 {
 			taken, done = b.debts, make(chan struct{})
-			b.debts, b.busy, b.flushed = debts{}, done, time.Now()
+			b.debts, b.busy, b.flushed = debts{}, done, clock()
 		}
 		h.mu.Unlock()
 		if running == nil {
@@ -236,7 +236,7 @@ func (r *Router) receipt(kind event.Kind, by, to event.Account, conv event.Conve
 
 // commit commits a batch of the engine's own and rings the doorbells.
 func (r *Router) commit(ctx context.Context, b store.Batch) (store.Result, error) {
-	b.Now = time.Now().Truncate(event.Millis)
+	b.Now = r.now()
 	res, err := r.st.Commit(ctx, b)
 	if err != nil {
 		return res, fmt.Errorf("fanout: %w", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -86,7 +87,7 @@ func (r *Router) trimLoop() {
 func (t *trimRounds) next() {
 	t.round++
 	t.full = t.full || t.round%fullRound == 0
-	t.failed, t.row, t.account, t.err, t.pace = 0, 0, "", nil, pacer{began: time.Now()}
+	t.failed, t.row, t.account, t.err, t.pace = 0, 0, "", nil, pacer{clock: t.r.clock, began: t.r.clock()}
 	grown := t.r.grown.take()
 	for a := range grown {
 		if t.row >= storeAway {
@@ -156,14 +157,17 @@ func (t *trimRounds) fail(a event.Account, err error) {
 
 // pacer keeps retention from holding up others: after each slice it rests as long as it worked, so that it takes half of
 // the store's time at most.
-type pacer struct{ began time.Time }
+type pacer struct {
+	clock func() time.Duration
+	began time.Duration
+}
 
 // reset begins anew, without a rest.
-func (p *pacer) reset() { p.began = time.Now() }
+func (p *pacer) reset() { p.began = p.clock() }
 
 // rest waits, unless so little was done that a wait would cost more.
 func (p *pacer) rest(ctx context.Context) {
-	worked := time.Since(p.began)
+	worked := p.clock() - p.began
 	if worked < trimWork {
 		return
 	}
@@ -173,13 +177,13 @@ func (p *pacer) rest(ctx context.Context) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
-	p.began = time.Now()
+	p.began = p.clock()
 }
 
 // Trim applies retention to one account's inbox now, in slices between which others have their turn. The engine does so by
 // itself every Config.TrimInterval.
 func (r *Router) Trim(ctx context.Context, account event.Account) error {
-	return r.trim(ctx, account, &pacer{began: time.Now()})
+	return r.trim(ctx, account, &pacer{clock: r.clock, began: r.clock()})
 }
 
 func (r *Router) trim(ctx context.Context, account event.Account, p *pacer) error {
@@ -192,9 +196,12 @@ func (r *Router) trim(ctx context.Context, account event.Account, p *pacer) erro
 		return fmt.Errorf("fanout: trim: %w", err)
 	}
 	rule := retention{
-		acked: acked, entries: page.Head.Entries, bytes: page.Head.Bytes, cfg: &r.cfg, now: time.Now(),
+		acked: acked, entries: page.Head.Entries, bytes: page.Head.Bytes, cfg: &r.cfg, now: r.times.Read(),
 	}
-	if len(page.Entries) == 0 || rule.goes(&page.Entries[0]) == "" {
+	if len(page.Entries) == 0 {
+		return nil
+	}
+	if e := &page.Entries[0]; rule.goes(e, e.Time) == "" && !e.Time.After(rule.now.Now) {
 		return nil // while the oldest stays, all do
 	}
 	for after := page.Head.Trim; ; {
@@ -248,7 +255,7 @@ type retention struct {
 	bytes   int64
 	gone    []removal // of the page
 	cfg     *Config
-	now     time.Time
+	now     clock.Reading
 }
 
 // through returns up to where the page's entries go, 0 if none does, and whether all of them do.
@@ -257,7 +264,7 @@ func (t *retention) through(page store.Page) (seq uint64, all bool) {
 	from := page.Head.Trim
 	for i := range page.Entries {
 		e := &page.Entries[i]
-		why := t.goes(e)
+		why := t.goes(e, t.written(page.Entries[i:]))
 		if why == "" {
 			return seq, false
 		}
@@ -276,17 +283,29 @@ func (t *retention) through(page store.Page) (seq uint64, all bool) {
 	return seq, len(page.Entries) > 0
 }
 
-// goes returns why an entry goes, or "" if it stays.
-func (t *retention) goes(e *event.Entry) Cause {
-	age := t.now.Sub(e.Time)
+// written returns when the first of the entries was written. If that is yet to come, the clock was ahead, and it was not later
+// than the next entry that has a time of the past. Otherwise one entry would keep all later ones for as long as the clock was
+// ahead.
+func (t *retention) written(entries []event.Entry) time.Time {
+	for i := range entries {
+		if at := entries[i].Time; !at.After(t.now.Now) {
+			return at
+		}
+	}
+	return t.now.Now
+}
+
+// goes returns why an entry that was written at a time goes, or "" if it stays.
+func (t *retention) goes(e *event.Entry, written time.Time) Cause {
+	old := func(limit time.Duration) bool { return t.now.Old(written.UnixMilli(), limit) }
 	switch {
-	case t.cfg.MaxAge > 0 && age > t.cfg.MaxAge:
+	case t.cfg.MaxAge > 0 && old(t.cfg.MaxAge):
 		return CauseAge
 	case t.cfg.MaxEntries > 0 && t.entries > t.cfg.MaxEntries:
 		return CauseEntries
 	case t.cfg.MaxBytes > 0 && t.bytes > t.cfg.MaxBytes:
 		return CauseBytes
-	case e.Seq <= t.acked && (t.cfg.KeepMinimum < 0 || age > t.cfg.KeepMinimum):
+	case e.Seq <= t.acked && (t.cfg.KeepMinimum < 0 || old(t.cfg.KeepMinimum)):
 		return CauseAcked
 	}
 	return ""

@@ -260,6 +260,9 @@ func (s *busyStore) Trim(ctx context.Context, account event.Account, through uin
 }
 
 func (s *busyStore) Commit(ctx context.Context, b store.Batch) (store.Result, error) {
+	if b.Account == "_engine" { // the heartbeat: who waits for a mutex in a bubble keeps time from going on
+		return s.Store.Commit(ctx, b)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.Store.Commit(ctx, b)

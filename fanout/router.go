@@ -14,6 +14,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/sentinel"
@@ -55,11 +56,11 @@ type Router struct {
 	push        pushBook
 	poisonCalls hostcall.Hook // of Config.OnPoison
 	tailBytes   atomic.Int64
-	scratches   sync.Pool // of *scratch
-	pages       sync.Pool // of *[]event.Entry
-	rounds      sync.Pool // of *round
-	none        business  // of attachments at rest
-	began       time.Time
+	scratches   sync.Pool    // of *scratch
+	pages       sync.Pool    // of *[]event.Entry
+	rounds      sync.Pool    // of *round
+	none        business     // of attachments at rest
+	times       *clock.Clock // the registry's
 	stats       counters
 	feed        feed
 	deaf        func() // stops the router from hearing of changes
@@ -114,7 +115,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	}
 	r := &Router{
 		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger, seed: maphash.MakeSeed(),
-		began: time.Now(),
+		times: reg.Clock(),
 	}
 	r.early.waiting = waiting
 	if err := r.troubles.init(); err != nil {
@@ -123,6 +124,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	r.none.limits = &limits{window: cfg.Window, windowBytes: cfg.WindowBytes, ackWait: cfg.AckWait, frameWrite: cfg.FrameWrite}
 	r.feed.End = ErrClosed
 	r.stats.init()
+	r.feed.now = r.times.Now
 	r.cursors.init()
 	r.grown.init()
 	r.push.init(&cfg.Push)
@@ -146,8 +148,11 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// clock is the time since the router was made. It never goes back.
-func (r *Router) clock() time.Duration { return time.Since(r.began) }
+// clock is elapsed time: it never goes back, and nobody can set it.
+func (r *Router) clock() time.Duration { return r.times.Elapsed() }
+
+// now is what the wall clock says: for what is stored, and for what a host has set a date for.
+func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
 // allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
@@ -192,7 +197,7 @@ func (r *Router) hold(id event.Account) *hub {
 	defer sh.mu.Unlock()
 	h := sh.hubs[id]
 	if h == nil {
-		h = &hub{account: id, shard: sh}
+		h = &hub{account: id, shard: sh, receipts: deliveredBook{flushed: -receiptInterval}}
 		sh.hubs[id] = h
 	}
 	h.refs++
@@ -256,16 +261,16 @@ func (r *Router) sweepLoop() {
 		select {
 		case <-r.ctx.Done():
 			return
-		case now := <-t.C:
+		case <-t.C:
 			for i := range r.shards {
-				r.sweepShard(&r.shards[i], now)
+				r.sweepShard(&r.shards[i])
 			}
 		}
 	}
 }
 
 // sweepShard looks at the shard's restless hubs and takes those off the list that have come to rest.
-func (r *Router) sweepShard(sh *shard, now time.Time) {
+func (r *Router) sweepShard(sh *shard) {
 	sh.mu.Lock()
 	list := slices.Clone(sh.restless)
 	for _, h := range list {
@@ -273,10 +278,10 @@ func (r *Router) sweepShard(sh *shard, now time.Time) {
 	}
 	sh.mu.Unlock()
 	for _, h := range list {
-		for _, l := range h.sweep(r.clock()) {
+		for _, l := range h.sweep(r.clock(), r.times.Woke()) {
 			l.a.slow(l.why)
 		}
-		if h.receiptsDue(now) {
+		if h.receiptsDue(r.clock()) {
 			if err := r.flushReceipts(r.ctx, h); err != nil && r.ctx.Err() == nil {
 				r.flushFailed(h.account, err)
 			}
@@ -293,12 +298,12 @@ type late struct {
 
 // sweep is the watchdog of the hub's connections. It returns those without progress, wakes readers that owe a cover, and asks
 // full queues again.
-func (h *hub) sweep(clock time.Duration) (slow []late) {
+func (h *hub) sweep(clock, woke time.Duration) (slow []late) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rest := h.receipts.len() == 0
 	for _, a := range h.atts {
-		if why := a.lateLocked(clock); why != "" {
+		if why := a.lateLocked(clock, woke); why != "" {
 			slow = append(slow, late{a, why})
 		}
 		if len(a.full) > 0 {

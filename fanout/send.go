@@ -141,7 +141,7 @@ func (r *Router) accept(ctx context.Context, q SendRequest) (SendResult, error) 
 	if err != nil {
 		return SendResult{}, err
 	}
-	b := store.Batch{Account: q.From, Now: time.Now().Truncate(event.Millis)}
+	b := store.Batch{Account: q.From, Now: r.now()}
 	if q.ClientID != "" {
 		b.Idempotency = &store.Idempotency{
 			Device: from.Device, ClientID: q.ClientID, Digest: digest(&q), Window: idempotencyHours, Max: idempotencyMax,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -90,6 +91,10 @@ func (w *world) start() {
 	require.NoError(w.t, err)
 	w.r, err = fanout.New(w.reg, w.st, w.fcfg)
 	require.NoError(w.t, err)
+	calls := w.st.Calls(storetest.Commit)
+	for deadline := time.Now().Add(10 * time.Second); calls == 0 && time.Now().Before(deadline); runtime.Gosched() {
+		calls = w.st.Calls(storetest.Commit) // the first heartbeat is not to be counted among what tests count
+	}
 }
 
 // stop ends the engine in good order and checks that it leaves nothing behind.

@@ -318,7 +318,7 @@ func (s *step) choice(d policy.Decision) *policy.Answer {
 	q.Rule, q.Limit, q.Need = d.Rule, d.Limit, d.Need
 	for _, v := range d.Victims {
 		if l := s.rec.login(v.Login); l != nil {
-			q.Candidates = append(q.Candidates, s.r.view(s.a, l, s.now, ""))
+			q.Candidates = append(q.Candidates, s.r.view(s.a, l, s.at, ""))
 		}
 	}
 	a, ok := need(s, &s.answers.victims, aboutVictims, q)

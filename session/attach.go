@@ -56,7 +56,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	}
 	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}, idle: q.IdleTimeout}
 	if r.nodes != nil {
-		if in.lease = r.nodes.lease(); in.lease == 0 {
+		if in.lease = r.nodes.lease(ctx); in.lease == 0 {
 			if r.ctx.Err() != nil { // which gives it back
 				return nil, ErrClosed
 			}
@@ -167,7 +167,7 @@ func (r *Registry) unserved(lease uint64) error {
 	switch {
 	case r.ctx.Err() != nil: // which gives the lease back
 		return ErrClosed
-	case !r.nodes.serves(lease):
+	case r.nodes.standing(lease) == leaseOver:
 		return ErrNoLease
 	case r.draining.Load():
 		return ErrDraining
@@ -179,11 +179,11 @@ func (r *Registry) unserved(lease uint64) error {
 func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	s.a.mu.Lock()
 	k := s.a.linkLocked(l.ID)
-	holds := s.r.holdsLocked(k, l, s.now)
+	holds := s.r.holdsLocked(k, l, s.at)
 	attached := k.attached() && !slices.Contains(s.stale, l.ID)
 	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
 	was := coming{login: l.ID}
-	was.state, was.node, was.seen = s.r.reachLocked(s.a, l, s.now)
+	was.state, was.node, was.seen = s.r.reachLocked(s.a, l, s.at)
 	others := 0
 	if attached {
 		others = k.besides(q.Tab)
@@ -210,13 +210,12 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		in.moves = l.move(s.now)
 	}
 	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
-	device := s.rec.registered(l) // milliseconds: it may be that in which the registry was opened
-	before := func(at int64) bool { return !time.UnixMilli(at).After(s.r.opened) }
-	in.restored = unsure || k == nil && before(l.At) || first && device < l.At && before(device)
+	device, before := s.rec.registered(l), s.r.clock.Before
+	in.restored = unsure || k == nil && before(l.At) || first && device != l.At && before(device)
 	in.announced = false
 	if n := s.r.nodes; n != nil {
 		in.announced = l.attachedBefore()
-		in.restored = unsure || k == nil && in.announced || first && device < l.At
+		in.restored = unsure || k == nil && in.announced || first && device != l.At
 		if elsewhere {
 			l.Before, l.Moved, s.dirty = s.movedFrom(l), s.now.UnixMilli(), true
 		}
@@ -229,7 +228,7 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	if d := s.rec.device(l.Device); d != nil {
 		in.parked = d.Parked // never changed, only replaced
 	}
-	in.view = s.r.view(s.a, l, s.now, "")
+	in.view = s.r.view(s.a, l, s.at, "")
 	return nil
 }
 
@@ -255,7 +254,7 @@ func (s *step) comeBack(l *login) (*login, error) {
 		s.rec.Admissions++
 		l.Admission = s.rec.Admissions
 	}
-	l.Slot, l.Seen, s.dirty, s.admits = true, s.now.UnixMilli(), true, true
+	l.Slot, l.Seen, s.dirty, s.admits = true, max(l.Seen, s.now.UnixMilli()), true, true
 	return l, nil
 }
 
@@ -279,7 +278,7 @@ func (s *step) bind(in *arrival, tab string) {
 		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, moves: moves, at: now, idle: in.idle}
 	}
 	k.conns = append(k.conns, c)
-	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.now.UnixMilli(), false
+	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.at.Elapsed, false
 	if k.served = true; c.restored {
 		k.unsure.Store(true)
 	}

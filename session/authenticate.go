@@ -69,7 +69,7 @@ func (r *Registry) looking(ctx context.Context, account event.Account, find func
 		if l == nil {
 			return fmt.Errorf("login: %w", ErrNotFound)
 		}
-		view = r.view(s.a, l, s.now, "")
+		view = r.view(s.a, l, s.at, "")
 		return errLook
 	}, nil)
 	if !errors.Is(err, errLook) {

@@ -103,7 +103,7 @@ func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error)
 	}
 	b := &ban{Reason: event.Banned, Note: q.Note}
 	if !q.Until.IsZero() {
-		if b.Until = q.Until.UnixMilli(); !q.Until.After(time.Now()) {
+		if b.Until = q.Until.UnixMilli(); !q.Until.After(r.clock.Now()) {
 			return nil, &event.InvalidError{Field: "until", Reason: "is over already"}
 		}
 	}
@@ -143,7 +143,7 @@ func (r *Registry) Banned(ctx context.Context, account event.Account) (*Ban, err
 	if err != nil {
 		return nil, err
 	}
-	if rec.Ban == nil || rec.Ban.Until != 0 && !time.UnixMilli(rec.Ban.Until).After(time.Now()) {
+	if rec.Ban == nil || rec.Ban.Until != 0 && !time.UnixMilli(rec.Ban.Until).After(r.clock.Now()) {
 		return nil, nil
 	}
 	b := rec.Ban.public()
@@ -252,7 +252,7 @@ func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error
 // keepBan gives a deleted account a record that has nothing but a ban.
 func (r *Registry) keepBan(ctx context.Context, id event.Account, b *ban) error {
 	_, err := r.st.Commit(ctx, store.Batch{
-		Account: id, Now: time.Now(), Record: &store.RecordUpdate{Data: (&record{Ban: b}).encode()}, Reserve: true,
+		Account: id, Now: r.clock.Now(), Record: &store.RecordUpdate{Data: (&record{Ban: b}).encode()}, Reserve: true,
 	})
 	return err
 }

@@ -111,3 +111,17 @@ func (g *gadget) on(w *world) *gadget {
 }
 
 func node(w *world, a event.Account, i int) event.NodeID { return w.list(a)[i].Node }
+
+// lease returns a node's lease.
+func (c *cluster) lease(name event.NodeID) store.Lease {
+	c.t.Helper()
+	all, err := c.leases.List(c.t.Context())
+	require.NoError(c.t, err)
+	for _, l := range all {
+		if l.Node == name {
+			return l
+		}
+	}
+	require.Fail(c.t, "no lease", name)
+	return store.Lease{}
+}

@@ -122,6 +122,14 @@ type Config struct {
 	DecideVictims func(ctx context.Context, q Question) (policy.Answer, error)
 	// DecideVictimsFallback says what happens if DecideVictims does not answer. [Admit]: Rules.Unanswered says it.
 	DecideVictimsFallback Fallback
+	// AgeGrace is how long nothing is ended or removed for its age after the wall clock was set by more than a minute, or
+	// after the server was away for more than an hour: no idle login or device, no tombstone, and, in fan-out, no entry by
+	// MaxAge or KeepMinimum. It is counted while the engine is up, over any number of starts. AbsoluteLifetime, bans and
+	// expiries of messages go by the wall clock all the same. Zero means 24 h; negative means none.
+	AgeGrace time.Duration
+	// Wall tells the time of the wall clock. It is called often, from many goroutines, and must not block. Nil means
+	// time.Now. Tests and simulations move it without moving elapsed time.
+	Wall func() time.Time
 	// Logger receives the registry's log lines. Nil discards them.
 	Logger *slog.Logger
 }
@@ -139,6 +147,7 @@ func (c Config) withDefaults() Config {
 	c.AttachesPerSecond = cmp.Or(c.AttachesPerSecond, 2_000)
 	c.SweepInterval = cmp.Or(c.SweepInterval, 5*time.Second)
 	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
+	c.AgeGrace = cmp.Or(c.AgeGrace, 24*time.Hour)
 	c.HookTimeout = cmp.Or(c.HookTimeout, 2*time.Second)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, time.Second)
 	if c.Leases == nil {

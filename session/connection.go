@@ -25,7 +25,7 @@ type Connection struct {
 	lease      uint64 // of the node, when it was bound; 0: there are no leases
 	extra      *extra // nil: there is nothing of it
 
-	seen       atomic.Int64 // Unix milliseconds of the last sign of life
+	seen       atomic.Int64 // clock.Elapsed at the last sign of life
 	background atomic.Bool
 	restored   bool
 	instant    bool // conn says that its Send never waits
@@ -105,7 +105,7 @@ func (c *Connection) Restored() bool { return c.restored }
 func (c *Connection) NonBlocking() bool { return c.instant }
 
 // Touch notes a sign of life: any bytes from the client.
-func (c *Connection) Touch() { c.seen.Store(time.Now().UnixMilli()) }
+func (c *Connection) Touch() { c.seen.Store(int64(c.r.clock.Elapsed())) }
 
 // SetBackground says whether the client's app is in background. A login of which every connection says so is away.
 func (c *Connection) SetBackground(on bool) {
@@ -128,7 +128,10 @@ func (c *Connection) Background() bool { return c.background.Load() }
 // host's Send gets ends with ctx, and with cause ErrFenced as soon as the connection is fenced; that of a connection that
 // never waits is ctx itself. A panic of the host's Send is returned as an error, which has a method Stack.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
-	if !c.r.nodes.serves(c.lease) || !c.arrived() {
+	if err := c.r.nodes.await(ctx, c.lease); err != nil {
+		return err
+	}
+	if !c.arrived() {
 		return ErrFenced
 	}
 	running := &c.r.instant
@@ -256,7 +259,7 @@ func (c *Connection) detach(why event.Closed) bool {
 	}
 	a := c.k.a
 	a.mu.Lock()
-	if slices.Contains(a.links, c.k) && c.k.remove(c, why.Reason) {
+	if slices.Contains(a.links, c.k) && c.k.remove(c, why.Reason, c.r.clock.Elapsed()) {
 		c.r.noteLocked(c.r.turnedLocked(c.k)) // the other tabs may all be in background
 	}
 	a.mu.Unlock()

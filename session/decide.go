@@ -54,7 +54,7 @@ func (s *step) policyLogins() []policy.Login {
 
 func (s *step) policyLogin(l *login) policy.Login {
 	s.a.mu.Lock()
-	state, _, seen := s.r.reachLocked(s.a, l, s.now)
+	state, _, seen := s.r.reachLocked(s.a, l, s.at)
 	s.a.mu.Unlock()
 	p := policy.Login{
 		ID: l.ID, Device: l.Device, Platform: l.Platform, Admission: l.Admission, Holds: state != Offline,
@@ -71,7 +71,7 @@ func (s *step) refused(d policy.Explanation) error {
 	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Platform: s.who.Platform, Need: d.Need, Cause: d.Cause, RetryAfter: d.Wait}
 	if n := len(d.Steps); n > 0 {
 		for _, id := range d.Steps[n-1].Removable {
-			e.Logins = append(e.Logins, s.r.view(s.a, s.rec.login(id), s.now, ""))
+			e.Logins = append(e.Logins, s.r.view(s.a, s.rec.login(id), s.at, ""))
 		}
 	}
 	sortSessions(e.Logins)

@@ -109,6 +109,13 @@
 // about to commit is known to that node alone. Limits that are kept in memory, of attaches and failed logins, are per node. Config.Bus makes the other
 // node act at once; without it, it finds out within a lease's life. Presence costs a write when a login comes or goes.
 //
+// # Time
+//
+// Connections, resume windows, leases and paces go by elapsed time, which nobody can set. Stored times are those of the wall
+// clock. If that is set by more than a minute, or no engine used the store for more than an hour, nothing is ended or
+// forgotten for its age until the registry has been up for Config.AgeGrace; [ChangeClockStepped] and [ChangeServerAway] tell.
+// Absolute lifetimes and bans go by the wall clock.
+//
 // # Concurrency and errors
 //
 // A [Registry] and its [Connection]s are safe for concurrent use. No host code (hooks, Send, Close) is called

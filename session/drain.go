@@ -22,10 +22,10 @@ func (r *Registry) Drain(ctx context.Context, over time.Duration) error {
 			return nil
 		}
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		start := time.Now()
+		start := r.clock.Elapsed()
 		for i, c := range all {
-			due := start.Add(over / time.Duration(len(all)) * time.Duration(i))
-			if err := waitUntil(ctx, due); err != nil {
+			due := start + over/time.Duration(len(all))*time.Duration(i)
+			if err := pauseFor(ctx, due-r.clock.Elapsed()); err != nil {
 				return fmt.Errorf("session: drain: %w", err)
 			}
 			c.Close(event.Shutdown.Closed(time.Second + rand.N(over+1)))
@@ -34,8 +34,8 @@ func (r *Registry) Drain(ctx context.Context, over time.Duration) error {
 	}
 }
 
-func waitUntil(ctx context.Context, due time.Time) error {
-	t := time.NewTimer(time.Until(due))
+func pauseFor(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

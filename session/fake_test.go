@@ -125,6 +125,8 @@ type faults struct {
 	stall  func(context.Context) error    // the same for Load and Read, which wait as long as it does
 	read   func() error                   // an error: Read returns it
 	erase  func() error                   // an error: Delete does nothing and returns it
+	states func() error                   // an error: States returns it
+	beat   func() error                   // an error: Commit of a heartbeat does nothing and returns it
 	saves  int                            // calls of Commit that were tried
 }
 
@@ -139,7 +141,9 @@ func (f *faults) set(change func(f *faults)) {
 
 // heal takes all hooks out.
 func (f *faults) heal() {
-	f.set(func(f *faults) { f.before, f.after, f.load, f.stall, f.read, f.erase = nil, nil, nil, nil, nil, nil })
+	f.set(func(f *faults) {
+		f.before, f.after, f.load, f.stall, f.read, f.erase, f.states, f.beat = nil, nil, nil, nil, nil, nil, nil, nil
+	})
 }
 
 func (f *faults) commits() int {
@@ -156,7 +160,21 @@ func (f *faults) Info() store.Info {
 	return i
 }
 
+// engine is whose register holds the heartbeat, which has faults of its own.
+const engine event.Account = "_engine"
+
 func (f *faults) Commit(ctx context.Context, b store.Batch) (store.Result, error) {
+	if b.Account == engine {
+		f.mu.Lock()
+		hook := f.beat
+		f.mu.Unlock()
+		if hook != nil {
+			if err := hook(); err != nil {
+				return store.Result{}, err
+			}
+		}
+		return f.Store.Commit(ctx, b)
+	}
 	f.mu.Lock()
 	f.saves++
 	before, after := f.before, f.after
@@ -219,6 +237,18 @@ func (f *faults) Delete(ctx context.Context, a event.Account, expect store.Revis
 		}
 	}
 	return f.Store.Delete(ctx, a, expect)
+}
+
+func (f *faults) States(ctx context.Context, a event.Account, o store.StateOptions) (store.StatePage, error) {
+	f.mu.Lock()
+	hook := f.states
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return store.StatePage{}, err
+		}
+	}
+	return f.Store.States(ctx, a, o)
 }
 
 func (f *faults) Failed() <-chan struct{} { return f.failed }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 )
 
 // account is what is known of an account beside its record: its connections, and whose turn it is. It exists while there
@@ -41,8 +42,8 @@ type doubt struct {
 	unrevoked bool // the revoke hook is not called for it
 }
 
-// link is one login's live side. What a login is does not change; the rest is guarded by the account's mutex. Times are
-// Unix milliseconds, since there are many links.
+// link is one login's live side. What a login is does not change; the rest is guarded by the account's mutex. Times are those
+// of clock.Elapsed but for admitted.
 type link struct {
 	a           *account
 	login       event.LoginID
@@ -52,9 +53,9 @@ type link struct {
 
 	conns    []*Connection  // its tabs, oldest first; none: detached
 	slot     [1]*Connection // what conns is in as long as there is one
-	since    int64          // when the last one was detached, or the login admitted
-	looked   int64          // when it was compared with the record last
-	admitted int64          // 0: not known here yet
+	since    time.Duration  // when the last one was detached, or the login admitted
+	looked   time.Duration  // when it was compared with the record last
+	admitted int64          // Unix milliseconds; 0: not known here yet
 	reason   event.Reason   // why it was detached
 	// announced: watchers were told that it is online, and must be told when it is offline.
 	announced bool
@@ -121,16 +122,16 @@ func (k *link) state() State {
 }
 
 // seen returns when something was heard last on any of the connections. The link is attached.
-func (k *link) seen() time.Time {
+func (k *link) seen() time.Duration {
 	last := k.conns[0].seen.Load()
 	for _, c := range k.conns[1:] {
 		last = max(last, c.seen.Load())
 	}
-	return time.UnixMilli(last)
+	return time.Duration(last)
 }
 
 // remove takes a connection out and reports whether it was there.
-func (k *link) remove(c *Connection, reason event.Reason) bool {
+func (k *link) remove(c *Connection, reason event.Reason, now time.Duration) bool {
 	i := slices.Index(k.conns, c)
 	if i < 0 {
 		return false
@@ -138,37 +139,42 @@ func (k *link) remove(c *Connection, reason event.Reason) bool {
 	k.conns = slices.Delete(k.conns, i, i+1)
 	if len(k.conns) == 0 {
 		k.held = false
-		k.since, k.reason = time.Now().UnixMilli(), reason
+		k.since, k.reason = now, reason
 	}
 	return true
 }
 
-// view describes the login by what is known without its record. The link is attached.
-func (k *link) view(node event.NodeID) Session {
+// view describes the login by what is known without its record. The link is online.
+func (k *link) view(node event.NodeID, now clock.Reading) Session {
 	return Session{
 		Account: k.a.id, Login: k.login, Device: k.device, Incarnation: k.incarnation, Platform: k.platform,
-		LastSeen: k.seen(), State: k.state(), Node: node,
+		LastSeen: now.At(k.seen()), State: k.state(), Node: node,
 	}
 }
 
-// holdsLocked reports whether a login holds its slot; k is its live side, nil if it has none. Without leases nothing is known, after a restart, of the
-// connections of before, so every login that held a slot lingers from the time the registry was opened.
-func (r *Registry) holdsLocked(k *link, l *login, now time.Time) bool {
+// holdsLocked reports whether a login holds its slot; k is its live side, nil if it has none. Without leases nothing is
+// known, after a restart, of the connections of before, so every login that held a slot lingers from the time the registry
+// was opened.
+func (r *Registry) holdsLocked(k *link, l *login, now clock.Reading) bool {
 	if k.attached() {
 		return true
 	}
 	if !l.Slot {
 		return false
 	}
-	since := r.opened
-	switch {
-	case r.nodes != nil:
-		var attached bool
-		if since, attached = r.nodes.left(l); attached {
-			return true
-		}
-	case k != nil:
-		since = time.UnixMilli(k.since)
+	var since time.Duration
+	if k != nil {
+		since = k.since
 	}
-	return now.Before(since.Add(max(r.cfg.ResumeWindow, 0)))
+	if r.nodes == nil {
+		return r.lingers(since, now)
+	}
+	gone, attached := r.nodes.left(l)
+	return attached || gone < max(r.cfg.ResumeWindow, 0) || k != nil && r.lingers(since, now)
+}
+
+// lingers reports whether the resume window of a login is not over that has been without a connection since a time. While the
+// process stood still nobody could come back.
+func (r *Registry) lingers(since time.Duration, now clock.Reading) bool {
+	return now.Elapsed-max(since, r.clock.Woke()) < max(r.cfg.ResumeWindow, 0)
 }

@@ -50,7 +50,7 @@ func (r *Registry) look(ctx context.Context, id event.Account, self event.LoginI
 }
 
 func (r *Registry) viewsLocked(a *account, rec *record, self event.LoginID) []Session {
-	now := time.Now()
+	now := r.clock.Read()
 	all := make([]Session, 0, len(rec.Logins))
 	for i := range rec.Logins {
 		all = append(all, r.viewLocked(a, &rec.Logins[i], now, self))

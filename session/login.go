@@ -116,7 +116,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	id := event.NewLoginID()
 	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
-			res.Session = r.view(s.a, l, s.now, id)
+			res.Session = r.view(s.a, l, s.at, id)
 			res.Session.State = Lingering
 			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 			return nil
@@ -128,7 +128,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	}, func(s *step) {
 		s.a.mu.Lock()
 		k := s.a.addLocked(s.rec.login(id))
-		k.since, k.admitted, k.reason = s.now.UnixMilli(), s.now.UnixMilli(), event.Lost
+		k.since, k.admitted, k.reason = s.at.Elapsed, s.now.UnixMilli(), event.Lost
 		s.a.mu.Unlock()
 	})
 	if err != nil {
@@ -191,7 +191,7 @@ func (s *step) protected(rules *policy.Policy, in policy.Newcomer, p policy.Perm
 	e := &RefusedError{Rule: RuleReplace, Platform: s.who.Platform, Cause: p.Cause, RetryAfter: p.Wait}
 	for i := range s.rec.Logins {
 		if l := &s.rec.Logins[i]; rules.MayReplace(in, s.policyLogin(l), s.now).OK {
-			e.Logins = append(e.Logins, s.r.view(s.a, l, s.now, ""))
+			e.Logins = append(e.Logins, s.r.view(s.a, l, s.at, ""))
 		}
 	}
 	sortSessions(e.Logins)
@@ -266,7 +266,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.capDevices()
 	s.dirty, s.grows, s.admits = true, true, true
 	s.coming = &coming{login: id, state: Lingering, seen: s.now} // it holds its slot and has no connection yet
-	res.Session = s.r.view(s.a, &l, s.now, id)
+	res.Session = s.r.view(s.a, &l, s.at, id)
 	res.Session.State = Lingering
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 	s.record(event.KindDeviceLogin, res.Session, "", id)

@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -33,11 +32,14 @@ type nodes struct {
 	stop   func() // unsubscribes from the bus; nil: there is none
 
 	epoch atomic.Uint64 // of the lease; 0: none
-	until atomic.Int64  // it may be counted on till then, as the time since the registry was opened
+	until atomic.Int64  // it may be counted on till this clock.Elapsed
+	wall  atomic.Int64  // and till the wall clock says this, in Unix milliseconds: elapsed time stands still while a machine is suspended
+	soon  chan struct{} // has the lease renewed before its time
 	// first: of the nodes that live it comes first by name, as far as it knows. It looks after what the dead have left.
 	first atomic.Bool
 
 	mu       sync.Mutex
+	renewed  chan struct{} // closed when the lease was renewed or lost, and made anew; see await
 	known    *lru.Cache[store.Lease, liveness]
 	looks    map[event.Account][]message     // accounts that are looked at, with what was asked since that began
 	asked    map[uint64]chan struct{}        // questions to other nodes; closed when answered
@@ -47,7 +49,7 @@ type nodes struct {
 // liveness is what is known of another node's lease.
 type liveness struct {
 	dead bool
-	at   time.Time // when it was asked for; if it is dead, when that was noticed
+	at   time.Duration // clock.Elapsed when it was asked for; if it is dead, when that was noticed
 }
 
 // joinNodes subscribes to the bus and tries to get a lease. If that fails, nodeLoop goes on trying.
@@ -58,6 +60,7 @@ func (r *Registry) joinNodes() error {
 	}
 	n := &nodes{
 		r: r, leases: r.cfg.Leases, bus: r.cfg.Bus, life: r.cfg.LeaseLife, known: known,
+		soon: make(chan struct{}, 1), renewed: make(chan struct{}),
 		looks: map[event.Account][]message{}, asked: map[uint64]chan struct{}{}, partings: map[event.Account]chan struct{}{},
 	}
 	n.first.Store(true) // until it knows of others
@@ -71,97 +74,6 @@ func (r *Registry) joinNodes() error {
 	r.owned.Go(n.loop)
 	r.owned.Go(n.watch)
 	return nil
-}
-
-// serves reports whether what was bound under the lease may still be served.
-func (n *nodes) serves(lease uint64) bool {
-	return n == nil || n.epoch.Load() == lease && int64(time.Since(n.r.opened)) < n.until.Load()
-}
-
-// lease returns the epoch of the node's lease, 0 if it has none.
-func (n *nodes) lease() uint64 {
-	if e := n.epoch.Load(); e != 0 && n.serves(e) {
-		return e
-	}
-	return 0
-}
-
-func (n *nodes) acquire() {
-	begin := time.Since(n.r.opened)
-	l, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Lease, error) {
-		return n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
-	})
-	if err != nil { // one that comes after the time-out is not used, and expires
-		if n.r.ctx.Err() == nil {
-			n.r.log.Warn("session: no lease", "node", string(n.r.cfg.Node), "err", err)
-		}
-		return
-	}
-	n.until.Store(int64(begin + n.servedFor()))
-	n.epoch.Store(l.Epoch)
-}
-
-// servedFor is how long the node goes on after the beginning of its last renewal that succeeded.
-func (n *nodes) servedFor() time.Duration { return n.life / renewsInLife * (renewsInLife - 1) }
-
-// loop keeps the lease. When it is lost, all connections are closed, and a new one is tried for.
-func (n *nodes) loop() {
-	for {
-		wait := reacquire
-		if n.epoch.Load() != 0 {
-			left := time.Duration(n.until.Load()) - time.Since(n.r.opened)
-			wait = max(min(n.life/renewsInLife-(n.servedFor()-left), left), 0)
-			if wait == 0 { // a renewal is due, or failed
-				wait = min(n.life/renewsInLife/5, max(left, 0))
-			}
-		}
-		if !n.sleep(wait) {
-			return
-		}
-		switch e := n.epoch.Load(); {
-		case e == 0:
-			n.acquire()
-		case !n.serves(e):
-			n.lose(errors.New("it was not renewed in time"))
-		default:
-			n.renew(e)
-		}
-	}
-}
-
-func (n *nodes) sleep(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-n.r.ctx.Done():
-		return false
-	}
-}
-
-func (n *nodes) renew(e uint64) {
-	begin := time.Since(n.r.opened)
-	_, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", time.Duration(n.until.Load())-begin, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
-	})
-	switch {
-	case err == nil:
-		n.until.Store(int64(begin + n.servedFor()))
-	case errors.Is(err, store.ErrLeaseLost):
-		n.lose(err)
-	case n.r.ctx.Err() == nil:
-		n.r.log.Warn("session: lease not renewed", "node", string(n.r.cfg.Node), "err", err)
-	}
-}
-
-// lose fences and closes all connections: other nodes may take their logins over from now on.
-func (n *nodes) lose(err error) {
-	n.epoch.Store(0)
-	n.r.log.Warn("session: lease lost", "node", string(n.r.cfg.Node), "err", err)
-	for _, c := range n.r.connections() {
-		c.Close(event.LeaseLost.Closed(0))
-	}
 }
 
 // leave gives the lease back and leaves the bus. The connections are closed already.
@@ -200,7 +112,7 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 			continue
 		}
 		lease := store.Lease{Node: l.Node, Epoch: l.Lease}
-		if v, ok := n.look(lease); ok && (v.dead || time.Since(v.at) < livenessAge) {
+		if v, ok := n.look(lease); ok && (v.dead || n.r.clock.Elapsed()-v.at < livenessAge) {
 			continue
 		}
 		v, err := hostcall.Call(ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
@@ -251,7 +163,7 @@ func (n *nodes) note(l store.Lease, dead bool) {
 	n.mu.Lock()
 	v, known := n.known.Get(l)
 	if !v.dead {
-		n.known.Add(l, liveness{dead: dead, at: time.Now()})
+		n.known.Add(l, liveness{dead: dead, at: n.r.clock.Elapsed()})
 	}
 	n.mu.Unlock()
 	if dead && !(known && v.dead) && n.first.Load() {
@@ -271,27 +183,37 @@ func (n *nodes) elsewhere(l *login) bool {
 	return !v.dead
 }
 
-// left returns since when a login that has no connection here has been without one, as far as is known. attached: it has
-// one on another node.
-func (n *nodes) left(l *login) (since time.Time, attached bool) {
+// left returns how long a login that has no connection here has been without one, as far as is known. attached: it has one on
+// another node.
+func (n *nodes) left(l *login) (gone time.Duration, attached bool) {
 	switch {
 	case l.Node == "":
-		return time.UnixMilli(max(l.Left, l.At)), false
+		return n.ago(max(l.Left, l.At)), false
 	case n.mine(l):
-		return time.UnixMilli(max(l.Seen, l.At)), false
+		return n.ago(max(l.Seen, l.At)), false
 	}
 	v, _ := n.look(store.Lease{Node: l.Node, Epoch: l.Lease})
-	return v.at, !v.dead
+	return n.r.clock.Elapsed() - v.at, !v.dead
+}
+
+// ago returns how long ago something was stored by a node. What lies in the future is of now; see clampTimes. If it may be this
+// node's clock that is wrong, nothing is known of before the registry was opened.
+func (n *nodes) ago(stored int64) time.Duration {
+	ago, ok := n.r.clock.Ago(stored)
+	if !ok && n.r.clock.Left() > 0 {
+		return n.r.clock.Elapsed()
+	}
+	return ago
 }
 
 // due reports whether the sweep has to look at a login: it was detached and the other nodes do not know yet, or it has
 // not been compared with the record for a lease's life.
-func (n *nodes) due(k *link, now time.Time) bool {
+func (n *nodes) due(k *link, now time.Duration) bool {
 	if n == nil {
 		return false
 	}
 	if !k.attached() {
 		return !k.told
 	}
-	return now.Sub(time.UnixMilli(k.looked)) >= n.life
+	return now-k.looked >= n.life
 }

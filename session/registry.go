@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/policy"
@@ -34,14 +35,15 @@ type Registry struct {
 	seed       maphash.Seed
 	shards     [shardCount]shard
 	records    *recordCache
+	clock      *clock.Clock
 	replaced   replacements
-	opened     time.Time
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
 	instant    sendContext // stands for each Send of a connection that never waits; it never ends
 
 	nodes     *nodes               // nil: this registry is the only one over its store
 	cleanSoon chan struct{}        // has the janitor come before its time
+	beatSoon  chan struct{}        // has the heartbeat written before its time
 	overdue   chan []event.Account // what the sweep has found
 	sweepers  crew
 	janitors  crew
@@ -59,6 +61,7 @@ type Registry struct {
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
 	owned  owned.Group
+	beaten sync.Once // the heartbeat of the end was written
 }
 
 type shard struct {
@@ -66,8 +69,8 @@ type shard struct {
 	accounts map[event.Account]*account
 }
 
-// New returns a registry over a store, which stays the caller's and must be closed after the registry. It starts a
-// goroutine that Close ends.
+// New returns a registry over a store, which stays the caller's and must be closed after the registry. It reads from the
+// store when it was used last, for 5 s at most, and starts goroutines that Close ends.
 func New(st store.Store, cfg Config) (*Registry, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -93,8 +96,8 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	}
 	r := &Registry{
 		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
-		seed: maphash.MakeSeed(), records: records, opened: time.Now(),
-		cleanSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
+		seed: maphash.MakeSeed(), records: records, clock: clock.New(cfg.Wall, cfg.AgeGrace),
+		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
 	}
 	if err := r.limit(); err != nil {
@@ -106,6 +109,7 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 		r.shards[i].accounts = make(map[event.Account]*account)
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	r.wake()
 	if cfg.Leases != nil {
 		if err := r.joinNodes(); err != nil {
 			r.cancel(ErrClosed)
@@ -115,8 +119,12 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.tidyLoop)
 	r.owned.Go(r.janitorLoop)
+	r.owned.Go(r.beatLoop)
 	return r, nil
 }
+
+// Clock returns the registry's clock. It is for fan-out, which tells the same time; hosts have no use for it.
+func (r *Registry) Clock() *clock.Clock { return r.clock }
 
 // limit makes the limiters.
 func (r *Registry) limit() (err error) {
@@ -133,7 +141,7 @@ func (r *Registry) limit() (err error) {
 }
 
 // elapsed is the time since the registry was opened.
-func (r *Registry) elapsed() time.Duration { return time.Since(r.opened) }
+func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
 // HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
 func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
@@ -150,6 +158,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	go func() {
 		last.Wait()
 		r.owned.Wait()
+		r.beaten.Do(func() { r.lastBeat(context.WithoutCancel(ctx)) })
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.feed.Close()
 		close(done)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 )
 
 // State is how reachable a login is.
@@ -77,27 +78,34 @@ const (
 	ChangeForgotten ChangeKind = "forgotten"
 	// ChangeDeleted: the account and all it had is gone. Only Account is set, and State: offline.
 	ChangeDeleted ChangeKind = "deleted"
+	// ChangeClockStepped: the wall clock was set, or the machine was suspended. Only By is set.
+	ChangeClockStepped ChangeKind = "clock_stepped"
+	// ChangeServerAway: no engine used the store for more than an hour, or the process stood still that long. Only By is set.
+	ChangeServerAway ChangeKind = "server_away"
 )
 
-// Change is one change of one login, device or account. Watchers get it after it was committed.
+// Change is one change of one login, device or account, or of the clock. Watchers get it after it was committed.
 type Change struct {
 	Kind     ChangeKind
 	Session  Session
 	Reason   event.Reason   // ChangeEnded: why; ChangeOffline: why the connection ended; ChangeContended: flapping or moved
 	Position event.Position // of the entry about it in the account's inbox; Seq 0: there is none
+	// By is, for ChangeClockStepped, how far the wall clock moved, forwards if positive; for ChangeServerAway, how long the
+	// server was away, 0 if that is not known.
+	By time.Duration
 }
 
 // view describes a login as it is in the given state of the account's connections.
-func (r *Registry) view(a *account, l *login, now time.Time, self event.LoginID) Session {
+func (r *Registry) view(a *account, l *login, now clock.Reading, self event.LoginID) Session {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return r.viewLocked(a, l, now, self)
 }
 
-func (r *Registry) viewLocked(a *account, l *login, now time.Time, self event.LoginID) Session {
+func (r *Registry) viewLocked(a *account, l *login, now clock.Reading, self event.LoginID) Session {
 	s := Session{
 		Account: a.id, Login: l.ID, Device: l.Device, Incarnation: l.Incarnation, Platform: l.Platform,
-		Description: l.Description, Admission: l.Admission, LoggedInAt: time.UnixMilli(l.At),
+		Description: l.Description, Admission: l.Admission, LoggedInAt: past(l.At, now),
 		Self: self != "" && l.ID == self, Primary: l.Primary,
 	}
 	s.Description.Extension = append([]byte(nil), l.Description.Extension...)
@@ -106,17 +114,17 @@ func (r *Registry) viewLocked(a *account, l *login, now time.Time, self event.Lo
 }
 
 // reachLocked returns the part of a view that the record alone does not know.
-func (r *Registry) reachLocked(a *account, l *login, now time.Time) (state State, node event.NodeID, seen time.Time) {
+func (r *Registry) reachLocked(a *account, l *login, now clock.Reading) (state State, node event.NodeID, seen time.Time) {
 	k := a.linkLocked(l.ID)
-	seen = time.UnixMilli(l.Seen)
+	seen = past(l.Seen, now)
 	if k.online() {
-		return k.state(), r.cfg.Node, k.seen()
+		return k.state(), r.cfg.Node, now.At(k.seen())
 	}
 	if c := a.coming; c != nil && c.login == l.ID {
 		return c.state, c.node, c.seen
 	}
 	if k != nil {
-		seen = time.UnixMilli(max(l.Seen, k.since))
+		seen = later(seen, now.At(k.since))
 	}
 	switch {
 	case r.nodes.elsewhere(l):

@@ -2,7 +2,6 @@ package session
 
 import (
 	"slices"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 )
@@ -13,7 +12,8 @@ func (s *step) settle() {
 	r := s.r
 	s.doubts()
 	s.strays()
-	if s.rec.prune(s.now) {
+	s.clampTimes()
+	if !s.at.Grace && s.rec.prune(s.now) {
 		s.dirty = true
 	}
 	var idle []event.LoginID
@@ -24,7 +24,7 @@ func (s *step) settle() {
 		s.a.mu.Lock()
 		k := s.a.linkLocked(l.ID)
 		s.place(l, k)
-		holds, attached := r.holdsLocked(k, l, s.now), k.attached() || r.nodes.elsewhere(l)
+		holds, attached := r.holdsLocked(k, l, s.at), k.attached() || r.nodes.elsewhere(l)
 		s.a.mu.Unlock()
 		if l.Slot && !holds {
 			l.Slot, s.dirty = false, true
@@ -33,10 +33,10 @@ func (s *step) settle() {
 		if !l.Slot && k != nil && !k.attached() && !slices.Contains(s.unlink, l.ID) {
 			s.unlink = append(s.unlink, l.ID) // another node has found out
 		}
-		if !attached && r.cfg.IdleDevice > 0 && s.now.Sub(time.UnixMilli(l.Seen)) > r.cfg.IdleDevice && !l.Slot {
+		if !attached && r.cfg.IdleDevice > 0 && s.at.Old(l.Seen, r.cfg.IdleDevice) && !l.Slot {
 			idle = append(idle, l.ID)
 		}
-		if every := r.cfg.IdleDevice / refreshSeenPerIdle; attached && every > 0 && s.now.Sub(time.UnixMilli(l.Seen)) > every {
+		if every := r.cfg.IdleDevice / refreshSeenPerIdle; attached && every > 0 && s.at.Age(l.Seen) > every {
 			l.Seen, s.dirty = s.now.UnixMilli(), true
 		}
 	}
@@ -54,7 +54,7 @@ func (s *step) forgetDevice(d device) {
 	s.forget, s.dirty = append(s.forget, d.Incarnation), true
 	s.changes = append(s.changes, Change{Kind: ChangeForgotten, Session: Session{
 		Account: s.a.id, Device: d.ID, Incarnation: d.Incarnation, Primary: d.Primary, State: Offline,
-		LastSeen: time.UnixMilli(d.Seen),
+		LastSeen: past(d.Seen, s.at),
 	}})
 }
 
@@ -81,7 +81,7 @@ func (s *step) forgetIdle() {
 	if s.r.cfg.IdleDevice <= 0 {
 		return
 	}
-	for d := s.rec.oldest(); d != nil && s.now.Sub(time.UnixMilli(d.Seen)) > s.r.cfg.IdleDevice; d = s.rec.oldest() {
+	for d := s.rec.oldest(); d != nil && s.at.Old(d.Seen, s.r.cfg.IdleDevice); d = s.rec.oldest() {
 		s.forgetDevice(*d)
 	}
 }
@@ -95,7 +95,7 @@ func (s *step) place(l *login, k *link) {
 	case n.mine(l) && k.attached():
 	case k != nil && (l.Node == "" || n.mine(l)) && !k.attached():
 		if l.Node != "" {
-			l.Node, l.Lease, l.Left, s.dirty = "", 0, k.since, true
+			l.Node, l.Lease, l.Left, s.dirty = "", 0, s.at.At(k.since).UnixMilli(), true
 		}
 	case n.elsewhere(l):
 		if k != nil {
@@ -104,8 +104,8 @@ func (s *step) place(l *login, k *link) {
 	case k.attached(): // the record says that it is attached nowhere, or on a node that is dead
 		s.stale = append(s.stale, l.ID)
 	case l.Node != "":
-		since, _ := n.left(l)
-		l.Node, l.Lease, l.Left, s.dirty = "", 0, since.UnixMilli(), true
+		gone, _ := n.left(l)
+		l.Node, l.Lease, l.Left, s.dirty = "", 0, s.now.Add(-gone).UnixMilli(), true
 	}
 }
 
@@ -116,7 +116,7 @@ func (s *step) expire() {
 		return
 	}
 	for i := len(s.rec.Logins) - 1; i >= 0; i-- {
-		if l := &s.rec.Logins[i]; s.now.Sub(time.UnixMilli(l.At)) >= life {
+		if l := &s.rec.Logins[i]; s.at.Age(l.At) >= life {
 			s.end(l.ID, event.ExpiredAbsolute.Closed(0), "")
 		}
 	}
@@ -163,7 +163,7 @@ func (s *step) strays() {
 		if t := s.rec.tombstone(k.login); t != nil {
 			why = t.Closed.closed()
 		}
-		v := k.view(s.r.cfg.Node)
+		v := k.view(s.r.cfg.Node, s.at)
 		s.ended = append(s.ended, Ended{Session: v, Closed: why})
 		s.changes = append(s.changes, Change{Kind: ChangeEnded, Session: v, Reason: why.Reason})
 		s.strange = append(s.strange, k.login)
@@ -176,7 +176,7 @@ func (s *step) wentOffline(l *login, k *link) {
 	told := s.r.nodes == nil || l.attachedBefore()
 	l.Node, l.Lease, l.Left = "", 0, 0
 	if k != nil {
-		l.Seen = max(l.Seen, k.since)
+		l.Seen = max(l.Seen, s.at.At(k.since).UnixMilli())
 		reason = k.reason
 		s.unlink = append(s.unlink, l.ID)
 		told = k.announced
@@ -184,5 +184,5 @@ func (s *step) wentOffline(l *login, k *link) {
 	if !told {
 		return
 	}
-	s.changes = append(s.changes, Change{Kind: ChangeOffline, Session: s.r.view(s.a, l, s.now, ""), Reason: reason})
+	s.changes = append(s.changes, Change{Kind: ChangeOffline, Session: s.r.view(s.a, l, s.at, ""), Reason: reason})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -18,12 +19,13 @@ import (
 type step struct {
 	r        *Registry
 	a        *account
-	now      time.Time
-	rec      *record // free to change
-	dirty    bool    // rec differs from what is stored
-	grows    bool    // something is added, which is refused if only the room is left that is kept back for ends
-	admits   bool    // a login gets a slot
-	ruled    uint64  // Registry.ruled and Registry.enforced, as they were before anything was decided
+	at       clock.Reading // when it is decided
+	now      time.Time     // at.Now
+	rec      *record       // free to change
+	dirty    bool          // rec differs from what is stored
+	grows    bool          // something is added, which is refused if only the room is left that is kept back for ends
+	admits   bool          // a login gets a slot
+	ruled    uint64        // Registry.ruled and Registry.enforced, as they were before anything was decided
 	enforced uint64
 	policy   *policy.Policy // the account's; nil until it is needed
 	who      Question       // whom rules are asked for, as far as that is a device
@@ -114,7 +116,8 @@ func (r *Registry) glance(ctx context.Context, id event.Account) (*step, error) 
 
 // begin returns a step on a record, which is brought up to date.
 func (r *Registry) begin(a *account, rec *record) *step {
-	s := &step{r: r, a: a, now: time.Now(), rec: rec, ruled: r.ruled.Load(), enforced: r.enforced.Load()}
+	at := r.clock.Read()
+	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, ruled: r.ruled.Load(), enforced: r.enforced.Load()}
 	s.settle()
 	return s
 }
@@ -300,7 +303,7 @@ func (s *step) end(id event.LoginID, why event.Closed, by event.LoginID) {
 	if l == nil {
 		return
 	}
-	v := s.r.view(s.a, l, s.now, "")
+	v := s.r.view(s.a, l, s.at, "")
 	served := s.served(l)
 	s.remote = s.r.nodes.others(s.remote, served)
 	l.Seen = max(l.Seen, v.LastSeen.UnixMilli()) // for its device, which stays
@@ -362,7 +365,7 @@ func (s *step) detachEnded() []fenced {
 		s.a.unlinkLocked(id)
 	}
 	for _, k := range s.a.links {
-		k.looked, k.told = s.now.UnixMilli(), !k.attached()
+		k.looked, k.told = s.at.Elapsed, !k.attached()
 	}
 	return gone
 }

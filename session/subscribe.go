@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/stream"
@@ -123,8 +122,9 @@ func (r *Registry) turnedLocked(k *link) []Change {
 	if away {
 		kind = ChangeAway
 	}
-	v := k.view(r.cfg.Node)
-	v.LoggedInAt = time.UnixMilli(k.admitted)
+	now := r.clock.Read()
+	v := k.view(r.cfg.Node, now)
+	v.LoggedInAt = past(k.admitted, now)
 	return []Change{{Kind: kind, Session: v}}
 }
 

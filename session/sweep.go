@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -52,13 +53,15 @@ func (r *Registry) sweepLoop() {
 			for _, c := range r.connections() {
 				c.Close(event.Unavailable.Closed(time.Second))
 			}
-		case now := <-t.C:
+		case <-t.C:
+			now := r.clock.Tick(r.cfg.SweepInterval)
+			r.tellClock()
 			r.sweep(now)
 		}
 	}
 }
 
-func (r *Registry) sweep(now time.Time) {
+func (r *Registry) sweep(now clock.Reading) {
 	var over []event.Account
 	for i := range r.shards {
 		var silent []*Connection
@@ -92,7 +95,7 @@ func (r *Registry) tidyLoop() {
 
 // due collects the shard's connections that nothing was heard of for too long, and adds to over the accounts with a
 // resume window or a lifetime that is over.
-func (r *Registry) due(sh *shard, now time.Time, over []event.Account) (silent []*Connection, _ []event.Account) {
+func (r *Registry) due(sh *shard, now clock.Reading, over []event.Account) (silent []*Connection, _ []event.Account) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for id, a := range sh.accounts {
@@ -100,18 +103,18 @@ func (r *Registry) due(sh *shard, now time.Time, over []event.Account) (silent [
 		late := a.unsure
 		for _, k := range a.links {
 			r.calmLocked(k)
-			if r.nodes.due(k, now) {
+			if r.nodes.due(k, now.Elapsed) {
 				late = true
 			}
-			if life := r.cfg.AbsoluteLifetime; life > 0 && now.Sub(time.UnixMilli(k.admitted)) >= life {
+			if life := r.cfg.AbsoluteLifetime; life > 0 && now.Age(k.admitted) >= life {
 				late = true
 			}
 			switch {
 			case !k.attached():
-				late = late || !now.Before(time.UnixMilli(k.since).Add(max(r.cfg.ResumeWindow, 0)))
+				late = late || !r.lingers(k.since, now)
 			default:
 				for _, c := range k.conns {
-					if idle := c.idleTimeout(); idle > 0 && now.Sub(time.UnixMilli(c.seen.Load())) >= idle {
+					if idle := c.idleTimeout(); idle > 0 && now.Elapsed-max(time.Duration(c.seen.Load()), r.clock.Woke()) >= idle {
 						silent = append(silent, c)
 					}
 				}
@@ -152,8 +155,8 @@ func (r *Registry) janitorLoop() {
 		return
 	}
 	window := max(r.cfg.ResumeWindow, 0) + time.Second
-	next := time.Now().Add(window)
-	var late []time.Time // two at most: the second is for all nodes that die while the first is awaited
+	next := r.clock.Elapsed() + window
+	var late []time.Duration // two at most: the second is for all nodes that die while the first is awaited
 	t := time.NewTimer(window)
 	defer t.Stop()
 	for {
@@ -161,20 +164,20 @@ func (r *Registry) janitorLoop() {
 		case <-r.ctx.Done():
 			return
 		case <-r.cleanSoon:
-			late = append(late[:min(len(late), 1)], time.Now().Add(window))
+			late = append(late[:min(len(late), 1)], r.clock.Elapsed()+window)
 		case <-t.C:
-			now := time.Now()
+			now := r.clock.Elapsed()
 			r.clean()
-			late = slices.DeleteFunc(late, func(at time.Time) bool { return !at.After(now) })
-			if !next.After(now) {
-				next = time.Now().Add(r.cfg.JanitorInterval)
+			late = slices.DeleteFunc(late, func(at time.Duration) bool { return at <= now })
+			if next <= now {
+				next = r.clock.Elapsed() + r.cfg.JanitorInterval
 			}
 		}
 		due := next
-		if len(late) > 0 && late[0].Before(next) {
+		if len(late) > 0 && late[0] < next {
 			due = late[0]
 		}
-		t.Reset(time.Until(due))
+		t.Reset(due - r.clock.Elapsed())
 	}
 }
 

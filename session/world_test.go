@@ -38,6 +38,7 @@ type world struct {
 	now setup
 
 	real    bool // time is the real one
+	noted   int  // changes of the clock that the test has seen
 	events  told // changes, in the order in which subscribers hear of them
 	mu      sync.Mutex
 	revoked []session.Ended
