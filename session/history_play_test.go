@@ -35,7 +35,7 @@ func (h *history) down(err error) bool { return h.faulty && errors.Is(err, errDo
 
 // admitted compares an admission with what the model makes of it.
 func (h *history) admitted(m *modelAccount, q session.LoginRequest, g *gadget, err error, replaced []*modelLogin) {
-	in := &modelLogin{g: g, device: q.Device, platform: q.Platform, at: time.Now()}
+	in := &modelLogin{g: g, device: q.Device, platform: q.Platform, at: time.Now(), name: q.Description.Name}
 	if in.device == "" && g != nil {
 		in.device = g.res.Session.Device
 	}
@@ -77,15 +77,51 @@ func (h *history) replace(w *world, m *modelAccount, l *modelLogin) {
 	h.admitted(m, q, g, err, []*modelLogin{l})
 }
 
+// showing is by what a device is let in.
+type showing int
+
+const (
+	showsToken  showing = iota // its token, or the one that takes its place
+	isVouched                  // the host's word
+	repeatsLast                // the token before, which it still has since it never heard that the new one was confirmed
+)
+
 func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
-	b := tab{wire: new(wire)}
-	token, confirms := l.g.token, false
-	if l.next != "" && h.random.IntN(2) == 0 { // it has the new one
-		token, confirms = l.next, true
+	by := showsToken
+	if h.random.IntN(8) == 0 {
+		by = isVouched
 	}
+	h.attachBy(w, m, l, by, new(wire))
+}
+
+// attachRequest returns what a device comes with, and whether that confirms its next token.
+func (h *history) attachRequest(l *modelLogin, by showing) (q session.AttachRequest, confirms bool) {
+	q = session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: l.g.token}
+	switch {
+	case by == isVouched:
+		q.Token, q.Vouched = "", true
+		if h.random.IntN(2) == 0 {
+			q.Login, q.Device = "", l.device
+		}
+	case by == repeatsLast:
+		q.Token = l.old[len(l.old)-1]
+	case l.next != "" && h.random.IntN(2) == 0: // it has the new one
+		q.Token, confirms = l.next, true
+	}
+	if h.random.IntN(10) == 0 {
+		q.Description = &session.Description{Name: fmt.Sprint("name ", h.random.IntN(100)), AppVersion: "2"}
+	}
+	return q, confirms
+}
+
+func (h *history) attachBy(w *world, m *modelAccount, l *modelLogin, by showing, c *wire) {
+	b := tab{wire: c}
+	q, confirms := h.attachRequest(l, by)
+	begin := time.Now()
 	var err error
-	b.conn, err = w.reg.Attach(h.t.Context(), session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: token}, b.wire, nil)
+	b.conn, err = w.reg.Attach(h.t.Context(), q, b.wire, nil)
 	b.wire.attached(b.conn)
+	h.quick(begin)
 	if h.down(err) {
 		return
 	}
@@ -98,14 +134,38 @@ func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 		}
 	}
 	require.NoError(h.t, err)
+	if q.Description != nil {
+		l.name = q.Description.Name
+	}
 	if confirms {
 		l.confirm()
 	}
-	if next := b.conn.Token(); next != "" {
+	h.handed(w, l, b, by)
+	h.displace(w, l)
+	l.tabs, l.online, l.on, l.g = append(l.tabs, b), true, w, l.g.on(w)
+	for _, v := range victims {
+		h.over(v, v.ended)
+		require.Equal(h.t, v.ended, v.g.refused().Reason)
+	}
+}
+
+// handed looks at the token that a connection was handed.
+func (h *history) handed(w *world, l *modelLogin, b tab, by showing) {
+	next := b.conn.Token()
+	switch {
+	case by == isVouched:
+		require.Empty(h.t, next, "one that is vouched for has no place to keep it")
+	case by == repeatsLast:
+		require.Equal(h.t, l.g.token, next, "K18.4: the one that took its place")
+	case next != "":
 		require.True(h.t, l.next == "" || next == l.next, "K18.4: the same one as before")
 		require.True(h.t, l.next != "" || !l.online || l.platform != "web" || l.on != w, "no rotation beside a tab")
 		l.next = next
 	}
+}
+
+// displace looks at the connections that a new one takes the place of.
+func (h *history) displace(w *world, l *modelLogin) {
 	limit := 1
 	if l.platform == "web" {
 		limit = 2
@@ -122,11 +182,6 @@ func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 		require.Equal(h.t, []event.Reason{reason}, l.tabs[0].wire.reasons())
 		require.False(h.t, l.tabs[0].live())
 		l.tabs = l.tabs[1:]
-	}
-	l.tabs, l.online, l.on, l.g = append(l.tabs, b), true, w, l.g.on(w)
-	for _, v := range victims {
-		h.over(v, v.ended)
-		require.Equal(h.t, v.ended, v.g.refused().Reason)
 	}
 }
 
@@ -153,6 +208,11 @@ func (h *history) reuse(w *world, l *modelLogin) {
 	}
 	g := l.g.on(w)
 	i := h.random.IntN(len(l.old))
+	if h.trouble != nil { // by a wall clock that is set, the last one may still be within its interval
+		if i--; i < 0 {
+			return
+		}
+	}
 	if i == len(l.old)-1 && time.Since(l.confirmed) < 10*time.Second { // it would be let in
 		w.pass(10 * time.Second)
 		if h.expire(w); l.ended != "" {
@@ -185,10 +245,13 @@ func (h *history) kickBy(w *world, m *modelAccount, by, victim *modelLogin) {
 
 // expire has steps find out whose lifetime is over.
 func (h *history) expire(w *world) {
+	if h.life == 0 {
+		return
+	}
 	for _, m := range h.accounts {
 		var over []*modelLogin
 		for _, l := range m.live() {
-			if time.Since(l.at) >= modelLife {
+			if time.Since(l.at) >= h.life {
 				over = append(over, l)
 			}
 		}
@@ -251,7 +314,9 @@ func (h *history) kick(w *world, m *modelAccount, q session.KickRequest) {
 		want[l.g.id] = q.All || q.Others != "" && q.Others != l.g.id || slices.Contains(q.Logins, l.g.id) ||
 			q.Platform != "" && l.platform == q.Platform || q.Filter != nil && l.platform == "ios"
 	}
+	begin := time.Now()
 	res, err := w.reg.Kick(h.t.Context(), q)
+	h.quick(begin)
 	if h.failed(err) {
 		return
 	}
@@ -312,8 +377,11 @@ func (h *history) erase(w *world, m *modelAccount) {
 }
 
 // change lowers the limits of the policy, or raises them again, and enforces them on everybody.
-func (h *history) change(m *modelAccount) {
-	if h.faulty || m.rules != nil {
+func (h *history) change(*modelAccount) { h.changeBut(nil, false) }
+
+// changeBut is change while the host does not say which rules hold for one account: there nobody ends.
+func (h *history) changeBut(unknown *modelAccount, silent bool) {
+	if h.faulty || h.accounts[0].rules != nil {
 		return
 	}
 	limits := map[event.Platform]int{"ios": 1, "web": 1, "macos": 1}
@@ -321,16 +389,22 @@ func (h *history) change(m *modelAccount) {
 		limits = modelLimits
 	}
 	h.lowered = !h.lowered
-	p, err := policy.New(policy.Rules{Platforms: limits, Tabs: modelTabs})
+	p, err := policy.New(policy.Rules{Platforms: limits, Tabs: modelTabs, MaxLogins: h.accounts[0].bound})
 	require.NoError(h.t, err)
 	for _, w := range h.worlds {
 		w.now.rules = p.Rules()
 		require.NoError(h.t, w.reg.SetPolicy(p))
 	}
-	_, err = h.world().reg.Enforce(h.t.Context(), session.EnforceRequest{PerSecond: -1})
+	report, err := h.world().reg.Enforce(h.t.Context(), session.EnforceRequest{PerSecond: -1})
 	require.NoError(h.t, err)
+	for _, f := range report.Failures {
+		require.True(h.t, silent && f.Account == unknown.name, "%s: %v", f.Account, f.Err)
+	}
 	for _, o := range h.accounts {
 		o.limits = limits
+		if silent && o == unknown {
+			continue
+		}
 		for p, limit := range limits {
 			var holders []*modelLogin
 			for _, l := range o.live() {

@@ -40,11 +40,13 @@ type history struct {
 	ended    int
 	faulty   bool
 	cluster  *cluster
-	reopen   func() // closes the store, too, and opens it again; nil: that is of no use
+	reopen   func()        // closes the store, too, and opens it again; nil: that is of no use
+	life     time.Duration // after which logins end; 0: never
+	trouble  *trouble      // nil: clocks, hooks and connections of the host's behave
 }
 
 func newHistory(t *testing.T, seed uint64, worlds ...*world) *history {
-	h := &history{t: t, worlds: worlds, random: rand.New(rand.NewPCG(seed, 0))}
+	h := &history{t: t, worlds: worlds, random: rand.New(rand.NewPCG(seed, 0)), life: modelLife}
 	for i := range 4 {
 		h.accounts = append(h.accounts, &modelAccount{name: event.Account(fmt.Sprint("ann", i)), limits: modelLimits, window: modelWindow})
 	}
@@ -64,9 +66,14 @@ func (h *history) failed(err error) bool {
 
 func (h *history) play() {
 	w, m := h.world(), h.accounts[h.random.IntN(len(h.accounts))]
+	if h.trouble != nil {
+		h.idle(w)
+	}
 	live := m.live()
 	one := func() *modelLogin { return live[h.random.IntN(len(live))] }
 	switch op := h.random.IntN(1_000); {
+	case h.trouble != nil && h.random.IntN(8) == 0:
+		h.makeTrouble(w, m, live)
 	case m.banned && op >= 900: // otherwise it would stay so, since nobody can log in
 		h.ban(w, m)
 	case op < 300 || len(live) == 0:
@@ -127,7 +134,7 @@ func (h *history) play() {
 // settle lets the other nodes hear of what has happened.
 func (h *history) settle() {
 	if len(h.worlds) > 1 {
-		h.worlds[0].pass(50 * time.Millisecond)
+		h.worlds[0].pass(nodesSweep + 50*time.Millisecond)
 	}
 }
 
@@ -285,11 +292,14 @@ func TestS12_FaultyHistory(t *testing.T) {
 	})
 }
 
-// TestS9_HistoryOfTwoNodes: the same on two registries over one store. Their sweeps come every 10 ms, which takes its time.
+// nodesSweep is how often nodes of a history write down who has gone.
+const nodesSweep = time.Second
+
+// TestS9_HistoryOfTwoNodes: the same on two registries over one store.
 func TestS9_HistoryOfTwoNodes(t *testing.T) {
 	rounds(t, *historyOps/50, func(t *testing.T, seed uint64, ops int) {
 		s := historySetup()
-		s.config.SweepInterval = 10 * time.Millisecond
+		s.config.SweepInterval = nodesSweep
 		onNodes(t, s, func(c *cluster, x, y *world) {
 			h := newHistory(c.t, seed, x, y)
 			h.cluster = c

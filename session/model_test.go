@@ -40,6 +40,7 @@ type modelLogin struct {
 	since     time.Time // of its admission or last detach
 	at        time.Time // of its login
 	ended     event.Reason
+	name      string // of its description
 
 	confirmed time.Time           // when the token was
 	next      event.ResumeToken   // issued and not confirmed
@@ -64,6 +65,7 @@ type modelAccount struct {
 	limits    map[event.Platform]int
 	rules     *policy.Policy // other rules than limits of platforms; nil: none
 	window    time.Duration
+	bound     int // logins, with or without a slot; 0: none
 	banned    bool
 	admission uint64
 	all       []*modelLogin // also those that have ended
@@ -143,7 +145,27 @@ func (m *modelAccount) evict(in *modelLogin) []*modelLogin {
 		victims = append(victims, holders[0])
 		holders = holders[1:]
 	}
+	if m.bound == 0 {
+		return victims
+	}
+	others := m.live()
+	for _, l := range others {
+		if n := m.count(in); n >= m.bound && l != in && !m.holds(l) { // K11.1: those without a slot go first
+			l.ended = event.EvictedQuota
+			victims = append(victims, l)
+		}
+	}
 	return victims
+}
+
+// count returns how many logins there are beside one.
+func (m *modelAccount) count(in *modelLogin) (n int) {
+	for _, l := range m.live() {
+		if l != in {
+			n++
+		}
+	}
+	return n
 }
 
 // check compares the account with what the registry says of it.
@@ -157,6 +179,7 @@ func (m *modelAccount) check(w *world) {
 		require.Equal(w.t, l.g.id, s.Login)
 		require.Equal(w.t, l.admission, s.Admission)
 		require.Equal(w.t, l.device, s.Device)
+		require.Equal(w.t, l.name, s.Description.Name)
 		require.Equal(w.t, m.state(l), s.State)
 		if s.State != session.Offline {
 			holders[s.Platform]++
