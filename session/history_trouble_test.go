@@ -54,7 +54,7 @@ type trouble struct {
 
 func newTrouble(seed uint64, walls ...*wallClock) *trouble {
 	return &trouble{
-		walls: walls, gate: make(chan struct{}),
+		walls: walls,
 		refuses: map[hookName]bool{decideLogin: seed%2 == 0, decidePolicy: seed/2%2 == 0},
 		moods:   map[hookName]map[event.Account]mood{decideLogin: {}, decidePolicy: {}, revoke: {}},
 	}
@@ -145,7 +145,7 @@ const troubleBound = 12
 
 // withTrouble has the history know of its trouble.
 func (h *history) withTrouble(tr *trouble) *history {
-	tr.calm = time.Now()
+	tr.calm, tr.gate = time.Now(), make(chan struct{}) // the channel belongs to the bubble
 	h.trouble, h.life = tr, 0
 	for _, m := range h.accounts {
 		m.bound = troubleBound
