@@ -402,7 +402,7 @@ func (h *history) changeBut(unknown *modelAccount, silent bool) {
 	}
 	for _, o := range h.accounts {
 		o.limits = limits
-		if silent && o == unknown {
+		if o.lax = silent && o == unknown; o.lax {
 			continue
 		}
 		for p, limit := range limits {

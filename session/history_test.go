@@ -128,6 +128,9 @@ func (h *history) play() {
 	}
 	h.expire(w)
 	h.settle()
+	if h.trouble != nil {
+		h.idle(w)
+	}
 	m.check(h.world())
 }
 

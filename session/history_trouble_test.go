@@ -54,7 +54,7 @@ type trouble struct {
 
 func newTrouble(seed uint64, walls ...*wallClock) *trouble {
 	return &trouble{
-		walls: walls,
+		walls:   walls,
 		refuses: map[hookName]bool{decideLogin: seed%2 == 0, decidePolicy: seed/2%2 == 0},
 		moods:   map[hookName]map[event.Account]mood{decideLogin: {}, decidePolicy: {}, revoke: {}},
 	}
@@ -221,6 +221,14 @@ func (h *history) off(w *world) {
 	for _, m := range h.accounts {
 		h.touch(w, m)
 	}
+	var lingers []*modelLogin // anew: they hold their slots when the server stops
+	for _, m := range h.accounts {
+		for _, l := range m.live() {
+			if m.holds(l) {
+				lingers = append(lingers, l)
+			}
+		}
+	}
 	w.shut(w.reg)
 	for _, m := range h.accounts {
 		for _, l := range m.live() {
@@ -246,12 +254,8 @@ func (h *history) off(w *world) {
 		h.outlast()
 		return
 	}
-	for _, m := range h.accounts {
-		for _, l := range m.live() {
-			if time.Since(l.since)-away < modelWindow { // it held its slot when the server stopped, and lingers anew
-				l.since = time.Now()
-			}
-		}
+	for _, l := range lingers {
+		l.since = time.Now()
 	}
 }
 
@@ -283,7 +287,7 @@ func (h *history) idle(w *world) {
 // windows logs in private windows that are left behind, until the account's bound is near.
 func (h *history) windows(w *world, m *modelAccount) {
 	for range 4 {
-		if m.banned {
+		if h.idle(w); m.banned {
 			return
 		}
 		q := request(m.name, "", "web")
