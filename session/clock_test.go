@@ -223,3 +223,29 @@ func TestK1_TimesOfAClockThatWasAheadAreClamped(t *testing.T) {
 		require.NotErrorIs(w.t, err, session.ErrEnded)
 	})
 }
+
+// TestI30_I40_AnotherNodesWrongClockEndsNobody: what it has stored looks old to a node whose clock is right.
+func TestI30_I40_AnotherNodesWrongClockEndsNobody(t *testing.T) {
+	s, wall := withWall(setup{})
+	s.config.SweepInterval = time.Second
+	onNodes(t, setup{}, func(c *cluster, x, _ *world) {
+		z := c.join("z", s)
+		z.pass(3 * day)
+		wall.set(-40 * day)
+		z.pass(10 * time.Second)
+		g := z.join("ann", "phone", "ios")
+		gone := z.join("ann", "pad", "ios")
+		require.NoError(z.t, z.reg.Logout(z.t.Context(), "ann", gone.id))
+		g.conn.Detach()
+		z.pass(30 * time.Minute)
+		require.Equal(z.t, "phone", x.devices("ann"))
+		require.Equal(z.t, event.Logout, gone.on(x).refused().Reason)
+		wall.set(0)
+		z.pass(10 * time.Second)
+		g.on(x).attach().conn.Detach()
+		x.pass(26 * time.Hour)
+		require.Equal(z.t, "phone", x.devices("ann"))
+		x.pass(32 * day)
+		require.Empty(z.t, x.devices("ann"), "the grace ends all the same, although each node hears of the other's")
+	})
+}

@@ -21,6 +21,8 @@ import (
 //  2. A store that has accounts and no heartbeat counts as one from which the server was away. So does a store that does not
 //     say: with a grace nothing is lost.
 //  3. Its value is the rest of the grace. A grace is counted in time that an engine is up, over any number of starts.
+//     Among several nodes each reads it as often as it renews its lease, and takes over the grace of another one: a node whose
+//     own clock is right must not count the age of what one with a wrong clock has stored.
 //  4. It is written at the start, every 15 min, when a grace begins and at Close. Nothing waits for it.
 const (
 	heartAccount      event.Account        = "_engine"
@@ -122,6 +124,21 @@ func (r *Registry) lastBeat(ctx context.Context) {
 	if err != nil && !errors.Is(err, store.ErrClosed) && !errors.Is(err, store.ErrFailed) {
 		r.log.Warn("session: the last heartbeat could not be written", "err", err)
 	}
+}
+
+// follow takes over the grace of another node. Each heartbeat counts once, from when it is read first: its time is that of a
+// clock that may be wrong, and of one that was read again and again the grace would never end.
+func (r *Registry) follow(last *heartbeat) *heartbeat {
+	ctx, cancel := context.WithTimeout(r.ctx, beatWait)
+	defer cancel()
+	beat, err := r.readHeartbeat(ctx)
+	if err != nil || beat == nil {
+		return last // the loop that writes it logs why
+	}
+	if last == nil || *beat != *last {
+		r.clock.Resume(beat.left)
+	}
+	return beat
 }
 
 // beat writes the heartbeat. The rest of another engine's grace stays in it.

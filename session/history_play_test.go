@@ -42,7 +42,11 @@ func (h *history) admitted(m *modelAccount, q session.LoginRequest, g *gadget, e
 	for _, l := range replaced {
 		l.ended = event.KickedSelf
 	}
-	victims, refused := m.admit(in)
+	var victims []*modelLogin
+	refused := false
+	if !h.loose {
+		victims, refused = m.admit(in)
+	}
 	if refused {
 		require.ErrorIs(h.t, err, session.ErrRefused)
 		for _, l := range replaced {
@@ -51,6 +55,10 @@ func (h *history) admitted(m *modelAccount, q session.LoginRequest, g *gadget, e
 		return
 	}
 	require.NoError(h.t, err)
+	if h.loose {
+		h.admittedLoosely(m, in)
+		return
+	}
 	victims = append(slices.Clone(replaced), victims...)
 	slices.SortFunc(victims, func(a, b *modelLogin) int { return int(a.admission) - int(b.admission) })
 	m.all = append(m.all, in)
@@ -126,7 +134,7 @@ func (h *history) attachBy(w *world, m *modelAccount, l *modelLogin, by showing,
 		return
 	}
 	var victims []*modelLogin
-	if !m.holds(l) && !(m.rules != nil && m.rules.Rules().Slots == policy.SlotEveryLogin) { // those keep their slot, and age
+	if !h.loose && !m.holds(l) && !(m.rules != nil && m.rules.Rules().Slots == policy.SlotEveryLogin) { // those keep their slot, and age
 		var refused bool
 		if victims, refused = m.admit(l); refused {
 			require.ErrorIs(h.t, err, session.ErrRefused)
@@ -146,6 +154,9 @@ func (h *history) attachBy(w *world, m *modelAccount, l *modelLogin, by showing,
 	for _, v := range victims {
 		h.over(v, v.ended)
 		require.Equal(h.t, v.ended, v.g.refused().Reason)
+	}
+	if h.loose {
+		h.adopt(w, m, l)
 	}
 }
 
@@ -381,7 +392,7 @@ func (h *history) change(*modelAccount) { h.changeBut(nil, false) }
 
 // changeBut is change while the host does not say which rules hold for one account: there nobody ends.
 func (h *history) changeBut(unknown *modelAccount, silent bool) {
-	if h.faulty || h.accounts[0].rules != nil {
+	if h.faulty || h.loose || h.accounts[0].rules != nil {
 		return
 	}
 	limits := map[event.Platform]int{"ios": 1, "web": 1, "macos": 1}

@@ -42,6 +42,7 @@ type history struct {
 	cluster  *cluster
 	reopen   func()        // closes the store, too, and opens it again; nil: that is of no use
 	life     time.Duration // after which logins end; 0: never
+	loose    bool          // which offline logins hold a slot is not known: clocks of nodes differ
 	trouble  *trouble      // nil: clocks, hooks and connections of the host's behave
 }
 
@@ -131,7 +132,7 @@ func (h *history) play() {
 	if h.trouble != nil {
 		h.idle(w)
 	}
-	m.check(h.world())
+	m.check(h.world(), h.loose)
 }
 
 // settle lets the other nodes hear of what has happened.

@@ -14,6 +14,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/transport/membus"
 )
 
 // mood is how a hook of the host's behaves for one account.
@@ -125,6 +126,9 @@ func (tr *trouble) setup(world int) setup {
 	s.rules.MaxLogins = troubleBound
 	s.config.AbsoluteLifetime, s.config.IdleDevice = 0, 30*day
 	s.config.Wall = tr.walls[world].now
+	if len(tr.walls) > 1 {
+		s.config.SweepInterval = nodesSweep
+	}
 	s.config.DecideLogin = func(ctx context.Context, q session.Question) (bool, error) {
 		return true, tr.behave(ctx, decideLogin, q.Account)
 	}
@@ -491,10 +495,71 @@ func (h *history) heard() {
 // TestI30_I35_HistoryOfTrouble: the wall clock is set, the server is off for 40 days, hooks fail and hang, connections block,
 // subscribers do not read. Nobody but those whom it concerns notices, and nobody ends by it.
 func TestI30_I35_HistoryOfTrouble(t *testing.T) {
-	rounds(t, *historyOps/5, func(t *testing.T, seed uint64, ops int) {
+	rounds(t, *historyOps/10, func(t *testing.T, seed uint64, ops int) {
 		tr := newTrouble(seed, new(wallClock))
 		inBubble(t, tr.setup(0), func(w *world) {
 			h := newHistory(w.t, seed, w).withTrouble(tr)
+			h.run(ops)
+			h.heard()
+			h.check()
+		})
+	})
+}
+
+// admittedLoosely takes over what a login did to the account.
+func (h *history) admittedLoosely(m *modelAccount, in *modelLogin) {
+	in.since, in.ended = time.Now(), ""
+	m.all = append(m.all, in)
+	for _, v := range in.g.res.Victims {
+		for _, l := range m.live() {
+			if l.g.id == v.Session.Login {
+				h.victim(l, in, v.Closed.Reason)
+			}
+		}
+	}
+	h.adopt(in.g.w, m, in)
+}
+
+// adopt takes over what an admission did, and requires that only those went whom it concerns.
+func (h *history) adopt(w *world, m *modelAccount, in *modelLogin) {
+	there := map[event.LoginID]uint64{}
+	for _, s := range w.list(m.name) {
+		there[s.Login] = s.Admission
+	}
+	for _, l := range m.live() {
+		if l.admission = there[l.g.id]; l.admission == 0 {
+			h.victim(l, in, l.g.on(w).refused().Reason)
+		}
+	}
+}
+
+// victim notes that a login had to go for another one.
+func (h *history) victim(l, in *modelLogin, why event.Reason) {
+	switch {
+	case l.ended == event.KickedSelf && why == event.KickedSelf: // it was chosen
+	case l.device == in.device:
+		require.Equal(h.t, event.Replaced, why)
+	case why == event.ExpiredIdle:
+		require.Greater(h.t, time.Since(h.trouble.calm), day, "I30: a clock has ended a login")
+	default:
+		require.Equal(h.t, event.EvictedQuota, why, "I30: nobody ends by a clock")
+		require.True(h.t, l.platform == in.platform || !l.online, "I19: nobody goes for another platform's sake, but at the bound")
+	}
+	h.over(l, why)
+}
+
+// TestI30_I40_HistoryOfTroubleOnTwoNodes: the same on two registries over one store, each with a clock of its own.
+func TestI30_I40_HistoryOfTroubleOnTwoNodes(t *testing.T) {
+	rounds(t, *historyOps/100, func(t *testing.T, seed uint64, ops int) {
+		tr := newTrouble(seed, new(wallClock), new(wallClock))
+		onNodes(t, tr.setup(0), func(c *cluster, x, y *world) {
+			y.shut(y.reg)
+			s := tr.setup(1)
+			s.config.Node, s.config.Leases, s.config.Bus, s.config.IdleTimeout = "y", y.now.config.Leases, y.now.config.Bus, -1
+			y.open(s)
+			h := newHistory(c.t, seed, x, y).withTrouble(tr)
+			h.cluster, h.loose = c, true
+			c.bus.Duplicate(membus.EveryNth(3))
 			h.run(ops)
 			h.heard()
 			h.check()

@@ -135,7 +135,9 @@ func (n *nodes) look(l store.Lease) (liveness, bool) {
 // linger from now on, whether or not anybody asks for them.
 func (n *nodes) watch() {
 	var before []store.Lease
+	var beat *heartbeat
 	for n.sleep(n.life / renewsInLife) {
+		beat = n.r.follow(beat)
 		live, err := hostcall.Call(n.r.ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, n.leases.List)
 		if err != nil {
 			if n.r.ctx.Err() == nil {
