@@ -56,7 +56,7 @@ func (h *history) admitted(m *modelAccount, q session.LoginRequest, g *gadget, e
 	}
 	require.NoError(h.t, err)
 	if h.loose {
-		h.admittedLoosely(m, in)
+		h.admittedLoosely(m, in, replaced)
 		return
 	}
 	victims = append(slices.Clone(replaced), victims...)

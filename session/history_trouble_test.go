@@ -507,12 +507,21 @@ func TestI30_I35_HistoryOfTrouble(t *testing.T) {
 }
 
 // admittedLoosely takes over what a login did to the account.
-func (h *history) admittedLoosely(m *modelAccount, in *modelLogin) {
+func (h *history) admittedLoosely(m *modelAccount, in *modelLogin, replaced []*modelLogin) {
+	for _, l := range replaced {
+		l.ended = ""
+	}
 	in.since, in.ended = time.Now(), ""
 	m.all = append(m.all, in)
 	for _, v := range in.g.res.Victims {
 		for _, l := range m.live() {
-			if l.g.id == v.Session.Login {
+			if l.g.id != v.Session.Login {
+				continue
+			}
+			if v.Closed.Reason == event.KickedSelf { // it was chosen
+				require.Contains(h.t, replaced, l)
+				h.over(l, event.KickedSelf)
+			} else {
 				h.victim(l, in, v.Closed.Reason)
 			}
 		}
@@ -536,11 +545,10 @@ func (h *history) adopt(w *world, m *modelAccount, in *modelLogin) {
 // victim notes that a login had to go for another one.
 func (h *history) victim(l, in *modelLogin, why event.Reason) {
 	switch {
-	case l.ended == event.KickedSelf && why == event.KickedSelf: // it was chosen
-	case l.device == in.device:
-		require.Equal(h.t, event.Replaced, why)
 	case why == event.ExpiredIdle:
 		require.Greater(h.t, time.Since(h.trouble.calm), day, "I30: a clock has ended a login")
+	case l.device == in.device:
+		require.Equal(h.t, event.Replaced, why)
 	default:
 		require.Equal(h.t, event.EvictedQuota, why, "I30: nobody ends by a clock")
 		require.True(h.t, l.platform == in.platform || !l.online, "I19: nobody goes for another platform's sake, but at the bound")
