@@ -127,18 +127,58 @@ func (r *Registry) lastBeat(ctx context.Context) {
 }
 
 // follow takes over the grace of another node. Each heartbeat counts once, from when it is read first: its time is that of a
-// clock that may be wrong, and of one that was read again and again the grace would never end.
-func (r *Registry) follow(last *heartbeat) *heartbeat {
-	ctx, cancel := context.WithTimeout(r.ctx, beatWait)
+// clock that may be wrong, and of one that was read again and again the grace would never end. It reports whether the heartbeat
+// could be read.
+func (r *Registry) follow(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, beatWait)
 	defer cancel()
 	beat, err := r.readHeartbeat(ctx)
 	if err != nil || beat == nil {
-		return last // the loop that writes it logs why
+		return err == nil // the loop that writes it logs why
 	}
-	if last == nil || *beat != *last {
+	r.nodes.mu.Lock()
+	known := r.nodes.beat != nil && *r.nodes.beat == *beat
+	r.nodes.beat = beat
+	r.nodes.mu.Unlock()
+	if !known {
 		r.clock.Resume(beat.left)
 	}
-	return beat
+	return true
+}
+
+// beginSure is begin, on what is stored, of a step that may be committed. Among several nodes nothing is destroyed for its age
+// before the heartbeat was read once more: what looks old may have been stored by a node whose clock was set a moment ago. That
+// node has written the heartbeat first, see beatFirst.
+func (r *Registry) beginSure(ctx context.Context, a *account) (*step, store.Revision, error) {
+	rec, rev, err := r.load(ctx, a.id)
+	if err != nil {
+		return nil, 0, err
+	}
+	s := r.begin(a, rec)
+	if !s.aged || r.nodes == nil {
+		return s, rev, nil
+	}
+	sure := r.follow(ctx)
+	if sure && !r.clock.Read().Grace {
+		return s, rev, nil
+	}
+	if rec, rev, err = r.load(ctx, a.id); err != nil {
+		return nil, 0, err
+	}
+	at := r.clock.Read()
+	at.Grace = true
+	return r.beginAt(a, rec, at), rev, nil
+}
+
+// beatFirst writes the heartbeat before anything is stored with a clock that was set, if there are other nodes to be told.
+func (r *Registry) beatFirst(ctx context.Context) {
+	until := r.clock.Left()
+	if r.nodes == nil || until == 0 || r.elapsed()+until-time.Duration(r.beatUntil.Load()) < time.Second {
+		return
+	}
+	if err := r.beat(ctx); err != nil && r.ctx.Err() == nil {
+		r.log.Warn("session: other nodes do not know of the clock that was set", "err", err)
+	}
 }
 
 // beat writes the heartbeat. The rest of another engine's grace stays in it.
@@ -147,6 +187,7 @@ func (r *Registry) beat(ctx context.Context) error {
 	defer cancel()
 	old, err := r.readHeartbeat(ctx)
 	now, left := r.clock.Now(), r.clock.Left()
+	until := r.elapsed() + left
 	if err != nil {
 		return err
 	}
@@ -160,6 +201,9 @@ func (r *Registry) beat(ctx context.Context) error {
 			Value: strconv.AppendInt(nil, left.Milliseconds(), 10),
 		}},
 	})
+	if err == nil {
+		r.beatUntil.Store(int64(until))
+	}
 	return err
 }
 

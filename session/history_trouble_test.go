@@ -271,7 +271,9 @@ func (h *history) idle(w *world) {
 		return
 	}
 	for _, m := range h.accounts {
-		h.touch(w, m)
+		for _, o := range h.worlds { // each by its own clock
+			h.touch(o, m)
+		}
 		there := map[event.LoginID]bool{}
 		for _, s := range w.list(m.name) {
 			there[s.Login] = true

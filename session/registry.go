@@ -62,6 +62,8 @@ type Registry struct {
 	cancel context.CancelCauseFunc
 	owned  owned.Group
 	beaten sync.Once // the heartbeat of the end was written
+	// beatUntil is the clock.Elapsed at which the grace is over of which the last heartbeat of this registry tells.
+	beatUntil atomic.Int64
 }
 
 type shard struct {

@@ -23,6 +23,7 @@ type step struct {
 	now      time.Time     // at.Now
 	rec      *record       // free to change
 	dirty    bool          // rec differs from what is stored
+	aged     bool          // something was ended or removed for its age
 	grows    bool          // something is added, which is refused if only the room is left that is kept back for ends
 	admits   bool          // a login gets a slot
 	ruled    uint64        // Registry.ruled and Registry.enforced, as they were before anything was decided
@@ -116,7 +117,11 @@ func (r *Registry) glance(ctx context.Context, id event.Account) (*step, error) 
 
 // begin returns a step on a record, which is brought up to date.
 func (r *Registry) begin(a *account, rec *record) *step {
-	at := r.clock.Read()
+	return r.beginAt(a, rec, r.clock.Read())
+}
+
+// beginAt is begin at a time.
+func (r *Registry) beginAt(a *account, rec *record, at clock.Reading) *step {
 	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, ruled: r.ruled.Load(), enforced: r.enforced.Load()}
 	s.settle()
 	return s
@@ -158,11 +163,10 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 				return nil, fmt.Errorf("session: commit: %w, after %w", err, last)
 			}
 		}
-		rec, rev, err := r.load(ctx, a.id)
+		s, rev, err := r.beginSure(ctx, a)
 		if err != nil {
 			return nil, errors.Join(err, lost)
 		}
-		s := r.begin(a, rec)
 		if err := decide(s); err != nil {
 			return nil, err
 		}
@@ -172,6 +176,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("session: before the commit: %w", err)
 		}
+		r.beatFirst(ctx)
 		s.announce(s.coming)
 		err = s.commit(context.WithoutCancel(ctx), rev)
 		if err == nil {
