@@ -182,11 +182,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 }
 
 // Flush writes cursors and delivered receipts that are pending, and returns when they are durable.
-func (r *Router) Flush(ctx context.Context) error {
-	err := r.flushCursors(ctx)
-	fault.In("fanout", "flush", &err)
-	return err
-}
+func (r *Router) Flush(ctx context.Context) error { return r.flushCursors(ctx) }
 
 func (r *Router) shardOf(id event.Account) *shard {
 	return &r.shards[maphash.String(r.seed, string(id))&(shardCount-1)]

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
 	"github.com/manydevice/manydevice/internal/fault/faulttest"
@@ -272,12 +274,13 @@ func entryRows() map[string]called {
 	}
 	park := rows["Router.Park"]
 	park.fails = append(park.fails, failure{is: session.ErrTooManyParked, call: func(ctx context.Context, s *scene) (err error) {
+		require.NoError(s.t, given(s.reg.Login(ctx, mqtt("m1")))) // never attached, so it misses nothing that was sent
 		for range session.MaxParked + 1 {
 			s.host("bob", "x", "ann")
 		}
 		h := s.head("ann")
 		for seq := h.Seq; err == nil && seq > h.Seq-session.MaxParked-1; seq-- {
-			err = s.r.Park(ctx, "ann", "a1", event.Position{Epoch: h.Epoch, Seq: seq})
+			err = s.r.Park(ctx, "ann", "m1", event.Position{Epoch: h.Epoch, Seq: seq})
 		}
 		return err
 	}})

@@ -67,7 +67,7 @@ func (w *world) scene() *scene {
 	require.NoError(w.t, err)
 	s.d = w.ready("ann", "a1")[0]
 	s.d.rough = true
-	s.got = w.host("bob", "one", "ann")
+	s.got = w.post(fanout.SendRequest{From: "bob", Conversation: "c1", To: []event.Account{"ann"}, Receipts: fanout.ReceiptsOff})
 	w.fence("ann")
 	return s
 }
