@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"maps"
 	"math"
 	"strings"
 	"time"
@@ -33,9 +34,7 @@ func given[T any](_ T, err error) error { return err }
 func calledTable() map[string]called {
 	all := map[string]called{"New": newRow()}
 	for _, part := range []map[string]called{readRows(), loginRows(), endRows(), hostRows(), streamRows(), connectionRows()} {
-		for name, c := range part {
-			all[name] = c
-		}
+		maps.Copy(all, part)
 	}
 	return all
 }
