@@ -143,6 +143,8 @@ const (
 type lack struct {
 	about    subject
 	question Question
+	// strictest: if the host does not answer, the step goes on by the strictest rule that there can be.
+	strictest bool
 }
 
 // answer is what the host said to a question.
@@ -167,7 +169,7 @@ func need[T any](s *step, a *answer[T], about subject, q Question) (*answer[T], 
 	if a.to != nil && a.ruled == s.ruled && a.to.same(&q) {
 		return a, true
 	}
-	s.lacks = &lack{about, q}
+	s.lacks = &lack{about: about, question: q}
 	return nil, false
 }
 
@@ -219,6 +221,9 @@ func (r *Registry) ask(ctx context.Context, have *answers, l *lack) (err error) 
 		}, l.question)
 	case aboutPolicy:
 		have.policy, err = r.askPolicy(ctx, l.question)
+		if l.strictest && errors.Is(err, ErrHookFailed) {
+			err = nil
+		}
 	case aboutVictims:
 		have.victims, err = askHost(ctx, r, hook[policy.Answer]{
 			"DecideVictims", &r.calls.victims, r.cfg.DecideVictims, r.cfg.DecideVictimsFallback, policy.Answer{},
@@ -297,8 +302,13 @@ func (s *step) rules() *policy.Policy {
 		return s.policy
 	}
 	if s.r.cfg.DecidePolicy != nil {
-		a, ok := need(s, &s.answers.policy, aboutPolicy, s.question())
-		if !ok {
+		q := s.question()
+		a, ok := need(s, &s.answers.policy, aboutPolicy, q)
+		switch {
+		case !ok:
+			return nil
+		case a.err != nil && s.r.cfg.DecidePolicyFallback == Refuse: // it was good enough for tabs
+			s.lacks = &lack{about: aboutPolicy, question: q}
 			return nil
 		}
 		s.policy = a.value
@@ -307,6 +317,27 @@ func (s *step) rules() *policy.Policy {
 		s.policy = s.r.policy.Load()
 	}
 	return s.policy
+}
+
+// tabs returns how many connections a login on the platform may have, or 0 if the host has to be asked first. If the host
+// does not answer and Admit is not its fallback, that is one: the strictest rule lets nobody in whom the account's own would
+// not, and a device whose old connection nobody has missed yet is not locked out by it.
+func (s *step) tabs(platform event.Platform) int {
+	if s.r.cfg.DecidePolicy != nil && s.r.cfg.DecidePolicyFallback == Refuse {
+		a, ok := need(s, &s.answers.policy, aboutPolicy, s.question())
+		switch {
+		case !ok:
+			s.lacks.strictest = true
+			return 0
+		case a.err != nil:
+			return 1
+		}
+	}
+	rules := s.rules()
+	if rules == nil {
+		return 0
+	}
+	return rules.Tabs(platform)
 }
 
 // choice returns whom the host has chosen of those who may make room, or nil if it has to be asked first.

@@ -193,11 +193,9 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
 	in.tabs = 1
 	if attached {
-		rules := s.rules()
-		if rules == nil {
+		if in.tabs = s.tabs(l.Platform); s.lacks != nil {
 			return nil
 		}
-		in.tabs = rules.Tabs(l.Platform)
 	}
 	if !holds {
 		var err error

@@ -112,8 +112,9 @@ type Config struct {
 	// in.
 	DecidePolicy func(ctx context.Context, q Question) (*policy.Policy, error)
 	// DecidePolicyFallback says what happens if DecidePolicy does not answer. [Refuse] lets nobody in, and nobody end others,
-	// by rules that may be laxer than the account's. [Admit]: the registry's policy holds; but Enforce passes the account over
-	// and reports it, so that nobody ends by rules that may be stricter.
+	// by rules that may be laxer than the account's; a connection beside others of its login gets in by the strictest rule, so
+	// that they make room for it. [Admit]: the registry's policy holds; but Enforce passes the account over and reports it, so
+	// that nobody ends by rules that may be stricter.
 	DecidePolicyFallback Fallback
 	// DecideVictims, if set, chooses who makes room where the policy leaves that to the host (policy.AskHost). It is called
 	// outside the account's turn, so it may call the registry; other logins may come in between. If the rule, its limit or
