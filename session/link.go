@@ -30,10 +30,11 @@ type account struct {
 
 // coming is a login that a step admits or attaches, as it is until the step has taken effect in memory, too.
 type coming struct {
-	login event.LoginID
-	state State
-	node  event.NodeID
-	seen  time.Time
+	login    event.LoginID
+	state    State
+	node     event.NodeID
+	seen     time.Time
+	admitted bool // and not attached
 }
 
 // doubt is the end of a login by a step of which is not known whether it took effect.

@@ -118,7 +118,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.at, id)
 			res.Session.State = Lingering
-			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
+			s.changes, s.admits = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session}), true
 			return nil
 		}
 		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it
@@ -265,7 +265,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.capDevices()
 	s.dirty, s.grows, s.admits = true, true, true
-	s.coming = &coming{login: id, state: Lingering, seen: s.now} // it holds its slot and has no connection yet
+	s.coming = &coming{login: id, state: Lingering, seen: s.now, admitted: true} // it holds its slot and has no connection yet
 	res.Session = s.r.view(s.a, &l, s.at, id)
 	res.Session.State = Lingering
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})

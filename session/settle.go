@@ -25,6 +25,9 @@ func (s *step) settle() {
 		k := s.a.linkLocked(l.ID)
 		s.place(l, k)
 		holds, attached := r.holdsLocked(k, l, s.at), k.attached() || r.nodes.elsewhere(l)
+		if c := s.a.coming; c != nil && c.admitted && c.login == l.ID {
+			holds = true // an earlier try of the step has taken effect
+		}
 		s.a.mu.Unlock()
 		if l.Slot && !holds {
 			l.Slot, s.dirty = false, true

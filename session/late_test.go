@@ -1,0 +1,141 @@
+package session_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/policy"
+	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/store"
+)
+
+// late holds a commit back whose outcome nobody knows, as a network does that delivers it after its time-out.
+type late struct {
+	w     *world
+	batch *store.Batch
+}
+
+// late holds back the next commit, and calls meantime before the registry learns that its outcome is not known.
+func (w *world) late(meantime func()) *late {
+	l := &late{w: w}
+	w.st.set(func(f *faults) {
+		f.before = func(b store.Batch) error {
+			if l.batch != nil {
+				return nil
+			}
+			l.batch = &b
+			meantime()
+			return store.ErrUnknownOutcome
+		}
+	})
+	return l
+}
+
+// arrive has the commit take effect if it still can.
+func (l *late) arrive() error {
+	_, err := l.w.st.Store.Commit(context.Background(), *l.batch)
+	return err
+}
+
+// A login's commit is late, and the rules that it was decided by are replaced. It is decided anew, and refused. Then
+// nothing has changed, and nothing does.
+func TestCommit_WhatWasRefusedInTheEndTakesNoEffectLater(t *testing.T) {
+	closed := policy.Rules{Platforms: map[event.Platform]int{"ios": 0}}
+	t.Run("login", func(t *testing.T) {
+		inBubble(t, setup{}, func(w *world) {
+			w.join("ann", "a1", "web")
+			l := w.late(func() { require.NoError(w.t, w.reg.SetPolicy(mustPolicy(w.t, closed))) })
+			_, err := w.tryLogin(request("ann", "a2", "ios"))
+			require.ErrorIs(w.t, err, session.ErrRefused)
+			require.ErrorIs(w.t, l.arrive(), store.ErrConflict)
+			w.st.heal()
+			w.pass(time.Minute)
+			require.Equal(w.t, "a1", w.devices("ann"))
+		})
+	})
+	t.Run("first login, enforced", func(t *testing.T) {
+		inBubble(t, setup{}, func(w *world) {
+			l := w.late(func() { w.rule(closed) })
+			_, err := w.tryLogin(request("ann", "a1", "ios"))
+			require.ErrorIs(w.t, err, session.ErrRefused)
+			require.ErrorIs(w.t, l.arrive(), store.ErrConflict)
+			w.st.heal()
+			w.pass(time.Minute)
+			require.Empty(w.t, w.devices("ann"))
+		})
+	})
+	t.Run("the host that is asked again does not answer", func(t *testing.T) {
+		broken := false
+		s := setup{}
+		brokenHook(&s, "DecideLogin", func(context.Context) error {
+			if broken {
+				return errDown
+			}
+			return nil
+		})
+		inBubble(t, s, func(w *world) {
+			w.join("ann", "a1", "web")
+			l := w.late(func() {
+				broken = true
+				require.NoError(w.t, w.reg.SetPolicy(mustPolicy(w.t, policy.Rules{})))
+			})
+			_, err := w.tryLogin(request("ann", "a2", "ios"))
+			hookFailed(w.t, err, "DecideLogin")
+			require.ErrorIs(w.t, l.arrive(), store.ErrConflict)
+		})
+	})
+}
+
+// A login's commit has taken effect when it is looked at the second time. The login has its slot and its window, however
+// long the registry has been up.
+func TestCommit_ALoginThatLandsLateHoldsItsSlot(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		w.pass(10 * time.Minute)
+		l := w.late(func() {})
+		loads := 0
+		w.st.set(func(f *faults) {
+			f.load = func() error {
+				if l.batch != nil {
+					if loads++; loads == 2 {
+						return l.arrive()
+					}
+				}
+				return nil
+			}
+		})
+		g := w.login("ann", "a1", "ios")
+		require.Equal(w.t, []session.State{session.Lingering}, w.states("ann"))
+		require.Equal(w.t, []string{"login a1"}, w.events.take())
+		w.pass(time.Minute)
+		require.Equal(w.t, []session.State{session.Lingering}, w.states("ann"))
+		g.attach()
+	})
+}
+
+// The account's first login lands late, when Enforce has gone through the accounts already.
+func TestI19_EnforceReachesALoginThatLandsLate(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		l := w.late(func() {})
+		loads := 0
+		w.st.set(func(f *faults) {
+			f.load = func() error {
+				if l.batch != nil {
+					if loads++; loads == 2 {
+						w.st.set(func(f *faults) { f.load = nil })
+						w.rule(policy.Rules{Platforms: map[event.Platform]int{"ios": 0}})
+						return l.arrive()
+					}
+				}
+				return nil
+			}
+		})
+		_, err := w.tryLogin(request("ann", "a1", "ios"))
+		require.NoError(w.t, err)
+		w.pass(time.Minute)
+		require.Empty(w.t, w.devices("ann"))
+	})
+}
