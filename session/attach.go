@@ -3,11 +3,14 @@ package session
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -105,7 +108,7 @@ func (r *Registry) limitAttach(q AttachRequest) error {
 // serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
 func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Context, *Connection) error) (err error) {
 	if begin != nil {
-		err = begin(ctx, in.Connection)
+		err = in.begins(ctx, begin)
 	}
 	// What closes all connections may have looked for them before this one was there.
 	if err == nil {
@@ -125,6 +128,19 @@ func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Co
 		return gone
 	}
 	return cmp.Or(err, error(&FencedError{Why: *over}))
+}
+
+// begins calls AttachRequest.Begin. A panic of it is an error: the caller, who could recover from it, is on another goroutine.
+func (in *arrival) begins(ctx context.Context, begin func(context.Context, *Connection) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e := &hostcall.PanicError{Value: p, Stack: debug.Stack()}
+			in.r.log.Error("session: Begin panicked", "account", string(in.view.Account), "login", string(in.view.Login),
+				"panic", p, "stack", string(e.Stack))
+			err = fmt.Errorf("session: Begin: %w", e)
+		}
+	}()
+	return begin(ctx, in.Connection)
 }
 
 // announce makes the arrival known, unless it has ended. Then it returns with what.

@@ -38,8 +38,9 @@ type AttachRequest struct {
 	// means that of the registry; negative means never.
 	IdleTimeout time.Duration
 	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
-	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails, the
-	// connection is unbound as if it had never been there, and Attach returns the error.
+	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails or panics,
+	// the connection is unbound as if it had never been there, and Attach returns the error. Attach waits for it; nobody else
+	// does.
 	Begin func(ctx context.Context, c *Connection) error
 }
 
