@@ -260,7 +260,7 @@ func (s *step) comeBack(l *login) (*login, error) {
 		if err != nil || s.lacks != nil {
 			return nil, err
 		}
-		if _, err := s.damp(l.Device, l.Platform, d.Victims); err != nil {
+		if _, err := s.damp(l.Device, l.Platform, s.devicesOf(nil, d.Victims)); err != nil {
 			return nil, err
 		}
 		s.evict(d.Victims, l, in.Login)

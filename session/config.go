@@ -59,7 +59,8 @@ type Config struct {
 	// account together four times as often. Beyond that a login is refused with a [*LimitedError] before anything is read and
 	// before the host is asked. Zero means 10; at most 60,000; negative means no bound, for either.
 	LoginsPerMinute int
-	// FlapLimit is how often within 10 s devices may evict others after having been evicted themselves within 10 s. Then
+	// FlapLimit is how often within 10 s devices may evict others, by the rules or by LoginReplacing, after having been evicted
+	// themselves within 10 s. Then
 	// the next one that would is refused with a [*LimitedError] until 5 s after the last. Devices that have nothing to do
 	// with these evictions are not concerned. Zero means 3; at most 16; negative means no bound.
 	FlapLimit int

@@ -231,6 +231,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	case !yes:
 		return &RefusedError{Rule: RuleHost, Platform: q.Platform, Cause: policy.CauseHost}
 	}
+	gone := s.appendDevices(nil, q.replace...)
 	if len(q.replace) > 0 {
 		if err := s.replace(q.replace, &l); err != nil || s.lacks != nil {
 			return err
@@ -240,7 +241,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	if err != nil || s.lacks != nil {
 		return err
 	}
-	slow, err := s.damp(device, q.Platform, d.Victims)
+	slow, err := s.damp(device, q.Platform, s.devicesOf(gone, d.Victims))
 	if slow && err == nil {
 		err = s.leaveHalf()
 	}
