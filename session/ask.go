@@ -28,7 +28,7 @@ import (
 //     that decide has now, and no SetPolicy or Enforce began after the host was asked. Otherwise it counts as missing, the
 //     step is dropped, and the call goes back to 2.
 //
-// Each of the three is asked maxQuestions times at most; then the call fails with a [*ChangingError].
+// Each of them is asked maxQuestions times at most; then the call fails with a [*ChangingError].
 //
 // # Why that is enough for Enforce
 //
@@ -136,6 +136,7 @@ const (
 	aboutLogin   subject = iota // whether it may go on to the rules
 	aboutPolicy                 // which rules
 	aboutVictims                // who makes room
+	aboutFilter                 // which logins a kick is for
 	subjects
 )
 
@@ -145,6 +146,7 @@ type lack struct {
 	question Question
 	// strictest: if the host does not answer, the step goes on by the strictest rule that there can be.
 	strictest bool
+	again     func(context.Context) error // asks about a filter, which has no question
 }
 
 // answer is what the host said to a question.
@@ -228,6 +230,8 @@ func (r *Registry) ask(ctx context.Context, have *answers, l *lack) (err error) 
 		have.victims, err = askHost(ctx, r, hook[policy.Answer]{
 			"DecideVictims", &r.calls.victims, r.cfg.DecideVictims, r.cfg.DecideVictimsFallback, policy.Answer{},
 		}, l.question)
+	case aboutFilter:
+		err = l.again(ctx)
 	}
 	return err
 }
