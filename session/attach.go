@@ -91,11 +91,19 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	return in.Connection, nil
 }
 
+// unknownClient stands for the clients whose logins are not in memory. It is no identifier.
+const unknownClient = "?\n"
+
 // limitAttach refuses an attach of an account that attaches too often, and then one of a crowd that is too much for the node.
-// An account that loops takes no more of the node's than its own share, whatever login, device and token it names.
+// An account that loops takes no more of the node's than its own share, whatever login, device and token it names. Logins that
+// are not in memory share one part of their account's, so that a client that names another one each time takes no more than
+// that.
 func (r *Registry) limitAttach(q AttachRequest) error {
-	now := r.elapsed()
-	wait := r.attachesOf.take(now, q.Account, cmp.Or(string(q.Login), string(q.Device)))
+	now, client := r.elapsed(), unknownClient
+	if r.peek(q.Account).knows(q.Login, q.Device) {
+		client = cmp.Or(string(q.Login), string(q.Device))
+	}
+	wait := r.attachesOf.take(now, q.Account, client)
 	if wait == 0 {
 		wait = r.attaches.take(now, "", "")
 	}

@@ -60,12 +60,12 @@ type Config struct {
 	// before the host is asked. Zero means 10; at most 60,000; negative means no bound, for either.
 	LoginsPerMinute int
 	// FlapLimit is how often within 10 s devices may evict others, by the rules or by LoginReplacing, after having been evicted
-	// themselves within 10 s. Then
-	// the next one that would is refused with a [*LimitedError] until 5 s after the last. Devices that have nothing to do
-	// with these evictions are not concerned. Zero means 3; at most 16; negative means no bound.
+	// themselves within 10 s. Then the next one that would is refused with a [*LimitedError] until 5 s after the last. Devices
+	// that have nothing to do with these evictions are not concerned. Zero means 3; at most 16; negative means no bound.
 	FlapLimit int
 	// AttachesPerAccount bounds the attaches of one account per second; twice as many may come at once. One login may use
-	// half of that. One beyond it is refused with a [*LimitedError] before anything is read, and does not count for
+	// half of that, and so may all logins together that have no connection on this node and have not lost one within their
+	// resume window. One beyond it is refused with a [*LimitedError] before anything is read, and does not count for
 	// AttachesPerSecond. Zero means 10; negative means no bound.
 	AttachesPerAccount int
 	// AttachesPerSecond bounds the attaches of this node, and as many may come at once. One beyond that is refused with a

@@ -79,6 +79,13 @@ func (a *account) addLocked(l *login) *link {
 	return k
 }
 
+// knows reports whether the login, or if that is empty one of the device, is in memory: it has a connection, or lingers.
+func (a *account) knows(id event.LoginID, device event.DeviceID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.links, func(k *link) bool { return k.login == id || id == "" && k.device == device })
+}
+
 func (a *account) linkLocked(id event.LoginID) *link {
 	for _, k := range a.links {
 		if k.login == id {
