@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -297,7 +298,7 @@ func (s *step) bind(in *arrival, tab string) {
 	}
 	s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
 	if tab != "" || in.token != "" || in.parked != nil || moves > 0 || in.idle != 0 {
-		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, moves: moves, at: now, idle: in.idle}
+		c.extra = &extra{token: in.token, tab: strings.Clone(tab), parked: in.parked, moves: moves, at: now, idle: in.idle}
 	}
 	k.conns = append(k.conns, c)
 	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.at.Elapsed, false

@@ -71,8 +71,8 @@ type EnforceFailure struct {
 // on each, after SetPolicy on each.
 func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport, error) {
 	if !q.DryRun {
+		r.ruled.Add(1) // first; see Registry.begin
 		r.enforced.Add(1)
-		r.ruled.Add(1)
 	}
 	report := EnforceReport{Next: q.After}
 	pace := time.Second / time.Duration(max(cmp.Or(q.PerSecond, 1_000), 1))

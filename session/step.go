@@ -117,7 +117,8 @@ func (r *Registry) glance(ctx context.Context, id event.Account) (*step, error) 
 // begin returns a step on a record, which is brought up to date.
 func (r *Registry) begin(a *account, rec *record) *step {
 	at := r.clock.Read()
-	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, ruled: r.ruled.Load(), enforced: r.enforced.Load()}
+	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, enforced: r.enforced.Load()}
+	s.ruled = r.ruled.Load() // in this order: Enforce raises it first, so that no step takes older answers and is not enforced
 	s.settle()
 	return s
 }
