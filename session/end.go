@@ -170,11 +170,23 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			s.lacks = &lack{about: aboutFilter, again: choose}
 			return nil
 		}
+		landed := s.landedEnds(&q)
+		if len(q.Logins) == 0 && q.Filter == nil {
+			for _, id := range landed {
+				results = append(results, KickResult{Login: id, Ended: true})
+			}
+		}
 		why := q.Reason.Closed(0)
 		why.Note = q.Note
 		var actor *policy.Login
 		if q.By != "" {
 			by := s.rec.login(q.By)
+			if by == nil && slices.Contains(landed, q.By) { // it was among them
+				for _, id := range q.Logins {
+					results = append(results, KickResult{Login: id, Ended: slices.Contains(landed, id)})
+				}
+				return nil
+			}
 			if by == nil {
 				return fmt.Errorf("kick: asked for by: %w", ErrNotFound)
 			}
@@ -189,6 +201,10 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			return fmt.Errorf("kick: all but: %w", ErrNotFound)
 		}
 		for _, id := range s.chosen(q) {
+			if slices.Contains(landed, id) {
+				results = append(results, KickResult{Login: id, Ended: true})
+				continue
+			}
 			res := s.permitted(actor, id)
 			if res.Ended {
 				s.end(id, why, q.By)
@@ -208,6 +224,19 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		return nil, err
 	}
 	return results, nil
+}
+
+// landedEnds returns the logins, earliest first, that a step of unknown outcome turned out to have ended as the request
+// would: mostly an earlier try of the same call.
+func (s *step) landedEnds(q *KickRequest) []event.LoginID {
+	var ids []event.LoginID
+	for _, e := range s.endedFor(q.Reason) {
+		id := e.Session.Login
+		if !slices.Contains(s.strange, id) && id != q.Others && (q.Platform == "" || e.Session.Platform == q.Platform) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // differs reports whether one of the logins, if it has not ended, is not as it was shown. That it was heard of since is no
@@ -299,7 +328,7 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) (err
 	_, err = r.runAsking(ctx, q.Account, func(s *step) error {
 		s.lookAgain(nil)
 		d := s.rec.device(q.Device)
-		if there = d != nil; !there {
+		if there = there || d != nil; d == nil { // an earlier try may have taken effect
 			return nil
 		}
 		gone, why := *d, event.DeviceRemoved.Closed(0)

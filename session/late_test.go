@@ -95,18 +95,7 @@ func TestCommit_WhatWasRefusedInTheEndTakesNoEffectLater(t *testing.T) {
 func TestCommit_ALoginThatLandsLateHoldsItsSlot(t *testing.T) {
 	inBubble(t, setup{}, func(w *world) {
 		w.pass(10 * time.Minute)
-		l := w.late(func() {})
-		loads := 0
-		w.st.set(func(f *faults) {
-			f.load = func() error {
-				if l.batch != nil {
-					if loads++; loads == 2 {
-						return l.arrive()
-					}
-				}
-				return nil
-			}
-		})
+		w.late(func() {}).arriving()
 		g := w.login("ann", "a1", "ios")
 		require.Equal(w.t, []session.State{session.Lingering}, w.states("ann"))
 		require.Equal(w.t, []string{"login a1"}, w.events.take())
@@ -114,6 +103,74 @@ func TestCommit_ALoginThatLandsLateHoldsItsSlot(t *testing.T) {
 		require.Equal(w.t, []session.State{session.Lingering}, w.states("ann"))
 		g.attach()
 	})
+}
+
+// arriving has the commit take effect when it is looked at the second time.
+func (l *late) arriving() {
+	loads := 0
+	l.w.st.set(func(f *faults) {
+		f.load = func() error {
+			if l.batch == nil {
+				return nil
+			}
+			if loads++; loads == 2 {
+				return l.arrive()
+			}
+			return nil
+		}
+	})
+}
+
+// An end that lands late is the call's own: it is not told that there was nothing to end.
+func TestCommit_AnEndThatLandsLateIsTheCallsOwn(t *testing.T) {
+	for name, end := range map[string]func(w *world, g *gadget) error{
+		"logout": func(w *world, g *gadget) error { return w.reg.Logout(w.t.Context(), "ann", g.id) },
+		"kick": func(w *world, g *gadget) error {
+			results, err := w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", Logins: []event.LoginID{g.id}})
+			require.Equal(w.t, []session.KickResult{{Login: g.id, Ended: true}}, results)
+			return err
+		},
+		"kick of all": func(w *world, g *gadget) error {
+			results, err := w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", All: true})
+			require.Equal(w.t, []session.KickResult{{Login: g.id, Ended: true}}, results)
+			return err
+		},
+		"kick of all by one of them": func(w *world, g *gadget) error {
+			results, err := w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", All: true, By: g.id})
+			require.Equal(w.t, []session.KickResult{{Login: g.id, Ended: true}}, results)
+			return err
+		},
+		"kick of itself": func(w *world, g *gadget) error {
+			results, err := w.reg.Kick(w.t.Context(), session.KickRequest{Account: "ann", Logins: []event.LoginID{g.id}, By: g.id})
+			require.Equal(w.t, []session.KickResult{{Login: g.id, Ended: true}}, results)
+			return err
+		},
+		"a device is removed": func(w *world, g *gadget) error {
+			return w.reg.RemoveDevice(w.t.Context(), session.RemoveDeviceRequest{Account: "ann", Device: "a1"})
+		},
+		"ban": func(w *world, g *gadget) error {
+			ended, err := w.reg.Ban(w.t.Context(), session.BanRequest{Account: "ann"})
+			require.Len(w.t, ended, 1)
+			return err
+		},
+		"delete": func(w *world, g *gadget) error {
+			ended, err := w.reg.DeleteAccount(w.t.Context(), session.DeleteRequest{Account: "ann"})
+			require.Len(w.t, ended, 1)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, setup{}, func(w *world) {
+				g := w.join("ann", "a1", "ios")
+				w.late(func() {}).arriving()
+				require.NoError(w.t, end(w, g))
+				require.False(w.t, g.live())
+				require.Len(w.t, g.wire.ends(), 1)
+				require.Len(w.t, w.revocations(), 1)
+				require.Empty(w.t, w.list("ann"))
+			})
+		})
+	}
 }
 
 // The account's first login lands late, when Enforce has gone through the accounts already.
