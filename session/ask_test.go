@@ -247,6 +247,33 @@ func TestI19_EnforceReachesALoginThatIsBeingCommitted_K4_4(t *testing.T) {
 	})
 }
 
+// The same if the host does not answer at first which rules hold for the account.
+func TestI19_EnforceReachesALoginWhoseRulesAreNotKnownAtOnce_K4_4(t *testing.T) {
+	var broken atomic.Int64
+	s := setup{}
+	brokenHook(&s, "DecidePolicy", func(context.Context) error {
+		if broken.Add(-1) >= 0 {
+			return errDown
+		}
+		return nil
+	})
+	inBubble(t, s, func(w *world) {
+		var first sync.Once
+		w.st.set(func(f *faults) {
+			f.before = func(store.Batch) error {
+				first.Do(func() {
+					w.rule(policy.Rules{Platforms: map[event.Platform]int{"ios": 0}})
+					broken.Store(3)
+				})
+				return nil
+			}
+		})
+		w.login("ann", "a1", "ios")
+		w.pass(time.Minute)
+		require.Empty(w.t, w.devices("ann"))
+	})
+}
+
 // K4.4, with hooks that return at any moment beside SetPolicy, Enforce, comebacks and kicks.
 func TestI19_RulesHoldAtRestWhateverHangs_K4_4(t *testing.T) {
 	nap := func() { time.Sleep(rand.N(400 * time.Microsecond)) }

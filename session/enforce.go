@@ -164,9 +164,17 @@ func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (
 	return logins, victims, err
 }
 
-// enforceAgain enforces the rules on an account that a login came to while Enforce went through the others.
+// enforceAgain enforces the rules on an account that a login came to while Enforce went through the others. Nobody else would
+// do so, so it is tried again.
 func (r *Registry) enforceAgain(id event.Account) {
-	if _, _, err := r.enforce(r.ctx, id, false); err != nil {
-		r.log.Warn("session: rules are not enforced", "account", string(id), "err", err)
+	for range maxQuestions {
+		_, _, err := r.enforce(r.ctx, id, false)
+		if err == nil {
+			return
+		}
+		r.log.Warn("session: rules are not enforced yet", "account", string(id), "err", err)
+		if pause(r.ctx, r.soon()) != nil {
+			return
+		}
 	}
 }
