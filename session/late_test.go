@@ -196,3 +196,20 @@ func TestI19_EnforceReachesALoginThatLandsLate(t *testing.T) {
 		require.Empty(w.t, w.devices("ann"))
 	})
 }
+
+// The same if nobody learns whether it has landed: its caller has an error, and the store cannot be read for a while.
+func TestI19_EnforceReachesALoginOfUnknownOutcome(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		l := w.late(func() {
+			w.rule(policy.Rules{Platforms: map[event.Platform]int{"ios": 0}})
+			w.st.set(func(f *faults) { f.load = func() error { return errDown } })
+		})
+		_, err := w.tryLogin(request("ann", "a1", "ios"))
+		require.ErrorIs(w.t, err, store.ErrUnknownOutcome)
+		require.NoError(w.t, l.arrive())
+		w.pass(5 * time.Second)
+		w.st.heal()
+		w.pass(time.Minute)
+		require.Empty(w.t, w.devices("ann"))
+	})
+}

@@ -69,7 +69,11 @@ func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step)
 	if err != nil {
 		return nil, err
 	}
+	enforced := r.enforced.Load()
 	s, gone, err := r.turn(ctx, a, decide, apply)
+	if errors.Is(err, store.ErrUnknownOutcome) && enforced != r.enforced.Load() { // it may be a login that takes effect
+		r.owned.Do(func() { r.enforceAgain(id) })
+	}
 	if err != nil || s.lacks != nil {
 		return s, err
 	}
