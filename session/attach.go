@@ -204,7 +204,8 @@ func (r *Registry) unserved(lease uint64) error {
 func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	s.a.mu.Lock()
 	k := s.a.linkLocked(l.ID)
-	holds := s.r.holdsLocked(k, l, s.at)
+	landed := s.landedLocked(l)
+	holds := landed || s.r.holdsLocked(k, l, s.at)
 	attached := k.attached() && !slices.Contains(s.stale, l.ID)
 	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
 	was := coming{login: l.ID}
@@ -227,6 +228,9 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		if l, err = s.comeBack(l); err != nil || s.lacks != nil {
 			return err
 		}
+	}
+	if s.admits = s.admits || landed; s.admits {
+		was.admission = l.Admission
 	}
 	elsewhere := s.r.nodes.elsewhere(l)
 	if in.moves = 0; elsewhere {

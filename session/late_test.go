@@ -105,6 +105,23 @@ func TestCommit_ALoginThatLandsLateHoldsItsSlot(t *testing.T) {
 	})
 }
 
+// A login that comes back for a slot, by a step that lands late, is admitted once, and told of once.
+func TestCommit_AComebackThatLandsLateIsOne(t *testing.T) {
+	inBubble(t, setup{rules: policy.Rules{Platforms: map[event.Platform]int{"ios": 1}}}, func(w *world) {
+		g := w.join("ann", "a1", "ios")
+		g.conn.Detach()
+		w.pass(10 * time.Minute)
+		w.join("ann", "a2", "ios")
+		w.events.take()
+		w.late(func() {}).arriving()
+		g.attach()
+		require.Equal(w.t, []session.State{session.Online}, w.states("ann"))
+		require.Equal(w.t, []string{"ended a2 evicted_quota", "online a1"}, w.events.take())
+		require.EqualValues(w.t, 3, w.list("ann")[0].Admission)
+		require.Len(w.t, w.revocations(), 1)
+	})
+}
+
 // arriving has the commit take effect when it is looked at the second time.
 func (l *late) arriving() {
 	loads := 0

@@ -30,11 +30,11 @@ type account struct {
 
 // coming is a login that a step admits or attaches, as it is until the step has taken effect in memory, too.
 type coming struct {
-	login    event.LoginID
-	state    State
-	node     event.NodeID
-	seen     time.Time
-	admitted bool // and not attached
+	login     event.LoginID
+	state     State
+	node      event.NodeID
+	seen      time.Time
+	admission uint64 // that it gets; 0: it holds its slot
 }
 
 // doubt is the end of a login by a step of which is not known whether it took effect.

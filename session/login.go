@@ -266,7 +266,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.capDevices()
 	s.dirty, s.grows, s.admits = true, true, true
-	s.coming = &coming{login: id, state: Lingering, seen: s.now, admitted: true} // it holds its slot and has no connection yet
+	s.coming = &coming{login: id, state: Lingering, seen: s.now, admission: l.Admission} // it holds its slot and has no connection yet
 	res.Session = s.r.view(s.a, &l, s.at, id)
 	res.Session.State = Lingering
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
