@@ -13,16 +13,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
 
 var errBegin = errors.New("nothing to begin with")
 
+// delivery stands for fan-out.
+func delivery(
+	begin func(context.Context, *session.Connection) error, ended func(event.Closed),
+) *seam.Delivery[*session.Connection] {
+	return &seam.Delivery[*session.Connection]{Begin: begin, Ended: ended}
+}
+
 // beginning attaches the gadget with a Begin.
 func (g *gadget) beginning(c *wire, told *atomic.Int32, begin func(context.Context, *session.Connection) error) (*session.Connection, error) {
-	return g.w.reg.Attach(context.Background(), session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Begin: begin}, c,
-		func(event.Closed) { told.Add(1) })
+	return g.w.reg.Attach(context.Background(), session.AttachRequest{
+		Account: g.acc, Login: g.id, Token: g.token, Delivery: delivery(begin, func(event.Closed) { told.Add(1) }),
+	}, c)
 }
 
 // TestAttach_EndsWhileItRuns (K9.1): whatever ends a connection before its Attach has returned, the connection is the

@@ -76,7 +76,7 @@ type Config struct {
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
 	// negative means never.
 	JanitorInterval time.Duration
-	// HookTimeout bounds each call of the functions below, of those that Attach is given, and of Leases. One that takes
+	// HookTimeout bounds each call of the functions below and of Leases. One that takes
 	// longer is left to itself. While 8 calls of one function hang for one account, it is not called for that account, see
 	// [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration

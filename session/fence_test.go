@@ -259,7 +259,7 @@ func TestK11_IdleBoundOfOneConnection(t *testing.T) {
 			}}
 			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{
 				Account: "ann", Login: g.id, Token: g.token, IdleTimeout: idle,
-			}, c, nil)
+			}, c)
 			require.NoError(w.t, err)
 		}
 		w.pass(24 * time.Hour)
