@@ -168,27 +168,35 @@ func TestSend_ContextOfItsOwn(t *testing.T) {
 }
 
 // A Send that has looked at the fence, but may not have reached the host's code, is waited for: when Kick returns, none
-// begins any more (I21).
+// begins any more (I21). It makes no difference whether the kick has ended the connection, or somebody else just before.
 func TestI21_KickWaitsForASendThatIsAboutToBegin(t *testing.T) {
-	for name, tt := range map[string]struct{ takes, want time.Duration }{
-		"short":   {3 * time.Millisecond, 3 * time.Millisecond},
-		"endless": {time.Hour, 10 * time.Millisecond},
+	for first, end := range map[string]func(w *world, g *gadget, c *session.Connection){
+		"":                     func(*world, *gadget, *session.Connection) {},
+		"closed by the host, ": func(_ *world, _ *gadget, c *session.Connection) { c.Close(event.Slow.Closed(0)) },
+		"displaced, ":          func(_ *world, g *gadget, _ *session.Connection) { g.attach() },
 	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, setup{}, func(w *world) {
-				g := w.login("ann", "a1", "ios")
-				g.wire = &wire{onSend: func(context.Context) error { time.Sleep(tt.takes); return nil }}
-				conn, err := g.tryAttach(g.wire)
-				require.NoError(w.t, err)
-				sending := make(chan error, 1)
-				go func() { sending <- conn.Send(context.Background(), []event.Frame{&event.Pong{}}) }()
-				w.pass(0)
-				start := time.Now()
-				w.kick("ann", g.id)
-				require.InDelta(w.t, tt.want, time.Since(start), float64(time.Millisecond))
-				require.NoError(w.t, <-sending)
+		for name, tt := range map[string]struct{ takes, want time.Duration }{
+			"short":   {3 * time.Millisecond, 3 * time.Millisecond},
+			"endless": {time.Hour, 10 * time.Millisecond},
+		} {
+			t.Run(first+name, func(t *testing.T) {
+				inBubble(t, setup{}, func(w *world) {
+					g := w.login("ann", "a1", "ios")
+					c := &wire{onSend: func(context.Context) error { time.Sleep(tt.takes); return nil }}
+					conn, err := g.tryAttach(c)
+					require.NoError(w.t, err)
+					sending := make(chan error, 1)
+					go func() { sending <- conn.Send(context.Background(), []event.Frame{&event.Pong{}}) }()
+					w.pass(0)
+					start := time.Now()
+					end(w, g, conn)
+					require.Zero(w.t, time.Since(start), "nobody else waits for it")
+					w.kick("ann", g.id)
+					require.InDelta(w.t, tt.want, time.Since(start), float64(time.Millisecond))
+					require.NoError(w.t, <-sending)
+				})
 			})
-		})
+		}
 	}
 }
 
