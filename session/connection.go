@@ -30,7 +30,8 @@ type Connection struct {
 	restored   bool
 	instant    bool // conn says that its Send never waits
 
-	sending atomic.Pointer[sendContext] // of the Send that runs; nil: none does
+	sending atomic.Pointer[sendContext] // of the Send that runs, or looks at the fence; nil: none does
+	entered atomic.Bool                 // it has passed the fence, and is in the host's code
 	ending  atomic.Pointer[ending]      // nil: no one has fenced it
 	// arrival is Registry.arriving until Attach has succeeded, then nil; or with what the connection has ended before.
 	arrival atomic.Pointer[event.Closed]
@@ -161,11 +162,13 @@ func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error)
 	if c.restored {
 		c.k.unsure.Store(false)
 	}
+	c.entered.Store(true)
 	return c.conn.Send(ctx, frames)
 }
 
 // sent notes that no Send runs any more, and wakes who waits for that; see settled.
 func (c *Connection) sent() {
+	c.entered.Store(false)
 	c.sending.Store(nil)
 	if e := c.ending.Load(); e != nil { // settled looks at sending after this was set
 		e.once.Do(func() { close(e.quiet) })
@@ -224,28 +227,29 @@ func (c *Connection) arrive() *event.Closed {
 // arrived reports whether Attach has succeeded.
 func (c *Connection) arrived() bool { return c.arrival.Load() == nil }
 
-// settled waits until no Send can begin on a connection that is fenced. One that had looked at the fence just before may
-// not have reached the host's code yet. It has if it has returned, or began longer ago than fenceGap: nobody waits for a Send
-// that blocks.
+// settled waits until no Send can begin on a connection that is fenced. One that had looked at the fence just before is
+// waited for until it has entered the host's code, and then until it has returned, or has begun longer ago than fenceGap:
+// nobody waits for a Send that blocks.
 func (c *Connection) settled() {
-	left := c.unsettled()
-	if left <= 0 {
-		return
-	}
-	t := time.NewTimer(left)
-	defer t.Stop()
-	select {
-	case <-c.ending.Load().quiet:
-	case <-t.C:
+	for left := c.unsettled(); left > 0; left = c.unsettled() {
+		t := time.NewTimer(left)
+		select {
+		case <-c.ending.Load().quiet:
+			t.Stop()
+			return
+		case <-t.C:
+		}
 	}
 }
 
-// unsettled returns how long it may take at most until no Send can begin on a connection that is fenced; 0 and less: none can.
+// unsettled returns how long it may take until no Send can begin on a connection that is fenced; 0 and less: none can.
 func (c *Connection) unsettled() time.Duration {
 	s := c.sending.Load()
 	switch {
 	case s == nil:
 		return 0
+	case !c.entered.Load():
+		return fenceGap
 	case !c.instant:
 		return fenceGap - time.Since(s.began)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,31 +201,45 @@ func TestI21_KickWaitsForASendThatIsAboutToBegin(t *testing.T) {
 	}
 }
 
-// The same in real time, many times: no Send begins after Kick has returned.
+// counter counts what is sent on it, before anything else.
+type counter struct{ sends atomic.Int64 }
+
+func (c *counter) Send(context.Context, []event.Frame) error {
+	c.sends.Add(1)
+	return nil
+}
+
+func (*counter) Close(event.Closed) error { return nil }
+
+// The same in real time, many times: no Send begins after Kick has returned, whoever has ended the connection.
 func TestI21_NoSendBeginsAfterKick(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
-		for i := range 50 {
+		for i := range 100 {
 			g := w.login("ann", event.DeviceID(fmt.Sprint("d", i)), "ios")
-			conn, err := g.tryAttach(new(wire))
+			c := new(counter)
+			q := session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}
+			conn, err := w.reg.Attach(context.Background(), q, c)
 			require.NoError(w.t, err)
-			stop := make(chan struct{})
-			done := make(chan int)
-			c := new(wire)
-			conn, err = g.tryAttach(c)
-			require.NoError(w.t, err)
+			done := make(chan int64)
 			go func() {
-				n := 0
+				n := int64(0)
 				for conn.Send(context.Background(), []event.Frame{&event.Pong{}}) == nil {
 					n++
 				}
-				<-stop
 				done <- n
 			}()
+			switch i % 4 {
+			case 1:
+				conn.Close(event.Slow.Closed(0))
+			case 2:
+				g.attach()
+			case 3:
+				go conn.Detach()
+			}
 			w.kick("ann", g.id)
-			before := c.sent()
-			close(stop)
+			before := c.sends.Load()
 			require.Equal(w.t, before, <-done)
-			require.Equal(w.t, before, c.sent())
+			require.Equal(w.t, before, c.sends.Load())
 		}
 	})
 }
