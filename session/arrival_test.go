@@ -199,3 +199,25 @@ func TestAttach_TheConnectionIsTheCallersOnEveryError(t *testing.T) {
 	require.Positive(t, attached)
 	t.Logf("%d attaches failed, %d did not", failed, attached)
 }
+
+// TestAttach_FailsAndTheOtherTabIsInBackground: a connection that has displaced another one and then was not attached leaves
+// the login as its other tabs are.
+func TestAttach_FailsAndTheOtherTabIsInBackground(t *testing.T) {
+	inBubble(t, setup{rules: threeTabs}, func(w *world) {
+		g := w.login("ann", "browser", "web")
+		g.tab("1").conn.SetBackground(true)
+		g.tab("2")
+		require.Equal(w.t, []session.State{session.Online}, w.states("ann"))
+		w.events.take()
+		_, err := w.reg.Attach(context.Background(), session.AttachRequest{
+			Account: g.acc, Login: g.id, Token: g.token, Tab: "2",
+			Delivery: delivery(func(context.Context, *session.Connection) error {
+				require.Equal(w.t, []session.State{session.Online}, w.states("ann"), "while it arrives")
+				return errBegin
+			}, nil),
+		}, new(wire))
+		require.ErrorIs(w.t, err, errBegin)
+		require.Equal(w.t, []session.State{session.Away}, w.states("ann"))
+		require.Equal(w.t, []string{"away browser"}, w.events.take())
+	})
+}
