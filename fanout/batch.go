@@ -204,6 +204,16 @@ func (a *Attachment) keep(buf *scratch) bool {
 	return false
 }
 
+// sentLocked is the end of what the connection has been given: it does not have what its queue had no room for.
+func (a *Attachment) sentLocked() uint64 {
+	for _, f := range a.full {
+		if d, ok := f.(*event.Data); ok {
+			return d.Prev
+		}
+	}
+	return a.pos
+}
+
 // againLocked chooses the batch that the connection had no room for, if there may be room by now.
 func (a *Attachment) againLocked(buf *scratch) need {
 	b := a.business

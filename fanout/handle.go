@@ -137,7 +137,7 @@ func (a *Attachment) ack(p event.Position) (waited bool, err error) {
 		a.hub.mu.Unlock()
 		return false, nil // sent before the client saw the Reset
 	}
-	if p.Epoch != a.epoch || p.Seq > max(a.pos, a.acked) {
+	if p.Epoch != a.epoch || p.Seq > max(a.sentLocked(), a.acked) {
 		a.hub.mu.Unlock()
 		return false, a.violation("ack of a position that was not sent")
 	}
@@ -197,7 +197,7 @@ func (a *Attachment) noteLocked() {
 
 func (a *Attachment) cursorLocked() store.Cursor {
 	return store.Cursor{
-		Account: a.hub.account, Incarnation: a.conn.Incarnation(), Seq: a.acked, Sent: max(a.pos, a.acked),
+		Account: a.hub.account, Incarnation: a.conn.Incarnation(), Seq: a.acked, Sent: max(a.sentLocked(), a.acked),
 	}
 }
 

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -155,10 +156,11 @@ func (a *Attachment) windowLocked() int {
 // attemptLocked counts what the end of the connection says about the first entry that it left unacknowledged. It returns
 // what the host is to be told, nil if nothing.
 func (a *Attachment) attemptLocked(reason event.Reason) *Poison {
-	if len(a.window) == 0 || !blamed(reason) {
+	n, _ := slices.BinarySearchFunc(a.window, a.sentLocked()+1, compareSeq)
+	if n == 0 || !blamed(reason) {
 		return nil
 	}
-	first, last := a.window[0], a.window[len(a.window)-1]
+	first, last := a.window[0], a.window[n-1]
 	p := event.Position{Epoch: a.epoch, Seq: first.Seq}
 	tries := a.r.troubles.add(a.key(), p, last.Seq)
 	if !reported(tries) {
