@@ -127,11 +127,11 @@ func (a *Attachment) skipped(frames []event.Frame, s *transport.SkipError) bool 
 	b := a.ownLocked()
 	b.skip = max(b.skip, s.Seq)
 	a.passSkippedLocked()
-	p := event.Position{Epoch: d.Epoch, Seq: s.Seq}
-	h.mu.Unlock()
+	a.began = 0 // nothing is being sent
 	if waited {
-		a.nacked(p, s.Code)
+		b.nacks = append(b.nacks, a.nacked(event.Position{Epoch: d.Epoch, Seq: s.Seq}, s.Code))
 	}
+	h.mu.Unlock()
 	return true
 }
 

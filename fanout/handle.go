@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"runtime/debug"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -57,7 +57,7 @@ func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
 	}
 	switch f := f.(type) {
 	case event.Nack:
-		return a.nack(f)
+		return a.nack(ctx, f)
 	case event.ResetAck:
 		return a.resetAck(f.Position)
 	case event.TokenStored:
@@ -203,26 +203,51 @@ func (a *Attachment) cursorLocked() store.Cursor {
 
 // nack acknowledges and tells the host that the last entry could not be processed: once, and only of an entry that was
 // sent.
-func (a *Attachment) nack(f event.Nack) error {
+func (a *Attachment) nack(ctx context.Context, f event.Nack) error {
 	waited, err := a.ack(f.Position)
 	if err != nil || !waited {
 		return err
 	}
-	a.nacked(f.Position, f.Code)
+	a.r.onNack(ctx, a.nacked(f.Position, f.Code))
 	return nil
 }
 
-// nacked tells the host of an entry that the device cannot process.
-func (a *Attachment) nacked(p event.Position, code string) {
+// nacked notes that the device cannot process an entry, and returns what the host is to be told.
+func (a *Attachment) nacked(p event.Position, code string) Nacked {
 	a.r.stats.nacked.Add(1)
 	a.tell(Event{Kind: EventNacked, To: p, Code: code})
-	if a.r.cfg.OnNack == nil {
+	return Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code}
+}
+
+// tellNacks tells the host of entries that the connection has skipped. It waits for the host's code, so it is for a reader's
+// own goroutine: one that is lent is somebody else's.
+func (a *Attachment) tellNacks() {
+	a.hub.mu.Lock()
+	nacks := a.nacks
+	if len(nacks) > 0 {
+		a.business.nacks = nil
+	}
+	a.hub.mu.Unlock()
+	for _, n := range nacks {
+		a.r.onNack(a.r.ctx, n)
+	}
+}
+
+// onNack calls the host's code and waits for it a bounded time.
+func (r *Router) onNack(ctx context.Context, n Nacked) {
+	if r.cfg.OnNack == nil {
 		return
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			a.r.log.Error("fanout: OnNack panicked", "account", string(a.hub.account), "panic", v, "stack", string(debug.Stack()))
-		}
-	}()
-	a.r.cfg.OnNack(Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code})
+	_, err := hostcall.Call(ctx, &r.nackCalls, n.Account, nackWait, func(context.Context) (struct{}, error) {
+		r.cfg.OnNack(n)
+		return struct{}{}, nil
+	})
+	if err == nil {
+		return
+	}
+	log := r.log.With("account", string(n.Account), "err", err)
+	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
+		log = log.With("stack", string(p.Stack))
+	}
+	log.Error("fanout: OnNack")
 }

@@ -16,7 +16,8 @@ const (
 	poisonAttempts = 5 // on one entry before the host is told: fewer happen on bad networks
 	carefulAfter   = 2 // connections that end at the same place, after which entries go one at a time
 	poisonWait     = time.Minute
-	maxTroubled    = 4_096 // devices whose attempts are remembered; of about 150 bytes each
+	nackWait       = 2 * time.Second // for Config.OnNack
+	maxTroubled    = 4_096           // devices whose attempts are remembered; of about 150 bytes each
 )
 
 // Poison says that a device keeps losing its connection at the same entry: five times so far, or ten, twenty and so on.

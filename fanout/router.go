@@ -55,6 +55,7 @@ type Router struct {
 	troubles    troubleBook
 	push        pushBook
 	poisonCalls hostcall.Hook // of Config.OnPoison
+	nackCalls   hostcall.Hook // of Config.OnNack
 	tailBytes   atomic.Int64
 	scratches   sync.Pool    // of *scratch
 	pages       sync.Pool    // of *[]event.Entry
