@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -327,5 +328,37 @@ func TestFull_WhatWasNotTakenWasNotSent(t *testing.T) {
 		synctest.Wait()
 		require.False(w.t, wide.queue[0].Redelivered)
 		require.Equal(w.t, 1, wide.drain())
+	})
+}
+
+// An entry that is parked while it waits for room in the queue is not sent any more; the frame that it was in covers it.
+func TestFull_ParkedMeanwhile(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		var open atomic.Bool
+		c := newQueueConn(1 << 20)
+		put := c.send
+		c.send = func(ctx context.Context, h *hostConn, frames []event.Frame) error {
+			if _, data := frames[0].(*event.Data); data && !open.Load() {
+				return transport.ErrFull
+			}
+			return put(ctx, h, frames)
+		}
+		w.hosted("ann", "a1", fanout.AttachRequest{}, c)
+		synctest.Wait()
+		w.host("bob", "0", "ann") // of which the batch is full that is there already
+		w.host("bob", "1", "ann")
+		w.host("bob", "2", "ann")
+		require.NoError(w.t, w.r.Park(context.Background(), "ann", "a1", w.seqOf("ann", "0")))
+		require.NoError(w.t, w.r.Park(context.Background(), "ann", "a1", w.seqOf("ann", "2")))
+		open.Store(true)
+		time.Sleep(2 * time.Second)
+		c.drain()
+		time.Sleep(10 * time.Second)
+		c.drain()
+		require.Equal(w.t, []uint64{w.seqOf("ann", "1").Seq}, c.seqs())
+		w.flush()
+		all, err := w.inner.Cursors(context.Background(), "ann")
+		require.NoError(w.t, err)
+		require.Equal(w.t, w.head("ann").Seq, all[0].Seq)
 	})
 }
