@@ -158,18 +158,25 @@ func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
 // allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
 func (r *Router) Close(ctx context.Context) error {
-	err := r.flushCursors(ctx)
+	first, last := make(chan error, 1), make(chan error, 1)
+	go func() { // not owned, as the other one: a store that ignores its context must not hold up the caller
+		first <- r.flushCursors(ctx)
+	}()
+	var err error
+	select {
+	case err = <-first:
+	case <-ctx.Done():
+	}
 	r.cancel(ErrClosed)
-	done := make(chan struct{})
 	go func() {
 		r.owned.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
 		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
 		r.deaf()
 		r.feed.Close()
+		last <- err
+	}()
+	select {
+	case err := <-last:
 		return err
 	case <-ctx.Done():
 		return errors.Join(err, fmt.Errorf("fanout: close: %w", ctx.Err()))
