@@ -164,6 +164,8 @@ type strangeClient struct {
 func (c *strangeClient) logIn() {
 	res, err := c.w.reg.Login(context.Background(), session.LoginRequest{Account: "ann", Device: c.device, Platform: "ios"})
 	require.NoError(c.w.t, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.login, c.token = res.Session.Login, res.Token
 }
 
@@ -181,14 +183,16 @@ func (c *strangeClient) connect(random *rand.Rand, calm bool) {
 	}
 	c.mu.Lock()
 	q := fanout.AttachRequest{Account: "ann", Login: c.login, Token: c.token, Position: c.pos, Hold: random.IntN(4) == 0, Window: random.IntN(2) * (1 + random.IntN(8))}
-	c.mu.Unlock()
-	if c.pos != nil && random.IntN(5) == 0 {
+	if random.IntN(5) == 0 {
 		q.Position = nil
 	}
+	c.mu.Unlock()
 	att, err := c.w.r.Attach(context.Background(), q, tc)
 	if _, ok := errors.AsType[*session.EndedError](err); ok {
 		c.logIn()
+		c.mu.Lock()
 		q.Login, q.Token = c.login, c.token
+		c.mu.Unlock()
 		att, err = c.w.r.Attach(context.Background(), q, tc)
 	}
 	require.NoError(c.w.t, err)
@@ -199,7 +203,8 @@ func (c *strangeClient) connect(random *rand.Rand, calm bool) {
 		time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
 		att.Start()
 	}
-	c.wg.Go(func() { c.serve(conn, att, rand.New(rand.NewPCG(random.Uint64(), 3)), calm) })
+	own := rand.New(rand.NewPCG(random.Uint64(), 3))
+	c.wg.Go(func() { c.serve(conn, att, own, calm) })
 }
 
 func (c *strangeClient) serve(conn *strangeConn, att *fanout.Attachment, random *rand.Rand, calm bool) {
@@ -318,11 +323,13 @@ func TestI10_ExactlyOnceOverStrangeConnections(t *testing.T) {
 			}
 			time.Sleep(20 * time.Second)
 			for _, c := range all {
+				c.mu.Lock()
 				for _, text := range sent {
 					if n := c.got[text]; n > 1 || n == 0 && text[0] == 'm' {
 						fails("%s: message %s applied %d times", c.device, text, n)
 					}
 				}
+				c.mu.Unlock()
 			}
 			for _, c := range all {
 				c.conn.mu.Lock()
