@@ -179,10 +179,10 @@ func (c *Connection) sent() {
 func (c *Connection) Fenced() bool { return c.ending.Load() != nil }
 
 // stop stops all further sends and ends the context of one that runs. first reports whether this call did it, and owes
-// whether the caller has to shut the connection for that: one that is still arriving is left to its Attach, which hands it
+// whether the caller has to close the connection for that: one that is still arriving is left to its Attach, which hands it
 // back to the host and says why.
 //
-// Either stop or arrive is first, whichever way they overlap: if arrive is, Attach succeeds, and the connection is shut as
+// Either stop or arrive is first, whichever way they overlap: if arrive is, Attach succeeds, and the connection is closed as
 // any other one.
 func (c *Connection) stop(why event.Closed) (first, owes bool) {
 	e := &ending{why: why, quiet: make(chan struct{}), closed: make(chan struct{})}
