@@ -24,7 +24,6 @@ type strangeConn struct {
 	random  *rand.Rand // of Send, which is for one goroutine at a time
 	instant bool
 	skips   bool
-	drains  bool
 	fails   int // one of so many Sends fails on the way; 0: none
 	hangs   int // one of so many Sends hangs until Close; 0: none
 	room    int // frames that the queue holds

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -219,5 +220,51 @@ func TestAttach_FailsAndTheOtherTabIsInBackground(t *testing.T) {
 		require.ErrorIs(w.t, err, errBegin)
 		require.Equal(w.t, []session.State{session.Away}, w.states("ann"))
 		require.Equal(w.t, []string{"away browser"}, w.events.take())
+	})
+}
+
+// TestAttach_BeginsAfterTheEndOfTheOneBefore: fan-out knows of the end of a connection before it begins on the login's next
+// one, before Conn.Close, and when the call that ended it returns; whoever ends it, also at the same moment.
+func TestAttach_BeginsAfterTheEndOfTheOneBefore(t *testing.T) {
+	onStores(t, setup{}, func(w *world) {
+		g := w.login("ann", "a1", "ios")
+		type one struct {
+			told   atomic.Bool
+			closed chan bool // whether it was told by then
+			conn   *session.Connection
+		}
+		attach := func(before *one) *one {
+			c := &one{closed: make(chan bool, 1)}
+			var err error
+			c.conn, err = w.reg.Attach(context.Background(), session.AttachRequest{
+				Account: g.acc, Login: g.id, Token: g.token,
+				Delivery: delivery(func(context.Context, *session.Connection) error {
+					require.True(w.t, before == nil || before.told.Load(), "when the next one begins")
+					return nil
+				}, func(event.Closed) {
+					runtime.Gosched()
+					require.False(w.t, c.told.Swap(true), "once")
+				}),
+			}, &wire{onClose: func(event.Closed) error { c.closed <- c.told.Load(); return nil }})
+			require.NoError(w.t, err)
+			return c
+		}
+		c := attach(nil)
+		for i := range 200 {
+			var wg sync.WaitGroup
+			for range i % 4 {
+				wg.Go(func() {
+					if c.conn.Close(event.Slow.Closed(0)) {
+						require.True(w.t, c.told.Load(), "when the call returns")
+					}
+				})
+			}
+			next := attach(c)
+			wg.Wait()
+			require.True(w.t, <-c.closed, "before Close")
+			c = next
+		}
+		w.kick("ann", g.id)
+		require.True(w.t, c.told.Load(), "when Kick returns")
 	})
 }
