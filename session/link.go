@@ -83,13 +83,21 @@ func (a *account) addLocked(l *login) *link {
 
 // leavesLocked keeps a connection that is fenced for whoever has to know that no Send begins.
 func (a *account) leavesLocked(c *Connection) {
-	a.leaving = slices.DeleteFunc(a.leaving, func(o *Connection) bool { return o.unsettled() <= 0 })
 	if c.unsettled() > 0 {
-		a.leaving = append(a.leaving, c)
+		a.leaving = append(a.leavingLocked(), c)
 	}
-	if len(a.leaving) == 0 {
-		a.leaving = nil
+}
+
+// leavingLocked lets go of those that are settled and returns a copy of the others.
+func (a *account) leavingLocked() []*Connection {
+	var all []*Connection
+	for _, c := range a.leaving {
+		if c.unsettled() > 0 {
+			all = append(all, c)
+		}
 	}
+	a.leaving = all
+	return slices.Clone(all)
 }
 
 func (a *account) linkLocked(id event.LoginID) *link {

@@ -101,7 +101,7 @@ func (r *Registry) turn(ctx context.Context, a *account, decide func(*step) erro
 	a.mu.Lock()
 	a.coming = nil
 	s.noteLocked()
-	leaving := a.leaving
+	leaving := a.leavingLocked()
 	a.mu.Unlock()
 	if len(s.ended)+len(s.stale)+len(s.unlink) > 0 {
 		// Within the turn: who ends the same login right after this step returns no sooner than no Send begins. That goes also
