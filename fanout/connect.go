@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -15,19 +16,32 @@ import (
 //
 // A login that has ended is taken up by a new one only where its advice is [event.RetryLogin], as after a long absence.
 // Otherwise the [*session.EndedError] is returned, so that a kicked device does not come back by itself; if its user wants
-// it to, the host calls [session.Registry.Login]. All other errors are those of Attach and Login. If the device was logged
+// it to, the host calls [session.Registry.Login]. An account remembers its last 64 ends, for Config.TombstoneTTL: what has to
+// keep a device out for longer is its credential, which Config.Revoke makes void. All other errors are those of Attach and Login. If the device was logged
 // in and could not be attached, the result is returned beside the error.
 //
 // Of q only what is said of the connection counts: Tab, Position and the like. Login, Token, Device and Description must be
 // empty.
 func (r *Router) Connect(
 	ctx context.Context, in session.LoginRequest, q AttachRequest, conn transport.Conn,
-) (*Attachment, *session.LoginResult, error) {
-	if q.Login != "" || q.Token != "" || q.Device != "" || q.Description != nil || q.Account != "" && q.Account != in.Account {
-		return nil, nil, &event.InvalidError{Field: "attach request", Reason: "names a login, a device or another account"}
+) (_ *Attachment, _ *session.LoginResult, err error) {
+	defer fault.In("fanout", "connect", &err)
+	for _, f := range [...]struct {
+		name string
+		set  bool
+	}{
+		{"account", q.Account != "" && q.Account != in.Account}, {"login", q.Login != ""}, {"token", q.Token != ""},
+		{"device", q.Device != ""}, {"description", q.Description != nil},
+	} {
+		if f.set {
+			return nil, nil, &event.InvalidError{Field: f.name, Reason: "of the attach request: the login request has it"}
+		}
+	}
+	if err := in.Device.Validate(); err != nil {
+		return nil, nil, err
 	}
 	q.Account, q.Device, q.Vouched, q.Description = in.Account, in.Device, true, &in.Description
-	a, err := r.Attach(ctx, q, conn)
+	a, err := r.attach(ctx, q, conn)
 	if ended, ok := errors.AsType[*session.EndedError](err); ok && ended.Why.Retry != event.RetryLogin {
 		return nil, nil, err
 	}
@@ -39,6 +53,6 @@ func (r *Router) Connect(
 		return nil, nil, err
 	}
 	q.Device, q.Login, q.Description = "", res.Session.Login, nil
-	a, err = r.Attach(ctx, q, conn)
+	a, err = r.attach(ctx, q, conn)
 	return a, res, err
 }

@@ -20,8 +20,9 @@ type AttachRequest struct {
 	// Vouched says that the host itself has established that the connection comes from the login's device, such as by a
 	// client certificate, a signed token of its own, or an MQTT client ID that it has bound to the user. Then exactly one of
 	// Login and Device is set, and no Token. Such a connection is handed no resume token, and confirms none. Without Vouched
-	// a missing token is an error.
-	Vouched bool
+	// a missing token is an error. JSON does not set it, so that no client can vouch for itself where a host decodes what the
+	// client has sent into a request.
+	Vouched bool `json:"-"`
 	// Device, with Vouched, means the device's login that has not ended.
 	Device event.DeviceID
 	// Tab names the browser tab, window or process that the connection belongs to, where several share the login. A
