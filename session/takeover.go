@@ -52,8 +52,8 @@ func (r *record) movedDelay(id event.LoginID) time.Duration {
 
 // makeRoom takes out the connections that a new one displaces: that of the same tab, and the oldest beyond the number of
 // tabs that there may be, beside those that have ended already. They are fenced; fan-out is to be told of all, and the owed
-// ones are the caller's to close. moves numbers a turn that has displaced connections on
-// another node, 0 if none has; what is returned is the number of this one.
+// ones are the caller's to close. moves numbers a turn that has displaced connections on another node, 0 if none has; what is
+// returned is the number of this one.
 func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) (all, owed []*Connection, _ uint64) {
 	type displaced struct {
 		conn   *Connection
