@@ -127,7 +127,7 @@ func (h *history) attachBy(w *world, m *modelAccount, l *modelLogin, by showing,
 	q, confirms := h.attachRequest(l, by)
 	begin := time.Now()
 	var err error
-	b.conn, err = w.reg.Attach(h.t.Context(), q, b.wire, nil)
+	b.conn, err = w.reg.Attach(h.t.Context(), q, b.wire)
 	b.wire.attached(b.conn)
 	h.quick(begin)
 	if h.down(err) {

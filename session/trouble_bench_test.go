@@ -82,7 +82,7 @@ func (n *nuisance) begin(b *testing.B, kind string, gate chan struct{}) {
 		}
 	case "stranger":
 		q := session.AttachRequest{Account: "t", Login: event.NewLoginID(), Token: event.NewResumeToken()}
-		n.loop(100*time.Microsecond, func() { _, _ = n.reg.Attach(ctx, q, nowhere{}, nil) })
+		n.loop(100*time.Microsecond, func() { _, _ = n.reg.Attach(ctx, q, nowhere{}) })
 	case "subscriber":
 		for range troubled {
 			_, err := n.reg.Subscribe(16)
@@ -93,7 +93,7 @@ func (n *nuisance) begin(b *testing.B, kind string, gate chan struct{}) {
 			a := event.Account(fmt.Sprint("t", i))
 			res, err := n.reg.Login(ctx, request(a, "d", "ios"))
 			require.NoError(b, err)
-			c, err := n.reg.Attach(ctx, session.AttachRequest{Account: a, Login: res.Session.Login, Token: res.Token}, deafWire{gate}, nil)
+			c, err := n.reg.Attach(ctx, session.AttachRequest{Account: a, Login: res.Session.Login, Token: res.Token}, deafWire{gate})
 			require.NoError(b, err)
 			n.all.Go(func() { _ = c.Send(ctx, []event.Frame{&event.Pong{}}) })
 		}
@@ -172,7 +172,7 @@ func victim(b *testing.B, reg *session.Registry, took *[3][]time.Duration) {
 	res, err := reg.Login(b.Context(), request("ann", "phone", "ios"))
 	require.NoError(b, err)
 	lap(0)
-	_, err = reg.Attach(b.Context(), session.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}, nowhere{}, nil)
+	_, err = reg.Attach(b.Context(), session.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}, nowhere{})
 	require.NoError(b, err)
 	lap(1)
 	_, err = reg.Kick(b.Context(), session.KickRequest{Account: "ann", All: true})
@@ -185,7 +185,7 @@ func victim(b *testing.B, reg *session.Registry, took *[3][]time.Duration) {
 func BenchmarkOverABlockedConnection(b *testing.B) {
 	for name, call := range map[string]func(reg *session.Registry, q session.AttachRequest) error{
 		"attach": func(reg *session.Registry, q session.AttachRequest) error {
-			_, err := reg.Attach(context.Background(), q, nowhere{}, nil)
+			_, err := reg.Attach(context.Background(), q, nowhere{})
 			return err
 		},
 		"login": func(reg *session.Registry, q session.AttachRequest) error {
@@ -205,7 +205,7 @@ func BenchmarkOverABlockedConnection(b *testing.B) {
 				require.NoError(b, err)
 				q := session.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}
 				old := deafWire{make(chan struct{})}
-				c, err := reg.Attach(b.Context(), q, old, nil)
+				c, err := reg.Attach(b.Context(), q, old)
 				require.NoError(b, err)
 				var sending sync.WaitGroup
 				if i%2 == 1 {
