@@ -138,7 +138,11 @@ func (h *history) play() {
 // settle lets the other nodes hear of what has happened.
 func (h *history) settle() {
 	if len(h.worlds) > 1 {
-		h.worlds[0].pass(nodesSweep + 50*time.Millisecond)
+		sweeps := time.Duration(1)
+		if h.faulty { // several may fail
+			sweeps = 6
+		}
+		h.worlds[0].pass(sweeps*nodesSweep + 50*time.Millisecond)
 	}
 }
 
