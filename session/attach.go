@@ -207,7 +207,7 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	}
 	elsewhere := s.r.nodes.elsewhere(l)
 	if in.moves = 0; elsewhere {
-		in.moves = l.move(s.now)
+		in.moves = s.move(l)
 	}
 	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
 	device, before := s.rec.registered(l), s.r.clock.Before
