@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -22,6 +23,8 @@ import (
 //     say: with a grace nothing is lost.
 //  3. Its value is the rest of the grace. A grace is counted in time that an engine is up, over any number of starts.
 //  4. It is written at the start, every 15 min, when a grace begins and at Close. Nothing waits for it.
+//  5. Several engines over one store share a grace: where one has a clock that was set, others read what it wrote by it. Each
+//     looks every minute, and before it ends or forgets anything of an account for its age.
 const (
 	heartAccount      event.Account        = "_engine"
 	heartConversation event.ConversationID = "_engine"
@@ -30,12 +33,77 @@ const (
 	beatEvery = 15 * time.Minute // a quarter of clock.MaxGap: three may fail
 	beatRetry = time.Minute
 	beatWait  = 5 * time.Second // for the store to answer
+	lookEvery = time.Minute     // at what other engines wrote
+	lookAge   = time.Second     // how long a look holds
 )
 
 // heartbeat is what the store has.
 type heartbeat struct {
 	at   int64 // Unix milliseconds
 	left time.Duration
+}
+
+// shared is what is known of the graces of other engines.
+type shared struct {
+	mu     sync.Mutex
+	beat   heartbeat     // as it was found, or written here, last
+	since  time.Duration // it was written after this clock.Elapsed, or it is counted from then on
+	looked time.Duration // clock.Elapsed of the last look
+}
+
+// found notes a heartbeat and returns what is left of its grace. Which clock it was written by is not known, so that it is not
+// older than the look before the one that found it.
+func (s *shared) found(b heartbeat, began time.Duration, now clock.Reading) (left time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b != s.beat {
+		s.beat, s.since = b, s.looked
+	}
+	s.looked = max(s.looked, began)
+	return b.left - min(now.Age(b.at), now.Elapsed-s.since)
+}
+
+// wrote notes a heartbeat of this engine.
+func (s *shared) wrote(b heartbeat, now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.beat, s.since = b, now
+}
+
+func (s *shared) age(now time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now - s.looked
+}
+
+// share goes on with the grace of another engine if that is longer, and returns what is left of it.
+func (r *Registry) share(ctx context.Context) (left time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, beatWait)
+	defer cancel()
+	began := r.clock.Elapsed()
+	b, err := r.readHeartbeat(ctx)
+	if err != nil || b == nil {
+		return 0, err
+	}
+	left = r.shared.found(*b, began, r.clock.Read())
+	r.clock.Resume(left)
+	return left, nil
+}
+
+// shareLoop looks whether another engine has begun a grace.
+func (r *Registry) shareLoop() {
+	for r.nodes.sleep(lookEvery) {
+		_, _ = r.share(r.ctx) // beatLoop tells if that fails
+	}
+}
+
+// graceElsewhere reports whether another engine has begun a grace that this one did not know of.
+func (r *Registry) graceElsewhere(ctx context.Context) bool {
+	if r.nodes == nil || r.shared.age(r.clock.Elapsed()) < lookAge {
+		return false
+	}
+	_, err := r.share(ctx)
+	return err == nil && r.clock.Left() > 0
 }
 
 // readHeartbeat returns the stored heartbeat; nil if there is none.
@@ -81,6 +149,7 @@ func (r *Registry) wake() {
 		return
 	}
 	r.clock.Resume(beat.left)
+	r.shared.wrote(*beat, r.clock.Elapsed()) // nobody was up since
 	switch since := r.clock.Now().Sub(time.UnixMilli(beat.at)); {
 	case since > clock.MaxGap:
 		r.clock.Note(clock.Jump{Gap: true, By: since})
@@ -128,21 +197,22 @@ func (r *Registry) lastBeat(ctx context.Context) {
 func (r *Registry) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, beatWait)
 	defer cancel()
-	old, err := r.readHeartbeat(ctx)
-	now, left := r.clock.Now(), r.clock.Left()
+	left, err := r.share(ctx)
 	if err != nil {
 		return err
 	}
-	if old != nil {
-		left = max(left, old.left-max(0, now.Sub(time.UnixMilli(old.at))))
-	}
+	now := r.clock.Read()
+	b := heartbeat{at: max(now.Now.UnixMilli(), 0), left: max(left, r.clock.Left()).Truncate(time.Millisecond)}
 	_, err = r.st.Commit(ctx, store.Batch{
-		Account: heartAccount, Now: now, OnlyIfChanged: true, Reserve: true,
+		Account: heartAccount, Now: now.Now, OnlyIfChanged: true, Reserve: true,
 		States: []store.StateUpdate{{
-			Conversation: heartConversation, Name: heartRegister, Merge: store.MergeLast, Number: uint64(max(now.UnixMilli(), 0)),
-			Value: strconv.AppendInt(nil, left.Milliseconds(), 10),
+			Conversation: heartConversation, Name: heartRegister, Merge: store.MergeLast, Number: uint64(b.at),
+			Value: strconv.AppendInt(nil, b.left.Milliseconds(), 10),
 		}},
 	})
+	if err == nil {
+		r.shared.wrote(b, now.Elapsed)
+	}
 	return err
 }
 

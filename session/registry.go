@@ -36,6 +36,7 @@ type Registry struct {
 	shards     [shardCount]shard
 	records    *recordCache
 	clock      *clock.Clock
+	shared     shared
 	replaced   replacements
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
@@ -115,6 +116,7 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 			r.cancel(ErrClosed)
 			return nil, err
 		}
+		r.owned.Go(r.shareLoop)
 	}
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.tidyLoop)

@@ -14,7 +14,7 @@ func (s *step) settle() {
 	s.strays()
 	s.clampTimes()
 	if !s.at.Grace && s.rec.prune(s.now) {
-		s.dirty = true
+		s.aged, s.dirty = true, true
 	}
 	var idle []event.LoginID
 	for i := range s.rec.Logins {
@@ -41,6 +41,7 @@ func (s *step) settle() {
 		}
 	}
 	for _, id := range idle {
+		s.aged = true
 		s.end(id, event.ExpiredIdle.Closed(0), "")
 	}
 	s.expire()
@@ -82,6 +83,7 @@ func (s *step) forgetIdle() {
 		return
 	}
 	for d := s.rec.oldest(); d != nil && s.at.Old(d.Seen, s.r.cfg.IdleDevice); d = s.rec.oldest() {
+		s.aged = true
 		s.forgetDevice(*d)
 	}
 }

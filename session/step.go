@@ -23,6 +23,7 @@ type step struct {
 	now      time.Time     // at.Now
 	rec      *record       // free to change
 	dirty    bool          // rec differs from what is stored
+	aged     bool          // something has gone for its age
 	grows    bool          // something is added, which is refused if only the room is left that is kept back for ends
 	admits   bool          // a login gets a slot
 	ruled    uint64        // Registry.ruled and Registry.enforced, as they were before anything was decided
@@ -122,6 +123,20 @@ func (r *Registry) begin(a *account, rec *record) *step {
 	return s
 }
 
+// loadAndBegin returns a step on the record that the store has. What has gone for its age is looked at twice: another engine may
+// know that this is not the time for that.
+func (r *Registry) loadAndBegin(ctx context.Context, a *account) (*step, store.Revision, error) {
+	for {
+		rec, rev, err := r.load(ctx, a.id)
+		if err != nil {
+			return nil, 0, err
+		}
+		if s := r.begin(a, rec); !s.aged || !r.graceElsewhere(ctx) {
+			return s, rev, nil
+		}
+	}
+}
+
 // noteLocked makes the step's changes known, in the order of the account's steps.
 func (s *step) noteLocked() {
 	s.r.noteLocked(s.changes)
@@ -158,11 +173,10 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 				return nil, fmt.Errorf("session: commit: %w, after %w", err, last)
 			}
 		}
-		rec, rev, err := r.load(ctx, a.id)
+		s, rev, err := r.loadAndBegin(ctx, a)
 		if err != nil {
 			return nil, errors.Join(err, lost)
 		}
-		s := r.begin(a, rec)
 		if err := decide(s); err != nil {
 			return nil, err
 		}
