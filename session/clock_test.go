@@ -218,8 +218,11 @@ func TestI30_AGraceWithoutEnd(t *testing.T) {
 		w.pass(30 * time.Hour)
 		require.Equal(w.t, "phone", w.devices("ann"))
 		w.restart(s)
+		w.clocks()
+		w.restart(s)
 		w.pass(30 * time.Hour)
 		require.Equal(w.t, "phone", w.devices("ann"))
+		require.Empty(w.t, w.clocks(), "what is left of it can be read")
 	})
 }
 

@@ -49,6 +49,9 @@ type shared struct {
 	beat   heartbeat     // as it was found, or written here, last
 	since  time.Duration // it was written after this clock.Elapsed, or it is counted from then on
 	looked time.Duration // clock.Elapsed of the last look
+
+	steps chan struct{} // has room for the one step that looks for all that wait
+	tried time.Duration // clock.Elapsed when the last one had done so, or failed
 }
 
 // found notes a heartbeat and returns what is left of its grace. Which clock it was written by is not known, so that it is not
@@ -68,12 +71,6 @@ func (s *shared) wrote(b heartbeat, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.beat, s.since = b, now
-}
-
-func (s *shared) age(now time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return now - s.looked
 }
 
 // share goes on with the grace of another engine if that is longer, and returns what is left of it.
@@ -99,11 +96,22 @@ func (r *Registry) shareLoop() {
 
 // graceElsewhere reports whether another engine has begun a grace that this one did not know of.
 func (r *Registry) graceElsewhere(ctx context.Context) bool {
-	if r.nodes == nil || r.shared.age(r.clock.Elapsed()) < lookAge {
+	if r.nodes == nil {
 		return false
 	}
-	_, err := r.share(ctx)
-	return err == nil && r.clock.Left() > 0
+	select {
+	case r.shared.steps <- struct{}{}:
+		defer func() { <-r.shared.steps }()
+	case <-ctx.Done():
+		return false
+	}
+	if r.clock.Elapsed()-r.shared.tried >= lookAge {
+		ctx, cancel := context.WithTimeout(ctx, lookWait)
+		defer cancel()
+		_, _ = r.share(ctx)
+		r.shared.tried = r.clock.Elapsed()
+	}
+	return r.clock.Left() > 0
 }
 
 // readHeartbeat returns the stored heartbeat; nil if there is none.

@@ -104,6 +104,7 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	if err := r.limit(); err != nil {
 		return nil, err
 	}
+	r.shared.steps = make(chan struct{}, 1)
 	r.policy.Store(pol)
 	r.feed.End = ErrClosed
 	for i := range r.shards {

@@ -36,7 +36,7 @@ const (
 	adoptEvery = time.Hour       // how often smaller differences are adopted
 	standstill = 5 * time.Second // a tick that is late by this much means that the process stood still
 	maxJumps   = 16              // steps and gaps that wait to be told, and steps that Ago can take out
-	maxGrace   = math.MaxInt64 / 2
+	maxGrace   = 30 * 365 * 24 * time.Hour
 )
 
 // Clock tells the time. It is safe for concurrent use.
