@@ -349,7 +349,7 @@ func (r *Registry) finish(s *step, gone []fenced) {
 		tasks = append(tasks, func() { r.part(p, hooks.Done) })
 	}
 	for _, f := range gone {
-		if slices.Contains(s.stale, f.conn.Login()) {
+		if f.moved {
 			tasks = append(tasks, func() { f.conn.shutSoon(f.why) })
 		}
 	}

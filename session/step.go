@@ -160,8 +160,9 @@ func (r *Registry) settled(s *step, gone []fenced) {
 
 // fenced is a connection on which no Send begins any more, and why.
 type fenced struct {
-	conn *Connection
-	why  event.Closed
+	conn  *Connection
+	why   event.Closed
+	moved bool // its login lives, on another node; otherwise it has ended, and who settles that shuts the connection
 }
 
 // decideAndCommit tries until the step is committed, or need not be.
@@ -362,18 +363,18 @@ func (s *step) detachEnded() []fenced {
 	defer s.a.mu.Unlock()
 	s.a.unsure, s.a.doubts = false, nil
 	s.a.steps++
-	out := func(id event.LoginID, why event.Closed) {
+	out := func(id event.LoginID, why event.Closed, moved bool) {
 		for _, c := range s.a.unlinkLocked(id) {
 			if _, owes := c.stop(why); owes {
-				gone = append(gone, fenced{c, why})
+				gone = append(gone, fenced{c, why, moved})
 			}
 		}
 	}
 	for _, e := range s.ended {
-		out(e.Session.Login, e.Closed)
+		out(e.Session.Login, e.Closed, false)
 	}
-	for _, id := range s.stale {
-		out(id, event.Moved.Closed(s.rec.movedDelay(id)))
+	for _, id := range s.stale { // of those that have ended nothing is left
+		out(id, event.Moved.Closed(s.rec.movedDelay(id)), true)
 	}
 	for _, id := range s.unlink {
 		s.a.unlinkLocked(id)
