@@ -34,7 +34,7 @@ type Engine struct {
 // Open starts an engine over a store, which stays the caller's and must be closed after the engine.
 func Open(st store.Store, cfg Config) (*Engine, error) {
 	if st == nil {
-		return nil, &event.InvalidError{Field: "store", Reason: "nil"}
+		return nil, fmt.Errorf("manydevice: open: %w", &event.InvalidError{Field: "store", Reason: "nil"})
 	}
 	reg, err := session.New(st, cfg.Session)
 	if err != nil {

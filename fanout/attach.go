@@ -58,9 +58,9 @@ func (q *AttachRequest) limits(r *Router) (*limits, error) {
 		}
 	}
 	within("window", int64(q.Window), max(maxWindow, int64(r.cfg.Window)))
-	within("window bytes", int64(q.WindowBytes), max(maxWindowBytes, int64(r.cfg.WindowBytes)))
-	within("ack wait", int64(q.AckWait), math.MaxInt64)
-	within("frame write", int64(q.FrameWrite), math.MaxInt64)
+	within("windowBytes", int64(q.WindowBytes), max(maxWindowBytes, int64(r.cfg.WindowBytes)))
+	within("ackWait", int64(q.AckWait), math.MaxInt64)
+	within("frameWrite", int64(q.FrameWrite), math.MaxInt64)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -91,6 +91,11 @@ func (q *AttachRequest) session() session.AttachRequest {
 // ahead of the inbox, of another epoch) is answered with a Reset frame.
 func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Attachment, err error) {
 	defer fault.In("fanout", "attach", &err)
+	return r.attach(ctx, q, conn)
+}
+
+// attach is Attach, without the name of the call in its errors.
+func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Conn) (*Attachment, error) {
 	if r.ctx.Err() != nil {
 		return nil, ErrClosed
 	}

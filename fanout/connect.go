@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -22,12 +23,24 @@ import (
 // empty.
 func (r *Router) Connect(
 	ctx context.Context, in session.LoginRequest, q AttachRequest, conn transport.Conn,
-) (*Attachment, *session.LoginResult, error) {
-	if q.Login != "" || q.Token != "" || q.Device != "" || q.Description != nil || q.Account != "" && q.Account != in.Account {
-		return nil, nil, &event.InvalidError{Field: "attach request", Reason: "names a login, a device or another account"}
+) (_ *Attachment, _ *session.LoginResult, err error) {
+	defer fault.In("fanout", "connect", &err)
+	for _, f := range [...]struct {
+		name string
+		set  bool
+	}{
+		{"account", q.Account != "" && q.Account != in.Account}, {"login", q.Login != ""}, {"token", q.Token != ""},
+		{"device", q.Device != ""}, {"description", q.Description != nil},
+	} {
+		if f.set {
+			return nil, nil, &event.InvalidError{Field: f.name, Reason: "of the attach request: the login request has it"}
+		}
+	}
+	if err := in.Device.Validate(); err != nil {
+		return nil, nil, err
 	}
 	q.Account, q.Device, q.Vouched, q.Description = in.Account, in.Device, true, &in.Description
-	a, err := r.Attach(ctx, q, conn)
+	a, err := r.attach(ctx, q, conn)
 	if ended, ok := errors.AsType[*session.EndedError](err); ok && ended.Why.Retry != event.RetryLogin {
 		return nil, nil, err
 	}
@@ -39,6 +52,6 @@ func (r *Router) Connect(
 		return nil, nil, err
 	}
 	q.Device, q.Login, q.Description = "", res.Session.Login, nil
-	a, err = r.Attach(ctx, q, conn)
+	a, err = r.attach(ctx, q, conn)
 	return a, res, err
 }

@@ -47,7 +47,8 @@
 //
 // # Concurrency and errors
 //
-// A [Router] and its [Attachment]s are safe for concurrent use. Input is checked first: a bad field is an
-// [*event.InvalidError] and nothing is written. A frame that a correct client cannot send ends its connection with
+// A [Router] and its [Attachment]s are safe for concurrent use. The text of an error begins with the call that failed, such
+// as "fanout: mark read: ". Input is checked first: a bad field is an [*event.InvalidError], which names it as the request or
+// the parameter does, and nothing is written. A frame that a correct client cannot send ends its connection with
 // protocol_error and nothing else.
 package fanout

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
@@ -145,7 +146,8 @@ type Subscription struct{ s *stream.Subscription[Event] }
 // long as nobody has subscribed, events cost nothing. A subscription that is not needed any more must be closed.
 //
 // Errors: [*event.InvalidError], [ErrClosed].
-func (r *Router) Subscribe(buffer int) (*Subscription, error) {
+func (r *Router) Subscribe(buffer int) (_ *Subscription, err error) {
+	defer fault.In("fanout", "subscribe", &err)
 	s, err := r.feed.Subscribe(buffer)
 	if err != nil {
 		return nil, err
@@ -155,7 +157,11 @@ func (r *Router) Subscribe(buffer int) (*Subscription, error) {
 
 // Next returns the oldest event, and waits for one as long as ctx allows. After Close, of the subscription or of the
 // router, it returns what is left in the buffer, and then [ErrClosed].
-func (s *Subscription) Next(ctx context.Context) (Event, error) { return s.s.Next(ctx) }
+func (s *Subscription) Next(ctx context.Context) (Event, error) {
+	e, err := s.s.Next(ctx)
+	fault.In("fanout", "next", &err)
+	return e, err
+}
 
 // All returns the events as they come, for a loop. It ends when ctx has ended, and when nothing is left after Close.
 func (s *Subscription) All(ctx context.Context) iter.Seq[Event] { return s.s.All(ctx) }

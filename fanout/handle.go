@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -17,9 +18,11 @@ import (
 func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 	f, err := event.DecodeClientFrame(line)
 	if err != nil {
-		return a.over(ctx, a.violation(err.Error()))
+		err = a.violation(err.Error())
+	} else {
+		err = a.handle(ctx, f)
 	}
-	return a.Handle(ctx, f)
+	return a.over(ctx, "handle JSON", err)
 }
 
 // Handle takes in one frame of the client. It returns a [*DetachedError] after the connection has ended, a
@@ -28,18 +31,19 @@ func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 // With the first two it returns only after Conn.Close has, so that the host may close the socket at once and the client has
 // been told why. It waits for that no longer than ctx and Config.CloseTimeout of the registry allow.
 func (a *Attachment) Handle(ctx context.Context, f event.ClientFrame) error {
-	if err := a.handle(ctx, f); err != nil {
-		return a.over(ctx, err)
-	}
-	return nil
+	return a.over(ctx, "handle", a.handle(ctx, f))
 }
 
-// over waits until the client was told, if the connection is.
-func (a *Attachment) over(ctx context.Context, err error) error {
+// over words the error of a call. Before that it waits until the client was told, if the connection is over.
+func (a *Attachment) over(ctx context.Context, call string, err error) error {
+	if err == nil {
+		return nil
+	}
 	a.conn.AwaitClose(ctx)
 	if err == ErrDetached { // by now it is known why
-		return cmp.Or(a.gone(), err)
+		err = cmp.Or(a.gone(), err)
 	}
+	fault.In("fanout", call, &err)
 	return err
 }
 

@@ -39,7 +39,7 @@ func (r *Router) Inspect(ctx context.Context, account event.Account, o InspectOp
 	}
 	rec, err := r.reg.Inspect(ctx, account)
 	if err != nil {
-		return Inspection{}, fmt.Errorf("fanout: inspect: %w", err)
+		return Inspection{}, err
 	}
 	in := Inspection{
 		Account: account, Time: r.times.Now().UTC(), Logins: rec.Logins, Tombstones: rec.Tombstones, Recent: rec.Recent, Ban: rec.Ban,
@@ -53,7 +53,7 @@ func (r *Router) Inspect(ctx context.Context, account event.Account, o InspectOp
 		func() error { return r.inspectConversations(ctx, &in, &o, &next) },
 	} {
 		if err := part(); err != nil {
-			return Inspection{}, fmt.Errorf("fanout: inspect: %w", err)
+			return Inspection{}, err
 		}
 	}
 	if next != (InspectNext{}) {
@@ -177,7 +177,7 @@ func (r *Router) inspectRegisters(ctx context.Context, in *Inspection, o *Inspec
 	}
 	page, err := r.st.States(ctx, in.Account, store.StateOptions{Cursor: cursor, Limit: o.Limit})
 	if err != nil {
-		return err
+		return fault.Field("registers", err)
 	}
 	next.Registers = placeText(page.Next)
 	in.Registers = make([]RegisterView, 0, len(page.States))
@@ -200,7 +200,7 @@ func (r *Router) inspectConversations(ctx context.Context, in *Inspection, o *In
 	}
 	page, err := r.st.Conversations(ctx, in.Account, store.ConversationOptions{Cursor: cursor, Limit: o.Limit})
 	if err != nil {
-		return err
+		return fault.Field("conversations", err)
 	}
 	next.Conversations = placeText(page.Next)
 	in.Conversations = make([]UnreadView, 0, len(page.Conversations))

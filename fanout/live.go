@@ -21,7 +21,7 @@ type PublishRequest struct {
 	Mirror       bool            // the sender's other devices get it too
 	Narrow       []Narrow        // see [SendRequest.Narrow]
 	Priority     Priority        // low ones are dropped first
-	// Subject: a waiting event with the same kind, sender, conversation and subject is replaced by this one.
+	// Subject: a waiting event with the same kind, sender, conversation and subject is replaced by this one. At most 128 bytes.
 	Subject string
 	Payload []byte // at most 64 KiB
 }
@@ -52,6 +52,9 @@ func (r *Router) publish(ctx context.Context, q PublishRequest) (int, error) {
 	}
 	if len(q.Subject) > maxSubjectBytes {
 		return 0, &event.InvalidError{Field: "subject", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Subject), maxSubjectBytes)}
+	}
+	if err := event.CheckText("subject", q.Subject); err != nil {
+		return 0, err
 	}
 	for i, a := range q.To {
 		if err := a.Validate(); err != nil {

@@ -48,11 +48,13 @@ func (r *Router) park(ctx context.Context, q session.ParkRequest) error {
 		return fmt.Errorf("read inbox: %w", err)
 	}
 	switch head := page.Head; {
+	case q.Position.Seq == 0:
+		return &event.InvalidError{Field: "entry.seq", Reason: "zero"}
 	case q.Position.Epoch != head.Epoch:
-		return &event.InvalidError{Field: "epoch", Reason: "not that of the inbox"}
+		return &event.InvalidError{Field: "entry.epoch", Reason: "not that of the inbox"}
 	case q.Position.Seq > head.Seq:
-		return &event.InvalidError{Field: "seq", Reason: fmt.Sprintf("%d is beyond the end, %d", q.Position.Seq, head.Seq)}
-	case q.Position.Seq > 0 && q.Position.Seq <= head.Trim:
+		return &event.InvalidError{Field: "entry.seq", Reason: fmt.Sprintf("%d is beyond the end, %d", q.Position.Seq, head.Seq)}
+	case q.Position.Seq <= head.Trim:
 		return nil
 	}
 	q.Trim = page.Head.Trim

@@ -120,9 +120,9 @@ func TestC24_ParkRefusals(t *testing.T) {
 			require.ErrorIs(w.t, call(ctx, "ann", "nobody", at(5)), session.ErrNotFound)
 			w.invalid(call(ctx, "", "a1", at(5)), "account")
 			w.invalid(call(ctx, "ann", "", at(5)), "device")
-			w.invalid(call(ctx, "ann", "a1", at(0)), "seq")
-			w.invalid(call(ctx, "ann", "a1", at(head.Seq+1)), "seq")
-			w.invalid(call(ctx, "ann", "a1", event.Position{Epoch: head.Epoch + 1, Seq: 5}), "epoch")
+			w.invalid(call(ctx, "ann", "a1", at(0)), "entry.seq")
+			w.invalid(call(ctx, "ann", "a1", at(head.Seq+1)), "entry.seq")
+			w.invalid(call(ctx, "ann", "a1", event.Position{Epoch: head.Epoch + 1, Seq: 5}), "entry.epoch")
 		}
 		for i := range session.MaxParked {
 			require.NoError(w.t, w.r.Park(ctx, "ann", "a1", at(uint64(i+5))))

@@ -102,7 +102,7 @@ func (c *queueConn) drain() (n int) {
 // lives (K11.7).
 func TestK11_CatchUpThroughASmallQueue(t *testing.T) {
 	for name, payload := range map[string]func(n int) []byte{
-		"text": func(n int) []byte { return []byte(fmt.Sprintf("%0*d", n, 7)) },
+		"text": func(n int) []byte { return fmt.Appendf(nil, "%0*d", n, 7) },
 		"escaped": func(n int) []byte {
 			b := make([]byte, n)
 			for i := range b {
@@ -259,7 +259,7 @@ func TestK11_StateInBatches(t *testing.T) {
 			conv := event.ConversationID(fmt.Sprint("c", i))
 			w.post(fanout.SendRequest{From: "bob", Conversation: conv, To: []event.Account{"ann"}, Payload: []byte("x")})
 			w.post(fanout.SendRequest{
-				From: "ann", Origin: d.Login(), Kind: event.KindConversationPin, Conversation: conv, Payload: []byte(fmt.Sprintf("%060000d", i)),
+				From: "ann", Origin: d.Login(), Kind: event.KindConversationPin, Conversation: conv, Payload: fmt.Appendf(nil, "%060000d", i),
 			})
 		}
 		fresh := w.login("ann", "a2")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -182,7 +183,8 @@ func (p *pacer) rest(ctx context.Context) {
 
 // Trim applies retention to one account's inbox now, in slices between which others have their turn. The engine does so by
 // itself every Config.TrimInterval.
-func (r *Router) Trim(ctx context.Context, account event.Account) error {
+func (r *Router) Trim(ctx context.Context, account event.Account) (err error) {
+	defer fault.In("fanout", "trim", &err)
 	return r.trim(ctx, account, &pacer{clock: r.clock, began: r.clock()})
 }
 

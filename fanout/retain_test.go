@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -178,6 +179,7 @@ func TestTrimErrors(t *testing.T) {
 		d := w.ready("ann", "a1")[0]
 		w.feed("ann", 0, 5)
 		w.until("the device is quiet", func() bool { return len(d.texts()) == 5 && d.Answered() })
+		synctest.Wait() // no reader is about to take a fault that is meant for Trim
 		for _, f := range []storetest.Fault{
 			{Method: storetest.Cursors}, {Method: storetest.Read}, {Method: storetest.Read, Skip: 1}, {Method: storetest.Trim},
 		} {

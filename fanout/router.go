@@ -15,6 +15,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/sentinel"
@@ -101,17 +102,21 @@ type hub struct {
 // New returns a router over a registry and the store that the registry uses. Both stay the caller's, and are to be closed
 // in the order registry, router, store. It starts goroutines that Close ends. A registry has one router at a time: a second
 // one is refused with [session.ErrListening].
-func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
-	cfg, err := cfg.withDefaults()
+func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err error) {
+	defer fault.In("fanout", "new", &err)
+	cfg, err = cfg.withDefaults()
 	if err != nil {
-		return nil, fmt.Errorf("fanout: config: %w", err)
+		return nil, fmt.Errorf("config: %w", err)
 	}
-	if reg == nil || st == nil {
-		return nil, &event.InvalidError{Field: "registry or store", Reason: "nil"}
+	switch {
+	case reg == nil:
+		return nil, &event.InvalidError{Field: "registry", Reason: "nil"}
+	case st == nil:
+		return nil, &event.InvalidError{Field: "store", Reason: "nil"}
 	}
 	waiting, err := lru.New[event.Account, []earlyRead](pendingAccounts)
 	if err != nil {
-		return nil, fmt.Errorf("fanout: %w", err)
+		return nil, err
 	}
 	r := &Router{
 		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger, seed: maphash.MakeSeed(),
@@ -119,7 +124,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	}
 	r.early.waiting = waiting
 	if err := r.troubles.init(); err != nil {
-		return nil, fmt.Errorf("fanout: %w", err)
+		return nil, err
 	}
 	r.none.limits = &limits{window: cfg.Window, windowBytes: cfg.WindowBytes, ackWait: cfg.AckWait, frameWrite: cfg.FrameWrite}
 	r.feed.End = ErrClosed
@@ -134,7 +139,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (*Router, error) {
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	if r.deaf, err = reg.Listen(&stream.Listener[session.Change]{Hear: r.changed}); err != nil {
 		r.cancel(err)
-		return nil, fmt.Errorf("fanout: %w", err)
+		return nil, err
 	}
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.flushLoop)
@@ -156,8 +161,9 @@ func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
 // allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
-func (r *Router) Close(ctx context.Context) error {
-	err := r.flushCursors(ctx)
+func (r *Router) Close(ctx context.Context) (err error) {
+	defer fault.In("fanout", "close", &err)
+	err = r.flushCursors(ctx)
 	r.cancel(ErrClosed)
 	done := make(chan struct{})
 	go func() {
@@ -171,7 +177,7 @@ func (r *Router) Close(ctx context.Context) error {
 		r.feed.Close()
 		return err
 	case <-ctx.Done():
-		return errors.Join(err, fmt.Errorf("fanout: close: %w", ctx.Err()))
+		return errors.Join(err, ctx.Err())
 	}
 }
 

@@ -94,7 +94,7 @@ func TestK11_LimitsAreChecked(t *testing.T) {
 		res, err := w.reg.Login(context.Background(), session.LoginRequest{Account: "ann", Device: "a1", Platform: "ios"})
 		require.NoError(w.t, err)
 		for field, q := range map[string]fanout.AttachRequest{
-			"window": {Window: -1}, "window bytes": {WindowBytes: -1}, "ack wait": {AckWait: -1}, "frame write": {FrameWrite: -time.Second},
+			"window": {Window: -1}, "windowBytes": {WindowBytes: -1}, "ackWait": {AckWait: -1}, "frameWrite": {FrameWrite: -time.Second},
 		} {
 			q.Account, q.Login, q.Token = "ann", res.Session.Login, res.Token
 			_, err := w.r.Attach(context.Background(), q, taking())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 )
 
 // Authenticate finds out whose login a token is, for requests that come without a connection, such as those of a "your
@@ -18,7 +19,8 @@ import (
 // Errors: [*event.InvalidError]; [ErrUnknownLogin] for a login that is not there and for a wrong or replaced token,
 // which it does not tell apart; an [*EndedError] for the holder of the token of a login that has ended; [ErrClosed]; the
 // store's. Tokens are compared in constant time.
-func (r *Registry) Authenticate(ctx context.Context, account event.Account, id event.LoginID, token event.ResumeToken) (Session, error) {
+func (r *Registry) Authenticate(ctx context.Context, account event.Account, id event.LoginID, token event.ResumeToken) (_ Session, err error) {
+	defer fault.In("session", "authenticate", &err)
 	q := AttachRequest{Account: account, Login: id, Token: token}
 	if err := q.validate(); err != nil {
 		return Session{}, err
@@ -47,12 +49,13 @@ func (r *Registry) Authenticate(ctx context.Context, account event.Account, id e
 // Current is [Registry.Get] for decisions about who may do what: a login whose time is over is not there, even if it was
 // not ended yet because nobody has asked for the account. [ErrNotFound] if the account has no such login. It changes
 // nothing.
-func (r *Registry) Current(ctx context.Context, account event.Account, id event.LoginID) (Session, error) {
+func (r *Registry) Current(ctx context.Context, account event.Account, id event.LoginID) (_ Session, err error) {
+	defer fault.In("session", "current", &err)
 	if err := account.Validate(); err != nil {
 		return Session{}, err
 	}
 	if err := id.Validate(); err != nil {
-		return Session{}, err
+		return Session{}, fault.Field("login", err)
 	}
 	return r.looking(ctx, account, func(s *step) *login { return s.rec.login(id) })
 }

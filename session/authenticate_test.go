@@ -35,7 +35,8 @@ func TestAuthenticate_IsTheHolderOfTheToken(t *testing.T) {
 		} {
 			s, err := w.reg.Authenticate(w.t.Context(), tt.account, tt.login, tt.token)
 			if tt.want != nil {
-				require.Equal(w.t, tt.want, err, tt.name)
+				require.ErrorIs(w.t, err, tt.want, tt.name)
+				require.EqualError(w.t, err, "session: authenticate: no such login for this account and token", tt.name)
 				require.Zero(w.t, s)
 				continue
 			}
@@ -68,7 +69,8 @@ func TestAuthenticate_OfAnEndedLogin(t *testing.T) {
 		require.True(w.t, ok, "%v", err)
 		require.Equal(w.t, event.KickedHost, ended.Why.Reason)
 		_, err = w.reg.Authenticate(w.t.Context(), "ann", g.id, event.NewResumeToken())
-		require.Equal(w.t, session.ErrUnknownLogin, err)
+		require.ErrorIs(w.t, err, session.ErrUnknownLogin)
+		require.EqualError(w.t, err, "session: authenticate: no such login for this account and token")
 		_, err = w.reg.Current(w.t.Context(), "ann", g.id)
 		require.ErrorIs(w.t, err, session.ErrNotFound)
 	})
@@ -91,7 +93,8 @@ func TestAuthenticate_NeitherConfirmsNorEnds(t *testing.T) {
 		before := w.stored("ann")
 		w.pass(time.Minute) // longer than any interval in which a replaced token is still taken
 		_, err := w.reg.Authenticate(w.t.Context(), "ann", g.id, old)
-		require.Equal(w.t, session.ErrUnknownLogin, err)
+		require.ErrorIs(w.t, err, session.ErrUnknownLogin)
+		require.EqualError(w.t, err, "session: authenticate: no such login for this account and token")
 		require.Equal(w.t, before, w.stored("ann"))
 		require.True(w.t, g.live())
 	})

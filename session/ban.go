@@ -122,11 +122,12 @@ func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error)
 }
 
 // Unban takes a ban back, also that of an account that was deleted for good. Without one it does nothing.
-func (r *Registry) Unban(ctx context.Context, account event.Account) error {
+func (r *Registry) Unban(ctx context.Context, account event.Account) (err error) {
+	defer fault.In("session", "unban", &err)
 	if err := account.Validate(); err != nil {
 		return err
 	}
-	_, err := r.run(ctx, account, func(s *step) error {
+	_, err = r.run(ctx, account, func(s *step) error {
 		s.dirty = s.dirty || s.rec.Ban != nil
 		s.rec.Ban = nil
 		return nil
@@ -135,7 +136,8 @@ func (r *Registry) Unban(ctx context.Context, account event.Account) error {
 }
 
 // Banned returns the account's ban, or nil if it has none.
-func (r *Registry) Banned(ctx context.Context, account event.Account) (*Ban, error) {
+func (r *Registry) Banned(ctx context.Context, account event.Account) (_ *Ban, err error) {
+	defer fault.In("session", "banned", &err)
 	if err := account.Validate(); err != nil {
 		return nil, err
 	}

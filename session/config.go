@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
@@ -187,9 +188,10 @@ func (c *Config) validate() error {
 	if c.Bus != nil && c.Leases == nil {
 		errs = append(errs, &event.InvalidError{Field: "Bus", Reason: "is of no use without Leases"})
 	}
-	errs = append(errs, event.CheckID("Node", string(c.Node)))
-	if c.Leases != nil && c.Node != "" {
-		errs = append(errs, store.ValidateLease(c.Node, c.LeaseLife))
+	node := event.CheckID("Node", string(c.Node))
+	errs = append(errs, node)
+	if c.Leases != nil && node == nil {
+		errs = append(errs, fault.Field("LeaseLife", store.ValidateLease(c.Node, c.LeaseLife)))
 	}
 	return errors.Join(errs...)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -127,7 +128,13 @@ func (c *Connection) Background() bool { return c.background.Load() }
 // Send passes frames to the connection unless it is fenced, in which case it returns [ErrFenced]. The context that the
 // host's Send gets ends with ctx, and with cause ErrFenced as soon as the connection is fenced; that of a connection that
 // never waits is ctx itself. A panic of the host's Send is returned as an error, which has a method Stack.
-func (c *Connection) Send(ctx context.Context, frames []event.Frame) (err error) {
+func (c *Connection) Send(ctx context.Context, frames []event.Frame) error {
+	err := c.send(ctx, frames)
+	fault.In("session", "send", &err)
+	return err
+}
+
+func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error) {
 	if err := c.r.nodes.await(ctx, c.lease); err != nil {
 		return err
 	}

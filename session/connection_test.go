@@ -263,8 +263,8 @@ func TestSend_Fails(t *testing.T) {
 		send func(context.Context) error
 		want string
 	}{
-		{"error", func(context.Context) error { return errDown }, errDown.Error()},
-		{"panic", func(context.Context) error { panic("host") }, "session: Conn.Send panicked: host"},
+		{"error", func(context.Context) error { return errDown }, "session: send: " + errDown.Error()},
+		{"panic", func(context.Context) error { panic("host") }, "session: send: Conn.Send panicked: host"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,10 +2,10 @@ package session
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
 )
 
@@ -90,7 +90,8 @@ func (s *step) evict(victims []policy.Victim, newcomer *login, by event.LoginID)
 
 // SetPrimary makes a device the account's primary one, which policy protects, and no other. An empty ID means that there
 // is none any more. [ErrNotFound] if the account has no such device.
-func (r *Registry) SetPrimary(ctx context.Context, account event.Account, id event.DeviceID) error {
+func (r *Registry) SetPrimary(ctx context.Context, account event.Account, id event.DeviceID) (err error) {
+	defer fault.In("session", "set primary", &err)
 	if err := account.Validate(); err != nil {
 		return err
 	}
@@ -99,9 +100,9 @@ func (r *Registry) SetPrimary(ctx context.Context, account event.Account, id eve
 			return err
 		}
 	}
-	_, err := r.run(ctx, account, func(s *step) error {
+	_, err = r.run(ctx, account, func(s *step) error {
 		if id != "" && s.rec.device(id) == nil {
-			return fmt.Errorf("set primary: %w", ErrNotFound)
+			return ErrNotFound
 		}
 		for i := range s.rec.Devices {
 			d := &s.rec.Devices[i]

@@ -119,8 +119,9 @@
 // # Concurrency and errors
 //
 // A [Registry] and its [Connection]s are safe for concurrent use. No host code (hooks, Send, Close) is called
-// with a lock held or inside a step, so it may call back. Input is checked first; a bad field is an
-// [*event.InvalidError] and nothing is written. A login that policy turns down is a [*RefusedError], one of a banned
+// with a lock held or inside a step, so it may call back. The text of an error begins with the call that failed, such as
+// "session: set primary: ". Input is checked first; a bad field is an [*event.InvalidError], which names it as the request
+// or the parameter does, and nothing is written. A login that policy turns down is a [*RefusedError], one of a banned
 // account a [*BannedError], one that comes too fast a [*LimitedError], one that a hook did not decide a [*HookError], one for
 // which the account has no room a [*RecordFullError], and a resume of an ended login an [*EndedError].
 // A resume with a wrong token or ID is [ErrUnknownLogin], whatever it is that is wrong. [event.ClosedOf] says of each error

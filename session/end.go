@@ -144,7 +144,7 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		return nil, err
 	}
 	if q.Filter != nil {
-		all, err := r.List(ctx, q.Account, q.By)
+		all, err := r.list(ctx, q.Account, q.By)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +163,7 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		if q.By != "" {
 			by := s.rec.login(q.By)
 			if by == nil {
-				return fmt.Errorf("kick: asked for by: %w", ErrNotFound)
+				return fmt.Errorf("by: %w", ErrNotFound)
 			}
 			why.Cause = by.cause()
 			if s.rules() == nil {
@@ -173,7 +173,7 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			actor = &as
 		}
 		if q.Others != "" && s.rec.login(q.Others) == nil {
-			return fmt.Errorf("kick: all but: %w", ErrNotFound)
+			return fmt.Errorf("others: %w", ErrNotFound)
 		}
 		for _, id := range s.chosen(q) {
 			res := s.permitted(actor, id)
@@ -285,7 +285,7 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) (err
 		if q.By != "" {
 			by := s.rec.login(q.By)
 			if by == nil {
-				return fmt.Errorf("remove device: asked for by: %w", ErrNotFound)
+				return fmt.Errorf("by: %w", ErrNotFound)
 			}
 			if err := s.mayRemove(by, gone); err != nil || s.lacks != nil {
 				return err
@@ -304,7 +304,7 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) (err
 		return nil
 	}, nil)
 	if err == nil && !there {
-		err = fmt.Errorf("remove device: %w", ErrNotFound)
+		err = ErrNotFound
 	}
 	return err
 }

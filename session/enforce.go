@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -24,7 +24,8 @@ func (r *Registry) Policy() *policy.Policy { return r.policy.Load() }
 
 // SetPolicy replaces the policy from the next admission on; one that is being decided, and waits for a hook, is decided by the
 // new one. Nobody who is there ends; see [Registry.Enforce] for that. It holds on this node alone.
-func (r *Registry) SetPolicy(p *policy.Policy) error {
+func (r *Registry) SetPolicy(p *policy.Policy) (err error) {
+	defer fault.In("session", "set policy", &err)
 	if p == nil {
 		return &event.InvalidError{Field: "policy", Reason: "nil"}
 	}
@@ -69,7 +70,8 @@ type EnforceFailure struct {
 // After it, no account of this node is above the rules, whatever hung meanwhile: a login that was being decided when Enforce
 // began asks the host anew, and one that was being committed is looked at once more. Among several nodes it has to be called
 // on each, after SetPolicy on each.
-func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport, error) {
+func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (_ EnforceReport, err error) {
+	defer fault.In("session", "enforce", &err)
 	if !q.DryRun {
 		r.enforced.Add(1)
 		r.ruled.Add(1)
@@ -79,7 +81,7 @@ func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport
 	for {
 		page, err := r.st.Accounts(ctx, report.Next, enforcePage)
 		if err != nil {
-			return report, fmt.Errorf("session: enforce: %w", err)
+			return report, err
 		}
 		for _, id := range page {
 			if q.PerSecond >= 0 {
@@ -88,7 +90,7 @@ func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (EnforceReport
 				}
 			}
 			if err := report.add(ctx, r, id, q.DryRun); err != nil {
-				return report, fmt.Errorf("session: enforce: %w", err)
+				return report, err
 			}
 			report.Next = id
 		}
@@ -123,7 +125,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("session: enforce: %w", ctx.Err())
+		return ctx.Err()
 	}
 }
 

@@ -40,7 +40,7 @@ func ExampleNew() {
 	fmt.Println(presence.State, err)
 	fmt.Println(reg.Close(ctx))
 	// Output:
-	// session: config: invalid HookTimeout: -1ns, want more than 0
+	// session: new: config: invalid HookTimeout: -1ns, want more than 0
 	// invalid MaxDevices: 100, want 1 to 64
 	// offline <nil>
 	// <nil>

@@ -7,6 +7,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/fault"
 )
 
 // Inspection is what is known of an account's logins and devices, for people who look into a problem. It marshals to
@@ -81,7 +82,8 @@ type BanView struct {
 
 // Inspect returns what is known of an account's logins and devices. An account that was never there has an empty
 // picture. Errors: [*event.InvalidError], or the store's.
-func (r *Registry) Inspect(ctx context.Context, account event.Account) (Inspection, error) {
+func (r *Registry) Inspect(ctx context.Context, account event.Account) (_ Inspection, err error) {
+	defer fault.In("session", "inspect", &err)
 	if err := account.Validate(); err != nil {
 		return Inspection{}, err
 	}

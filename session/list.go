@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 )
 
 // looksBeside is how often a read tries to find the account at rest before it takes a turn of its own.
@@ -61,7 +62,13 @@ func (r *Registry) viewsLocked(a *account, rec *record, self event.LoginID) []Se
 
 // List returns the account's logins, online and offline, earliest first. self marks the one that asks; "" marks none. A
 // step that runs meanwhile is either in it or not; no login is shown in a state that it never had.
-func (r *Registry) List(ctx context.Context, account event.Account, self event.LoginID) ([]Session, error) {
+func (r *Registry) List(ctx context.Context, account event.Account, self event.LoginID) (_ []Session, err error) {
+	defer fault.In("session", "list", &err)
+	return r.list(ctx, account, self)
+}
+
+// list is List, without the name of the call in its errors.
+func (r *Registry) list(ctx context.Context, account event.Account, self event.LoginID) ([]Session, error) {
 	if err := account.Validate(); err != nil {
 		return nil, err
 	}
@@ -70,7 +77,8 @@ func (r *Registry) List(ctx context.Context, account event.Account, self event.L
 }
 
 // Get returns one login. [ErrNotFound] if the account has none of that ID.
-func (r *Registry) Get(ctx context.Context, account event.Account, id event.LoginID) (Session, error) {
+func (r *Registry) Get(ctx context.Context, account event.Account, id event.LoginID) (_ Session, err error) {
+	defer fault.In("session", "get", &err)
 	if err := account.Validate(); err != nil {
 		return Session{}, err
 	}
@@ -87,8 +95,9 @@ func (r *Registry) Get(ctx context.Context, account event.Account, id event.Logi
 }
 
 // Peers returns the addresses of the account's other logins, earliest first, with their state.
-func (r *Registry) Peers(ctx context.Context, account event.Account, self event.LoginID) ([]Peer, error) {
-	all, err := r.List(ctx, account, self)
+func (r *Registry) Peers(ctx context.Context, account event.Account, self event.LoginID) (_ []Peer, err error) {
+	defer fault.In("session", "peers", &err)
+	all, err := r.list(ctx, account, self)
 	if err != nil {
 		return nil, err
 	}
@@ -105,8 +114,9 @@ func (r *Registry) Peers(ctx context.Context, account event.Account, self event.
 }
 
 // Presence returns how reachable an account is. An error means unknown, not offline.
-func (r *Registry) Presence(ctx context.Context, account event.Account) (Presence, error) {
-	all, err := r.List(ctx, account, "")
+func (r *Registry) Presence(ctx context.Context, account event.Account) (_ Presence, err error) {
+	defer fault.In("session", "presence", &err)
+	all, err := r.list(ctx, account, "")
 	if err != nil {
 		return Presence{}, err
 	}
@@ -121,7 +131,8 @@ func (r *Registry) Presence(ctx context.Context, account event.Account) (Presenc
 }
 
 // Devices returns the registrations that the account remembers, whether logged in or not.
-func (r *Registry) Devices(ctx context.Context, account event.Account) (map[event.DeviceID]event.Incarnation, error) {
+func (r *Registry) Devices(ctx context.Context, account event.Account) (_ map[event.DeviceID]event.Incarnation, err error) {
+	defer fault.In("session", "devices", &err)
 	if err := account.Validate(); err != nil {
 		return nil, err
 	}
@@ -144,7 +155,8 @@ type Bound struct {
 
 // Resolve returns the device of a login that has not ended. [ErrNotFound] otherwise. It needs no I/O for a login that is
 // attached here.
-func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.LoginID) (Bound, error) {
+func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.LoginID) (_ Bound, err error) {
+	defer fault.In("session", "resolve", &err)
 	a := r.peek(account)
 	a.mu.Lock()
 	k := a.linkLocked(id)
@@ -153,6 +165,9 @@ func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.
 		return Bound{Device: k.device, Incarnation: k.incarnation}, nil
 	}
 	a.mu.Unlock()
+	if err := account.Validate(); err != nil {
+		return Bound{}, err
+	}
 	rec, _, err := r.load(ctx, account)
 	if err != nil {
 		return Bound{}, err
@@ -176,7 +191,8 @@ type Event struct {
 }
 
 // Recent returns the account's last 32 admissions and ends, newest first. There may be fewer if descriptions are long.
-func (r *Registry) Recent(ctx context.Context, account event.Account) ([]Event, error) {
+func (r *Registry) Recent(ctx context.Context, account event.Account) (_ []Event, err error) {
+	defer fault.In("session", "recent", &err)
 	if err := account.Validate(); err != nil {
 		return nil, err
 	}

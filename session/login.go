@@ -284,7 +284,8 @@ func deviceOf(l *login) device {
 // DryRun says what the rules would do to a Login, and why, without doing it. A ban is a [*BannedError], as for Login. The
 // host is asked for the account's policy (a [*HookError] if it does not answer and its fallback is [Refuse]), but neither whether the login may be nor who makes room: where it would be asked
 // that, the verdict is policy.Ask. How fast logins come, and whether devices evict each other in turns, does not matter.
-func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (policy.Explanation, error) {
+func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (_ policy.Explanation, err error) {
+	defer fault.In("session", "dry run", &err)
 	if err := q.validate(); err != nil {
 		return policy.Explanation{}, err
 	}

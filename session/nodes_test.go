@@ -279,8 +279,8 @@ func TestLeases_Config(t *testing.T) {
 	}{
 		"bus alone":  {session.Config{Bus: membus.New(membus.Config{})}, "Bus"},
 		"no node":    {session.Config{Leases: leases}, "Node"},
-		"short life": {session.Config{Leases: leases, Node: "x", LeaseLife: time.Millisecond}, "life"},
-		"long life":  {session.Config{Leases: leases, Node: "x", LeaseLife: 2 * time.Hour}, "life"},
+		"short life": {session.Config{Leases: leases, Node: "x", LeaseLife: time.Millisecond}, "LeaseLife"},
+		"long life":  {session.Config{Leases: leases, Node: "x", LeaseLife: 2 * time.Hour}, "LeaseLife"},
 	} {
 		_, err := session.New(st, tt.config)
 		invalid, ok := errors.AsType[*event.InvalidError](err)

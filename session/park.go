@@ -3,10 +3,10 @@ package session
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 )
 
 // Bounds of what is parked. An entry is parked when it has defeated a device several times and a person or a rule of the
@@ -53,7 +53,8 @@ type ParkResult struct {
 //
 // Errors: [*event.InvalidError], [ErrNotFound] if the account has no such device, [ErrTooManyParked], a [*RecordFullError], [ErrClosed],
 // or the store's.
-func (r *Registry) Park(ctx context.Context, q ParkRequest) (ParkResult, error) {
+func (r *Registry) Park(ctx context.Context, q ParkRequest) (_ ParkResult, err error) {
+	defer fault.In("session", "park", &err)
 	if err := q.Account.Validate(); err != nil {
 		return ParkResult{}, err
 	}
@@ -61,13 +62,13 @@ func (r *Registry) Park(ctx context.Context, q ParkRequest) (ParkResult, error) 
 		return ParkResult{}, err
 	}
 	if q.Position.Seq == 0 {
-		return ParkResult{}, &event.InvalidError{Field: "seq", Reason: "zero"}
+		return ParkResult{}, &event.InvalidError{Field: "position.seq", Reason: "zero"}
 	}
 	var res ParkResult
-	_, err := r.run(ctx, q.Account, func(s *step) error {
+	_, err = r.run(ctx, q.Account, func(s *step) error {
 		d := s.rec.device(q.Device)
 		if d == nil {
-			return fmt.Errorf("park: %w", ErrNotFound)
+			return ErrNotFound
 		}
 		res.Incarnation = d.Incarnation
 		changed, err := s.park(d, &q)
@@ -100,7 +101,7 @@ func (s *step) park(d *device, q *ParkRequest) (bool, error) {
 		d.Parked = &parked{Epoch: q.Position.Epoch, Seqs: seqs}
 	}
 	if !q.Undo && (len(seqs) > MaxParked || s.rec.parked() > maxParkedAccount) {
-		return false, fmt.Errorf("park: %w", ErrTooManyParked)
+		return false, ErrTooManyParked
 	}
 	return true, nil
 }
@@ -126,7 +127,8 @@ func (r *record) parked() int {
 
 // Parked returns which entries the registration of a device does not get, in rising order. What is not there any more
 // may be among them.
-func (r *Registry) Parked(ctx context.Context, account event.Account, inc event.Incarnation) ([]event.Position, error) {
+func (r *Registry) Parked(ctx context.Context, account event.Account, inc event.Incarnation) (_ []event.Position, err error) {
+	defer fault.In("session", "parked", &err)
 	if err := account.Validate(); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/policy"
@@ -72,10 +73,11 @@ type shard struct {
 
 // New returns a registry over a store, which stays the caller's and must be closed after the registry. It reads from the
 // store when it was used last, for 5 s at most, and starts goroutines that Close ends.
-func New(st store.Store, cfg Config) (*Registry, error) {
+func New(st store.Store, cfg Config) (_ *Registry, err error) {
+	defer fault.In("session", "new", &err)
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("session: config: %w", err)
+		return nil, fmt.Errorf("config: %w", err)
 	}
 	if st == nil {
 		return nil, &event.InvalidError{Field: "store", Reason: "nil"}
@@ -87,7 +89,7 @@ func New(st store.Store, cfg Config) (*Registry, error) {
 	if pol == nil {
 		p, err := policy.New(policy.Rules{})
 		if err != nil {
-			return nil, fmt.Errorf("session: default policy: %w", err)
+			return nil, fmt.Errorf("default policy: %w", err)
 		}
 		pol = p
 	}
@@ -151,7 +153,8 @@ func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
 
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
 // Logins do not end. It may be called again.
-func (r *Registry) Close(ctx context.Context) error {
+func (r *Registry) Close(ctx context.Context) (err error) {
+	defer fault.In("session", "close", &err)
 	r.cancel(ErrClosed)
 	var last sync.WaitGroup
 	for _, c := range r.connections() {
@@ -170,7 +173,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("session: close: %w", ctx.Err())
+		return ctx.Err()
 	}
 }
 

@@ -264,7 +264,6 @@ func TestAttach_AFullRecordKeepsTheOldDescription(t *testing.T) {
 		g, err := w.tryLogin(small)
 		require.NoError(w.t, err)
 		w.kick("ann", all[0].id)
-		all = all[1:]
 		renew := func(size int) session.Description {
 			d := session.Description{Name: "new", Extension: make([]byte, size)}
 			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Description: &d}, new(wire), nil)

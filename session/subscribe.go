@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/stream"
 )
 
@@ -36,7 +37,8 @@ type Subscription struct{ s *stream.Subscription[Change] }
 // subscription that is not needed any more must be closed.
 //
 // Errors: [*event.InvalidError], [ErrClosed].
-func (r *Registry) Subscribe(buffer int) (*Subscription, error) {
+func (r *Registry) Subscribe(buffer int) (_ *Subscription, err error) {
+	defer fault.In("session", "subscribe", &err)
 	s, err := r.feed.Subscribe(buffer)
 	if err != nil {
 		return nil, err
@@ -46,7 +48,11 @@ func (r *Registry) Subscribe(buffer int) (*Subscription, error) {
 
 // Next returns the oldest change, and waits for one as long as ctx allows. After Close, of the subscription or of the
 // registry, it returns what is left in the buffer, and then [ErrClosed].
-func (s *Subscription) Next(ctx context.Context) (Change, error) { return s.s.Next(ctx) }
+func (s *Subscription) Next(ctx context.Context) (Change, error) {
+	c, err := s.s.Next(ctx)
+	fault.In("session", "next", &err)
+	return c, err
+}
 
 // All returns the changes as they come, for a loop. It ends when ctx has ended, and when nothing is left after Close.
 func (s *Subscription) All(ctx context.Context) iter.Seq[Change] { return s.s.All(ctx) }
@@ -66,6 +72,7 @@ func (s *Subscription) Close() { s.s.Close() }
 // There is one listener: a second one is refused with [ErrListening] until the first was stopped. Two routers over one
 // registry would not ring each other's doorbells.
 func (r *Registry) Listen(l *stream.Listener[Change]) (stop func(), err error) {
+	defer fault.In("session", "listen", &err)
 	if l == nil || l.Hear == nil {
 		return nil, &event.InvalidError{Field: "listener", Reason: "nil"}
 	}

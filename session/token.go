@@ -5,13 +5,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/fault"
 )
 
 // A login's resume token is replaced once a day. What the record keeps of its tokens lets a client lose any message, and two
@@ -218,20 +218,24 @@ func (s *step) hand(l *login, shown event.ResumeToken, by proof, shared bool) ev
 // ConfirmToken says that the device has stored the token of [Connection.Token]. The one before may be used for 10 s more, and
 // ends the login after that. If there is no new token, or it was confirmed before, ConfirmToken does nothing. If the login
 // has ended it returns an [*EndedError], or [ErrNotFound] if it is not known any more why.
-func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) error {
+func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) (err error) {
+	defer fault.In("session", "confirm token", &err)
+	if c == nil {
+		return &event.InvalidError{Field: "connection", Reason: "nil"}
+	}
 	token := c.Token()
 	if token == "" {
 		return nil
 	}
 	var confirmed *login
-	_, err := r.run(ctx, c.Account(), func(s *step) error {
+	_, err = r.run(ctx, c.Account(), func(s *step) error {
 		confirmed = nil
 		l := s.rec.login(c.Login())
 		if l == nil {
 			if t := s.rec.tombstone(c.Login()); t != nil {
 				return &EndedError{Why: t.Closed.closed()}
 			}
-			return fmt.Errorf("confirm token: %w", ErrNotFound)
+			return ErrNotFound
 		}
 		if l.issued(token) {
 			l.confirm(s.now)

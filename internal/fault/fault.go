@@ -20,7 +20,7 @@ type called struct {
 //	func (r *Router) Send(…) (_ SendResult, err error) {
 //		defer fault.In("fanout", "send", &err)
 //
-// What an inner function has put in front already is not repeated.
+// What an inner function has put in front already is not repeated, and the package is named once.
 func In(pkg, call string, err *error) {
 	if *err != nil {
 		*err = &called{pkg: pkg, call: call, err: *err}
@@ -32,7 +32,8 @@ func (e *called) Error() string {
 	if same, ok := inner.(*called); ok && same.call == e.call { // one package calls the other
 		inner = same.err
 	}
-	return head + e.call + ": " + strings.TrimPrefix(strings.TrimPrefix(inner.Error(), head), e.call+": ")
+	text := strings.TrimPrefix(strings.TrimPrefix(inner.Error(), head), e.call+": ")
+	return head + e.call + ": " + strings.ReplaceAll(text, ": "+head, ": ")
 }
 
 func (e *called) Unwrap() error { return e.err }
