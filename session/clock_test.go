@@ -188,6 +188,9 @@ func TestI30_OfflineLoginsOutliveASetClock(t *testing.T) {
 func TestI30_WhatWasStoredWhileTheClockWasBehind(t *testing.T) {
 	s, wall := withWall(setup{config: session.Config{IdleDevice: 30 * day}})
 	inBubble(t, s, func(w *world) {
+		gone := w.login("ann", "gone", "web")
+		require.NoError(w.t, w.reg.Logout(w.t.Context(), "ann", gone.id))
+		w.pass(29*day + 12*time.Hour)
 		w.join("ann", "pad", "web").conn.Detach()
 		w.pass(time.Hour)
 		wall.set(-26 * 365 * day)
@@ -202,6 +205,7 @@ func TestI30_WhatWasStoredWhileTheClockWasBehind(t *testing.T) {
 		all, err := w.reg.Devices(w.t.Context(), "ann")
 		require.NoError(w.t, err)
 		require.Contains(w.t, all, event.DeviceID("pad"))
+		require.NotContains(w.t, all, event.DeviceID("gone"))
 		wall.set(100 * day)
 		w.pass(26 * time.Hour)
 		require.Empty(w.t, w.devices("ann"), "the clock has said so for a day")
