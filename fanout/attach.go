@@ -24,7 +24,7 @@ type AttachRequest struct {
 	// [session.AttachRequest].
 	Login       event.LoginID
 	Token       event.ResumeToken
-	Vouched     bool
+	Vouched     bool `json:"-"`
 	Device      event.DeviceID
 	Tab         string
 	Description *session.Description

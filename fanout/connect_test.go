@@ -2,6 +2,7 @@ package fanout_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -110,6 +111,13 @@ func TestConnect_Refused(t *testing.T) {
 		_, _, err = w.r.Connect(ctx, mqtt("m1"), fanout.AttachRequest{}, mute{})
 		require.ErrorIs(w.t, err, session.ErrClosed)
 	})
+}
+
+// A host decodes what a client has sent into the request itself: that does not vouch for the client.
+func TestAttach_AClientCannotVouchForItself(t *testing.T) {
+	var q fanout.AttachRequest
+	require.NoError(t, json.Unmarshal([]byte(`{"Account":"ann","Vouched":true,"vouched":true,"Device":"m1"}`), &q))
+	require.Equal(t, fanout.AttachRequest{Account: "ann", Device: "m1"}, q)
 }
 
 // TestAttach_Vouched delivers from the device's place like any other attach.

@@ -54,7 +54,8 @@
 // What counts at limits are logins that hold a slot: those online or within their resume window ([SlotOnline]), or all
 // that have not ended ([SlotEveryLogin]). A login without a slot that comes back is a newcomer with Newcomer.Login set.
 // Without a slot a login counts for RuleAccount alone, and is the first to go there: logins that were left behind and
-// never logged out, such as those of private browser windows, lock nobody out.
+// never logged out, such as those of private browser windows, lock nobody out. With MinAge they do lock out a device that is
+// too new, as below, until they have been idle for too long.
 //
 // # Platforms
 //

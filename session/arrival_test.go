@@ -107,6 +107,47 @@ func TestAttach_AConnectionThatWasNot(t *testing.T) {
 	})
 }
 
+// A Begin that panics does so on a goroutine where nobody recovers. It is an error of Attach, and the connection was not.
+func TestAttach_BeginPanics(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		g := w.login("ann", "a1", "ios")
+		w.events.take()
+		c, told := new(wire), new(atomic.Int32)
+		_, err := g.beginning(c, told, func(context.Context, *session.Connection) error { panic("host") })
+		require.ErrorContains(w.t, err, "Begin: hook panicked: host")
+		require.Equal(w.t, event.Unavailable, event.ClosedOf(err).Reason)
+		require.Equal(w.t, []session.State{session.Lingering}, w.states("ann"))
+		require.Empty(w.t, c.reasons())
+		require.Zero(w.t, told.Load())
+		require.Empty(w.t, w.events.take())
+		g.attach()
+	})
+}
+
+// A Begin that hangs keeps its own Attach waiting and nobody else: not a newer connection, a kick, a login of the account.
+func TestI36_ABeginThatHangs(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		stop, done := make(chan struct{}), make(chan error, 2)
+		hang := func(context.Context, *session.Connection) error { <-stop; return nil }
+		g := w.login("ann", "a1", "ios")
+		for range 2 {
+			go func() {
+				_, err := g.beginning(new(wire), new(atomic.Int32), hang)
+				done <- err
+			}()
+			w.pass(time.Minute)
+		}
+		start := time.Now()
+		g.attach()
+		w.join("ann", "a2", "ios")
+		w.kick("ann", g.id)
+		require.Zero(w.t, time.Since(start))
+		close(stop)
+		require.Error(w.t, <-done)
+		require.Error(w.t, <-done)
+	})
+}
+
 // TestAttach_TheConnectionIsTheCallersOnEveryError (K9.1): random attaches beside failing stores, kicks, newer
 // connections, drains and closes. On an error nothing was done to the connection; otherwise it is closed once.
 func TestAttach_TheConnectionIsTheCallersOnEveryError(t *testing.T) {

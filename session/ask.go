@@ -28,7 +28,7 @@ import (
 //     that decide has now, and no SetPolicy or Enforce began after the host was asked. Otherwise it counts as missing, the
 //     step is dropped, and the call goes back to 2.
 //
-// Each of the three is asked maxQuestions times at most; then the call fails with a [*ChangingError].
+// Each of them is asked maxQuestions times at most; then the call fails with a [*ChangingError].
 //
 // # Why that is enough for Enforce
 //
@@ -136,6 +136,7 @@ const (
 	aboutLogin   subject = iota // whether it may go on to the rules
 	aboutPolicy                 // which rules
 	aboutVictims                // who makes room
+	aboutFilter                 // which logins a kick is for
 	subjects
 )
 
@@ -143,6 +144,9 @@ const (
 type lack struct {
 	about    subject
 	question Question
+	// strictest: if the host does not answer, the step goes on by the strictest rule that there can be.
+	strictest bool
+	again     func(context.Context) error // asks about a filter, which has no question
 }
 
 // answer is what the host said to a question.
@@ -167,7 +171,7 @@ func need[T any](s *step, a *answer[T], about subject, q Question) (*answer[T], 
 	if a.to != nil && a.ruled == s.ruled && a.to.same(&q) {
 		return a, true
 	}
-	s.lacks = &lack{about, q}
+	s.lacks = &lack{about: about, question: q}
 	return nil, false
 }
 
@@ -219,10 +223,15 @@ func (r *Registry) ask(ctx context.Context, have *answers, l *lack) (err error) 
 		}, l.question)
 	case aboutPolicy:
 		have.policy, err = r.askPolicy(ctx, l.question)
+		if l.strictest && errors.Is(err, ErrHookFailed) {
+			err = nil
+		}
 	case aboutVictims:
 		have.victims, err = askHost(ctx, r, hook[policy.Answer]{
 			"DecideVictims", &r.calls.victims, r.cfg.DecideVictims, r.cfg.DecideVictimsFallback, policy.Answer{},
 		}, l.question)
+	case aboutFilter:
+		err = l.again(ctx)
 	}
 	return err
 }
@@ -297,8 +306,13 @@ func (s *step) rules() *policy.Policy {
 		return s.policy
 	}
 	if s.r.cfg.DecidePolicy != nil {
-		a, ok := need(s, &s.answers.policy, aboutPolicy, s.question())
-		if !ok {
+		q := s.question()
+		a, ok := need(s, &s.answers.policy, aboutPolicy, q)
+		switch {
+		case !ok:
+			return nil
+		case a.err != nil && s.r.cfg.DecidePolicyFallback == Refuse: // it was good enough for tabs
+			s.lacks = &lack{about: aboutPolicy, question: q}
 			return nil
 		}
 		s.policy = a.value
@@ -307,6 +321,27 @@ func (s *step) rules() *policy.Policy {
 		s.policy = s.r.policy.Load()
 	}
 	return s.policy
+}
+
+// tabs returns how many connections a login on the platform may have, or 0 if the host has to be asked first. If the host
+// does not answer and Admit is not its fallback, that is one: the strictest rule lets nobody in whom the account's own would
+// not, and a device whose old connection nobody has missed yet is not locked out by it.
+func (s *step) tabs(platform event.Platform) int {
+	if s.r.cfg.DecidePolicy != nil && s.r.cfg.DecidePolicyFallback == Refuse {
+		a, ok := need(s, &s.answers.policy, aboutPolicy, s.question())
+		switch {
+		case !ok:
+			s.lacks.strictest = true
+			return 0
+		case a.err != nil:
+			return 1
+		}
+	}
+	rules := s.rules()
+	if rules == nil {
+		return 0
+	}
+	return rules.Tabs(platform)
 }
 
 // choice returns whom the host has chosen of those who may make room, or nil if it has to be asked first.

@@ -247,6 +247,33 @@ func TestI19_EnforceReachesALoginThatIsBeingCommitted_K4_4(t *testing.T) {
 	})
 }
 
+// The same if the host does not answer at first which rules hold for the account.
+func TestI19_EnforceReachesALoginWhoseRulesAreNotKnownAtOnce_K4_4(t *testing.T) {
+	var broken atomic.Int64
+	s := setup{}
+	brokenHook(&s, "DecidePolicy", func(context.Context) error {
+		if broken.Add(-1) >= 0 {
+			return errDown
+		}
+		return nil
+	})
+	inBubble(t, s, func(w *world) {
+		var first sync.Once
+		w.st.set(func(f *faults) {
+			f.before = func(store.Batch) error {
+				first.Do(func() {
+					w.rule(policy.Rules{Platforms: map[event.Platform]int{"ios": 0}})
+					broken.Store(3)
+				})
+				return nil
+			}
+		})
+		w.login("ann", "a1", "ios")
+		w.pass(time.Minute)
+		require.Empty(w.t, w.devices("ann"))
+	})
+}
+
 // K4.4, with hooks that return at any moment beside SetPolicy, Enforce, comebacks and kicks.
 func TestI19_RulesHoldAtRestWhateverHangs_K4_4(t *testing.T) {
 	nap := func() { time.Sleep(rand.N(400 * time.Microsecond)) }
@@ -458,7 +485,7 @@ func TestI35_UnknownRulesEndNobody(t *testing.T) {
 				} else {
 					hookFailed(w.t, kick, "DecidePolicy")
 					hookFailed(w.t, remove, "DecidePolicy")
-					hookFailed(w.t, tab, "DecidePolicy")
+					require.NoError(w.t, tab, "one connection there may be by any rules")
 				}
 				require.NoError(w.t, w.reg.SetPolicy(mustPolicy(w.t, policy.Rules{Platforms: map[event.Platform]int{"ios": 0}})))
 				for _, dry := range []bool{true, false} {
@@ -473,6 +500,73 @@ func TestI35_UnknownRulesEndNobody(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Clause 2: DecidePolicy does not answer, and a device reconnects beside its old connection. How many there may be is not
+// known. The strictest rule holds, one: the new one gets in, and all older ones go.
+func TestI35_WithUnknownRulesALoginHasOneConnection(t *testing.T) {
+	for name, fail := range map[string]func(context.Context) error{
+		"fails":  func(context.Context) error { return errDown },
+		"panics": func(context.Context) error { panic("host") },
+		"hangs":  func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var broken atomic.Bool
+			s := setup{rules: threeTabs, config: session.Config{IdleTimeout: -1}}
+			brokenHook(&s, "DecidePolicy", func(ctx context.Context) error {
+				if broken.Load() {
+					return fail(ctx)
+				}
+				return nil
+			})
+			inBubble(t, s, func(w *world) {
+				g := w.login("ann", "browser", "web")
+				one, two := g.tab("1"), g.tab("2")
+				broken.Store(true)
+				start := time.Now()
+				three := g.tab("3")
+				require.LessOrEqual(w.t, time.Since(start), 2*time.Second)
+				require.Equal(w.t, []bool{false, false, true}, []bool{one.live(), two.live(), three.live()})
+				same := g.tab("3")
+				require.Equal(w.t, []event.Reason{event.Moved}, three.wire.reasons())
+
+				broken.Store(false)
+				g.tab("1")
+				require.True(w.t, same.live(), "three again")
+			})
+		})
+	}
+}
+
+// A login beside whose old connection the host was asked in vain has lost that connection, and its slot, by the time of the
+// step: that is an admission, and those need the account's rules.
+func TestI35_AnAnswerForTabsAdmitsNobody(t *testing.T) {
+	var g gate
+	var broken atomic.Bool
+	s := setup{rules: policy.Rules{Platforms: map[event.Platform]int{"ios": 2}}, config: session.Config{
+		IdleTimeout: -1, ResumeWindow: -1, HookTimeout: time.Hour, SweepInterval: time.Hour,
+	}}
+	s.config.DecidePolicy = func(context.Context, session.Question) (*policy.Policy, error) {
+		g.pass()
+		if broken.Load() {
+			return nil, errDown
+		}
+		return nil, nil
+	}
+	onStores(t, s, func(w *world) {
+		broken.Store(false)
+		a := w.join("ann", "a1", "ios")
+		broken.Store(true)
+		calls := g.calls.Load()
+		err := g.while(w.t, func() error {
+			_, err := a.tryAttach(new(wire))
+			return err
+		}, func() { a.conn.Detach() })
+		hookFailed(w.t, err, "DecidePolicy")
+		require.Equal(w.t, calls+2, g.calls.Load(), "asked once more, for what needs an answer")
+		broken.Store(false)
+		a.attach()
+	})
 }
 
 // K2.3: DecideLogin hangs for one account, as often as it may. Another account is asked about all the same, and obeyed.

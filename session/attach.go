@@ -3,12 +3,16 @@ package session
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -89,11 +93,19 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	return in.Connection, nil
 }
 
+// unknownClient stands for the clients whose logins are not in memory. It is no identifier.
+const unknownClient = "?\n"
+
 // limitAttach refuses an attach of an account that attaches too often, and then one of a crowd that is too much for the node.
-// An account that loops takes no more of the node's than its own share, whatever login, device and token it names.
+// An account that loops takes no more of the node's than its own share, whatever login, device and token it names. Logins that
+// are not in memory share one part of their account's, so that a client that names another one each time takes no more than
+// that.
 func (r *Registry) limitAttach(q AttachRequest) error {
-	now := r.elapsed()
-	wait := r.attachesOf.take(now, q.Account, cmp.Or(string(q.Login), string(q.Device)))
+	now, client := r.elapsed(), unknownClient
+	if r.peek(q.Account).knows(q.Login, q.Device) {
+		client = cmp.Or(string(q.Login), string(q.Device))
+	}
+	wait := r.attachesOf.take(now, q.Account, client)
 	if wait == 0 {
 		wait = r.attaches.take(now, "", "")
 	}
@@ -106,7 +118,7 @@ func (r *Registry) limitAttach(q AttachRequest) error {
 // serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
 func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Context, *Connection) error) (err error) {
 	if begin != nil {
-		err = begin(ctx, in.Connection)
+		err = in.begins(ctx, begin)
 	}
 	// What closes all connections may have looked for them before this one was there.
 	if err == nil {
@@ -126,6 +138,19 @@ func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Co
 		return gone
 	}
 	return cmp.Or(err, error(&FencedError{Why: *over}))
+}
+
+// begins calls AttachRequest.Begin. A panic of it is an error: the caller, who could recover from it, is on another goroutine.
+func (in *arrival) begins(ctx context.Context, begin func(context.Context, *Connection) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e := &hostcall.PanicError{Value: p, Stack: debug.Stack()}
+			in.r.log.Error("session: Begin panicked", "account", string(in.view.Account), "login", string(in.view.Login),
+				"panic", p, "stack", string(e.Stack))
+			err = fmt.Errorf("session: Begin: %w", e)
+		}
+	}()
+	return begin(ctx, in.Connection)
 }
 
 // announce makes the arrival known, unless it has ended. Then it returns with what.
@@ -180,7 +205,8 @@ func (r *Registry) unserved(lease uint64) error {
 func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	s.a.mu.Lock()
 	k := s.a.linkLocked(l.ID)
-	holds := s.r.holdsLocked(k, l, s.at)
+	landed := s.landedLocked(l)
+	holds := landed || s.r.holdsLocked(k, l, s.at)
 	attached := k.attached() && !slices.Contains(s.stale, l.ID)
 	first, unsure := k == nil || !k.served, k != nil && k.unsure.Load()
 	was := coming{login: l.ID}
@@ -194,17 +220,18 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	s.who = Question{Device: l.Device, Platform: l.Platform, Description: l.Description, Login: l.ID}
 	in.tabs = 1
 	if attached {
-		rules := s.rules()
-		if rules == nil {
+		if in.tabs = s.tabs(l.Platform); s.lacks != nil {
 			return nil
 		}
-		in.tabs = rules.Tabs(l.Platform)
 	}
 	if !holds {
 		var err error
 		if l, err = s.comeBack(l); err != nil || s.lacks != nil {
 			return err
 		}
+	}
+	if s.admits = s.admits || landed; s.admits {
+		was.admission = l.Admission
 	}
 	elsewhere := s.r.nodes.elsewhere(l)
 	if in.moves = 0; elsewhere {
@@ -249,7 +276,7 @@ func (s *step) comeBack(l *login) (*login, error) {
 		if err != nil || s.lacks != nil {
 			return nil, err
 		}
-		if _, err := s.damp(l.Device, l.Platform, d.Victims); err != nil {
+		if _, err := s.damp(l.Device, l.Platform, s.devicesOf(nil, d.Victims)); err != nil {
 			return nil, err
 		}
 		s.evict(d.Victims, l, in.Login)
@@ -278,7 +305,7 @@ func (s *step) bind(in *arrival, tab string) {
 	}
 	s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
 	if tab != "" || in.token != "" || in.parked != nil || moves > 0 || in.idle != 0 {
-		c.extra = &extra{token: in.token, tab: tab, parked: in.parked, moves: moves, at: now, idle: in.idle}
+		c.extra = &extra{token: in.token, tab: strings.Clone(tab), parked: in.parked, moves: moves, at: now, idle: in.idle}
 	}
 	k.conns = append(k.conns, c)
 	k.admitted, k.looked, k.told = in.view.LoggedInAt.UnixMilli(), s.at.Elapsed, false

@@ -25,7 +25,7 @@ func (r *Registry) Authenticate(ctx context.Context, account event.Account, id e
 	if err := q.validate(); err != nil {
 		return Session{}, err
 	}
-	// To be limited like the attaches of the account, once these are.
+	// It is not limited like attaches: anybody may try it for any account, and would keep the account's own devices out.
 	var refusal error
 	view, err := r.looking(ctx, account, func(s *step) *login {
 		l := s.rec.login(id)

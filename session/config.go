@@ -60,12 +60,13 @@ type Config struct {
 	// account together four times as often. Beyond that a login is refused with a [*LimitedError] before anything is read and
 	// before the host is asked. Zero means 10; at most 60,000; negative means no bound, for either.
 	LoginsPerMinute int
-	// FlapLimit is how often within 10 s devices may evict others after having been evicted themselves within 10 s. Then
-	// the next one that would is refused with a [*LimitedError] until 5 s after the last. Devices that have nothing to do
-	// with these evictions are not concerned. Zero means 3; at most 16; negative means no bound.
+	// FlapLimit is how often within 10 s devices may evict others, by the rules or by LoginReplacing, after having been evicted
+	// themselves within 10 s. Then the next one that would is refused with a [*LimitedError] until 5 s after the last. Devices
+	// that have nothing to do with these evictions are not concerned. Zero means 3; at most 16; negative means no bound.
 	FlapLimit int
 	// AttachesPerAccount bounds the attaches of one account per second; twice as many may come at once. One login may use
-	// half of that. One beyond it is refused with a [*LimitedError] before anything is read, and does not count for
+	// half of that, and so may all logins together that have no connection on this node and have not lost one within their
+	// resume window. One beyond it is refused with a [*LimitedError] before anything is read, and does not count for
 	// AttachesPerSecond. Zero means 10; negative means no bound.
 	AttachesPerAccount int
 	// AttachesPerSecond bounds the attaches of this node, and as many may come at once. One beyond that is refused with a
@@ -77,8 +78,8 @@ type Config struct {
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
 	// negative means never.
 	JanitorInterval time.Duration
-	// HookTimeout bounds each call of the functions below, of those that Attach is given, and of Leases. One that takes
-	// longer is left to itself. While 8 calls of one function hang for one account, it is not called for that account, see
+	// HookTimeout bounds each call of the functions below, of the one by which Attach tells of the end, and of Leases. One that
+	// takes longer is left to itself. While 8 calls of one function hang for one account, it is not called for that account, see
 	// [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration
 	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged and counted, see
@@ -113,8 +114,9 @@ type Config struct {
 	// in.
 	DecidePolicy func(ctx context.Context, q Question) (*policy.Policy, error)
 	// DecidePolicyFallback says what happens if DecidePolicy does not answer. [Refuse] lets nobody in, and nobody end others,
-	// by rules that may be laxer than the account's. [Admit]: the registry's policy holds; but Enforce passes the account over
-	// and reports it, so that nobody ends by rules that may be stricter.
+	// by rules that may be laxer than the account's; a connection beside others of its login gets in by the strictest rule, so
+	// that they make room for it. [Admit]: the registry's policy holds; but Enforce passes the account over and reports it, so
+	// that nobody ends by rules that may be stricter.
 	DecidePolicyFallback Fallback
 	// DecideVictims, if set, chooses who makes room where the policy leaves that to the host (policy.AskHost). It is called
 	// outside the account's turn, so it may call the registry; other logins may come in between. If the rule, its limit or

@@ -21,8 +21,9 @@ type KickRequest struct {
 	Others  event.LoginID   // every one but this, which must be there
 	// Platform: all of this platform.
 	Platform event.Platform
-	// Filter: those for which it returns true. It is called before the step begins; a login that is admitted meanwhile
-	// stays.
+	// Filter: those for which it returns true. It is called outside the account's turn; a login that is admitted meanwhile
+	// stays. If the state or the description of one that it was shown has changed by the time of the step, it is asked about
+	// all again; so it should not look at LastSeen alone.
 	Filter func(Session) bool
 	// Reason must be one that ends logins. Empty means kicked_host, or kicked_self if By is set.
 	Reason event.Reason
@@ -133,7 +134,8 @@ func checkNote(note string) error {
 // the results say what was denied. If all that were there are protected, that is a [*ProtectedError], which matches
 // [ErrProtected], and has the results. If Config.DecidePolicy does not answer, it is a [*HookError], and nobody has ended.
 //
-// ctx bounds all waits before the commit.
+// ctx bounds all waits before the commit. A [*ChangingError] means that the account changed each time while Filter or the host
+// was asked.
 func (r *Registry) Kick(ctx context.Context, q KickRequest) (_ []KickResult, err error) {
 	defer fault.In("session", "kick", &err)
 	return r.kick(ctx, q)
@@ -143,25 +145,48 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
-	if q.Filter != nil {
-		all, err := r.list(ctx, q.Account, q.By)
-		if err != nil {
-			return nil, err
+	var shown []Session
+	choose := func(ctx context.Context) (err error) {
+		if shown, err = r.list(ctx, q.Account, q.By); err != nil {
+			return err
 		}
-		for _, s := range all {
+		q.Logins = nil
+		for _, s := range shown {
 			if q.Filter(s) {
 				q.Logins = append(q.Logins, s.Login)
 			}
+		}
+		return nil
+	}
+	if q.Filter != nil {
+		if err := choose(ctx); err != nil {
+			return nil, err
 		}
 	}
 	var results []KickResult
 	_, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		results = results[:0]
+		if s.differs(shown) {
+			s.lacks = &lack{about: aboutFilter, again: choose}
+			return nil
+		}
+		landed := s.landedEnds(&q)
+		if len(q.Logins) == 0 && q.Filter == nil {
+			for _, id := range landed {
+				results = append(results, KickResult{Login: id, Ended: true})
+			}
+		}
 		why := q.Reason.Closed(0)
 		why.Note = q.Note
 		var actor *policy.Login
 		if q.By != "" {
 			by := s.rec.login(q.By)
+			if by == nil && slices.Contains(landed, q.By) { // it was among them
+				for _, id := range q.Logins {
+					results = append(results, KickResult{Login: id, Ended: slices.Contains(landed, id)})
+				}
+				return nil
+			}
 			if by == nil {
 				return fmt.Errorf("by: %w", ErrNotFound)
 			}
@@ -176,6 +201,10 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 			return fmt.Errorf("others: %w", ErrNotFound)
 		}
 		for _, id := range s.chosen(q) {
+			if slices.Contains(landed, id) {
+				results = append(results, KickResult{Login: id, Ended: true})
+				continue
+			}
 			res := s.permitted(actor, id)
 			if res.Ended {
 				s.end(id, why, q.By)
@@ -195,6 +224,28 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		return nil, err
 	}
 	return results, nil
+}
+
+// landedEnds returns the logins, earliest first, that a step of unknown outcome turned out to have ended as the request
+// would: mostly an earlier try of the same call.
+func (s *step) landedEnds(q *KickRequest) []event.LoginID {
+	var ids []event.LoginID
+	for _, e := range s.endedFor(q.Reason) {
+		id := e.Session.Login
+		if !slices.Contains(s.strange, id) && id != q.Others && (q.Platform == "" || e.Session.Platform == q.Platform) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// differs reports whether one of the logins, if it has not ended, is not as it was shown. That it was heard of since is no
+// difference.
+func (s *step) differs(shown []Session) bool {
+	return slices.ContainsFunc(shown, func(was Session) bool {
+		l := s.rec.login(was.Login)
+		return l != nil && (s.r.view(s.a, l, s.at, "").State != was.State || l.Primary != was.Primary || !l.Description.equal(&was.Description))
+	})
 }
 
 // permitted says whether a login is there, and may be ended by the login that asks, if one does.
@@ -277,7 +328,7 @@ func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) (err
 	_, err = r.runAsking(ctx, q.Account, func(s *step) error {
 		s.lookAgain(nil)
 		d := s.rec.device(q.Device)
-		if there = d != nil; !there {
+		if there = there || d != nil; d == nil { // an earlier try may have taken effect
 			return nil
 		}
 		gone, why := *d, event.DeviceRemoved.Closed(0)

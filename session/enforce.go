@@ -73,8 +73,8 @@ type EnforceFailure struct {
 func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (_ EnforceReport, err error) {
 	defer fault.In("session", "enforce", &err)
 	if !q.DryRun {
+		r.ruled.Add(1) // first; see Registry.begin
 		r.enforced.Add(1)
-		r.ruled.Add(1)
 	}
 	report := EnforceReport{Next: q.After}
 	pace := time.Second / time.Duration(max(cmp.Or(q.PerSecond, 1_000), 1))
@@ -166,9 +166,17 @@ func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (
 	return logins, victims, err
 }
 
-// enforceAgain enforces the rules on an account that a login came to while Enforce went through the others.
+// enforceAgain enforces the rules on an account that a login came to while Enforce went through the others. Nobody else would
+// do so, so it is tried again.
 func (r *Registry) enforceAgain(id event.Account) {
-	if _, _, err := r.enforce(r.ctx, id, false); err != nil {
-		r.log.Warn("session: rules are not enforced", "account", string(id), "err", err)
+	for range maxQuestions {
+		_, _, err := r.enforce(r.ctx, id, false)
+		if err == nil {
+			return
+		}
+		r.log.Warn("session: rules are not enforced yet", "account", string(id), "err", err)
+		if pause(r.ctx, r.soon()) != nil {
+			return
+		}
 	}
 }

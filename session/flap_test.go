@@ -223,3 +223,27 @@ func TestPrivateWindowsLockNobodyOut_K11_1(t *testing.T) {
 		})
 	})
 }
+
+// K11.2: two devices that each choose the other to make room, again and again, are slowed down like those that the rules
+// choose, and the account's other platforms log in all the same.
+func TestS22_DevicesThatReplaceEachOtherAreSlowedDown(t *testing.T) {
+	rules := policy.Rules{Platforms: map[event.Platform]int{"ios": 1}, Actions: map[event.Platform]policy.Action{"ios": policy.RefuseNew}}
+	inBubble(t, setup{rules: rules, config: session.Config{FlapLimit: 3, LoginsPerMinute: 20, IdleTimeout: -1}}, func(w *world) {
+		id, admitted, told := w.join("ann", "a0", "ios").id, 0, 0
+		for i := range 300 { // half a minute
+			res, err := w.reg.LoginReplacing(w.t.Context(), request("ann", event.DeviceID(fmt.Sprint("a", (admitted+1)%2)), "ios"), id)
+			if err == nil {
+				id, admitted = res.Session.Login, admitted+1
+			} else if e, ok := errors.AsType[*session.LimitedError](err); ok && e.Reason == event.Flapping {
+				told++
+			}
+			if i == 150 {
+				w.login("ann", "browser", "web")
+			}
+			w.pass(100 * time.Millisecond)
+		}
+		require.LessOrEqual(w.t, admitted, 4+6)
+		require.Positive(w.t, told)
+		require.Equal(w.t, 1, countKind(w, session.ChangeContended))
+	})
+}

@@ -317,3 +317,38 @@ func devicesOf(m map[event.DeviceID]event.Incarnation) []event.Incarnation {
 	}
 	return all
 }
+
+// K4.4: a filter names the logins that nobody uses, and one of them comes back before the step begins. It stays.
+func TestKick_AFilterIsOfTheCommit_K4_4(t *testing.T) {
+	onStores(t, setup{config: session.Config{IdleTimeout: -1}}, func(w *world) {
+		a, b := w.join("ann", "a1", "ios"), w.join("ann", "a2", "ios")
+		a.conn.Detach()
+		b.conn.Detach()
+		asked := 0
+		kick := session.KickRequest{Account: "ann", Filter: func(s session.Session) bool {
+			if s.Login == b.id {
+				if asked++; asked == 1 {
+					a.attach()
+				}
+			}
+			return s.State != session.Online
+		}}
+		results, err := w.reg.Kick(w.t.Context(), kick)
+		require.NoError(w.t, err)
+		require.Equal(w.t, []session.KickResult{{Login: b.id, Ended: true}}, results)
+		require.Equal(w.t, 2, asked)
+		require.True(w.t, a.live())
+
+		kick.Filter = func(s session.Session) bool { // whatever it says, it is out of date
+			a.attach()
+			a.conn.Detach()
+			if asked++; asked%2 == 0 {
+				a.attach()
+			}
+			return true
+		}
+		_, err = w.reg.Kick(w.t.Context(), kick)
+		require.ErrorIs(w.t, err, session.ErrChanging)
+		require.Equal(w.t, "a1", w.devices("ann"))
+	})
+}

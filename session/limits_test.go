@@ -112,6 +112,34 @@ func TestI35_ALoginThatLoopsLeavesRoomForItsSiblings(t *testing.T) {
 	})
 }
 
+// The same if the client that loops names another login, or another device, each time.
+func TestI35_AClientOfManyNamesLeavesRoomForItsSiblings(t *testing.T) {
+	for name, next := range map[string]func(i int) session.AttachRequest{
+		"logins": func(int) session.AttachRequest {
+			return session.AttachRequest{Account: "ann", Login: event.NewLoginID(), Token: event.NewResumeToken()}
+		},
+		"devices, vouched for": func(i int) session.AttachRequest {
+			return session.AttachRequest{Account: "ann", Device: event.DeviceID(fmt.Sprint("d", i)), Vouched: true}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, setup{config: session.Config{AttachesPerAccount: 10, IdleTimeout: -1}}, func(w *world) {
+				sane, old := w.join("ann", "sane", "ios"), w.join("ann", "old", "ios")
+				old.conn.Detach()
+				for round := range 60 {
+					for i := range 100 {
+						_, err := w.reg.Attach(w.t.Context(), next(100*round+i), new(wire), nil)
+						require.Error(w.t, err)
+					}
+					sane.attach()
+					old.attach().conn.Detach()
+					w.pass(time.Second)
+				}
+			})
+		})
+	}
+}
+
 // K18.10: 3,000 logins that are refused. The host is not asked 3,000 times, nor is the record decided on.
 func TestRefusedLoginsArePaced_K18_10(t *testing.T) {
 	var asked atomic.Int64

@@ -30,10 +30,11 @@ type account struct {
 
 // coming is a login that a step admits or attaches, as it is until the step has taken effect in memory, too.
 type coming struct {
-	login event.LoginID
-	state State
-	node  event.NodeID
-	seen  time.Time
+	login     event.LoginID
+	state     State
+	node      event.NodeID
+	seen      time.Time
+	admission uint64 // that it gets; 0: it holds its slot
 }
 
 // doubt is the end of a login by a step of which is not known whether it took effect.
@@ -76,6 +77,13 @@ func (a *account) addLocked(l *login) *link {
 	k.conns = k.slot[:0]
 	a.links = append(a.links, k)
 	return k
+}
+
+// knows reports whether the login, or if that is empty one of the device, is in memory: it has a connection, or lingers.
+func (a *account) knows(id event.LoginID, device event.DeviceID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.links, func(k *link) bool { return k.login == id || id == "" && k.device == device })
 }
 
 func (a *account) linkLocked(id event.LoginID) *link {

@@ -118,7 +118,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.at, id)
 			res.Session.State = Lingering
-			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
+			s.changes, s.admits = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session}), true
 			return nil
 		}
 		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it
@@ -231,6 +231,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	case !yes:
 		return &RefusedError{Rule: RuleHost, Platform: q.Platform, Cause: policy.CauseHost}
 	}
+	gone := s.appendDevices(nil, q.replace...)
 	if len(q.replace) > 0 {
 		if err := s.replace(q.replace, &l); err != nil || s.lacks != nil {
 			return err
@@ -240,7 +241,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	if err != nil || s.lacks != nil {
 		return err
 	}
-	slow, err := s.damp(device, q.Platform, d.Victims)
+	slow, err := s.damp(device, q.Platform, s.devicesOf(gone, d.Victims))
 	if slow && err == nil {
 		err = s.leaveHalf()
 	}
@@ -265,7 +266,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	s.rec.Logins = append(s.rec.Logins, l)
 	s.capDevices()
 	s.dirty, s.grows, s.admits = true, true, true
-	s.coming = &coming{login: id, state: Lingering, seen: s.now} // it holds its slot and has no connection yet
+	s.coming = &coming{login: id, state: Lingering, seen: s.now, admission: l.Admission} // it holds its slot and has no connection yet
 	res.Session = s.r.view(s.a, &l, s.at, id)
 	res.Session.State = Lingering
 	s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})

@@ -20,8 +20,9 @@ type AttachRequest struct {
 	// Vouched says that the host itself has established that the connection comes from the login's device, such as by a
 	// client certificate, a signed token of its own, or an MQTT client ID that it has bound to the user. Then exactly one of
 	// Login and Device is set, and no Token. Such a connection is handed no resume token, and confirms none. Without Vouched
-	// a missing token is an error.
-	Vouched bool
+	// a missing token is an error. JSON does not set it, so that no client can vouch for itself where a host decodes what the
+	// client has sent into a request.
+	Vouched bool `json:"-"`
 	// Device, with Vouched, means the device's login that has not ended.
 	Device event.DeviceID
 	// Tab names the browser tab, window or process that the connection belongs to, where several share the login. A
@@ -37,8 +38,9 @@ type AttachRequest struct {
 	// means that of the registry; negative means never.
 	IdleTimeout time.Duration
 	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
-	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails, the
-	// connection is unbound as if it had never been there, and Attach returns the error.
+	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails or panics,
+	// the connection is unbound as if it had never been there, and Attach returns the error. Attach waits for it; nobody else
+	// does.
 	Begin func(ctx context.Context, c *Connection) error
 }
 

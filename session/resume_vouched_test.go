@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -102,6 +103,24 @@ func TestVouched_NotByAccident(t *testing.T) {
 			_, err := w.reg.Attach(w.t.Context(), q, new(wire), nil)
 			_, ok := errors.AsType[*event.InvalidError](err)
 			require.True(w.t, ok, "%s: %v", name, err)
+		}
+		require.True(w.t, g.live())
+	})
+}
+
+// A host decodes what a client has sent into the request itself.
+func TestVouched_AClientCannotVouchForItself(t *testing.T) {
+	onStores(t, setup{}, func(w *world) {
+		g := w.join("ann", "a1", "ios")
+		for _, sent := range []string{
+			`{"Vouched":true,"Device":"a1"}`, `{"vouched":true,"device":"a1"}`, `{"Vouched":true,"Login":"` + string(g.id) + `"}`,
+		} {
+			var q session.AttachRequest
+			require.NoError(w.t, json.Unmarshal([]byte(sent), &q))
+			q.Account = "ann"
+			_, err := w.reg.Attach(w.t.Context(), q, new(wire), nil)
+			_, ok := errors.AsType[*event.InvalidError](err)
+			require.True(w.t, ok, "%s: %v", sent, err)
 		}
 		require.True(w.t, g.live())
 	})

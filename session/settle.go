@@ -26,6 +26,7 @@ func (s *step) settle() {
 		k := s.a.linkLocked(l.ID)
 		s.place(l, k)
 		holds, attached := r.holdsLocked(k, l, s.at), k.attached() || r.nodes.elsewhere(l)
+		holds = holds || s.landedLocked(l)
 		s.a.mu.Unlock()
 		if l.Slot && !holds {
 			l.Slot, s.dirty = false, true
@@ -48,6 +49,12 @@ func (s *step) settle() {
 	s.expire()
 	s.forgetIdle()
 	s.liftBan()
+}
+
+// landedLocked reports whether an earlier try of this step, of unknown outcome, has given the login its slot after all.
+func (s *step) landedLocked(l *login) bool {
+	c := s.a.coming
+	return c != nil && c.login == l.ID && c.admission == l.Admission && l.Slot
 }
 
 // forgetDevice drops a device that no login uses, with its place in the inbox.

@@ -70,7 +70,11 @@ func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step)
 	if err != nil {
 		return nil, err
 	}
+	enforced := r.enforced.Load()
 	s, gone, err := r.turn(ctx, a, decide, apply)
+	if errors.Is(err, store.ErrUnknownOutcome) && enforced != r.enforced.Load() { // it may be a login that takes effect
+		r.owned.Do(func() { r.enforceAgain(id) })
+	}
 	if err != nil || s.lacks != nil {
 		return s, err
 	}
@@ -118,7 +122,8 @@ func (r *Registry) glance(ctx context.Context, id event.Account) (*step, error) 
 // begin returns a step on a record, which is brought up to date.
 func (r *Registry) begin(a *account, rec *record) *step {
 	at := r.clock.Read()
-	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, ruled: r.ruled.Load(), enforced: r.enforced.Load()}
+	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, enforced: r.enforced.Load()}
+	s.ruled = r.ruled.Load() // in this order: Enforce raises it first, so that no step takes older answers and is not enforced
 	s.settle()
 	return s
 }
@@ -167,7 +172,8 @@ type fenced struct {
 
 // decideAndCommit tries until the step is committed, or need not be.
 func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(*step) error) (*step, error) {
-	var last, lost error // of the last try; of one that may still take effect
+	var last, lost error          // of the last try; of one that may still take effect
+	enforced := r.enforced.Load() // what takes effect may have been decided in any of the tries
 	for try := range maxConflicts {
 		if try > 0 {
 			if err := backOff(ctx, try); err != nil {
@@ -178,7 +184,17 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err != nil {
 			return nil, errors.Join(err, lost)
 		}
-		if err := decide(s); err != nil {
+		s.enforced = enforced
+		err = decide(s)
+		if lost != nil && (err != nil || s.lacks != nil) { // which says that nothing has changed
+			if again := r.fence(ctx, a.id, rev); errors.Is(again, store.ErrConflict) || errors.Is(again, store.ErrUnknownOutcome) {
+				last = again
+				continue
+			} else if again != nil {
+				return nil, fmt.Errorf("session: commit: %w", errors.Join(again, lost))
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
 		if !s.dirty || s.lacks != nil {
@@ -213,6 +229,25 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		last = errors.Join(last, lost)
 	}
 	return nil, fmt.Errorf("session: commit: %d tries: %w", maxConflicts, last)
+}
+
+// fence keeps a commit from taking effect whose outcome is not known, if it has not by then: it writes the account's record
+// again as it is. [store.ErrConflict] if it is not at the revision any more.
+func (r *Registry) fence(ctx context.Context, id event.Account, rev store.Revision) error {
+	r.records.drop(id)
+	got, err := r.st.Load(ctx, id)
+	switch {
+	case err != nil:
+		return err
+	case got.Revision != rev:
+		return store.ErrConflict
+	case len(got.Data) == 0:
+		got.Data = new(record).encode()
+	}
+	_, err = r.st.Commit(ctx, store.Batch{
+		Account: id, Now: r.clock.Now(), Record: &store.RecordUpdate{Expect: rev, Data: got.Data}, Reserve: true,
+	})
+	return err
 }
 
 // backOff waits before the next try, by chance, so that those who were in each other's way do not meet again.

@@ -88,7 +88,8 @@ func markOf(id event.DeviceID) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// damp slows down devices that evict each other in turns, however many they are. A swap is an admission that evicts
+// damp slows down devices that evict each other in turns, however many they are; gone are those that have to go, by the rules
+// or by the newcomer's choice. A swap is an admission that evicts
 // somebody for a device which was evicted itself within the last 10 s. After FlapLimit of them within 10 s, among devices
 // that have to do with one another, the next one is refused until 5 s after the last, so that those that are there stay.
 // From then on there is at most one in 5 s, until a minute goes by without any; and what counts as one is an eviction for a
@@ -98,7 +99,7 @@ func markOf(id event.DeviceID) uint64 {
 // to do with no other device: that counts apart, since it may be two machines with one device ID.
 //
 // It reports whether this is a swap of devices that are slow already.
-func (s *step) damp(device event.DeviceID, platform event.Platform, victims []policy.Victim) (slow bool, err error) {
+func (s *step) damp(device event.DeviceID, platform event.Platform, gone []event.DeviceID) (slow bool, err error) {
 	limit, now := s.r.cfg.FlapLimit, s.now.UnixMilli()
 	if limit < 0 {
 		return false, nil
@@ -106,14 +107,10 @@ func (s *step) damp(device event.DeviceID, platform event.Platform, victims []po
 	known, me := remembered(s.rec.Evictions, now), markOf(device)
 	group, own := []uint64{me}, true
 	var added []eviction
-	for _, v := range victims {
-		l := s.rec.login(v.Login)
-		if l.own() || len(added) == maxVictims { // the first never comes back under the same ID
-			continue
-		}
-		added = append(added, eviction{By: me, Of: markOf(l.Device), Time: now})
-		group = append(group, markOf(l.Device))
-		own = own && l.Device == device
+	for _, d := range gone[:min(len(gone), maxVictims)] {
+		added = append(added, eviction{By: me, Of: markOf(d), Time: now})
+		group = append(group, markOf(d))
+		own = own && d == device
 	}
 	f := flaps(among(known, group, own), me, now)
 	if len(added) > 0 && f.swap {
@@ -132,6 +129,25 @@ func (s *step) damp(device event.DeviceID, platform event.Platform, victims []po
 	s.rec.Evictions = append(known, added...)
 	s.rec.limitEvictions()
 	return slow, nil
+}
+
+// devicesOf appends the devices of victims like appendDevices.
+func (s *step) devicesOf(all []event.DeviceID, victims []policy.Victim) []event.DeviceID {
+	for _, v := range victims {
+		all = s.appendDevices(all, v.Login)
+	}
+	return all
+}
+
+// appendDevices appends the devices of logins that are to end, but those that exist for one login alone: these never come
+// back under the same ID.
+func (s *step) appendDevices(all []event.DeviceID, logins ...event.LoginID) []event.DeviceID {
+	for _, id := range logins {
+		if l := s.rec.login(id); l != nil && !l.own() {
+			all = append(all, l.Device)
+		}
+	}
+	return all
 }
 
 // flap is what the evictions of the last minute say to one more.
