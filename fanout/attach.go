@@ -11,6 +11,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
@@ -112,10 +113,13 @@ func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Con
 	parks := h.parks
 	h.mu.Unlock()
 	bind := q.session()
-	bind.Begin = func(ctx context.Context, c *session.Connection) error {
-		return r.begin(ctx, a, q.Position, a.join(c, parks))
+	bind.Delivery = &seam.Delivery[*session.Connection]{
+		Begin: func(ctx context.Context, c *session.Connection) error {
+			return r.begin(ctx, a, q.Position, a.join(c, parks))
+		},
+		Ended: a.ended,
 	}
-	_, err = r.reg.Attach(ctx, bind, conn, a.ended)
+	_, err = r.reg.Attach(ctx, bind, conn)
 	if err != nil {
 		a.ended(event.ClosedOf(err)) // nobody else does: it has never been attached
 		return nil, err

@@ -57,7 +57,8 @@ type business struct {
 	control []event.Frame
 	live    []liveEvent
 
-	skip uint64 // the last entry that the connection has skipped, as long as the cursor has not passed it
+	skip  uint64   // the last entry that the connection has skipped, as long as the cursor has not passed it
+	nacks []Nacked // of entries that it has skipped, of which the host has to be told
 
 	full      []event.Frame // the batch that the connection's queue had no room for
 	fullSince time.Duration // Router.clock of the first time
@@ -84,7 +85,7 @@ func (a *Attachment) ownLocked() *business {
 // restLocked lets go of a business in which nothing is left.
 func (a *Attachment) restLocked() {
 	b := a.business
-	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full) == 0 && b.suspect == 0 && b.skip == 0 &&
+	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full)+len(b.nacks) == 0 && b.suspect == 0 && b.skip == 0 &&
 		!b.held && b.limits == a.r.none.limits {
 		a.business = &a.r.none
 	}
@@ -225,7 +226,7 @@ func (a *Attachment) ended(why event.Closed) {
 	if len(h.atts) == 0 {
 		a.r.dropTailLocked(h)
 	}
-	a.window, a.slots, a.business = nil, [2]*event.Sealed{}, &business{limits: a.r.none.limits, why: &why}
+	a.window, a.slots, a.business = nil, [2]*event.Sealed{}, &business{limits: a.r.none.limits, nacks: a.nacks, why: &why}
 	h.mu.Unlock()
 	if poison != nil {
 		a.report(poison)

@@ -127,11 +127,11 @@ func (a *Attachment) skipped(frames []event.Frame, s *transport.SkipError) bool 
 	b := a.ownLocked()
 	b.skip = max(b.skip, s.Seq)
 	a.passSkippedLocked()
-	p := event.Position{Epoch: d.Epoch, Seq: s.Seq}
-	h.mu.Unlock()
+	a.began = 0 // nothing is being sent
 	if waited {
-		a.nacked(p, s.Code)
+		b.nacks = append(b.nacks, a.nacked(event.Position{Epoch: d.Epoch, Seq: s.Seq}, s.Code))
 	}
+	h.mu.Unlock()
 	return true
 }
 
@@ -202,6 +202,16 @@ func (a *Attachment) keep(buf *scratch) bool {
 	a.began, b.drained, b.retries = 0, false, 0
 	a.stopLocked()
 	return false
+}
+
+// sentLocked is the end of what the connection has been given: it does not have what its queue had no room for.
+func (a *Attachment) sentLocked() uint64 {
+	for _, f := range a.full {
+		if d, ok := f.(*event.Data); ok {
+			return d.Prev
+		}
+	}
+	return a.pos
 }
 
 // againLocked chooses the batch that the connection had no room for, if there may be room by now.

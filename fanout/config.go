@@ -74,7 +74,8 @@ type Config struct {
 	// Push says when the host is asked to wake devices by push. The zero value means never.
 	Push PushConfig
 	// OnNack, if set, is called for each entry that a device says it cannot process, or that its connection skips with a
-	// [transport.SkipError]. It must return quickly. A panic is logged.
+	// [transport.SkipError]. A call that takes longer than 2 s is not waited for, and 8 that hang keep it from being called
+	// for the account; both are logged, and so is a panic.
 	OnNack func(Nacked)
 	// OnPoison, if set, is called when an entry has defeated a device 5 times, 10, 20, 40 and so on. It is called on a
 	// goroutine of its own, so it may take its time and call the router, for instance Park; ctx ends after a minute, and when

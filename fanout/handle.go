@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"runtime/debug"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -61,7 +61,7 @@ func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
 	}
 	switch f := f.(type) {
 	case event.Nack:
-		return a.nack(f)
+		return a.nack(ctx, f)
 	case event.ResetAck:
 		return a.resetAck(f.Position)
 	case event.TokenStored:
@@ -141,7 +141,7 @@ func (a *Attachment) ack(p event.Position) (waited bool, err error) {
 		a.hub.mu.Unlock()
 		return false, nil // sent before the client saw the Reset
 	}
-	if p.Epoch != a.epoch || p.Seq > max(a.pos, a.acked) {
+	if p.Epoch != a.epoch || p.Seq > max(a.sentLocked(), a.acked) {
 		a.hub.mu.Unlock()
 		return false, a.violation("ack of a position that was not sent")
 	}
@@ -201,32 +201,57 @@ func (a *Attachment) noteLocked() {
 
 func (a *Attachment) cursorLocked() store.Cursor {
 	return store.Cursor{
-		Account: a.hub.account, Incarnation: a.conn.Incarnation(), Seq: a.acked, Sent: max(a.pos, a.acked),
+		Account: a.hub.account, Incarnation: a.conn.Incarnation(), Seq: a.acked, Sent: max(a.sentLocked(), a.acked),
 	}
 }
 
 // nack acknowledges and tells the host that the last entry could not be processed: once, and only of an entry that was
 // sent.
-func (a *Attachment) nack(f event.Nack) error {
+func (a *Attachment) nack(ctx context.Context, f event.Nack) error {
 	waited, err := a.ack(f.Position)
 	if err != nil || !waited {
 		return err
 	}
-	a.nacked(f.Position, f.Code)
+	a.r.onNack(ctx, a.nacked(f.Position, f.Code))
 	return nil
 }
 
-// nacked tells the host of an entry that the device cannot process.
-func (a *Attachment) nacked(p event.Position, code string) {
+// nacked notes that the device cannot process an entry, and returns what the host is to be told.
+func (a *Attachment) nacked(p event.Position, code string) Nacked {
 	a.r.stats.nacked.Add(1)
 	a.tell(Event{Kind: EventNacked, To: p, Code: code})
-	if a.r.cfg.OnNack == nil {
+	return Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code}
+}
+
+// tellNacks tells the host of entries that the connection has skipped. It waits for the host's code, so it is for a reader's
+// own goroutine: one that is lent is somebody else's.
+func (a *Attachment) tellNacks() {
+	a.hub.mu.Lock()
+	nacks := a.nacks
+	if len(nacks) > 0 {
+		a.business.nacks = nil
+	}
+	a.hub.mu.Unlock()
+	for _, n := range nacks {
+		a.r.onNack(a.r.ctx, n)
+	}
+}
+
+// onNack calls the host's code and waits for it a bounded time.
+func (r *Router) onNack(ctx context.Context, n Nacked) {
+	if r.cfg.OnNack == nil {
 		return
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			a.r.log.Error("fanout: OnNack panicked", "account", string(a.hub.account), "panic", v, "stack", string(debug.Stack()))
-		}
-	}()
-	a.r.cfg.OnNack(Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code})
+	_, err := hostcall.Call(ctx, &r.nackCalls, n.Account, nackWait, func(context.Context) (struct{}, error) {
+		r.cfg.OnNack(n)
+		return struct{}{}, nil
+	})
+	if err == nil {
+		return
+	}
+	log := r.log.With("account", string(n.Account), "err", err)
+	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
+		log = log.With("stack", string(p.Stack))
+	}
+	log.Error("fanout: OnNack")
 }

@@ -107,6 +107,11 @@ func (a *Attachment) passLocked(p event.Position) {
 	if a.epoch != p.Epoch {
 		return
 	}
+	for _, f := range a.full { // it was not sent, and is not
+		if d, ok := f.(*event.Data); ok {
+			d.Entries = slices.DeleteFunc(d.Entries, func(e *event.Sealed) bool { return e.Seq == p.Seq })
+		}
+	}
 	if i := slices.IndexFunc(a.window, func(e *event.Sealed) bool { return e.Seq == p.Seq }); i >= 0 {
 		a.bytes -= a.window[i].Size()
 		a.window = slices.Delete(a.window, i, i+1)

@@ -19,10 +19,10 @@ func TestC24_ParkOneOfSeveral(t *testing.T) {
 		f := w.fragile("ann", "a1", "2", "3", "7")
 		w.feed("ann", 0, 10)
 		for _, text := range f.deadly {
-			for len(told.take()) == 0 {
+			for tries := 0; tries < 5; tries = w.inspect("ann", fanout.InspectOptions{}).Devices[0].Attempts {
 				require.True(w.t, f.connect())
 			}
-			require.NotZero(w.t, w.inspect("ann", fanout.InspectOptions{}).Devices[0].Attempts)
+			require.Equal(w.t, w.seqOf("ann", text), told.wait(w).Position)
 			require.NoError(w.t, w.r.Park(ctx, "ann", "a1", w.seqOf("ann", text)))
 			require.Zero(w.t, w.inspect("ann", fanout.InspectOptions{}).Devices[0].Attempts, "there is no more to it")
 		}

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +16,8 @@ const (
 	poisonAttempts = 5 // on one entry before the host is told: fewer happen on bad networks
 	carefulAfter   = 2 // connections that end at the same place, after which entries go one at a time
 	poisonWait     = time.Minute
-	maxTroubled    = 4_096 // devices whose attempts are remembered; of about 150 bytes each
+	nackWait       = 2 * time.Second // for Config.OnNack
+	maxTroubled    = 4_096           // devices whose attempts are remembered; of about 150 bytes each
 )
 
 // Poison says that a device keeps losing its connection at the same entry: five times so far, or ten, twenty and so on.
@@ -155,10 +157,11 @@ func (a *Attachment) windowLocked() int {
 // attemptLocked counts what the end of the connection says about the first entry that it left unacknowledged. It returns
 // what the host is to be told, nil if nothing.
 func (a *Attachment) attemptLocked(reason event.Reason) *Poison {
-	if len(a.window) == 0 || !blamed(reason) {
+	n, _ := slices.BinarySearchFunc(a.window, a.sentLocked()+1, compareSeq)
+	if n == 0 || !blamed(reason) {
 		return nil
 	}
-	first, last := a.window[0], a.window[len(a.window)-1]
+	first, last := a.window[0], a.window[n-1]
 	p := event.Position{Epoch: a.epoch, Seq: first.Seq}
 	tries := a.r.troubles.add(a.key(), p, last.Seq)
 	if !reported(tries) {

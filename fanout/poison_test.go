@@ -103,7 +103,7 @@ func TestC24_WaysToDie(t *testing.T) {
 		"slow":           {func(f *fragile) { time.Sleep(40 * time.Second) }, event.Slow},
 		"closed by host": {func(f *fragile) { f.att.Close(event.Slow.Closed(0)) }, event.Slow},
 		"moved": {func(f *fragile) {
-			_, err := f.w.reg.Attach(context.Background(), session.AttachRequest{Account: f.account, Login: f.login, Token: f.token}, &inlet{done: make(chan struct{})}, nil)
+			_, err := f.w.reg.Attach(context.Background(), session.AttachRequest{Account: f.account, Login: f.login, Token: f.token}, &inlet{done: make(chan struct{})})
 			require.NoError(f.w.t, err)
 		}, event.Moved},
 		"the store is away": {func(f *fragile) { f.att.Close(event.Unavailable.Closed(0)) }, ""},

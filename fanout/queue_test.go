@@ -2,8 +2,10 @@ package fanout_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,5 +281,84 @@ func TestK11_StateInBatches(t *testing.T) {
 			}
 		}
 		require.Equal(w.t, 100, n)
+	})
+}
+
+// narrow is a connection that never waits, and has no room for entries.
+type narrow struct{ *hostConn }
+
+func (narrow) NonBlocking() bool { return true }
+
+func newNarrow() narrow {
+	return narrow{newHostConn(func(_ context.Context, _ *hostConn, frames []event.Frame) error {
+		for _, f := range frames {
+			if _, ok := f.(*event.Data); ok {
+				return transport.ErrFull
+			}
+		}
+		return nil
+	})}
+}
+
+// An entry that the queue never had room for was not sent: it is not suspected of having defeated the device, it is not
+// flagged as sent before, and it cannot be acknowledged.
+func TestFull_WhatWasNotTakenWasNotSent(t *testing.T) {
+	told := new(reports)
+	inMemory(t, fanout.Config{OnPoison: told.hook}, func(w *world) {
+		c := newNarrow()
+		att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
+		q := fanout.AttachRequest{Account: "ann", Login: att.Login(), Vouched: true}
+		w.host("bob", "x", "ann")
+		for range 6 {
+			time.Sleep(12 * time.Second)
+			require.Equal(w.t, []event.Reason{event.Slow}, c.reasons())
+			c = newNarrow()
+			att = w.bound(q, c)
+		}
+		require.Zero(w.t, w.inspect("ann", fanout.InspectOptions{}).Devices[0].Attempts)
+		require.Empty(w.t, told.take())
+		synctest.Wait()
+		head := w.head("ann")
+		err := att.Handle(context.Background(), event.Ack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}})
+		_, bad := errors.AsType[*fanout.ProtocolError](err)
+		require.True(w.t, bad, "%v", err)
+
+		wide := newQueueConn(1 << 20)
+		w.bound(q, wide)
+		synctest.Wait()
+		require.False(w.t, wide.queue[0].Redelivered)
+		require.Equal(w.t, 1, wide.drain())
+	})
+}
+
+// An entry that is parked while it waits for room in the queue is not sent any more; the frame that it was in covers it.
+func TestFull_ParkedMeanwhile(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		var open atomic.Bool
+		c := newQueueConn(1 << 20)
+		put := c.send
+		c.send = func(ctx context.Context, h *hostConn, frames []event.Frame) error {
+			if _, data := frames[0].(*event.Data); data && !open.Load() {
+				return transport.ErrFull
+			}
+			return put(ctx, h, frames)
+		}
+		w.hosted("ann", "a1", fanout.AttachRequest{}, c)
+		synctest.Wait()
+		w.host("bob", "0", "ann") // of which the batch is full that is there already
+		w.host("bob", "1", "ann")
+		w.host("bob", "2", "ann")
+		require.NoError(w.t, w.r.Park(context.Background(), "ann", "a1", w.seqOf("ann", "0")))
+		require.NoError(w.t, w.r.Park(context.Background(), "ann", "a1", w.seqOf("ann", "2")))
+		open.Store(true)
+		time.Sleep(2 * time.Second)
+		c.drain()
+		time.Sleep(10 * time.Second)
+		c.drain()
+		require.Equal(w.t, []uint64{w.seqOf("ann", "1").Seq}, c.seqs())
+		w.flush()
+		all, err := w.inner.Cursors(context.Background(), "ann")
+		require.NoError(w.t, err)
+		require.Equal(w.t, w.head("ann").Seq, all[0].Seq)
 	})
 }

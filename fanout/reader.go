@@ -45,6 +45,7 @@ func (a *Attachment) read() {
 	}()
 	for a.r.ctx.Err() == nil {
 		buf.reset()
+		a.tellNacks()
 		need := a.next(buf)
 		if need == idle || need == needStates && !a.loadStates(buf) || need == needPage && !a.loadPage(buf) {
 			return

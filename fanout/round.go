@@ -54,9 +54,10 @@ func (d *round) addLocked(a *Attachment, now time.Duration) {
 	t.chooseLocked(now)
 }
 
-// chooseLocked chooses what is sent next. After so many frames somebody else has to go on.
+// chooseLocked chooses what is sent next. After so many frames somebody else has to go on, and where the host
+// is to be told of something.
 func (t *turn) chooseLocked(now time.Duration) {
-	if t.sent >= lentFrames {
+	if t.sent >= lentFrames || len(t.a.nacks) > 0 {
 		t.need = needGoroutine
 		return
 	}

@@ -56,6 +56,7 @@ type Router struct {
 	troubles    troubleBook
 	push        pushBook
 	poisonCalls hostcall.Hook // of Config.OnPoison
+	nackCalls   hostcall.Hook // of Config.OnNack
 	tailBytes   atomic.Int64
 	scratches   sync.Pool    // of *scratch
 	pages       sync.Pool    // of *[]event.Entry
@@ -163,18 +164,24 @@ func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 // allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
 func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
-	err = r.flushCursors(ctx)
-	r.cancel(ErrClosed)
-	done := make(chan struct{})
-	go func() {
-		r.owned.Wait()
-		close(done)
+	first, last := make(chan error, 1), make(chan error, 1)
+	go func() { // not owned, as the other one: a store that ignores its context must not hold up the caller
+		first <- r.flushCursors(ctx)
 	}()
 	select {
-	case <-done:
+	case err = <-first:
+	case <-ctx.Done():
+	}
+	r.cancel(ErrClosed)
+	go func() {
+		r.owned.Wait()
 		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
 		r.deaf()
 		r.feed.Close()
+		last <- err
+	}()
+	select {
+	case err := <-last:
 		return err
 	case <-ctx.Done():
 		return errors.Join(err, ctx.Err())

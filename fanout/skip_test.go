@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -162,7 +163,11 @@ func TestK11_SkippedEntryIsNackedAndDeliveryGoesOn(t *testing.T) {
 					require.Equal(w.t, want, c.got())
 					require.Empty(w.t, c.faults)
 					require.Empty(w.t, c.reasons(), "one connection")
-					all := told.take()
+					var all []fanout.Nacked
+					w.until("the host was told of each", func() bool {
+						all = append(all, told.take()...)
+						return len(all) >= 2*len(big)
+					})
 					require.Len(w.t, all, 2*len(big), "each once")
 					for _, n := range all {
 						require.Equal(w.t, "packet_too_large", n.Code)
@@ -338,4 +343,33 @@ func (w *world) note(c *picky, seen map[string]bool) *picky {
 		seen[text] = true
 	}
 	return nil
+}
+
+// OnNack that hangs for one account holds up neither who sends to it nor its connection, for longer than 2 s (I35).
+func TestI35_OnNackThatHangs(t *testing.T) {
+	for _, instant := range []bool{false, true} {
+		t.Run(fmt.Sprint("instant=", instant), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				stop := make(chan struct{})
+				w := newWorld(t, "", fanout.Config{OnNack: func(fanout.Nacked) { <-stop }})
+				t.Cleanup(func() { close(stop) })
+				c := newPicky(500)
+				c.instant = instant
+				att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
+				synctest.Wait()
+				start := time.Now()
+				want := w.sized(3, 1)
+				require.Zero(w.t, time.Since(start), "of who sends")
+				time.Sleep(3 * time.Second)
+				require.Equal(w.t, want, c.got())
+				w.host("bob", "x", "ann")
+				synctest.Wait()
+				start = time.Now()
+				head := w.head("ann")
+				require.NoError(w.t, att.Handle(context.Background(), event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}, Code: "odd"}))
+				require.LessOrEqual(w.t, time.Since(start), 2*time.Second)
+				require.Empty(w.t, c.reasons())
+			})
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,16 +14,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
 
 var errBegin = errors.New("nothing to begin with")
 
+// delivery stands for fan-out.
+func delivery(
+	begin func(context.Context, *session.Connection) error, ended func(event.Closed),
+) *seam.Delivery[*session.Connection] {
+	return &seam.Delivery[*session.Connection]{Begin: begin, Ended: ended}
+}
+
 // beginning attaches the gadget with a Begin.
 func (g *gadget) beginning(c *wire, told *atomic.Int32, begin func(context.Context, *session.Connection) error) (*session.Connection, error) {
-	return g.w.reg.Attach(context.Background(), session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Begin: begin}, c,
-		func(event.Closed) { told.Add(1) })
+	return g.w.reg.Attach(context.Background(), session.AttachRequest{
+		Account: g.acc, Login: g.id, Token: g.token, Delivery: delivery(begin, func(event.Closed) { told.Add(1) }),
+	}, c)
 }
 
 // TestAttach_EndsWhileItRuns (K9.1): whatever ends a connection before its Attach has returned, the connection is the
@@ -230,4 +240,72 @@ func TestAttach_TheConnectionIsTheCallersOnEveryError(t *testing.T) {
 	require.Positive(t, failed)
 	require.Positive(t, attached)
 	t.Logf("%d attaches failed, %d did not", failed, attached)
+}
+
+// TestAttach_FailsAndTheOtherTabIsInBackground: a connection that has displaced another one and then was not attached leaves
+// the login as its other tabs are.
+func TestAttach_FailsAndTheOtherTabIsInBackground(t *testing.T) {
+	inBubble(t, setup{rules: threeTabs}, func(w *world) {
+		g := w.login("ann", "browser", "web")
+		g.tab("1").conn.SetBackground(true)
+		g.tab("2")
+		require.Equal(w.t, []session.State{session.Online}, w.states("ann"))
+		w.events.take()
+		_, err := w.reg.Attach(context.Background(), session.AttachRequest{
+			Account: g.acc, Login: g.id, Token: g.token, Tab: "2",
+			Delivery: delivery(func(context.Context, *session.Connection) error {
+				require.Equal(w.t, []session.State{session.Online}, w.states("ann"), "while it arrives")
+				return errBegin
+			}, nil),
+		}, new(wire))
+		require.ErrorIs(w.t, err, errBegin)
+		require.Equal(w.t, []session.State{session.Away}, w.states("ann"))
+		require.Equal(w.t, []string{"away browser"}, w.events.take())
+	})
+}
+
+// TestAttach_BeginsAfterTheEndOfTheOneBefore: fan-out knows of the end of a connection before it begins on the login's next
+// one, before Conn.Close, and when the call that ended it returns; whoever ends it, also at the same moment.
+func TestAttach_BeginsAfterTheEndOfTheOneBefore(t *testing.T) {
+	onStores(t, setup{}, func(w *world) {
+		g := w.login("ann", "a1", "ios")
+		type one struct {
+			told   atomic.Bool
+			closed chan bool // whether it was told by then
+			conn   *session.Connection
+		}
+		attach := func(before *one) *one {
+			c := &one{closed: make(chan bool, 1)}
+			var err error
+			c.conn, err = w.reg.Attach(context.Background(), session.AttachRequest{
+				Account: g.acc, Login: g.id, Token: g.token,
+				Delivery: delivery(func(context.Context, *session.Connection) error {
+					require.True(w.t, before == nil || before.told.Load(), "when the next one begins")
+					return nil
+				}, func(event.Closed) {
+					runtime.Gosched()
+					require.False(w.t, c.told.Swap(true), "once")
+				}),
+			}, &wire{onClose: func(event.Closed) error { c.closed <- c.told.Load(); return nil }})
+			require.NoError(w.t, err)
+			return c
+		}
+		c := attach(nil)
+		for i := range 200 {
+			var wg sync.WaitGroup
+			for range i % 4 {
+				wg.Go(func() {
+					if c.conn.Close(event.Slow.Closed(0)) {
+						require.True(w.t, c.told.Load(), "when the call returns")
+					}
+				})
+			}
+			next := attach(c)
+			wg.Wait()
+			require.True(w.t, <-c.closed, "before Close")
+			c = next
+		}
+		w.kick("ann", g.id)
+		require.True(w.t, c.told.Load(), "when Kick returns")
+	})
 }

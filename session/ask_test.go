@@ -158,7 +158,7 @@ func TestI19_RulesOfTheCommitHold_K4_4(t *testing.T) {
 			first := w.join("ann", "a1", "web")
 			one := *first
 			require.NoError(w.t, g.while(w.t, func() error {
-				_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: one.id, Token: one.token, Tab: "2"}, new(wire), nil)
+				_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: one.id, Token: one.token, Tab: "2"}, new(wire))
 				return err
 			}, func() { w.rule(policy.Rules{}) }))
 			require.False(w.t, first.live(), "one connection is what the new rules allow")

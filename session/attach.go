@@ -35,13 +35,12 @@ import (
 // It waits for no older connection: a Send that runs on one has had its context ended, and its Close is called in its own
 // time, while the new connection is served.
 //
-// ended is called once, when the connection has ended for any reason, before conn.Close, which waits for it as long as
-// Config.HookTimeout allows; nil is allowed. conn.Close is called exactly once if Attach succeeds.
+// If Attach succeeds, conn.Close is called exactly once, when the connection has ended for any reason.
 //
-// On any error the connection is the caller's: it is not closed, nothing is sent on it any more, and ended is not called.
+// On any error the connection is the caller's: it is not closed, and nothing is sent on it any more.
 // That goes also for a connection that ends while Attach runs: if its login is ended, Attach returns an [*EndedError], if
 // a newer connection takes its place, a [*FencedError].
-func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn, ended func(event.Closed)) (_ *Connection, err error) {
+func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Connection, err error) {
 	defer fault.In("session", "attach", &err)
 	if err := q.validate(); err != nil {
 		return nil, err
@@ -59,7 +58,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if err := r.limitAttach(q); err != nil {
 		return nil, err
 	}
-	in := arrival{Connection: &Connection{r: r, conn: conn, ends: ended}, idle: q.IdleTimeout}
+	in := arrival{Connection: &Connection{r: r, conn: conn}, idle: q.IdleTimeout}
 	if r.nodes != nil {
 		if in.lease = r.nodes.lease(ctx); in.lease == 0 {
 			if r.ctx.Err() != nil { // which gives it back
@@ -70,6 +69,10 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	}
 	if n, ok := conn.(transport.NonBlocker); ok {
 		in.instant = n.NonBlocking()
+	}
+	var begin func(context.Context, *Connection) error
+	if d := q.Delivery; d != nil {
+		begin, in.ends = d.Begin, d.Ended
 	}
 	in.arrival.Store(&r.arriving)
 	in.Touch()
@@ -84,7 +87,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	}, func(s *step) {
 		if refusal == nil {
 			s.bind(&in, q.Tab)
-			s.then = func() { refusal = r.serve(ctx, &in, q.Begin) }
+			s.then = func() { refusal = r.serve(ctx, &in, begin) }
 		}
 	})
 	if err = cmp.Or(err, refusal); err != nil {
@@ -140,7 +143,7 @@ func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Co
 	return cmp.Or(err, error(&FencedError{Why: *over}))
 }
 
-// begins calls AttachRequest.Begin. A panic of it is an error: the caller, who could recover from it, is on another goroutine.
+// begins calls Begin of the delivery. A panic of it is an error: the caller, who could recover from it, is on another goroutine.
 func (in *arrival) begins(ctx context.Context, begin func(context.Context, *Connection) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -288,7 +291,7 @@ func (s *step) comeBack(l *login) (*login, error) {
 	return l, nil
 }
 
-// bind makes the arrival a connection of its login. Those that it displaces are fenced, and left to be shut.
+// bind makes the arrival a connection of its login. Those that it displaces are fenced, and left to be closed.
 func (s *step) bind(in *arrival, tab string) {
 	a, c := s.a, in.Connection
 	a.mu.Lock()
@@ -303,7 +306,7 @@ func (s *step) bind(in *arrival, tab string) {
 	if in.confirmed {
 		s.r.replaced.add(s.rec.login(k.login), now)
 	}
-	s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
+	s.fenced, s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
 	if tab != "" || in.token != "" || in.parked != nil || moves > 0 || in.idle != 0 {
 		c.extra = &extra{token: in.token, tab: strings.Clone(tab), parked: in.parked, moves: moves, at: now, idle: in.idle}
 	}

@@ -146,7 +146,7 @@ func BenchmarkAttach(b *testing.B) {
 			q := session.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}
 			b.ReportAllocs()
 			for b.Loop() {
-				c, err := reg.Attach(b.Context(), q, nowhere{}, nil)
+				c, err := reg.Attach(b.Context(), q, nowhere{})
 				if err != nil {
 					b.Fatal(err)
 				}

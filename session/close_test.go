@@ -184,7 +184,7 @@ func TestI24_SecretsStaySecret(t *testing.T) {
 		fmt.Fprintln(&said, err)
 		wrong := event.NewResumeToken()
 		secrets = append(secrets, string(wrong))
-		_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: wrong}, new(wire), nil)
+		_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: wrong}, new(wire))
 		fmt.Fprintf(&said, "%v %+v\n", err, session.AttachRequest{Account: "ann", Login: g.id, Token: wrong})
 		w.st.set(func(f *faults) { f.before = func(store.Batch) error { return errDown } })
 		_, err = w.tryLogin(request("ann", "d9", "ios"))

@@ -4,12 +4,12 @@ import (
 	"context"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
-	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -20,7 +20,7 @@ type Connection struct {
 	r    *Registry
 	k    *link // its login's; gone from the account when the login has ended
 	conn transport.Conn
-	ends func(event.Closed) // told once, after the fence and before Conn.Close
+	ends func(event.Closed) // fan-out's; see seam.Delivery. Nil: nobody has to know
 
 	generation uint64
 	lease      uint64 // of the node, when it was bound; 0: there are no leases
@@ -31,7 +31,8 @@ type Connection struct {
 	restored   bool
 	instant    bool // conn says that its Send never waits
 
-	sending atomic.Pointer[sendContext] // of the Send that runs; nil: none does
+	sending atomic.Pointer[sendContext] // of the Send that runs, or looks at the fence; nil: none does
+	entered atomic.Bool                 // it has passed the fence, and is in the host's code
 	ending  atomic.Pointer[ending]      // nil: no one has fenced it
 	// arrival is Registry.arriving until Attach has succeeded, then nil; or with what the connection has ended before.
 	arrival atomic.Pointer[event.Closed]
@@ -39,6 +40,11 @@ type Connection struct {
 
 // ending is the end of a connection that was fenced.
 type ending struct {
+	why    event.Closed
+	at     atomic.Int64  // clock.Elapsed; 0: just now
+	told   sync.Once     // fan-out was
+	quiet  chan struct{} // closed when a Send has ended, or was refused, that saw or may have seen the fence: no other one begins
+	once   sync.Once     // for quiet
 	closed chan struct{} // closed when Conn.Close has returned, or has taken longer than Config.CloseTimeout
 }
 
@@ -148,14 +154,14 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 	}
 	c.sending.Store(running)
 	if c.ending.Load() != nil { // fence looks at sending after it has set this
-		c.sending.Store(nil)
+		c.sent()
 		return ErrFenced
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = &sendPanic{value: p, stack: debug.Stack()}
 		}
-		c.sending.Store(nil)
+		c.sent()
 		if !c.instant {
 			running.end(nil)
 		}
@@ -163,37 +169,58 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 	if c.restored {
 		c.k.unsure.Store(false)
 	}
+	c.entered.Store(true)
 	return c.conn.Send(ctx, frames)
+}
+
+// sent notes that no Send runs any more, and wakes who waits for that; see settled.
+func (c *Connection) sent() {
+	c.entered.Store(false)
+	c.sending.Store(nil)
+	if e := c.ending.Load(); e != nil { // settled looks at sending after this was set
+		e.once.Do(func() { close(e.quiet) })
+	}
 }
 
 // Fenced reports that the connection has ended: no Send begins on it any more.
 func (c *Connection) Fenced() bool { return c.ending.Load() != nil }
 
-// fence stops all further sends, ends the context of one that runs, and reports whether this call did it: whoever fences a
-// connection closes it.
-func (c *Connection) fence() bool {
-	if !c.ending.CompareAndSwap(nil, &ending{closed: make(chan struct{})}) {
-		return false
+// stop stops all further sends and ends the context of one that runs. first reports whether this call did it, and owes
+// whether the caller has to close the connection for that: one that is still arriving is left to its Attach, which hands it
+// back to the host and says why.
+//
+// Either stop or arrive is first, whichever way they overlap: if arrive is, Attach succeeds, and the connection is closed as
+// any other one.
+func (c *Connection) stop(why event.Closed) (first, owes bool) {
+	e := &ending{why: why, quiet: make(chan struct{}), closed: make(chan struct{})}
+	if !c.ending.CompareAndSwap(nil, e) {
+		return false, false
 	}
+	e.at.Store(int64(c.r.clock.Elapsed()))
 	if s := c.sending.Load(); s != nil && !c.instant {
 		s.end(ErrFenced)
 	}
-	return true
-}
-
-// stop fences the connection. first reports whether this call did it, and owes whether the caller has to shut the
-// connection for that: one that is still arriving is left to its Attach, which hands it back to the host and says why.
-//
-// Either stop or arrive is first, whichever way they overlap: if arrive is, Attach succeeds, and the connection is shut as
-// any other one.
-func (c *Connection) stop(why event.Closed) (first, owes bool) {
-	if !c.fence() {
-		return false, false
-	}
-	if owes = !c.arrival.CompareAndSwap(&c.r.arriving, &why); !owes {
-		close(c.ending.Load().closed) // nobody calls Conn.Close
+	if owes = c.hadArrived(e); !owes {
+		close(e.closed) // nobody calls Conn.Close
 	}
 	return true, owes
+}
+
+// hadArrived decides, once for all who ask, whether a connection that is fenced had arrived before.
+func (c *Connection) hadArrived(e *ending) bool {
+	c.arrival.CompareAndSwap(&c.r.arriving, &e.why)
+	return c.arrived()
+}
+
+// tell tells fan-out of the end of a connection that is fenced. When it returns fan-out knows, whoever has told it. The caller
+// holds no lock.
+func (c *Connection) tell() {
+	if c.ends == nil {
+		return
+	}
+	if e := c.ending.Load(); c.hadArrived(e) {
+		e.told.Do(func() { c.ends(e.why) })
+	}
 }
 
 // arrive ends the arrival. It returns nil, or with what the connection has ended before; from then on it is the host's.
@@ -207,17 +234,37 @@ func (c *Connection) arrive() *event.Closed {
 // arrived reports whether Attach has succeeded.
 func (c *Connection) arrived() bool { return c.arrival.Load() == nil }
 
-// settled waits until no Send can begin on a connection that is fenced. One that had looked at the fence just before may
-// not have reached the host's code yet. It has if it began longer ago than fenceGap: nobody waits for a Send that blocks.
+// settled waits until no Send can begin on a connection that is fenced. One that had looked at the fence just before is
+// waited for until it has entered the host's code, and then until it has returned, or has begun longer ago than fenceGap:
+// nobody waits for a Send that blocks.
 func (c *Connection) settled() {
-	limit := time.Now().Add(fenceGap)
-	for wait := 10 * time.Microsecond; ; wait = min(2*wait, time.Millisecond) {
-		s, now := c.sending.Load(), time.Now()
-		if s == nil || !now.Before(limit) || !c.instant && now.Sub(s.began) >= fenceGap {
+	for left := c.unsettled(); left > 0; left = c.unsettled() {
+		t := time.NewTimer(left)
+		select {
+		case <-c.ending.Load().quiet:
+			t.Stop()
 			return
+		case <-t.C:
 		}
-		time.Sleep(wait)
 	}
+}
+
+// unsettled returns how long it may take until no Send can begin on a connection that is fenced; 0 and less: none can.
+func (c *Connection) unsettled() time.Duration {
+	s := c.sending.Load()
+	switch {
+	case s == nil:
+		return 0
+	case !c.entered.Load():
+		return fenceGap
+	case !c.instant:
+		return fenceGap - time.Since(s.began)
+	}
+	at := c.ending.Load().at.Load()
+	if at == 0 {
+		return fenceGap
+	}
+	return fenceGap - (c.r.clock.Elapsed() - time.Duration(at))
 }
 
 // Close ends the connection for the given reason; the login lives on and has a resume window. It waits neither for a Send
@@ -227,7 +274,7 @@ func (c *Connection) Close(why event.Closed) bool {
 	if !c.detach(why) {
 		return false
 	}
-	c.r.owned.Do(func() { c.shut(why) })
+	c.r.owned.Do(c.closeConn)
 	return true
 }
 
@@ -253,19 +300,24 @@ func (c *Connection) end(why event.Closed) bool {
 	if !c.detach(why) {
 		return false
 	}
-	c.shut(why)
+	c.closeConn()
 	return true
 }
 
-// detach fences the connection and, if it is still its login's current one, begins the resume window. It reports whether
-// the caller has to shut it.
+// detach fences the connection, tells fan-out and, if it is still its login's current one, begins the resume window. It
+// reports whether the caller has to close it.
+//
+// Fan-out is told first: whoever binds another connection of the login finds this one in the link, and tells it himself, or
+// it is told already.
 func (c *Connection) detach(why event.Closed) bool {
 	first, owes := c.stop(why)
 	if !first {
 		return false
 	}
+	c.tell()
 	a := c.k.a
 	a.mu.Lock()
+	a.leavesLocked(c)
 	if slices.Contains(a.links, c.k) && c.k.remove(c, why.Reason, c.r.clock.Elapsed()) {
 		c.r.noteLocked(c.r.turnedLocked(c.k)) // the other tabs may all be in background
 	}
@@ -273,36 +325,9 @@ func (c *Connection) detach(why event.Closed) bool {
 	return owes
 }
 
-// shut finishes a fenced connection: its owner is told, Conn.Close is called and waited for.
-func (c *Connection) shut(why event.Closed) {
-	c.tellOwner(why)
-	c.closeConn(why)
-}
-
-// shutSoon is shut that does not wait for Conn.Close.
-func (c *Connection) shutSoon(why event.Closed) {
-	c.tellOwner(why)
-	c.r.owned.Do(func() { c.closeConn(why) })
-}
-
-// tellOwner calls what Attach was given, waits for it a bounded time, and survives its panics.
-func (c *Connection) tellOwner(why event.Closed) {
-	if c.ends == nil {
-		return
-	}
-	r := c.r
-	_, err := hostcall.Call(context.WithoutCancel(r.ctx), &r.calls.ended, c.k.a.id, r.cfg.HookTimeout, func(context.Context) (struct{}, error) {
-		c.ends(why)
-		return struct{}{}, nil
-	})
-	if err != nil {
-		r.log.Warn("session: the end of a connection was not heard", "login", string(c.k.login), "err", err)
-	}
-}
-
 // closeConn calls Close of the host's connection, waits for it a bounded time, and survives its panics.
-func (c *Connection) closeConn(why event.Closed) {
-	r := c.r
+func (c *Connection) closeConn() {
+	r, why := c.r, c.ending.Load().why
 	log := r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "reason", string(why.Reason))
 	done := make(chan struct{})
 	go func() { // not owned: a Close that never returns must not hold up the end of the engine

@@ -302,13 +302,15 @@ func TestConnection_Names(t *testing.T) {
 	})
 }
 
-// TestClose_ByTheHost: the login lives on, and the owner is told once, before Conn.Close.
+// TestClose_ByTheHost: the login lives on, and fan-out is told once, before Conn.Close.
 func TestClose_ByTheHost(t *testing.T) {
 	inBubble(t, setup{}, func(w *world) {
 		var log journal
 		g := w.login("ann", "a1", "ios")
-		conn, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, &wire{log: &log},
-			func(why event.Closed) { log.add(fmt.Sprint("ended ", why.Reason)) })
+		conn, err := w.reg.Attach(w.t.Context(), session.AttachRequest{
+			Account: "ann", Login: g.id, Token: g.token,
+			Delivery: delivery(nil, func(why event.Closed) { log.add(fmt.Sprint("ended ", why.Reason)) }),
+		}, &wire{log: &log})
 		require.NoError(w.t, err)
 		conn.Close(event.Slow.Closed(0))
 		conn.Close(event.ProtocolError.Closed(0))

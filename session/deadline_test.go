@@ -53,7 +53,7 @@ var waiting = []struct {
 		return err
 	}},
 	{"Attach", func(ctx context.Context, w *world, g []*gadget) error {
-		_, err := w.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: g[0].id, Token: g[0].token}, new(wire), nil)
+		_, err := w.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: g[0].id, Token: g[0].token}, new(wire))
 		return err
 	}},
 	{"Logout", func(ctx context.Context, w *world, g []*gadget) error { return w.reg.Logout(ctx, "ann", g[0].id) }},

@@ -375,14 +375,14 @@ func (s *step) mayRemove(by *login, d device) error {
 
 // finish tells the host and the connections of what has ended. The connections are fenced already. It waits for what this
 // step has ended, and not for what another node has, whose revoke hooks have to run first.
-func (r *Registry) finish(s *step, gone []fenced) {
+func (r *Registry) finish(s *step, gone []*Connection) {
 	var tasks []func()
 	var hooks sync.WaitGroup
 	for _, e := range s.ended {
 		p := parting{ended: e, revoke: !slices.Contains(s.unrevoked, e.Session.Login)}
-		for _, f := range gone {
-			if f.conn.Login() == e.Session.Login {
-				p.conns = append(p.conns, f)
+		for _, c := range gone {
+			if c.Login() == e.Session.Login {
+				p.conns = append(p.conns, c)
 			}
 		}
 		if slices.Contains(s.strange, e.Session.Login) {
@@ -399,9 +399,9 @@ func (r *Registry) finish(s *step, gone []fenced) {
 		hooks.Add(1)
 		tasks = append(tasks, func() { r.part(p, hooks.Done) })
 	}
-	for _, f := range gone {
-		if f.moved {
-			tasks = append(tasks, func() { f.conn.shutSoon(f.why) })
+	for _, c := range gone {
+		if slices.Contains(s.stale, c.Login()) {
+			r.owned.Do(c.closeConn)
 		}
 	}
 	if len(s.remote) > 0 && r.cfg.Revoke != nil {
@@ -429,27 +429,19 @@ func together(tasks []func()) {
 // parting is the end of one login, with its connections.
 type parting struct {
 	ended  Ended
-	conns  []fenced
+	conns  []*Connection
 	revoke bool // the hook is called
 }
 
-// part settles one login: its owners are told, the hook is called, and then the connections are closed, in their own time.
-// When it returns no Send can begin on them. between is called before they are closed.
+// part settles one login: the hook is called, and then the connections are closed, in their own time. between is called
+// before they are.
 func (r *Registry) part(p parting, between func()) {
-	var tasks []func()
-	for _, f := range p.conns {
-		tasks = append(tasks, func() {
-			f.conn.tellOwner(f.why)
-			f.conn.settled()
-		})
-	}
-	together(tasks)
 	if p.revoke {
 		r.revoke(p.ended)
 	}
 	between()
-	for _, f := range p.conns {
-		r.owned.Do(func() { f.conn.closeConn(f.why) })
+	for _, c := range p.conns {
+		r.owned.Do(c.closeConn)
 	}
 }
 

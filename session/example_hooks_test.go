@@ -54,7 +54,7 @@ func ExampleConfig_lifetimes() {
 	changes := must(reg.Subscribe(100))
 	defer changes.Close()
 	phone := login(reg, "phone", "ios")
-	must(reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, nowhere{}, nil))
+	must(reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, nowhere{}))
 	for c := range changes.All(ctx) {
 		if c.Kind == session.ChangeEnded || c.Kind == session.ChangeForgotten {
 			fmt.Println(c.Kind, c.Session.Device, c.Reason)

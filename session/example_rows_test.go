@@ -49,7 +49,7 @@ func ExampleRegistry_Login_refused() {
 	for _, tab := range []string{"mail", "chat"} {
 		must(reg.Attach(ctx, session.AttachRequest{
 			Account: "ann", Login: browser.Session.Login, Token: browser.Token, Tab: tab,
-		}, printer{"a tab"}, nil))
+		}, printer{"a tab"}))
 	}
 	_, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "green", Platform: "phone"})
 	if refused, ok := errors.AsType[*session.RefusedError](err); ok {
@@ -185,13 +185,13 @@ func ExampleRegistry_Attach() {
 	defer reg.Close(ctx)
 	phone := login(reg, "phone", "ios")
 	q := session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}
-	conn := must(reg.Attach(ctx, q, printer{"wifi"}, nil))
+	conn := must(reg.Attach(ctx, q, printer{"wifi"}))
 	conn.Detach() // the network is gone
 	fmt.Println(must(reg.Presence(ctx, "ann")).State)
-	must(reg.Attach(ctx, q, printer{"mobile"}, nil))
+	must(reg.Attach(ctx, q, printer{"mobile"}))
 	fmt.Println(must(reg.Presence(ctx, "ann")).State)
 	q.Token = event.NewResumeToken()
-	_, err := reg.Attach(ctx, q, printer{"thief"}, nil)
+	_, err := reg.Attach(ctx, q, printer{"thief"})
 	fmt.Println(errors.Is(err, session.ErrUnknownLogin))
 	fmt.Println(reg.Logout(ctx, "ann", phone.Session.Login))
 	// Unordered output:
@@ -245,7 +245,7 @@ func ExampleRegistry_Subscribe() {
 	phone := login(reg, "phone", "ios")
 	conn := must(reg.Attach(ctx, session.AttachRequest{
 		Account: "ann", Login: phone.Session.Login, Token: phone.Token,
-	}, printer{"phone"}, nil))
+	}, printer{"phone"}))
 	conn.SetBackground(true)
 	must(reg.Kick(ctx, session.KickRequest{Account: "ann", All: true}))
 	fmt.Println(reg.Close(ctx))
@@ -301,7 +301,7 @@ func ExampleRegistry_Drain() {
 	reg := registry(policy.Rules{}, session.Config{})
 	defer reg.Close(ctx)
 	phone := login(reg, "phone", "ios")
-	must(reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, adviser{}, nil))
+	must(reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, adviser{}))
 	fmt.Println(reg.Drain(ctx, 10*time.Millisecond))
 	_, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Platform: "ios"})
 	fmt.Println(err)
@@ -334,6 +334,17 @@ func ExampleLimitedError() {
 	// Output: rate_limited true
 }
 
+// teller is a connection that says when it is closed, and why.
+type teller struct{ closed chan event.Closed }
+
+func (teller) Send(context.Context, []event.Frame) error { return nil }
+
+func (c teller) Close(why event.Closed) error {
+	fmt.Println("phone is closed:", why.Reason)
+	c.closed <- why
+	return nil
+}
+
 // Two engines over one store: a kick on one closes the connection on the other.
 func ExampleConfig_leases() {
 	ctx := context.Background()
@@ -344,7 +355,7 @@ func ExampleConfig_leases() {
 	closed := make(chan event.Closed, 1)
 	must(east.Attach(ctx, session.AttachRequest{
 		Account: "ann", Login: phone.Session.Login, Token: phone.Token,
-	}, printer{"phone"}, func(why event.Closed) { closed <- why }))
+	}, teller{closed}))
 	fmt.Println("attached at", must(west.List(ctx, "ann", ""))[0].Node)
 	must(west.Kick(ctx, session.KickRequest{Account: "ann", All: true}))
 	fmt.Println((<-closed).Reason)

@@ -67,7 +67,7 @@ func ExampleRegistry_Login() {
 		fmt.Println(err)
 		return
 	}
-	conn, err := reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, printer{"phone"}, nil)
+	conn, err := reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, printer{"phone"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -83,7 +83,7 @@ func ExampleRegistry_Login() {
 	for _, v := range tablet.Victims {
 		fmt.Println("tablet ended", v.Session.Device)
 	}
-	_, err = reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, printer{"phone"}, nil)
+	_, err = reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, printer{"phone"})
 	if ended, ok := errors.AsType[*session.EndedError](err); ok {
 		fmt.Println("phone learns:", ended.Why.Reason, "by", ended.Why.Cause.Device)
 	}

@@ -31,7 +31,7 @@ var calls = []struct {
 		return err
 	}},
 	{"comeback", func(ctx context.Context, w *world, g []*gadget) error {
-		_, err := w.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: g[0].id, Token: g[0].token}, new(wire), nil)
+		_, err := w.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: g[0].id, Token: g[0].token}, new(wire))
 		return err
 	}},
 	{"kick", func(ctx context.Context, w *world, g []*gadget) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,55 +169,77 @@ func TestSend_ContextOfItsOwn(t *testing.T) {
 }
 
 // A Send that has looked at the fence, but may not have reached the host's code, is waited for: when Kick returns, none
-// begins any more (I21).
+// begins any more (I21). It makes no difference whether the kick has ended the connection, or somebody else just before.
 func TestI21_KickWaitsForASendThatIsAboutToBegin(t *testing.T) {
-	for name, tt := range map[string]struct{ takes, want time.Duration }{
-		"short":   {3 * time.Millisecond, 3 * time.Millisecond},
-		"endless": {time.Hour, 10 * time.Millisecond},
+	for first, end := range map[string]func(w *world, g *gadget, c *session.Connection){
+		"":                     func(*world, *gadget, *session.Connection) {},
+		"closed by the host, ": func(_ *world, _ *gadget, c *session.Connection) { c.Close(event.Slow.Closed(0)) },
+		"displaced, ":          func(_ *world, g *gadget, _ *session.Connection) { g.attach() },
 	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, setup{}, func(w *world) {
-				g := w.login("ann", "a1", "ios")
-				g.wire = &wire{onSend: func(context.Context) error { time.Sleep(tt.takes); return nil }}
-				conn, err := g.tryAttach(g.wire)
-				require.NoError(w.t, err)
-				sending := make(chan error, 1)
-				go func() { sending <- conn.Send(context.Background(), []event.Frame{&event.Pong{}}) }()
-				w.pass(0)
-				start := time.Now()
-				w.kick("ann", g.id)
-				require.InDelta(w.t, tt.want, time.Since(start), float64(time.Millisecond))
-				require.NoError(w.t, <-sending)
+		for name, tt := range map[string]struct{ takes, want time.Duration }{
+			"short":   {3 * time.Millisecond, 3 * time.Millisecond},
+			"endless": {time.Hour, 10 * time.Millisecond},
+		} {
+			t.Run(first+name, func(t *testing.T) {
+				inBubble(t, setup{}, func(w *world) {
+					g := w.login("ann", "a1", "ios")
+					c := &wire{onSend: func(context.Context) error { time.Sleep(tt.takes); return nil }}
+					conn, err := g.tryAttach(c)
+					require.NoError(w.t, err)
+					sending := make(chan error, 1)
+					go func() { sending <- conn.Send(context.Background(), []event.Frame{&event.Pong{}}) }()
+					w.pass(0)
+					start := time.Now()
+					end(w, g, conn)
+					require.Zero(w.t, time.Since(start), "nobody else waits for it")
+					w.kick("ann", g.id)
+					require.InDelta(w.t, tt.want, time.Since(start), float64(time.Millisecond))
+					require.NoError(w.t, <-sending)
+				})
 			})
-		})
+		}
 	}
 }
 
-// The same in real time, many times: no Send begins after Kick has returned.
+// counter counts what is sent on it, before anything else.
+type counter struct{ sends atomic.Int64 }
+
+func (c *counter) Send(context.Context, []event.Frame) error {
+	c.sends.Add(1)
+	return nil
+}
+
+func (*counter) Close(event.Closed) error { return nil }
+
+// The same in real time, many times: no Send begins after Kick has returned, whoever has ended the connection.
 func TestI21_NoSendBeginsAfterKick(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
-		for i := range 50 {
+		for i := range 100 {
 			g := w.login("ann", event.DeviceID(fmt.Sprint("d", i)), "ios")
-			conn, err := g.tryAttach(new(wire))
+			c := new(counter)
+			q := session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}
+			conn, err := w.reg.Attach(context.Background(), q, c)
 			require.NoError(w.t, err)
-			stop := make(chan struct{})
-			done := make(chan int)
-			c := new(wire)
-			conn, err = g.tryAttach(c)
-			require.NoError(w.t, err)
+			done := make(chan int64)
 			go func() {
-				n := 0
+				n := int64(0)
 				for conn.Send(context.Background(), []event.Frame{&event.Pong{}}) == nil {
 					n++
 				}
-				<-stop
 				done <- n
 			}()
+			switch i % 4 {
+			case 1:
+				conn.Close(event.Slow.Closed(0))
+			case 2:
+				g.attach()
+			case 3:
+				go conn.Detach()
+			}
 			w.kick("ann", g.id)
-			before := c.sent()
-			close(stop)
+			before := c.sends.Load()
 			require.Equal(w.t, before, <-done)
-			require.Equal(w.t, before, c.sent())
+			require.Equal(w.t, before, c.sends.Load())
 		}
 	})
 }
@@ -259,7 +282,7 @@ func TestK11_IdleBoundOfOneConnection(t *testing.T) {
 			}}
 			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{
 				Account: "ann", Login: g.id, Token: g.token, IdleTimeout: idle,
-			}, c, nil)
+			}, c)
 			require.NoError(w.t, err)
 		}
 		w.pass(24 * time.Hour)

@@ -84,7 +84,7 @@ func (h *history) attach(w *world, m *modelAccount, l *modelLogin) {
 		token, confirms = l.next, true
 	}
 	var err error
-	b.conn, err = w.reg.Attach(h.t.Context(), session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: token}, b.wire, nil)
+	b.conn, err = w.reg.Attach(h.t.Context(), session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: token}, b.wire)
 	b.wire.attached(b.conn)
 	if h.down(err) {
 		return

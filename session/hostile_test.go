@@ -53,7 +53,7 @@ func TestInvalid_Account(t *testing.T) {
 		}},
 		{"Attach", func(ctx context.Context, w *world, a event.Account) error {
 			q := session.AttachRequest{Account: a, Login: id, Token: event.NewResumeToken()}
-			_, err := w.reg.Attach(ctx, q, new(wire), nil)
+			_, err := w.reg.Attach(ctx, q, new(wire))
 			return err
 		}},
 		{"Kick", func(ctx context.Context, w *world, a event.Account) error {
@@ -121,7 +121,7 @@ func TestInvalid_Rest(t *testing.T) {
 	attach := func(q session.AttachRequest, c transport.Conn) func(context.Context, *world) error {
 		return func(ctx context.Context, w *world) error {
 			q.Account = "ann"
-			_, err := w.reg.Attach(ctx, q, c, nil)
+			_, err := w.reg.Attach(ctx, q, c)
 			return err
 		}
 	}

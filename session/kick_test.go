@@ -78,8 +78,10 @@ func TestB9_S20_KickedComesBackAtOnce(t *testing.T) {
 			_, back = g.tryAttach(new(wire)) // as soon as it is told
 			return nil
 		}}
-		conn, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, c,
-			func(why event.Closed) { log.add("ended " + string(why.Reason)) })
+		conn, err := w.reg.Attach(w.t.Context(), session.AttachRequest{
+			Account: g.acc, Login: g.id, Token: g.token,
+			Delivery: delivery(nil, func(why event.Closed) { log.add("ended " + string(why.Reason)) }),
+		}, c)
 		require.NoError(w.t, err)
 		w.kick("ann", g.id)
 		conn.AwaitClose(w.t.Context())

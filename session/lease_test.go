@@ -77,7 +77,7 @@ func TestI36_ALeaseInDoubtIsWaitedForAsLongAsTheContextAllows(t *testing.T) {
 		err := g.conn.Send(ctx, []event.Frame{&event.Pong{}})
 		require.ErrorIs(c.t, err, context.DeadlineExceeded)
 		require.Equal(c.t, time.Second, time.Since(begun))
-		_, err = z.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, new(wire), nil)
+		_, err = z.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, new(wire))
 		require.ErrorIs(c.t, err, session.ErrNoLease)
 		require.ErrorIs(c.t, g.conn.Send(c.t.Context(), []event.Frame{&event.Pong{}}), session.ErrFenced)
 		require.LessOrEqual(c.t, time.Since(begun), 15*time.Second)

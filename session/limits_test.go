@@ -51,7 +51,7 @@ func TestI35_AStrangerWhoLoopsOnAttach_K2_1(t *testing.T) {
 				let := 0
 				for i, g := range honest {
 					for j := range 50 { // 10,000 tries, all at once in a bubble
-						_, err := w.reg.Attach(w.t.Context(), tt.ask(own, honest, i+j), new(wire), nil)
+						_, err := w.reg.Attach(w.t.Context(), tt.ask(own, honest, i+j), new(wire))
 						if !errors.Is(err, session.ErrLimited) {
 							let++
 						}
@@ -75,7 +75,7 @@ func TestI35_AdviceIsNotSetByAStranger_K2_1(t *testing.T) {
 		for range 100_000 {
 			_, _ = w.reg.Attach(w.t.Context(), session.AttachRequest{
 				Account: "stranger", Login: event.NewLoginID(), Token: event.NewResumeToken(),
-			}, new(wire), nil)
+			}, new(wire))
 		}
 		refused := 0
 		for _, g := range crowd {
@@ -128,7 +128,7 @@ func TestI35_AClientOfManyNamesLeavesRoomForItsSiblings(t *testing.T) {
 				old.conn.Detach()
 				for round := range 60 {
 					for i := range 100 {
-						_, err := w.reg.Attach(w.t.Context(), next(100*round+i), new(wire), nil)
+						_, err := w.reg.Attach(w.t.Context(), next(100*round+i), new(wire))
 						require.Error(w.t, err)
 					}
 					sane.attach()

@@ -23,6 +23,9 @@ type account struct {
 	// steps counts those that have changed links. A record that was loaded while it stood still is at least as new as they.
 	steps  uint64
 	coming *coming // what the step that commits brings in
+	// leaving are connections that are fenced, and on which a Send may still begin that had passed the fence; see
+	// Connection.settled. Some of them may be settled by now.
+	leaving []*Connection
 	// unsure: a step may have taken effect without its getting known. A later one finds out.
 	unsure bool
 	doubts []doubt // what that step would have ended
@@ -77,6 +80,25 @@ func (a *account) addLocked(l *login) *link {
 	k.conns = k.slot[:0]
 	a.links = append(a.links, k)
 	return k
+}
+
+// leavesLocked keeps a connection that is fenced for whoever has to know that no Send begins.
+func (a *account) leavesLocked(c *Connection) {
+	if c.unsettled() > 0 {
+		a.leaving = append(a.leavingLocked(), c)
+	}
+}
+
+// leavingLocked lets go of those that are settled and returns a copy of the others.
+func (a *account) leavingLocked() []*Connection {
+	var all []*Connection
+	for _, c := range a.leaving {
+		if c.unsettled() > 0 {
+			all = append(all, c)
+		}
+	}
+	a.leaving = all
+	return slices.Clone(all)
 }
 
 // knows reports whether the login, or if that is empty one of the device, is in memory: it has a connection, or lingers.
@@ -145,8 +167,8 @@ func (k *link) remove(c *Connection, reason event.Reason, now time.Duration) boo
 		return false
 	}
 	k.conns = slices.Delete(k.conns, i, i+1)
+	k.held = k.held && slices.ContainsFunc(k.conns, func(c *Connection) bool { return !c.arrived() && !c.Fenced() })
 	if len(k.conns) == 0 {
-		k.held = false
 		k.since, k.reason = now, reason
 	}
 	return true

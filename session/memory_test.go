@@ -44,7 +44,7 @@ func BenchmarkMemory_Attached(b *testing.B) {
 		reg := open() // it knows no record
 		conns := make([]*session.Connection, 0, len(requests))
 		for _, q := range requests {
-			c, err := reg.Attach(b.Context(), q, nowhere{}, func(event.Closed) {})
+			c, err := reg.Attach(b.Context(), q, nowhere{})
 			require.NoError(b, err)
 			conns = append(conns, c)
 		}

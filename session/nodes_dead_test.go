@@ -146,8 +146,7 @@ func TestB7_S20_RevokedBeforeItIsAwaited(t *testing.T) {
 	onNodes(t, setup{}, func(c *cluster, x, y *world) {
 		g := x.login("ann", "phone", "ios")
 		g.wire = new(wire)
-		_, err := x.reg.Attach(c.t.Context(), session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, g.wire,
-			func(event.Closed) { time.Sleep(100 * time.Millisecond) })
+		_, err := x.reg.Attach(c.t.Context(), session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, g.wire)
 		require.NoError(c.t, err)
 		start := time.Now()
 		_, err = y.reg.Kick(c.t.Context(), session.KickRequest{Account: "ann", All: true})

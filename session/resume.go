@@ -2,12 +2,12 @@ package session
 
 import (
 	"bytes"
-	"context"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -37,11 +37,9 @@ type AttachRequest struct {
 	// IdleTimeout is Config.IdleTimeout for this connection, such as one and a half times an MQTT client's keep-alive. Zero
 	// means that of the registry; negative means never.
 	IdleTimeout time.Duration
-	// Begin, if set, is called once the connection is bound, before Attach returns: the place to read what delivery begins
-	// with, since nothing is missed from then on. Nothing can be sent before Attach has returned. If Begin fails or panics,
-	// the connection is unbound as if it had never been there, and Attach returns the error. Attach waits for it; nobody else
-	// does.
-	Begin func(ctx context.Context, c *Connection) error
+	// Delivery is for fan-out, and no host can set it. Hosts that deliver by themselves learn of the end of a connection by
+	// its Conn.Close, and begin to send when Attach has returned.
+	Delivery *seam.Delivery[*Connection]
 }
 
 func (q *AttachRequest) validate() error {

@@ -77,7 +77,7 @@ func TestS13_EndBetweenCommitAndClose(t *testing.T) {
 			next, err := session.New(w.st, session.Config{})
 			require.NoError(w.t, err)
 			defer w.shut(next)
-			_, err = next.Attach(ctx, session.AttachRequest{Account: "ann", Login: old[0].id, Token: old[0].token}, new(wire), nil)
+			_, err = next.Attach(ctx, session.AttachRequest{Account: "ann", Login: old[0].id, Token: old[0].token}, new(wire))
 			ended, ok := errors.AsType[*session.EndedError](err)
 			require.True(w.t, ok, "%v", err)
 			require.Equal(w.t, event.EvictedQuota, ended.Why.Reason)
@@ -238,7 +238,7 @@ func TestUnknownLogin(t *testing.T) {
 		}
 		before := w.stored("ann")
 		for _, tt := range tests {
-			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: tt.login, Token: tt.token}, new(wire), nil)
+			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: tt.login, Token: tt.token}, new(wire))
 			require.ErrorIs(w.t, err, session.ErrUnknownLogin, tt.name)
 			require.Equal(w.t, "session: attach: no such login for this account and token", err.Error(), tt.name)
 		}

@@ -19,7 +19,7 @@ import (
 // vouch attaches a device by the host's word.
 func (w *world) vouch(a event.Account, d event.DeviceID) (*session.Connection, *wire, error) {
 	c := new(wire)
-	conn, err := w.reg.Attach(context.WithoutCancel(w.t.Context()), session.AttachRequest{Account: a, Device: d, Vouched: true}, c, nil)
+	conn, err := w.reg.Attach(context.WithoutCancel(w.t.Context()), session.AttachRequest{Account: a, Device: d, Vouched: true}, c)
 	return conn, c, err
 }
 
@@ -52,7 +52,7 @@ func TestVouched_IsAnOrdinaryAttach(t *testing.T) {
 		require.NoError(w.t, err)
 		require.ErrorIs(w.t, conn.Send(w.t.Context(), nil), session.ErrFenced, "I22")
 		require.NoError(w.t, again.Send(w.t.Context(), nil))
-		byLogin, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Vouched: true}, new(wire), nil)
+		byLogin, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Vouched: true}, new(wire))
 		require.NoError(w.t, err)
 		require.Equal(w.t, event.DeviceID("a1"), byLogin.Device())
 		g.attach() // the token is as good as before
@@ -100,7 +100,7 @@ func TestVouched_NotByAccident(t *testing.T) {
 		}
 		for name, q := range tests {
 			q.Account = "ann"
-			_, err := w.reg.Attach(w.t.Context(), q, new(wire), nil)
+			_, err := w.reg.Attach(w.t.Context(), q, new(wire))
 			_, ok := errors.AsType[*event.InvalidError](err)
 			require.True(w.t, ok, "%s: %v", name, err)
 		}
@@ -118,7 +118,7 @@ func TestVouched_AClientCannotVouchForItself(t *testing.T) {
 			var q session.AttachRequest
 			require.NoError(w.t, json.Unmarshal([]byte(sent), &q))
 			q.Account = "ann"
-			_, err := w.reg.Attach(w.t.Context(), q, new(wire), nil)
+			_, err := w.reg.Attach(w.t.Context(), q, new(wire))
 			_, ok := errors.AsType[*event.InvalidError](err)
 			require.True(w.t, ok, "%s: %v", sent, err)
 		}
@@ -156,7 +156,7 @@ func TestVouched_Ended(t *testing.T) {
 					require.Equal(w.t, reason, ended.Why.Reason)
 					require.Equal(w.t, g.refused(), ended.Why, "note, cause and advice are those that its token tells")
 					require.Empty(w.t, c.ends(), "the connection stays the caller's")
-					_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Vouched: true}, new(wire), nil)
+					_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Vouched: true}, new(wire))
 					again, ok := errors.AsType[*session.EndedError](err)
 					require.True(w.t, ok, "%v", err)
 					require.Equal(w.t, ended, again)
@@ -166,7 +166,7 @@ func TestVouched_Ended(t *testing.T) {
 				require.ErrorIs(w.t, err, session.ErrUnknownLogin)
 				_, _, err = w.vouch("nobody", "a1")
 				require.ErrorIs(w.t, err, session.ErrUnknownLogin)
-				_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: event.NewLoginID(), Vouched: true}, new(wire), nil)
+				_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: event.NewLoginID(), Vouched: true}, new(wire))
 				require.ErrorIs(w.t, err, session.ErrUnknownLogin)
 			})
 		})
@@ -220,7 +220,7 @@ func TestAttach_RenewsTheDescription(t *testing.T) {
 		g, other := w.join("ann", "a1", "ios"), w.join("ann", "a2", "web")
 		entries := w.entries("ann")
 		renew := func(d session.Description) {
-			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Description: &d}, new(wire), nil)
+			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Description: &d}, new(wire))
 			require.NoError(w.t, err)
 		}
 		d := session.Description{Name: "Ann's phone", Model: "X", OS: "19", AppVersion: "2.0", IP: "192.0.2.1", Extension: []byte("ext")}
@@ -257,7 +257,7 @@ func TestAttach_RenewsTheDescription(t *testing.T) {
 		require.Equal(w.t, session.Description{}, list[i].Description)
 		require.Equal(w.t, entries, w.entries("ann"), "no entry is appended")
 		for _, bad := range []session.Description{{Name: "\x00"}, {Extension: make([]byte, 1_025)}} {
-			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Description: &bad}, new(wire), nil)
+			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Description: &bad}, new(wire))
 			_, ok := errors.AsType[*event.InvalidError](err)
 			require.True(w.t, ok, "%v", err)
 		}
@@ -285,7 +285,7 @@ func TestAttach_AFullRecordKeepsTheOldDescription(t *testing.T) {
 		w.kick("ann", all[0].id)
 		renew := func(size int) session.Description {
 			d := session.Description{Name: "new", Extension: make([]byte, size)}
-			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Description: &d}, new(wire), nil)
+			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Description: &d}, new(wire))
 			require.NoError(w.t, err)
 			list := w.list("ann")
 			return list[slices.IndexFunc(list, func(s session.Session) bool { return s.Login == g.id })].Description

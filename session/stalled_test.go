@@ -135,35 +135,6 @@ func TestB14_I28_OrderBesideAHangingClose(t *testing.T) {
 	})
 }
 
-// TestAttach_EndedHangsOrPanics: what Attach is given to be told of the end is bounded as hooks are.
-func TestAttach_EndedHangsOrPanics(t *testing.T) {
-	for name, ended := range map[string]func(event.Closed){
-		"hangs": func(event.Closed) { time.Sleep(time.Hour) }, "panics": func(event.Closed) { panic("told to") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, setup{}, func(w *world) {
-				for _, end := range []func(g *gadget){
-					func(g *gadget) { w.kick("ann", g.id) },
-					func(g *gadget) { g.conn.Detach() },
-				} {
-					g := w.login("ann", "a1", "ios")
-					g.wire = new(wire)
-					var err error
-					g.conn, err = w.reg.Attach(w.t.Context(),
-						session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, g.wire, ended)
-					require.NoError(w.t, err)
-					start := time.Now()
-					end(g)
-					require.LessOrEqual(w.t, time.Since(start), 2*time.Second)
-					w.pass(2 * time.Second)
-					require.Len(w.t, g.wire.ends(), 1)
-				}
-				w.pass(2 * time.Hour)
-			})
-		})
-	}
-}
-
 // TestHooks_OneAccountsHangIsNobodyElses: a hook that never returns for one account is called for that account 8 times, and
 // then its default holds at once. Other accounts are asked as before. I27, I35, K2.3.
 func TestHooks_OneAccountsHangIsNobodyElses(t *testing.T) {
@@ -262,8 +233,10 @@ func TestD9_I29_AttachMeetsTheEnd(t *testing.T) {
 					}
 				})
 				conn, told := new(wire), []event.Reason(nil)
-				_, err := x.reg.Attach(context.Background(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token},
-					conn, func(why event.Closed) { told = append(told, why.Reason) })
+				_, err := x.reg.Attach(context.Background(), session.AttachRequest{
+					Account: "ann", Login: g.id, Token: g.token,
+					Delivery: delivery(nil, func(why event.Closed) { told = append(told, why.Reason) }),
+				}, conn)
 				require.ErrorIs(c.t, err, tt.err)
 				require.Equal(c.t, tt.reason, event.ClosedOf(err).Reason)
 				c.pass(time.Second)
@@ -281,7 +254,7 @@ func TestI29_ClosedIsNotALostLease(t *testing.T) {
 		require.NoError(c.t, x.reg.Unserved(1))
 		require.NoError(c.t, x.reg.Close(context.Background()))
 		require.ErrorIs(c.t, x.reg.Unserved(1), session.ErrClosed)
-		_, err := x.reg.Attach(context.Background(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, new(wire), nil)
+		_, err := x.reg.Attach(context.Background(), session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}, new(wire))
 		require.ErrorIs(c.t, err, session.ErrClosed)
 	})
 }
@@ -293,7 +266,7 @@ func TestI28_DisplacedTabsAreShutTogether(t *testing.T) {
 		stop := make(chan struct{})
 		for _, name := range []string{"1", "2", "3"} {
 			_, err := w.reg.Attach(w.t.Context(), session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Tab: name},
-				&wire{onClose: func(event.Closed) error { <-stop; return nil }}, nil)
+				&wire{onClose: func(event.Closed) error { <-stop; return nil }})
 			require.NoError(w.t, err)
 		}
 		require.NoError(w.t, w.reg.SetPolicy(mustPolicy(w.t, onePhone)))

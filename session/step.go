@@ -38,7 +38,8 @@ type step struct {
 	strange   []event.LoginID // those of them that another engine has ended, which has called the hook, or does
 	unlink    []event.LoginID // logins whose live side is over here
 	stale     []event.LoginID // logins that are attached on another node now
-	displaced []displaced     // connections that a newer one of their login takes the place of
+	displaced []*Connection   // connections that a newer one of their login takes the place of, for this step to close
+	fenced    []*Connection   // all that have ended here, whether this step has ended them or somebody else just before
 	remote    []event.NodeID  // other nodes that have to look at the account
 	again     []event.NodeID  // other nodes that were told to look by an earlier step, and may not have done so yet
 	asked     bool            // they were told to
@@ -86,8 +87,8 @@ func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step)
 }
 
 // turn is the part of run that is the account's turn, after enter; it leaves. Afterwards no Send begins on connections of
-// what has ended; settled has to come after it.
-func (r *Registry) turn(ctx context.Context, a *account, decide func(*step) error, apply func(*step)) (*step, []fenced, error) {
+// what has ended, and fan-out knows of their end. It returns those that are to be closed: settled has to come after it.
+func (r *Registry) turn(ctx context.Context, a *account, decide func(*step) error, apply func(*step)) (*step, []*Connection, error) {
 	defer r.leave(a)
 	s, err := r.decideAndCommit(ctx, a, decide)
 	if err != nil || s.lacks != nil {
@@ -97,17 +98,32 @@ func (r *Registry) turn(ctx context.Context, a *account, decide func(*step) erro
 		return s, nil, err
 	}
 	gone := s.detachEnded()
+	s.tell()
 	if apply != nil {
 		apply(s)
+		s.tell() // before delivery begins on one that takes the place of another
 	}
 	a.mu.Lock()
 	a.coming = nil
 	s.noteLocked()
+	leaving := a.leavingLocked()
 	a.mu.Unlock()
-	for _, f := range gone { // within the turn: who ends the same login right after this step returns no sooner than no Send begins
-		f.conn.settled()
+	if len(s.ended)+len(s.stale)+len(s.unlink) > 0 {
+		// Within the turn: who ends the same login right after this step returns no sooner than no Send begins. That goes also
+		// for connections of the login that somebody else has ended just before.
+		for _, c := range leaving {
+			c.settled()
+		}
 	}
 	return s, gone, nil
+}
+
+// tell tells fan-out of the connections that have ended here.
+func (s *step) tell() {
+	for _, c := range s.fenced {
+		c.tell()
+	}
+	s.fenced = nil
 }
 
 // glance returns a step on the account as it is, without the account's turn: something to look at, not to commit.
@@ -149,25 +165,16 @@ func (s *step) noteLocked() {
 }
 
 // settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
-func (r *Registry) settled(s *step, gone []fenced) {
-	r.nodes.ask(s)
-	var older []func()
-	for _, o := range s.displaced { // before delivery begins on the one that takes their place
-		older = append(older, func() { o.conn.shutSoon(o.why) })
+func (r *Registry) settled(s *step, gone []*Connection) {
+	for _, c := range s.displaced {
+		r.owned.Do(c.closeConn)
 	}
-	together(older)
+	r.nodes.ask(s)
 	if s.then == nil {
 		r.finish(s, gone)
 		return
 	}
 	together([]func(){s.then, func() { r.finish(s, gone) }})
-}
-
-// fenced is a connection on which no Send begins any more, and why.
-type fenced struct {
-	conn  *Connection
-	why   event.Closed
-	moved bool // its login lives, on another node; otherwise it has ended, and who settles that shuts the connection
 }
 
 // decideAndCommit tries until the step is committed, or need not be.
@@ -391,25 +398,30 @@ func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.
 }
 
 // detachEnded takes out of memory what has ended, or is attached on another node now, and fences its connections. From
-// here on no Send begins on them.
-func (s *step) detachEnded() []fenced {
-	var gone []fenced
+// here on no Send begins on them but one that is just beginning. It returns those that are this step's to close.
+func (s *step) detachEnded() []*Connection {
+	var gone []*Connection
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
 	s.a.unsure, s.a.doubts = false, nil
 	s.a.steps++
-	out := func(id event.LoginID, why event.Closed, moved bool) {
+	out := func(id event.LoginID, why event.Closed) {
 		for _, c := range s.a.unlinkLocked(id) {
 			if _, owes := c.stop(why); owes {
-				gone = append(gone, fenced{c, why, moved})
+				gone = append(gone, c)
 			}
+			s.a.leavesLocked(c)
+			s.fenced = append(s.fenced, c)
 		}
 	}
 	for _, e := range s.ended {
-		out(e.Session.Login, e.Closed, false)
+		out(e.Session.Login, e.Closed)
 	}
-	for _, id := range s.stale { // of those that have ended nothing is left
-		out(id, event.Moved.Closed(s.rec.movedDelay(id)), true)
+	s.stale = slices.DeleteFunc(s.stale, func(id event.LoginID) bool { // who settles the end shuts the connection
+		return slices.ContainsFunc(s.ended, func(e Ended) bool { return e.Session.Login == id })
+	})
+	for _, id := range s.stale {
+		out(id, event.Moved.Closed(s.rec.movedDelay(id)))
 	}
 	for _, id := range s.unlink {
 		s.a.unlinkLocked(id)

@@ -100,6 +100,7 @@ func (r *Registry) due(sh *shard, now clock.Reading, over []event.Account) (sile
 	defer sh.mu.Unlock()
 	for id, a := range sh.accounts {
 		a.mu.Lock()
+		a.leavingLocked()
 		late := a.unsure
 		for _, k := range a.links {
 			r.calmLocked(k)

@@ -27,7 +27,7 @@ func (g *gadget) tab(name string) tab {
 	b := tab{wire: new(wire)}
 	var err error
 	b.conn, err = g.w.reg.Attach(g.w.t.Context(),
-		session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Tab: name}, b.wire, nil)
+		session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Tab: name}, b.wire)
 	require.NoError(g.w.t, err)
 	b.wire.attached(b.conn)
 	return b
@@ -208,7 +208,7 @@ func TestA15_BadTabs(t *testing.T) {
 		g := w.login("ann", "browser", "web")
 		for _, name := range []string{strings.Repeat("x", 129), "\x00", "a\u202eb", "\xff"} {
 			_, err := w.reg.Attach(w.t.Context(),
-				session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Tab: name}, new(wire), nil)
+				session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token, Tab: name}, new(wire))
 			_, ok := errors.AsType[*event.InvalidError](err)
 			require.True(w.t, ok, "%q", name)
 		}

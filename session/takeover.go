@@ -49,28 +49,30 @@ func (r *record) movedDelay(id event.LoginID) time.Duration {
 	return movedFirst
 }
 
-// displaced is a connection that another one of its login takes the place of, and what it is told.
-type displaced struct {
-	conn *Connection
-	why  event.Closed
-}
-
 // makeRoom takes out the connections that a new one displaces: that of the same tab, and the oldest beyond the number of
-// tabs that there may be. They are fenced, and the caller's to shut. moves numbers a turn that has displaced connections on
-// another node, 0 if none has; what is returned is the number of this one.
-func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) ([]displaced, uint64) {
+// tabs that there may be, beside those that have ended already. They are fenced; fan-out is to be told of all, and the owed
+// ones are the caller's to close. moves numbers a turn that has displaced connections on another node, 0 if none has; what is
+// returned is the number of this one.
+func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) (all, owed []*Connection, _ uint64) {
+	type displaced struct {
+		conn   *Connection
+		reason event.Reason
+	}
 	var gone []displaced
 	out := func(i int, reason event.Reason) {
 		c := k.conns[i]
 		k.conns = slices.Delete(k.conns, i, i+1)
 		k.held = k.held || c.arrived()
-		gone = append(gone, displaced{conn: c, why: event.Closed{Reason: reason}})
+		gone = append(gone, displaced{c, reason})
 		if reason == event.Moved {
 			moves = max(moves, c.nextMove(now))
 		}
 	}
-	for i := len(k.conns) - 1; tab != "" && i >= 0; i-- {
-		if k.conns[i].tab() == tab {
+	for i := len(k.conns) - 1; i >= 0; i-- {
+		switch {
+		case k.conns[i].Fenced(): // whoever has ended it has not got to the link yet
+			out(i, "")
+		case tab != "" && k.conns[i].tab() == tab:
 			out(i, event.Moved)
 		}
 	}
@@ -81,14 +83,14 @@ func (k *link) makeRoom(tab string, tabs int, moves uint64, now time.Duration) (
 		}
 		out(0, reason)
 	}
-	var owed []displaced
 	for _, o := range gone {
-		o.why = o.why.Reason.Closed(movedDelay(moves))
-		if _, owes := o.conn.stop(o.why); owes {
-			owed = append(owed, o)
+		if _, owes := o.conn.stop(o.reason.Closed(movedDelay(moves))); owes {
+			owed = append(owed, o.conn)
 		}
+		k.a.leavesLocked(o.conn)
+		all = append(all, o.conn)
 	}
-	return owed, moves
+	return all, owed, moves
 }
 
 // nextMove numbers the turn by which the connection is displaced.

@@ -95,10 +95,10 @@ func (n *nodes) lookFor(account event.Account, asked []message) {
 		return
 	}
 	var s *step
-	var fenced []fenced
+	var gone []*Connection
 	a, err := n.r.enter(ctx, account)
 	if err == nil {
-		s, fenced, err = n.r.turn(ctx, a, func(*step) error { return nil }, nil)
+		s, gone, err = n.r.turn(ctx, a, func(*step) error { return nil }, nil)
 	}
 	if err != nil {
 		n.r.log.Warn("session: look of another node", "account", string(account), "err", err)
@@ -107,11 +107,8 @@ func (n *nodes) lookFor(account event.Account, asked []message) {
 	if len(s.strange) > 0 { // before the other node is told, since it will not say twice that its hooks have run
 		s.revoked = n.revoked(account)
 	}
-	for _, f := range fenced {
-		f.conn.settled()
-	}
 	answer()
-	n.r.owned.Do(func() { n.r.settled(s, fenced) }) // hooks and connections that hang do not keep the next look waiting
+	n.r.owned.Do(func() { n.r.settled(s, gone) }) // hooks and connections that hang do not keep the next look waiting
 }
 
 // lives reports whether anything of the account is in memory.

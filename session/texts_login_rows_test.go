@@ -120,7 +120,7 @@ func (s *scene) primary(d event.DeviceID) {
 
 func attachRow() called {
 	attach := func(ctx context.Context, s *scene, q session.AttachRequest) error {
-		return given(s.reg.Attach(ctx, q, new(wire), nil))
+		return given(s.reg.Attach(ctx, q, new(wire)))
 	}
 	with := func(field string, values []string, spoil func(q *session.AttachRequest, v string)) badField {
 		return badField{field, values, func(ctx context.Context, s *scene, v string) error {
@@ -157,16 +157,15 @@ func attachRow() called {
 			}),
 			with("tab", faulttest.IDs[1:], func(q *session.AttachRequest, v string) { q.Tab = v }),
 			badField{"conn", nil, func(ctx context.Context, s *scene, _ string) error {
-				return given(s.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: s.a.id, Token: s.a.token}, nil, nil))
+				return given(s.reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: s.a.id, Token: s.a.token}, nil))
 			}},
 		),
 		fails: []failure{
 			again(session.ErrUnknownLogin, func(s *scene, q *session.AttachRequest) { q.Token = s.b.token }),
 			again(session.ErrEnded, func(s *scene, _ *session.AttachRequest) { s.kick("ann", s.a.id) }),
 			again(session.ErrDraining, func(s *scene, _ *session.AttachRequest) { s.drain() }),
-			again(session.ErrHookFailed, func(s *scene, q *session.AttachRequest) { s.broken.Store(true) }),
 			again(errDown, func(_ *scene, q *session.AttachRequest) {
-				q.Begin = func(context.Context, *session.Connection) error { return errDown }
+				q.Delivery = delivery(func(context.Context, *session.Connection) error { return errDown }, nil)
 			}),
 			{session.ErrLimited, func(ctx context.Context, s *scene) (err error) {
 				s.shut(s.reg)

@@ -61,7 +61,7 @@ func (k *keeper) attach(p process) *session.Connection {
 	}
 	c, err := w.reg.Attach(context.Background(), session.AttachRequest{
 		Account: "ann", Login: k.login.id, Token: p.shown,
-	}, new(wire), nil)
+	}, new(wire))
 	require.NoError(k.t, err, "nobody honest is logged out")
 	next := c.Token()
 	if next == "" || k.chance(20) { // welcome got lost

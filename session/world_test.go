@@ -200,7 +200,7 @@ func (w *world) fill(a event.Account, p event.Platform, devices ...event.DeviceI
 
 func (g *gadget) tryAttach(c *wire) (*session.Connection, error) {
 	conn, err := g.w.reg.Attach(context.WithoutCancel(g.w.t.Context()),
-		session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, c, nil)
+		session.AttachRequest{Account: g.acc, Login: g.id, Token: g.token}, c)
 	c.attached(conn)
 	return conn, err
 }

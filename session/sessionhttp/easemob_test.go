@@ -37,7 +37,7 @@ func TestEaseMob_AnswersAsItDoes(t *testing.T) {
 	require.NoError(t, err)
 	id := res.Session.Login
 	d.login("ann", "d2", "ios") // never attached: not listed
-	_, err = d.reg.Attach(t.Context(), session.AttachRequest{Account: "ann", Login: id, Token: res.Token}, nullConn{}, nil)
+	_, err = d.reg.Attach(t.Context(), session.AttachRequest{Account: "ann", Login: id, Token: res.Token}, nullConn{})
 	require.NoError(t, err)
 
 	v := d.easeMob("GET", "/users/ann/resources")
