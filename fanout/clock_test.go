@@ -157,6 +157,28 @@ func TestK1_AnEntryOfTheFutureKeepsNoOthers(t *testing.T) {
 	})
 }
 
+// TestI30_UndeliveredEntriesOfAClockThatWasBehind: it was set right a day ago, they are not as old as it says.
+func TestI30_UndeliveredEntriesOfAClockThatWasBehind(t *testing.T) {
+	overClocks(t, fanout.Config{MaxAge: 10 * day, TrimInterval: -1}, func(w *world, wall *wallClock) {
+		d := w.ready("ann", "a1")[0]
+		d.acked()
+		w.flush()
+		d.drop()
+		time.Sleep(25 * time.Hour)
+		w.trim("ann")
+		wall.set(-26 * 365 * day)
+		w.feed("ann", 0, 3)
+		time.Sleep(time.Hour)
+		wall.set(0)
+		time.Sleep(25 * time.Hour)
+		w.trim("ann")
+		require.Equal(w.t, numbers(0, 3), w.kept("ann"))
+		time.Sleep(9 * day)
+		w.trim("ann")
+		require.Empty(w.t, w.kept("ann"))
+	})
+}
+
 // TestI30_AnUndecidedPushOutlivesASetClock: it is neither given up nor early nor late.
 func TestI30_AnUndecidedPushOutlivesASetClock(t *testing.T) {
 	for name, step := range map[string]time.Duration{"3 days ahead": 3 * day, "an hour back": -time.Hour, "30 s ahead": 30 * time.Second} {

@@ -11,6 +11,15 @@ func past(stored int64, now clock.Reading) time.Time {
 	return time.UnixMilli(min(stored, now.Now.UnixMilli()))
 }
 
+// since returns how long ago something was stored, by whichever node. Steps of this node's clock are taken out. A time that lies
+// ahead by more than clocks of nodes differ, because one was wrong, counts like one that is as far back.
+func (s *step) since(stored int64) time.Duration {
+	if ago, said := s.r.clock.AgoAtMost(stored); said {
+		return ago
+	}
+	return s.now.Sub(time.UnixMilli(stored)).Abs()
+}
+
 func later(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return b
@@ -34,7 +43,10 @@ func (s *step) clampTimes() {
 	}
 	for i := range s.rec.Logins {
 		l := &s.rec.Logins[i]
-		clamp(s.now, &l.At, &l.Seen, &l.Left, &l.TokenAt, &l.MovedAt, &l.DescribedAt)
+		clamp(s.now, &l.At, &l.Seen, &l.Left, &l.MovedAt, &l.DescribedAt)
+		if l.TokenAt > s.now.Add(clock.MaxDrift).UnixMilli() { // the token before must not be good once more
+			l.TokenAt, s.dirty = s.now.Add(-tokenReuse).UnixMilli(), true
+		}
 	}
 	for i := range s.rec.Devices {
 		clamp(s.now, &s.rec.Devices[i].First, &s.rec.Devices[i].Seen)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/policy"
@@ -237,7 +238,7 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	}
 	elsewhere := s.r.nodes.elsewhere(l)
 	if in.moves = 0; elsewhere {
-		in.moves = l.move(s.now)
+		in.moves = s.move(l)
 	}
 	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
 	device, before := s.rec.registered(l), s.r.clock.Before
@@ -249,7 +250,9 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		if elsewhere {
 			l.Before, l.Moved, s.dirty = s.movedFrom(l), s.now.UnixMilli(), true
 		}
-		s.remote = n.others(s.remote, s.before(l))
+		if s.since(l.Moved) < n.life+clock.MaxDrift { // they have looked since, but for who ends a login it has to be certain
+			s.remote = n.others(s.remote, s.before(l))
+		}
 		if l.Node != n.r.cfg.Node || l.Lease != in.lease {
 			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, in.lease, 0, true
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -179,6 +180,71 @@ func TestI30_OfflineLoginsOutliveASetClock(t *testing.T) {
 		require.NoError(w.t, err)
 		require.Empty(w.t, all)
 		require.Equal(w.t, event.ExpiredIdle, g.refused().Reason)
+	})
+}
+
+// TestI30_WhatWasStoredWhileTheClockWasBehind is not as old as the clock says when it has been set right: the phone was there a day
+// ago. A device whose time was noted before does not get an older one.
+func TestI30_WhatWasStoredWhileTheClockWasBehind(t *testing.T) {
+	s, wall := withWall(setup{config: session.Config{IdleDevice: 30 * day}})
+	inBubble(t, s, func(w *world) {
+		gone := w.login("ann", "gone", "web")
+		require.NoError(w.t, w.reg.Logout(w.t.Context(), "ann", gone.id))
+		w.pass(29*day + 12*time.Hour)
+		w.join("ann", "pad", "web").conn.Detach()
+		w.pass(time.Hour)
+		wall.set(-26 * 365 * day)
+		w.join("ann", "phone", "ios").conn.Detach()
+		pad := w.login("ann", "pad", "web")
+		require.NoError(w.t, w.reg.Logout(w.t.Context(), "ann", pad.id))
+		w.pass(10 * time.Minute)
+		wall.set(0)
+		w.pass(26 * time.Hour)
+		require.Equal(w.t, "phone", w.devices("ann"))
+		w.restart(s)
+		all, err := w.reg.Devices(w.t.Context(), "ann")
+		require.NoError(w.t, err)
+		require.Contains(w.t, all, event.DeviceID("pad"))
+		require.NotContains(w.t, all, event.DeviceID("gone"))
+		wall.set(100 * day)
+		w.pass(26 * time.Hour)
+		require.Empty(w.t, w.devices("ann"), "the clock has said so for a day")
+	})
+}
+
+// TestI30_AGraceWithoutEnd: the longest one that a host can ask for is not none.
+func TestI30_AGraceWithoutEnd(t *testing.T) {
+	s, wall := withWall(setup{config: session.Config{AgeGrace: math.MaxInt64, IdleDevice: 30 * day}})
+	inBubble(t, s, func(w *world) {
+		w.join("ann", "phone", "ios").conn.Detach()
+		w.pass(time.Hour)
+		wall.set(40 * day)
+		w.pass(30 * time.Hour)
+		require.Equal(w.t, "phone", w.devices("ann"))
+		w.restart(s)
+		w.clocks()
+		w.restart(s)
+		w.pass(30 * time.Hour)
+		require.Equal(w.t, "phone", w.devices("ann"))
+		require.Empty(w.t, w.clocks(), "what is left of it can be read")
+	})
+}
+
+// TestK1_NoPictureShowsATimeOfTheFuture: the clock was ahead when a device was seen, and an account banned.
+func TestK1_NoPictureShowsATimeOfTheFuture(t *testing.T) {
+	s, wall := withWall(setup{})
+	inBubble(t, s, func(w *world) {
+		wall.set(3 * day)
+		g := w.join("ann", "phone", "ios")
+		require.NoError(w.t, w.reg.Logout(w.t.Context(), "ann", g.id))
+		_, err := w.reg.Ban(w.t.Context(), session.BanRequest{Account: "ann"})
+		require.NoError(w.t, err)
+		wall.set(0)
+		in, err := w.reg.Inspect(w.t.Context(), "ann")
+		require.NoError(w.t, err)
+		for _, at := range []time.Time{in.Devices[0].LastSeen, in.Devices[0].FirstSeen, in.Recent[0].Time, in.Ban.Since} {
+			require.False(w.t, at.After(time.Now()), "%v", at)
+		}
 	})
 }
 

@@ -128,7 +128,8 @@ type Config struct {
 	// AgeGrace is how long nothing is ended or removed for its age after the wall clock was set by more than a minute, or
 	// after the server was away for more than an hour: no idle login or device, no tombstone, and, in fan-out, no entry by
 	// MaxAge or KeepMinimum. It is counted while the engine is up, over any number of starts. AbsoluteLifetime, bans and
-	// expiries of messages go by the wall clock all the same. Zero means 24 h; negative means none.
+	// expiries of messages go by the wall clock all the same. Zero means 24 h; negative means none; 30 years at
+	// most, beyond which it is those. Among several nodes it begins on all of them.
 	AgeGrace time.Duration
 	// Wall tells the time of the wall clock. It is called often, from many goroutines, and must not block. Nil means
 	// time.Now. Tests and simulations move it without moving elapsed time.

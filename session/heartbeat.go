@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -21,9 +22,9 @@ import (
 //  2. A store that has accounts and no heartbeat counts as one from which the server was away. So does a store that does not
 //     say: with a grace nothing is lost.
 //  3. Its value is the rest of the grace. A grace is counted in time that an engine is up, over any number of starts.
-//     Among several nodes each reads it as often as it renews its lease, and takes over the grace of another one: a node whose
-//     own clock is right must not count the age of what one with a wrong clock has stored.
 //  4. It is written at the start, every 15 min, when a grace begins and at Close. Nothing waits for it.
+//  5. Several engines over one store share a grace: where one has a clock that was set, others read what it wrote by it. Each
+//     looks every minute, and before it ends or forgets anything of an account for its age.
 const (
 	heartAccount      event.Account        = "_engine"
 	heartConversation event.ConversationID = "_engine"
@@ -32,12 +33,85 @@ const (
 	beatEvery = 15 * time.Minute // a quarter of clock.MaxGap: three may fail
 	beatRetry = time.Minute
 	beatWait  = 5 * time.Second // for the store to answer
+	lookEvery = time.Minute     // at what other engines wrote
+	lookAge   = time.Second     // how long a look holds
 )
 
 // heartbeat is what the store has.
 type heartbeat struct {
 	at   int64 // Unix milliseconds
 	left time.Duration
+}
+
+// shared is what is known of the graces of other engines.
+type shared struct {
+	mu     sync.Mutex
+	beat   heartbeat     // as it was found, or written here, last
+	since  time.Duration // it was written after this clock.Elapsed, or it is counted from then on
+	looked time.Duration // clock.Elapsed of the last look
+
+	steps chan struct{} // has room for the one step that looks for all that wait
+	tried time.Duration // clock.Elapsed when the last one had done so, or failed
+}
+
+// found notes a heartbeat and returns what is left of its grace. Which clock it was written by is not known, so that it is not
+// older than the look before the one that found it.
+func (s *shared) found(b heartbeat, began time.Duration, now clock.Reading) (left time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b != s.beat {
+		s.beat, s.since = b, s.looked
+	}
+	s.looked = max(s.looked, began)
+	return b.left - min(now.Age(b.at), now.Elapsed-s.since)
+}
+
+// wrote notes a heartbeat of this engine.
+func (s *shared) wrote(b heartbeat, now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.beat, s.since = b, now
+}
+
+// share goes on with the grace of another engine if that is longer, and returns what is left of it.
+func (r *Registry) share(ctx context.Context) (left time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, beatWait)
+	defer cancel()
+	began := r.clock.Elapsed()
+	b, err := r.readHeartbeat(ctx)
+	if err != nil || b == nil {
+		return 0, err
+	}
+	left = r.shared.found(*b, began, r.clock.Read())
+	r.clock.Resume(left)
+	return left, nil
+}
+
+// shareLoop looks whether another engine has begun a grace.
+func (r *Registry) shareLoop() {
+	for r.nodes.sleep(lookEvery) {
+		_, _ = r.share(r.ctx) // beatLoop tells if that fails
+	}
+}
+
+// graceElsewhere reports whether another engine has begun a grace that this one did not know of.
+func (r *Registry) graceElsewhere(ctx context.Context) bool {
+	if r.nodes == nil {
+		return false
+	}
+	select {
+	case r.shared.steps <- struct{}{}:
+		defer func() { <-r.shared.steps }()
+	case <-ctx.Done():
+		return false
+	}
+	if r.clock.Elapsed()-r.shared.tried >= lookAge {
+		ctx, cancel := context.WithTimeout(ctx, lookWait)
+		defer cancel()
+		_, _ = r.share(ctx)
+		r.shared.tried = r.clock.Elapsed()
+	}
+	return r.clock.Left() > 0
 }
 
 // readHeartbeat returns the stored heartbeat; nil if there is none.
@@ -83,6 +157,7 @@ func (r *Registry) wake() {
 		return
 	}
 	r.clock.Resume(beat.left)
+	r.shared.wrote(*beat, r.clock.Elapsed()) // nobody was up since
 	switch since := r.clock.Now().Sub(time.UnixMilli(beat.at)); {
 	case since > clock.MaxGap:
 		r.clock.Note(clock.Jump{Gap: true, By: since})
@@ -126,83 +201,25 @@ func (r *Registry) lastBeat(ctx context.Context) {
 	}
 }
 
-// follow takes over the grace of another node. Each heartbeat counts once, from when it is read first: its time is that of a
-// clock that may be wrong, and of one that was read again and again the grace would never end. It reports whether the heartbeat
-// could be read.
-func (r *Registry) follow(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, beatWait)
-	defer cancel()
-	beat, err := r.readHeartbeat(ctx)
-	if err != nil || beat == nil {
-		return err == nil // the loop that writes it logs why
-	}
-	r.nodes.mu.Lock()
-	known := r.nodes.beat != nil && *r.nodes.beat == *beat
-	r.nodes.beat = beat
-	r.nodes.mu.Unlock()
-	if !known {
-		r.clock.Resume(beat.left)
-	}
-	return true
-}
-
-// beginSure is begin, on what is stored, of a step that may be committed. Among several nodes nothing is destroyed for its age
-// before the heartbeat was read once more: what looks old may have been stored by a node whose clock was set a moment ago. That
-// node has written the heartbeat first, see beatFirst.
-func (r *Registry) beginSure(ctx context.Context, a *account) (*step, store.Revision, error) {
-	rec, rev, err := r.load(ctx, a.id)
-	if err != nil {
-		return nil, 0, err
-	}
-	s := r.begin(a, rec)
-	if !s.aged || r.nodes == nil {
-		return s, rev, nil
-	}
-	sure := r.follow(ctx)
-	if sure && !r.clock.Read().Grace {
-		return s, rev, nil
-	}
-	if rec, rev, err = r.load(ctx, a.id); err != nil {
-		return nil, 0, err
-	}
-	at := r.clock.Read()
-	at.Grace = true
-	return r.beginAt(a, rec, at), rev, nil
-}
-
-// beatFirst writes the heartbeat before anything is stored with a clock that was set, if there are other nodes to be told.
-func (r *Registry) beatFirst(ctx context.Context) {
-	until := r.clock.Left()
-	if r.nodes == nil || until == 0 || r.elapsed()+until-time.Duration(r.beatUntil.Load()) < time.Second {
-		return
-	}
-	if err := r.beat(ctx); err != nil && r.ctx.Err() == nil {
-		r.log.Warn("session: other nodes do not know of the clock that was set", "err", err)
-	}
-}
-
 // beat writes the heartbeat. The rest of another engine's grace stays in it.
 func (r *Registry) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, beatWait)
 	defer cancel()
-	old, err := r.readHeartbeat(ctx)
-	now, left := r.clock.Now(), r.clock.Left()
-	until := r.elapsed() + left
+	left, err := r.share(ctx)
 	if err != nil {
 		return err
 	}
-	if old != nil {
-		left = max(left, old.left-max(0, now.Sub(time.UnixMilli(old.at))))
-	}
+	now := r.clock.Read()
+	b := heartbeat{at: max(now.Now.UnixMilli(), 0), left: max(left, r.clock.Left()).Truncate(time.Millisecond)}
 	_, err = r.st.Commit(ctx, store.Batch{
-		Account: heartAccount, Now: now, OnlyIfChanged: true, Reserve: true,
+		Account: heartAccount, Now: now.Now, OnlyIfChanged: true, Reserve: true,
 		States: []store.StateUpdate{{
-			Conversation: heartConversation, Name: heartRegister, Merge: store.MergeLast, Number: uint64(max(now.UnixMilli(), 0)),
-			Value: strconv.AppendInt(nil, left.Milliseconds(), 10),
+			Conversation: heartConversation, Name: heartRegister, Merge: store.MergeLast, Number: uint64(b.at),
+			Value: strconv.AppendInt(nil, b.left.Milliseconds(), 10),
 		}},
 	})
 	if err == nil {
-		r.beatUntil.Store(int64(until))
+		r.shared.wrote(b, now.Elapsed)
 	}
 	return err
 }

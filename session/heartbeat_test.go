@@ -326,3 +326,52 @@ func (s *hangingStates) States(ctx context.Context, _ event.Account, _ store.Sta
 	<-ctx.Done()
 	return store.StatePage{}, ctx.Err()
 }
+
+// TestI30_AnotherNodesWrongClockAgesNobody: the clock of node z is set back to 1974. What it stores by that is old for the others,
+// but they know of its grace before they end or forget anything, and so does z when it starts again with the clock right.
+func TestI30_AnotherNodesWrongClockAgesNobody(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"at once": 0, "after 30 min": 30 * time.Minute, "after 20 h": 20 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			onNodes(t, setup{config: session.Config{IdleDevice: 30 * day}}, func(c *cluster, _, y *world) {
+				z, wall := c.clocked("z")
+				z.pass(time.Hour)
+				wall.set(-26 * 365 * day)
+				z.pass(10 * time.Second)
+				g := z.join("ann", "phone", "ios")
+				g.conn.Detach()
+				gone := z.join("ann", "pad", "ios")
+				require.NoError(c.t, z.reg.Logout(c.t.Context(), "ann", gone.id))
+				z.pass(time.Second + wait)
+				y.login("ann", "b", "web")
+				require.Equal(c.t, "phone b", y.devices("ann"))
+				require.Equal(c.t, event.Logout, gone.on(y).refused().Reason, "the tombstone is there")
+				z.shut(z.reg)
+				wall.set(0)
+				z.open(z.now)
+				_, left := y.beat()
+				require.GreaterOrEqual(c.t, left, 23*time.Hour-wait)
+				z.login("ann", "c", "web")
+				require.Equal(c.t, "phone b c", z.devices("ann"))
+				known, err := y.reg.Devices(c.t.Context(), "ann")
+				require.NoError(c.t, err)
+				require.Contains(c.t, known, event.DeviceID("pad"))
+			})
+		})
+	}
+}
+
+// TestHeartbeat_GracesDoNotKeepEachOtherUp: of several nodes that read each other's, each is over when it is over.
+func TestHeartbeat_GracesDoNotKeepEachOtherUp(t *testing.T) {
+	onNodes(t, setup{}, func(c *cluster, x, y *world) {
+		z, wall := c.clocked("z")
+		z.pass(time.Hour)
+		wall.set(-time.Hour)
+		z.pass(25 * time.Hour)
+		for _, w := range []*world{x, y, z} {
+			require.Zero(c.t, w.reg.Clock().Left())
+		}
+		x.pass(20 * time.Minute)
+		_, left := x.beat()
+		require.Zero(c.t, left)
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/fault"
 )
 
@@ -90,6 +91,7 @@ func (r *Registry) Inspect(ctx context.Context, account event.Account) (_ Inspec
 	if err != nil {
 		return Inspection{}, err
 	}
+	now := r.clock.Read()
 	tombstones, lines := unpack(&rec.Tombstones, (*decoder).tombstone), unpack(&rec.Recent, (*decoder).recent)
 	in := Inspection{
 		Logins: make([]LoginView, 0, len(all)), Devices: make([]DeviceView, 0, len(rec.Devices)),
@@ -99,19 +101,19 @@ func (r *Registry) Inspect(ctx context.Context, account event.Account) (_ Inspec
 		in.Logins = append(in.Logins, all[i].inspected())
 	}
 	for i := range rec.Devices {
-		in.Devices = append(in.Devices, rec.Devices[i].inspected())
+		in.Devices = append(in.Devices, rec.Devices[i].inspected(now))
 	}
 	for i := range tombstones {
 		in.Tombstones = append(in.Tombstones, tombstones[i].inspected())
 	}
 	for _, l := range slices.Backward(lines) {
 		in.Recent = append(in.Recent, RecentView{
-			Login: l.Login, Device: l.Device, Platform: l.Platform, Name: l.Name, IP: l.IP, Reason: l.Reason, Time: utc(l.At),
+			Login: l.Login, Device: l.Device, Platform: l.Platform, Name: l.Name, IP: l.IP, Reason: l.Reason, Time: past(l.At, now).UTC(),
 		})
 	}
 	if rec.Ban != nil {
 		b := rec.Ban.public()
-		in.Ban = &BanView{Since: b.Since.UTC(), Reason: b.Reason, Note: b.Note}
+		in.Ban = &BanView{Since: past(rec.Ban.At, now).UTC(), Reason: b.Reason, Note: b.Note}
 		if !b.Until.IsZero() {
 			in.Ban.Until = b.Until.UTC()
 		}
@@ -128,12 +130,12 @@ func (s *Session) inspected() LoginView {
 	}
 }
 
-func (d *device) inspected() DeviceView {
+func (d *device) inspected(now clock.Reading) DeviceView {
 	v := DeviceView{
-		Device: d.ID, Incarnation: d.Incarnation, Primary: d.Primary, LastSeen: utc(d.Seen), Parked: d.Parked.positions(),
+		Device: d.ID, Incarnation: d.Incarnation, Primary: d.Primary, LastSeen: past(d.Seen, now).UTC(), Parked: d.Parked.positions(),
 	}
 	if d.First != 0 {
-		v.FirstSeen = utc(d.First)
+		v.FirstSeen = past(d.First, now).UTC()
 	}
 	return v
 }

@@ -253,7 +253,7 @@ func (s *step) admit(q LoginRequest, id event.LoginID, res *LoginResult) error {
 	l.Admission = s.rec.Admissions
 	s.evict(d.Victims, &l, id)
 	if dev := s.rec.device(device); dev != nil {
-		dev.Seen, l.Incarnation, l.Primary = now, dev.Incarnation, dev.Primary
+		dev.Seen, l.Incarnation, l.Primary = max(dev.Seen, now), dev.Incarnation, dev.Primary
 	} else {
 		l.Incarnation = newIncarnation()
 		s.rec.Devices = append(s.rec.Devices, deviceOf(&l))

@@ -41,7 +41,6 @@ type nodes struct {
 	mu       sync.Mutex
 	renewed  chan struct{} // closed when the lease was renewed or lost, and made anew; see await
 	known    *lru.Cache[store.Lease, liveness]
-	beat     *heartbeat                      // that was read last; see follow
 	looks    map[event.Account][]message     // accounts that are looked at, with what was asked since that began
 	asked    map[uint64]chan struct{}        // questions to other nodes; closed when answered
 	partings map[event.Account]chan struct{} // closed when another node says that its revoke hooks have run
@@ -137,7 +136,6 @@ func (n *nodes) look(l store.Lease) (liveness, bool) {
 func (n *nodes) watch() {
 	var before []store.Lease
 	for n.sleep(n.life / renewsInLife) {
-		n.r.follow(n.r.ctx)
 		live, err := hostcall.Call(n.r.ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, n.leases.List)
 		if err != nil {
 			if n.r.ctx.Err() == nil {

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -304,3 +305,28 @@ func TestHostile_BusMessages(t *testing.T) {
 		require.True(c.t, g.live())
 	})
 }
+
+// TestI21_TheEndOfALoginThatHasMoved: node x has not noticed yet that its connection's login is on node y now when the login is
+// ended there. The connection is closed once.
+func TestI21_TheEndOfALoginThatHasMoved(t *testing.T) {
+	for _, end := range endings {
+		t.Run(end.name, func(t *testing.T) {
+			onNodes(t, setup{config: session.Config{Bus: deafBus{}}}, func(c *cluster, x, y *world) {
+				g := x.join("ann", "phone", "ios")
+				moved := g.on(y).attach()
+				require.NoError(c.t, end.call(x, g))
+				x.pass(time.Second)
+				require.Len(c.t, g.wire.ends(), 1)
+				x.pass(time.Minute)
+				require.Len(c.t, moved.wire.ends(), 1)
+			})
+		})
+	}
+}
+
+// deafBus gets nothing through.
+type deafBus struct{ transport.Bus }
+
+func (deafBus) Publish(context.Context, event.NodeID, []byte) error { return transport.ErrGone }
+
+func (deafBus) Subscribe(event.NodeID, func([]byte) []byte) (func(), error) { return func() {}, nil }

@@ -235,13 +235,16 @@ func (r *record) prune(now time.Time) bool {
 func (r *record) oldest() *device {
 	var oldest *device
 	for i := range r.Devices {
-		d := &r.Devices[i]
-		used := slices.ContainsFunc(r.Logins, func(l login) bool { return l.Device == d.ID })
-		if !used && !d.Primary && (oldest == nil || d.Seen < oldest.Seen) {
+		if d := &r.Devices[i]; r.mayGo(d) && (oldest == nil || d.Seen < oldest.Seen) {
 			oldest = d
 		}
 	}
 	return oldest
+}
+
+// mayGo reports whether no login uses the device and it is not the primary one.
+func (r *record) mayGo(d *device) bool {
+	return !d.Primary && !slices.ContainsFunc(r.Logins, func(l login) bool { return l.Device == d.ID })
 }
 
 // recordOf keeps apart what a record holds from what hosts are given.

@@ -37,6 +37,7 @@ type Registry struct {
 	shards     [shardCount]shard
 	records    *recordCache
 	clock      *clock.Clock
+	shared     shared
 	replaced   replacements
 	generation atomic.Uint64
 	hungCloses atomic.Uint64
@@ -63,8 +64,6 @@ type Registry struct {
 	cancel context.CancelCauseFunc
 	owned  owned.Group
 	beaten sync.Once // the heartbeat of the end was written
-	// beatUntil is the clock.Elapsed at which the grace is over of which the last heartbeat of this registry tells.
-	beatUntil atomic.Int64
 }
 
 type shard struct {
@@ -107,6 +106,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 	if err := r.limit(); err != nil {
 		return nil, err
 	}
+	r.shared.steps = make(chan struct{}, 1)
 	r.policy.Store(pol)
 	r.feed.End = ErrClosed
 	for i := range r.shards {
@@ -119,6 +119,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 			r.cancel(ErrClosed)
 			return nil, err
 		}
+		r.owned.Go(r.shareLoop)
 	}
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.tidyLoop)

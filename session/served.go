@@ -16,10 +16,11 @@ import (
 //  1. A login remembers the nodes that it was taken over from, a tombstone those that served the login at its end.
 //  2. Who ends what has just ended tells these nodes to look again, and waits as the first one does. A look has no effect
 //     the second time.
-//  3. After a lease's life it is over: a node that was not told has looked by itself by then. A minute is added, since the
-//     time that the record names is that of another node's clock.
+//  3. After a lease's life it is over: a node that was not told has looked by itself by then. Ten minutes are added, since the
+//     time that the record names is that of another node's clock. Steps of this node's own clock are taken out. An attach,
+//     which is more frequent and for which less depends on it, adds one.
 const (
-	servedSlack = time.Minute
+	servedSlack = 10 * time.Minute
 	maxBefore   = 4 // nodes that a login was taken over from within that time
 )
 
@@ -29,8 +30,11 @@ func (s *step) recently(at int64) bool {
 	if n == nil || n.bus == nil {
 		return false
 	}
-	ago := s.now.Sub(time.UnixMilli(at))
-	return ago < n.life+servedSlack && -ago < n.life+servedSlack
+	ago, said := s.r.clock.Ago(at)
+	if !said { // by this clock
+		ago = s.now.Sub(time.UnixMilli(at)).Abs()
+	}
+	return ago < n.life+servedSlack
 }
 
 // before returns the nodes that the login was taken over from and that may not know it yet.

@@ -146,6 +146,38 @@ func TestKick_TheSecondOfTwo(t *testing.T) {
 	})
 }
 
+// TestKick_TheSecondOfTwoByAnotherClock: the node of the second call has a wall clock that differs by minutes from the others', or
+// that is set between the two.
+func TestKick_TheSecondOfTwoByAnotherClock(t *testing.T) {
+	for name, ahead := range map[string][2]time.Duration{
+		"set ahead": {0, 3 * time.Minute}, "set back": {0, -3 * time.Minute}, "40 days": {0, 40 * day},
+		"ahead": {3 * time.Minute, 3 * time.Minute}, "behind": {-3 * time.Minute, -3 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onNodes(t, setup{}, func(c *cluster, _, _ *world) {
+				const wait = 20 * time.Millisecond
+				a, b := c.slowly("a", wait, ""), c.slowly("b", wait, "")
+				s, wall := withWall(setup{config: session.Config{Bus: slowBus{c.bus.As("d"), wait, ""}}})
+				wall.set(ahead[0])
+				d := c.join("d", s)
+				for i, how := range endings {
+					var over atomic.Bool
+					g, late := a.joinSending(event.Account(fmt.Sprint("u", i)), &over)
+					var wg sync.WaitGroup
+					wg.Go(func() { _ = endings[0].call(b, g) })
+					time.Sleep(5 * time.Millisecond)
+					wall.set(ahead[1])
+					_ = how.call(d, g)
+					over.Store(true)
+					wg.Wait()
+					require.Zero(c.t, late(), how.name)
+					wall.set(ahead[0])
+				}
+			})
+		})
+	}
+}
+
 // TestKick_WhileItMoves: the login is just being taken over by another node when it is kicked on a third. The node that
 // had it may not know yet.
 func TestKick_WhileItMoves(t *testing.T) {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
@@ -14,7 +15,7 @@ func (s *step) settle() {
 	s.strays()
 	s.clampTimes()
 	if !s.at.Grace && s.rec.prune(s.now) {
-		s.dirty, s.aged = true, true
+		s.aged, s.dirty = true, true
 	}
 	var idle []event.LoginID
 	for i := range s.rec.Logins {
@@ -89,9 +90,16 @@ func (s *step) forgetIdle() {
 	if s.r.cfg.IdleDevice <= 0 {
 		return
 	}
-	for d := s.rec.oldest(); d != nil && s.at.Old(d.Seen, s.r.cfg.IdleDevice); d = s.rec.oldest() {
+	var idle []device
+	for i := range s.rec.Devices {
+		if d := &s.rec.Devices[i]; s.at.Old(d.Seen, s.r.cfg.IdleDevice) && s.rec.mayGo(d) {
+			idle = append(idle, *d)
+		}
+	}
+	slices.SortFunc(idle, func(a, b device) int { return cmp.Compare(a.Seen, b.Seen) })
+	for _, d := range idle {
 		s.aged = true
-		s.forgetDevice(*d)
+		s.forgetDevice(d)
 	}
 }
 

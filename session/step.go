@@ -23,7 +23,7 @@ type step struct {
 	now      time.Time     // at.Now
 	rec      *record       // free to change
 	dirty    bool          // rec differs from what is stored
-	aged     bool          // something was ended or removed for its age
+	aged     bool          // something has gone for its age
 	grows    bool          // something is added, which is refused if only the room is left that is kept back for ends
 	admits   bool          // a login gets a slot
 	ruled    uint64        // Registry.ruled and Registry.enforced, as they were before anything was decided
@@ -137,15 +137,25 @@ func (r *Registry) glance(ctx context.Context, id event.Account) (*step, error) 
 
 // begin returns a step on a record, which is brought up to date.
 func (r *Registry) begin(a *account, rec *record) *step {
-	return r.beginAt(a, rec, r.clock.Read())
-}
-
-// beginAt is begin at a time.
-func (r *Registry) beginAt(a *account, rec *record, at clock.Reading) *step {
+	at := r.clock.Read()
 	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, enforced: r.enforced.Load()}
 	s.ruled = r.ruled.Load() // in this order: Enforce raises it first, so that no step takes older answers and is not enforced
 	s.settle()
 	return s
+}
+
+// loadAndBegin returns a step on the record that the store has. What has gone for its age is looked at twice: another engine may
+// know that this is not the time for that.
+func (r *Registry) loadAndBegin(ctx context.Context, a *account) (*step, store.Revision, error) {
+	for {
+		rec, rev, err := r.load(ctx, a.id)
+		if err != nil {
+			return nil, 0, err
+		}
+		if s := r.begin(a, rec); !s.aged || !r.graceElsewhere(ctx) {
+			return s, rev, nil
+		}
+	}
 }
 
 // noteLocked makes the step's changes known, in the order of the account's steps.
@@ -177,7 +187,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 				return nil, fmt.Errorf("session: commit: %w, after %w", err, last)
 			}
 		}
-		s, rev, err := r.beginSure(ctx, a)
+		s, rev, err := r.loadAndBegin(ctx, a)
 		if err != nil {
 			return nil, errors.Join(err, lost)
 		}
@@ -200,7 +210,6 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("session: before the commit: %w", err)
 		}
-		r.beatFirst(ctx)
 		s.announce(s.coming)
 		err = s.commit(context.WithoutCancel(ctx), rev)
 		if err == nil {
@@ -408,6 +417,9 @@ func (s *step) detachEnded() []*Connection {
 	for _, e := range s.ended {
 		out(e.Session.Login, e.Closed)
 	}
+	s.stale = slices.DeleteFunc(s.stale, func(id event.LoginID) bool { // who settles the end shuts the connection
+		return slices.ContainsFunc(s.ended, func(e Ended) bool { return e.Session.Login == id })
+	})
 	for _, id := range s.stale {
 		out(id, event.Moved.Closed(s.rec.movedDelay(id)))
 	}

@@ -171,13 +171,16 @@ func flaps(group []eviction, me uint64, now int64) (f flap) {
 	return f
 }
 
-// remembered returns the evictions of the last minute. One of the near future is of now: a clock was ahead. One that is
-// further ahead could keep a device out for as long as that, and is forgotten like those that are old.
+// remembered returns the evictions of the last minute. One of the near future, since a clock was ahead, counts as one after which
+// the pause is over: otherwise the pause would last until the clock says that time again. One that is further ahead is
+// forgotten like those that are old.
 func remembered(all []eviction, now int64) []eviction {
 	var kept []eviction
 	for _, e := range all {
 		if now-e.Time < flapMemory.Milliseconds() && e.Time-now < flapWindow.Milliseconds() {
-			e.Time = min(e.Time, now)
+			if e.Time > now {
+				e.Time = now - flapPause.Milliseconds()
+			}
 			kept = append(kept, e)
 		}
 	}

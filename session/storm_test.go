@@ -288,3 +288,33 @@ func TestD10_LimitsAreChecked(t *testing.T) {
 	require.ErrorContains(t, err, "LoginsPerMinute")
 	require.ErrorContains(t, err, "FlapLimit")
 }
+
+// TestK1_AClockThatIsSetBackDoesNotProlongAPause: a step too small to count as one.
+func TestK1_AClockThatIsSetBackDoesNotProlongAPause(t *testing.T) {
+	for _, back := range []time.Duration{time.Second, 9 * time.Second, 50 * time.Second, time.Hour} {
+		t.Run(back.String(), func(t *testing.T) {
+			s, wall := withWall(setup{rules: policy.Rules{PerPlatform: 1}, config: session.Config{FlapLimit: 3}})
+			inBubble(t, s, func(w *world) {
+				var err error
+				turn := func() error {
+					_, err = w.tryLogin(request("ann", "a", "ios"))
+					if err == nil {
+						_, err = w.tryLogin(request("ann", "b", "ios"))
+					}
+					return err
+				}
+				for turn() == nil {
+					w.pass(time.Millisecond)
+				}
+				limited(w.t, err, event.Flapping)
+				wall.set(-back)
+				w.pass(5 * time.Second)
+				_, err = w.tryLogin(request("ann", "a", "ios"))
+				if err != nil {
+					_, err = w.tryLogin(request("ann", "b", "ios"))
+				}
+				require.NoError(w.t, err)
+			})
+		})
+	}
+}

@@ -29,16 +29,15 @@ func movedDelay(moves uint64) time.Duration {
 
 // nextMove numbers a turn that comes so long after the one before, which had the number moves; 0: there was none.
 func nextMove(moves uint64, after time.Duration) uint64 {
-	if moves == 0 || after.Abs() > 2*movedDelay(moves)+movedQuiet {
+	if moves == 0 || after > 2*movedDelay(moves)+movedQuiet {
 		return 1
 	}
 	return moves + 1
 }
 
-// move counts that a connection on another node is displaced.
-func (l *login) move(now time.Time) uint64 {
-	l.Moves = nextMove(l.Moves, now.Sub(time.UnixMilli(l.MovedAt)))
-	l.MovedAt = now.UnixMilli()
+// move counts that a connection of the login on another node is displaced.
+func (s *step) move(l *login) uint64 {
+	l.Moves, l.MovedAt = nextMove(l.Moves, s.since(l.MovedAt)), s.now.UnixMilli()
 	return l.Moves
 }
 

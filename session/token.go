@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/fault"
 )
 
@@ -95,7 +96,7 @@ type replacements struct {
 // replacement is one token that took the place of another.
 type replacement struct {
 	login event.LoginID
-	at    int64 // login.TokenAt since then
+	token [markBytes]byte // the login's since then: its mark
 }
 
 const replacedKept = 10 * time.Minute
@@ -106,14 +107,17 @@ func (r *replacements) add(l *login, now time.Duration) {
 	if r.now == nil || now-r.since >= replacedKept {
 		r.since, r.now, r.before = now, map[replacement]time.Duration{}, r.now
 	}
-	r.now[replacement{login: event.LoginID(strings.Clone(string(l.ID))), at: l.TokenAt}] = now
+	key := replacement{login: event.LoginID(strings.Clone(string(l.ID)))}
+	copy(key.token[:], l.Token[:])
+	r.now[key] = now
 }
 
 // at returns when the login's token took the place of the one before, if that was here and is not long ago.
 func (r *replacements) at(l *login) (time.Duration, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := replacement{login: l.ID, at: l.TokenAt}
+	key := replacement{login: l.ID}
+	copy(key.token[:], l.Token[:])
 	at, ok := r.now[key]
 	if !ok {
 		at, ok = r.before[key]
@@ -166,18 +170,28 @@ func (l *login) follows(t event.ResumeToken) bool {
 	return l.Nonce != nil && l.Token.is(t.Successor(*l.Nonce))
 }
 
-// justReplaced reports whether the interval of the token before the login's is not over. The wall clock is asked only if
-// that token was replaced on another node or before a restart.
+// justReplaced reports whether the interval of the token before the login's is not over.
 func (s *step) justReplaced(l *login) bool {
-	if at, ok := s.r.replaced.at(l); ok {
-		return s.r.elapsed()-at < tokenReuse
-	}
-	return s.tokenAge(l) < tokenReuse
+	ago, _ := s.replacedFor(l)
+	return ago < tokenReuse
 }
 
-// tokenAge returns how long ago the token was confirmed. Clocks of nodes differ, and one may have been wrong: a time that
-// lies ahead counts like one that is as far back.
-func (s *step) tokenAge(l *login) time.Duration { return s.now.Sub(time.UnixMilli(l.TokenAt)).Abs() }
+// replacedFor returns how long the token before the login's has been replaced, at least. The wall clock is asked only if that
+// happened on another node, or right before the start, and once: what counts from then on is elapsed time, so that a clock
+// which is behind, or set back, does not begin the interval again. exact: it was not asked.
+func (s *step) replacedFor(l *login) (ago time.Duration, exact bool) {
+	now := s.r.elapsed()
+	if at, ok := s.r.replaced.at(l); ok {
+		return now - at, true
+	}
+	if s.r.nodes == nil && now >= tokenReuse { // it was before the start, or so long ago that it is forgotten
+		return now, true
+	}
+	if ago = s.since(l.TokenAt); ago < tokenReuse {
+		s.r.replaced.add(l, now-ago)
+	}
+	return ago, false
+}
 
 // hand returns the token that the connection is to store in place of the one that it has shown; empty: it keeps that one.
 // shared: others of the login's connections stay, which may have stored the token they came with.
@@ -190,7 +204,7 @@ func (s *step) hand(l *login, shown event.ResumeToken, by proof, shared bool) ev
 		return shown.Successor(*l.Nonce)
 	case l.Issued != nil && l.Issued.Store == in:
 		return shown.Successor(l.Issued.Nonce)
-	case every < 0, shared, l.TokenStore == in && s.tokenAge(l) <= max(every, tokenReuse):
+	case every < 0, shared, l.TokenStore == in && (s.since(l.TokenAt) <= max(every, tokenReuse) || l.Nonce != nil && s.justReplaced(l)):
 		return ""
 	}
 	i := &issued{Store: in}
@@ -239,7 +253,14 @@ func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) (err error) 
 // forgetNonce drops a nonce that is of no use any more: with it, an old token and a copy of the store give away the next
 // token. The next commit writes that it is gone.
 func (s *step) forgetNonce(l *login) {
-	if l.Nonce != nil && !s.justReplaced(l) {
+	if l.Nonce == nil {
+		return
+	}
+	ago, exact := s.replacedFor(l)
+	if !exact {
+		ago -= clock.MaxDrift // the node on which it was replaced may have a clock that is behind, and knows better
+	}
+	if ago >= tokenReuse {
 		l.Nonce = nil
 	}
 }

@@ -22,6 +22,7 @@ type keeper struct {
 	random  *rand.Rand
 	nodes   []*world
 	restart func(w *world)
+	wall    *wallClock // of all nodes; nil: nobody sets it
 
 	login *gadget
 	token event.ResumeToken
@@ -48,6 +49,16 @@ func (k *keeper) chance(percent int) bool { return k.random.IntN(100) < percent 
 // attach brings a process in, which follows the client rule. Any word may get lost.
 func (k *keeper) attach(p process) *session.Connection {
 	w := k.node()
+	if k.wall != nil && k.chance(20) {
+		to := time.Duration(k.random.Int64N(int64(8_000*day))) - 7_600*day
+		if len(k.nodes) == 1 { // what no node notices looks like clocks that differ, and a time that was said twice is not clear
+			to /= []time.Duration{1, 100_000, 10_000_000}[k.random.IntN(3)]
+		}
+		k.wall.set(to)
+		for _, n := range k.nodes { // what none of its reads has met, a node cannot take out
+			n.reg.Clock().Now()
+		}
+	}
 	c, err := w.reg.Attach(context.Background(), session.AttachRequest{
 		Account: "ann", Login: k.login.id, Token: p.shown,
 	}, new(wire))
@@ -176,6 +187,33 @@ func TestI26_RandomHoldersOnTwoNodes(t *testing.T) {
 		onNodes(t, s, func(c *cluster, x, y *world) {
 			k := &keeper{random: rand.New(rand.NewPCG(seed, 1)), nodes: []*world{x, y}, restart: func(*world) {}}
 			k.run(c.t, ops)
+		})
+	})
+}
+
+// TestI26_RandomHoldersUnderAClockThatIsSet, on one registry that is restarted, and on two.
+func TestI26_RandomHoldersUnderAClockThatIsSet(t *testing.T) {
+	t.Run("one", func(t *testing.T) {
+		rounds(t, *historyOps/50, func(t *testing.T, seed uint64, ops int) {
+			s, wall := withWall(keeperSetup())
+			inBubble(t, s, func(w *world) {
+				k := &keeper{
+					random: rand.New(rand.NewPCG(seed, 1)), nodes: []*world{w}, restart: func(w *world) { w.restart(w.now) }, wall: wall,
+				}
+				k.run(w.t, ops)
+			})
+		})
+	})
+	t.Run("two", func(t *testing.T) {
+		rounds(t, *historyOps/200, func(t *testing.T, seed uint64, ops int) {
+			s, wall := withWall(keeperSetup())
+			s.config.LeaseLife = time.Minute
+			onNodes(t, s, func(c *cluster, x, y *world) {
+				k := &keeper{
+					random: rand.New(rand.NewPCG(seed, 1)), nodes: []*world{x, y}, restart: func(*world) {}, wall: wall,
+				}
+				k.run(c.t, ops)
+			})
 		})
 	})
 }

@@ -36,6 +36,7 @@ const (
 	adoptEvery = time.Hour       // how often smaller differences are adopted
 	standstill = 5 * time.Second // a tick that is late by this much means that the process stood still
 	maxJumps   = 16              // steps and gaps that wait to be told, and steps that Ago can take out
+	maxGrace   = 30 * 365 * 24 * time.Hour
 )
 
 // Clock tells the time. It is safe for concurrent use.
@@ -74,12 +75,14 @@ type Reading struct {
 	Now     time.Time     // of the wall clock, without a monotonic reading
 	Elapsed time.Duration // see [Clock.Elapsed]
 	Grace   bool          // nothing may be destroyed for its age
+
+	clock *Clock
 }
 
 // New returns a clock that reads the given wall clock; nil means [time.Now]. A grace lasts for the given time; zero and
 // negative mean that there is none.
 func New(wall func() time.Time, grace time.Duration) *Clock {
-	c := &Clock{began: time.Now(), wall: wall, grace: max(grace, 0)}
+	c := &Clock{began: time.Now(), wall: wall, grace: min(max(grace, 0), maxGrace)}
 	elapsed, now := c.look()
 	c.spans.Store(&[]span{{to: math.MaxInt64, first: now, ref: now.Add(-elapsed)}})
 	return c
@@ -100,7 +103,7 @@ func (c *Clock) Read() Reading {
 	if drift > MaxDrift || drift < -MaxDrift || elapsed-last.adopted >= adoptEvery || late != 0 && int64(elapsed) > late {
 		c.notice(elapsed, now)
 	}
-	return Reading{Now: now, Elapsed: elapsed, Grace: c.graced.Load() > int64(elapsed)}
+	return Reading{Now: now, Elapsed: elapsed, Grace: c.graced.Load() > int64(elapsed), clock: c}
 }
 
 // look reads both clocks. A process may be stopped between the two, which must not look like a step.
@@ -228,6 +231,38 @@ func (c *Clock) Ago(stored int64) (ago time.Duration, ok bool) {
 	return ago, ok
 }
 
+// AgoAtMost is Ago, but if several readings are possible it is the longest: after a step back the clock says the times of
+// before once more, and what was stored then is not of now.
+func (c *Clock) AgoAtMost(stored int64) (ago time.Duration, ok bool) {
+	elapsed, at := c.Read().Elapsed, time.UnixMilli(stored)
+	for _, s := range *c.spans.Load() {
+		end := min(s.to, elapsed)
+		if e := at.Sub(s.ref); e >= s.from-time.Millisecond && e <= end+MaxDrift {
+			ago, ok = max(ago, elapsed-min(e, end)), true
+		}
+	}
+	if !ok { // it is of before New, or was never said
+		return c.Ago(stored)
+	}
+	return ago, ok
+}
+
+// corrected returns a stored time, in Unix milliseconds, as a clock that was right would have said it. What was stored while
+// the clock was behind, because it was set back and then forwards again, is no older than the step back: right before that
+// the clock had said a later time.
+func (c *Clock) corrected(stored int64, now Reading) time.Time {
+	at, spans := time.UnixMilli(stored), *c.spans.Load()
+	when := at
+	for i := 1; i < len(spans)-1; i++ {
+		s, end := spans[i], spans[i-1].ref.Add(spans[i-1].to)
+		here := !at.Before(s.first.Truncate(time.Millisecond)) && !at.After(s.ref.Add(s.to+MaxDrift)) // it drifts
+		if here && s.ref.Before(spans[i-1].ref) && s.ref.Before(spans[i+1].ref) && end.After(when) && !end.After(now.Now) {
+			when = end
+		}
+	}
+	return when
+}
+
 // Before reports whether a stored time, in Unix milliseconds, was not said by the wall clock since New, as far as can be told.
 func (c *Clock) Before(stored int64) bool {
 	elapsed, at := c.Read().Elapsed, time.UnixMilli(stored)
@@ -242,7 +277,7 @@ func (r Reading) Age(stored int64) time.Duration { return max(0, r.Now.Sub(time.
 
 // Old reports whether something may be destroyed for its age: it was stored longer ago than the limit, and there is no grace.
 func (r Reading) Old(stored int64, limit time.Duration) bool {
-	return !r.Grace && r.Age(stored) > limit
+	return !r.Grace && r.Age(stored) > limit && r.Now.Sub(r.clock.corrected(stored, r)) > limit
 }
 
 // At returns what the wall clock would have said at an Elapsed, as it goes now, in whole milliseconds like all that is stored.
