@@ -121,25 +121,25 @@ func (h *history) beside(do func()) {
 }
 
 // troubled returns a setup with hooks and clocks that the history sets.
-func (tr *trouble) setup(world int) setup {
+func (t *trouble) setup(world int) setup {
 	s := historySetup()
 	s.rules.MaxLogins = troubleBound
 	s.config.AbsoluteLifetime, s.config.IdleDevice = 0, 30*day
-	s.config.Wall = tr.walls[world].now
-	if len(tr.walls) > 1 {
+	s.config.Wall = t.walls[world].now
+	if len(t.walls) > 1 {
 		s.config.SweepInterval = nodesSweep
 	}
 	s.config.DecideLogin = func(ctx context.Context, q session.Question) (bool, error) {
-		return true, tr.behave(ctx, decideLogin, q.Account)
+		return true, t.behave(ctx, decideLogin, q.Account)
 	}
 	s.config.DecidePolicy = func(ctx context.Context, q session.Question) (*policy.Policy, error) {
-		return nil, tr.behave(ctx, decidePolicy, q.Account)
+		return nil, t.behave(ctx, decidePolicy, q.Account)
 	}
-	s.config.Revoke = func(ctx context.Context, e session.Ended) error { return tr.behave(ctx, revoke, e.Session.Account) }
-	if !tr.refuses[decideLogin] {
+	s.config.Revoke = func(ctx context.Context, e session.Ended) error { return t.behave(ctx, revoke, e.Session.Account) }
+	if !t.refuses[decideLogin] {
 		s.config.DecideLoginFallback = session.Admit
 	}
-	if !tr.refuses[decidePolicy] {
+	if !t.refuses[decidePolicy] {
 		s.config.DecidePolicyFallback = session.Admit
 	}
 	return s
