@@ -25,7 +25,11 @@ const (
 )
 
 // recently reports whether nodes may not have noticed yet what happened then.
-func (s *step) recently(at int64) bool {
+func (s *step) recently(at int64) bool { return s.unnoticed(at, servedSlack) }
+
+// unnoticed reports whether nodes may not have noticed yet what happened then, if clocks differ by slack at most. Of several
+// readings, as after a step back, the most recent one counts: to ask once too often costs a message.
+func (s *step) unnoticed(at int64, slack time.Duration) bool {
 	n := s.r.nodes
 	if n == nil || n.bus == nil {
 		return false
@@ -34,7 +38,7 @@ func (s *step) recently(at int64) bool {
 	if !said { // by this clock
 		ago = s.now.Sub(time.UnixMilli(at)).Abs()
 	}
-	return ago < n.life+servedSlack
+	return ago < n.life+slack
 }
 
 // before returns the nodes that the login was taken over from and that may not know it yet.

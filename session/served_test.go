@@ -178,6 +178,26 @@ func TestKick_TheSecondOfTwoByAnotherClock(t *testing.T) {
 	}
 }
 
+// TestAttach_TakesOverAtOnceByAClockThatWasSetBack: the node's clock says the times of before once more, so that the move could
+// be taken for one that the other node has long noticed (I22, K1).
+func TestAttach_TakesOverAtOnceByAClockThatWasSetBack(t *testing.T) {
+	onNodes(t, setup{}, func(c *cluster, x, _ *world) {
+		s, wall := withWall(setup{})
+		b := c.join("b", s)
+		b.pass(5 * time.Minute)
+		wall.set(-2 * time.Minute)
+		b.pass(time.Minute)
+		older := new(wire)
+		g := x.login("ann", "a1", "ios")
+		_, err := g.tryAttach(older)
+		require.NoError(t, err)
+		_, err = g.on(b).tryAttach(new(wire))
+		require.NoError(t, err)
+		b.pass(100 * time.Millisecond)
+		require.Equal(t, []event.Reason{event.Moved}, older.reasons(), "and not when it looks by itself")
+	})
+}
+
 // TestKick_WhileItMoves: the login is just being taken over by another node when it is kicked on a third. The node that
 // had it may not know yet.
 func TestKick_WhileItMoves(t *testing.T) {
