@@ -52,6 +52,7 @@ type shared struct {
 
 	steps chan struct{} // has room for the one step that looks for all that wait
 	tried time.Duration // clock.Elapsed when the last one had done so, or failed
+	known bool          // it had done so
 }
 
 // found notes a heartbeat and returns what is left of its grace. Which clock it was written by is not known, so that it is not
@@ -94,10 +95,10 @@ func (r *Registry) shareLoop() {
 	}
 }
 
-// graceElsewhere reports whether another engine has begun a grace that this one did not know of.
-func (r *Registry) graceElsewhere(ctx context.Context) bool {
+// mayAge reports whether it is certain that no other engine has begun a grace that this one did not know of.
+func (r *Registry) mayAge(ctx context.Context) bool {
 	if r.nodes == nil {
-		return false
+		return true
 	}
 	select {
 	case r.shared.steps <- struct{}{}:
@@ -108,10 +109,10 @@ func (r *Registry) graceElsewhere(ctx context.Context) bool {
 	if r.clock.Elapsed()-r.shared.tried >= lookAge {
 		ctx, cancel := context.WithTimeout(ctx, lookWait)
 		defer cancel()
-		_, _ = r.share(ctx)
-		r.shared.tried = r.clock.Elapsed()
+		_, err := r.share(ctx)
+		r.shared.known, r.shared.tried = err == nil, r.clock.Elapsed()
 	}
-	return r.clock.Left() > 0
+	return r.shared.known && r.clock.Left() == 0
 }
 
 // readHeartbeat returns the stored heartbeat; nil if there is none.
