@@ -95,6 +95,10 @@ func (r *Registry) shareLoop() {
 	}
 }
 
+// MayAge reports whether it is certain that there is no grace, neither of this engine nor of another one over the store. It is
+// for fan-out, which asks it before it removes entries for their age; hosts have no use for it.
+func (r *Registry) MayAge(ctx context.Context) bool { return r.clock.Left() == 0 && r.mayAge(ctx) }
+
 // mayAge reports whether it is certain that no other engine has begun a grace that this one did not know of.
 func (r *Registry) mayAge(ctx context.Context) bool {
 	if r.nodes == nil {
