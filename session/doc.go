@@ -111,9 +111,11 @@
 //
 // # Time
 //
-// Connections, resume windows, leases and paces go by elapsed time, which nobody can set. Stored times are those of the wall
-// clock. If that is set by more than a minute, or no engine used the store for more than an hour, nothing is ended or
-// forgotten for its age until the registry has been up for Config.AgeGrace; [ChangeClockStepped] and [ChangeServerAway] tell.
+// Connections, resume windows, leases and the limits that are kept in memory go by elapsed time, which nobody can set. Stored
+// times, also those of the logins and evictions that limits count, are of the wall clock; one that is yet to come, because the
+// clock was set back, makes nobody wait longer than one of now would. If the clock is set by more than a minute, or no engine
+// used the store for more than an hour, nothing is ended or forgotten for its age until the registry has been up for
+// Config.AgeGrace; [ChangeClockStepped] and [ChangeServerAway] tell.
 // Absolute lifetimes and bans go by the wall clock. Among several nodes each takes over the grace of the others before it ends
 // or forgets anything: it may be another node's clock that was set.
 //
