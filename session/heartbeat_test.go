@@ -395,3 +395,19 @@ func TestI30_AnotherNodesWrongClockAgesNobody_WhileTheStoreDoesNotSay(t *testing
 		require.Equal(c.t, "phone b", y.devices("ann"))
 	})
 }
+
+// TestI30_I40_OtherNodesKnowOfASetClockBeforeAnythingIsStoredByIt: not only when the sweep has come.
+func TestI30_I40_OtherNodesKnowOfASetClockBeforeAnythingIsStoredByIt(t *testing.T) {
+	onNodes(t, setup{config: session.Config{IdleDevice: 30 * day}}, func(c *cluster, _, y *world) {
+		z, wall := c.clocked("z")
+		z.pass(time.Hour + time.Second)
+		wall.set(-26 * 365 * day)
+		gone := z.join("ann", "pad", "ios")
+		require.NoError(c.t, z.reg.Logout(c.t.Context(), "ann", gone.id))
+		y.login("ann", "b", "web")
+		require.Equal(c.t, event.Logout, gone.on(y).refused().Reason, "the tombstone is there")
+		known, err := y.reg.Devices(c.t.Context(), "ann")
+		require.NoError(c.t, err)
+		require.Contains(c.t, known, event.DeviceID("pad"))
+	})
+}

@@ -208,6 +208,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if !s.dirty || s.lacks != nil {
 			return s, nil
 		}
+		r.beatFirst(ctx)
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("session: before the commit: %w", err)
 		}
