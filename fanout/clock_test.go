@@ -13,7 +13,9 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
+	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/memstore"
 )
 
 const day = 24 * time.Hour
@@ -274,5 +276,87 @@ func TestRouter_TellsTheRegistrysTime(t *testing.T) {
 		told, err := events.Next(context.Background())
 		require.NoError(w.t, err)
 		require.WithinDuration(w.t, time.Now().Add(40*day), told.Time, time.Second)
+	})
+}
+
+// TestI30_I40_AnotherNodesWrongClockTrimsNothing: what a node has written while its clock was set back is old for another node,
+// which knows of that one's grace before it removes anything for its age.
+func TestI30_I40_AnotherNodesWrongClockTrimsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st, leases, wall := memstore.New(memstore.Config{}), memstore.NewLeases(), new(wallClock)
+		open := func(node event.NodeID, now func() time.Time) (*session.Registry, *fanout.Router) {
+			reg, err := session.New(st, session.Config{Node: node, Leases: leases, Wall: now})
+			require.NoError(t, err)
+			r, err := fanout.New(reg, st, fanout.Config{TrimInterval: -1})
+			require.NoError(t, err)
+			return reg, r
+		}
+		xs, x := open("x", nil)
+		zs, z := open("z", wall.now)
+		defer func() {
+			for _, c := range []interface{ Close(context.Context) error }{xs, zs, x, z, st} {
+				require.NoError(t, c.Close(context.Background()))
+			}
+		}()
+		time.Sleep(10*time.Minute + time.Second)
+		wall.set(-26 * 365 * day)
+		time.Sleep(10 * time.Second)
+		_, err := zs.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
+		require.NoError(t, err)
+		_, err = z.Send(t.Context(), fanout.SendRequest{From: "bob", To: []event.Account{"ann"}, Kind: "text", Payload: []byte("hi")})
+		require.NoError(t, err)
+		require.NoError(t, x.Trim(t.Context(), "ann"))
+		page, err := st.Read(t.Context(), "ann", store.ReadOptions{})
+		require.NoError(t, err)
+		require.Zero(t, page.Head.Trim, "%+v", page.Entries)
+	})
+}
+
+// hungLeases are leases that cannot be renewed any more: the call hangs.
+type hungLeases struct {
+	store.Leases
+	hung atomic.Bool
+}
+
+func (l *hungLeases) Renew(ctx context.Context, of store.Lease) error {
+	if l.hung.Load() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return l.Leases.Renew(ctx, of)
+}
+
+// quickConn takes everything at once.
+type quickConn struct{}
+
+func (quickConn) Send(context.Context, []event.Frame) error { return nil }
+func (quickConn) Close(event.Closed) error                  { return nil }
+func (quickConn) NonBlocking() bool                         { return true }
+
+// TestI36_ASenderDoesNotWaitForTheLease of the node, which is in doubt since the clock was set forwards: not on its goroutine are
+// recipients' connections kept waiting that never wait themselves.
+func TestI36_ASenderDoesNotWaitForTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st, leases, wall := memstore.New(memstore.Config{}), &hungLeases{Leases: memstore.NewLeases()}, new(wallClock)
+		reg, err := session.New(st, session.Config{Node: "x", Leases: leases, Wall: wall.now})
+		require.NoError(t, err)
+		r, err := fanout.New(reg, st, fanout.Config{})
+		require.NoError(t, err)
+		defer func() {
+			for _, c := range []interface{ Close(context.Context) error }{reg, r, st} {
+				require.NoError(t, c.Close(context.Background()))
+			}
+		}()
+		res, err := reg.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
+		require.NoError(t, err)
+		_, err = r.Attach(t.Context(), fanout.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}, quickConn{})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		leases.hung.Store(true)
+		wall.set(time.Hour)
+		begun := time.Now()
+		_, err = r.Send(t.Context(), fanout.SendRequest{From: "bob", To: []event.Account{"ann"}, Kind: "text", Payload: []byte("hi")})
+		require.NoError(t, err)
+		require.Less(t, time.Since(begun), time.Second)
 	})
 }

@@ -43,7 +43,8 @@ type Config struct {
 	Window int
 	// WindowBytes bounds their sizes together; a single larger entry is sent alone. Zero means 1 MiB.
 	WindowBytes int
-	// LiveRing is how many live-only events wait for a connection; the oldest is dropped. Zero means 64.
+	// LiveRing is how many live-only events wait for a connection. Beyond that one of the lowest priority is dropped, the oldest
+	// of those. Zero means 64.
 	LiveRing int
 	// LiveLife is how long a live-only event may wait. Zero means 10 s.
 	LiveLife time.Duration

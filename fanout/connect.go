@@ -17,8 +17,10 @@ import (
 // A login that has ended is taken up by a new one only where its advice is [event.RetryLogin], as after a long absence.
 // Otherwise the [*session.EndedError] is returned, so that a kicked device does not come back by itself; if its user wants
 // it to, the host calls [session.Registry.Login]. An account remembers its last 64 ends, for Config.TombstoneTTL: what has to
-// keep a device out for longer is its credential, which Config.Revoke makes void. All other errors are those of Attach and Login. If the device was logged
-// in and could not be attached, the result is returned beside the error.
+// keep a device out for longer is its credential, which Config.Revoke makes void. All other errors are those of Attach and
+// Login. If the device was logged in and could not be attached, the result is returned beside the error.
+//
+// in.Description takes the place of that of a login that is there, also if it is empty: give it with each connection.
 //
 // Of q only what is said of the connection counts: Tab, Position and the like. Login, Token, Device and Description must be
 // empty.

@@ -37,7 +37,7 @@
 // # Live-only events
 //
 // [Router.Publish] reaches devices that are attached now. Such events are in no inbox; when a connection cannot take them
-// they are dropped, oldest first.
+// they are dropped: those of the lowest priority first, of these the oldest.
 //
 // # Push
 //

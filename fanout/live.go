@@ -128,7 +128,8 @@ func (h *hub) offer(e *event.Sealed) int {
 	return n
 }
 
-// offerLocked puts an event into the connection's ring, in place of one with the same key, or of the oldest.
+// offerLocked puts an event into the connection's ring, in place of one with the same key, or of the
+// least important one.
 func (a *Attachment) offerLocked(e *event.Sealed) bool {
 	if a.conn.Background() {
 		a.dropLocked(1, CauseBackground)

@@ -21,7 +21,7 @@ func (a *Attachment) wakeLocked() {
 // rouseLocked is wakeLocked for callers that lend their goroutine to connections that never wait: if it returns true, they
 // add the attachment to a round, and serve that once they have unlocked the hub.
 func (a *Attachment) rouseLocked() bool {
-	if !a.conn.NonBlocking() {
+	if !a.conn.NonBlocking() || a.conn.Waits() {
 		a.wakeLocked()
 		return false
 	}

@@ -55,9 +55,9 @@ func (d *round) addLocked(a *Attachment, now time.Duration) {
 }
 
 // chooseLocked chooses what is sent next. After so many frames somebody else has to go on, and where the host
-// is to be told of something.
+// is to be told of something or the connection waits.
 func (t *turn) chooseLocked(now time.Duration) {
-	if t.sent >= lentFrames || len(t.a.nacks) > 0 {
+	if t.sent >= lentFrames || len(t.a.nacks) > 0 || t.a.conn.Waits() {
 		t.need = needGoroutine
 		return
 	}

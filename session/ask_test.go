@@ -263,13 +263,13 @@ func TestI19_EnforceReachesALoginWhoseRulesAreNotKnownAtOnce_K4_4(t *testing.T) 
 			f.before = func(store.Batch) error {
 				first.Do(func() {
 					w.rule(policy.Rules{Platforms: map[event.Platform]int{"ios": 0}})
-					broken.Store(3)
+					broken.Store(12)
 				})
 				return nil
 			}
 		})
 		w.login("ann", "a1", "ios")
-		w.pass(time.Minute)
+		w.pass(time.Hour)
 		require.Empty(w.t, w.devices("ann"))
 	})
 }

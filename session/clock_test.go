@@ -200,6 +200,7 @@ func TestI30_WhatWasStoredWhileTheClockWasBehind(t *testing.T) {
 		w.pass(10 * time.Minute)
 		wall.set(0)
 		w.pass(26 * time.Hour)
+		require.Equal(w.t, event.Logout, pad.refused().Reason, "it may learn why for 30 days")
 		require.Equal(w.t, "phone", w.devices("ann"))
 		w.restart(s)
 		all, err := w.reg.Devices(w.t.Context(), "ann")

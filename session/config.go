@@ -78,9 +78,9 @@ type Config struct {
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
 	// negative means never.
 	JanitorInterval time.Duration
-	// HookTimeout bounds each call of the functions below and of Leases. One that takes longer is left to itself. While 8 calls
-	// of one function hang for one account, it is not called for that account, see
-	// [Registry.HookSkips]. Zero means 2 s.
+	// HookTimeout bounds each call of the functions below and of Leases, but for a renewal, which may take as long as the lease
+	// lasts. One that takes longer is left to itself. While 8 calls of one function hang for one account, it is not called for
+	// that account, see [Registry.HookSkips]. Zero means 2 s.
 	HookTimeout time.Duration
 	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged and counted, see
 	// [Registry.HungCloses], and left to itself. Zero means 1 s.

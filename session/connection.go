@@ -111,6 +111,10 @@ func (c *Connection) Restored() bool { return c.restored }
 // NonBlocking reports that Send never waits for the network; see [transport.NonBlocker].
 func (c *Connection) NonBlocking() bool { return c.instant }
 
+// Waits reports that a Send would wait now, whatever the connection is like: it is not certain whether the node still has its
+// lease. It is for fan-out, which then sends on no goroutine but its own.
+func (c *Connection) Waits() bool { return c.r.nodes.standing(c.lease) == leaseDoubt }
+
 // Touch notes a sign of life: any bytes from the client.
 func (c *Connection) Touch() { c.seen.Store(int64(c.r.clock.Elapsed())) }
 

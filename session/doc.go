@@ -96,8 +96,9 @@
 // Where the host decides, it is asked outside the account's turn, for Config.HookTimeout at most. Its answer is used only if
 // it still answers the question when the step commits, and if neither SetPolicy nor Enforce was called meanwhile. Otherwise it
 // is asked again; an account that changes faster than the host answers is a [*ChangingError] in the end. If a hook does not
-// answer, its [Fallback] says what happens: by default the call is refused with a [*HookError]. A hook that never returns for an account costs its time-out and a goroutine for
-// each of 8 calls; from then on its fallback holds at once for that account, and [Registry.HookSkips] counts.
+// answer, its [Fallback] says what happens: by default the call is refused with a [*HookError]. A hook that never returns for an
+// account costs its time-out and a goroutine for each of 8 calls; from then on its fallback holds at once for that account, and
+// [Registry.HookSkips] counts.
 //
 // # Several nodes
 //
@@ -106,16 +107,20 @@
 // as dead; the logins of a dead node linger and go offline as if they had lost their connections. Quotas, kicks and
 // takeovers hold over all nodes, since each is a conditional write of the account's record. Rules are each node's own: new ones
 // are set with SetPolicy on every node, and after that enforced with Enforce on every node, since a login that one node is
-// about to commit is known to that node alone. Limits that are kept in memory, of attaches and failed logins, are per node. Config.Bus makes the other
-// node act at once; without it, it finds out within a lease's life. Presence costs a write when a login comes or goes.
+// about to commit is known to that node alone. Limits that are kept in memory, of attaches and failed logins, are per node.
+// Config.Bus makes the other node act at once; without it, it finds out within a lease's life. Presence costs a write when a
+// login comes or goes.
 //
 // # Time
 //
-// Connections, resume windows, leases and paces go by elapsed time, which nobody can set. Stored times are those of the wall
-// clock. If that is set by more than a minute, or no engine used the store for more than an hour, nothing is ended or
-// forgotten for its age until the registry has been up for Config.AgeGrace; [ChangeClockStepped] and [ChangeServerAway] tell.
+// Connections, resume windows, leases and the limits that are kept in memory go by elapsed time, which nobody can set. Stored
+// times, also those of the logins and evictions that limits count, are of the wall clock; one that is yet to come, because the
+// clock was set back, makes nobody wait longer than one of now would. If the clock is set by more than a minute, or no engine
+// used the store for more than an hour, nothing is ended or forgotten for its age until the registry has been up for
+// Config.AgeGrace; [ChangeClockStepped] and [ChangeServerAway] tell.
 // Absolute lifetimes and bans go by the wall clock. Among several nodes each takes over the grace of the others before it ends
-// or forgets anything: it may be another node's clock that was set.
+// or forgets anything: it may be another node's clock that was set. While the store does not say whether they have one, nothing
+// goes for its age; and a node whose clock was set tells the others before it changes an account by that clock.
 //
 // # Concurrency and errors
 //

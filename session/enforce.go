@@ -17,6 +17,7 @@ const (
 	maxFailures = 100 // that a report lists: enough to see what is wrong
 	// enforceWait is how long one account may take, beside the hook and up to its commit. One that hangs is a failure.
 	enforceWait = 10 * time.Second
+	againMost   = 32 // times as long as after the first failure is waited at most: one to two minutes
 )
 
 // Policy returns the policy that holds for accounts without an override.
@@ -167,15 +168,15 @@ func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (
 }
 
 // enforceAgain enforces the rules on an account that a login came to while Enforce went through the others. Nobody else would
-// do so, so it is tried again.
+// do so, so it is tried again until it is done, ever more slowly.
 func (r *Registry) enforceAgain(id event.Account) {
-	for range maxQuestions {
+	for try := time.Duration(1); ; try = min(2*try, againMost) {
 		_, _, err := r.enforce(r.ctx, id, false)
-		if err == nil {
+		if err == nil || r.ctx.Err() != nil || errors.Is(err, store.ErrFailed) || errors.Is(err, store.ErrClosed) {
 			return
 		}
 		r.log.Warn("session: rules are not enforced yet", "account", string(id), "err", err)
-		if pause(r.ctx, r.soon()) != nil {
+		if pause(r.ctx, try*r.soon()) != nil {
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -24,7 +25,8 @@ import (
 //  3. Its value is the rest of the grace. A grace is counted in time that an engine is up, over any number of starts.
 //  4. It is written at the start, every 15 min, when a grace begins and at Close. Nothing waits for it.
 //  5. Several engines over one store share a grace: where one has a clock that was set, others read what it wrote by it. Each
-//     looks every minute, and before it ends or forgets anything of an account for its age.
+//     looks every minute, and before it ends or forgets anything of an account for its age. So the one whose clock was set
+//     writes the heartbeat before it commits a step by that clock.
 const (
 	heartAccount      event.Account        = "_engine"
 	heartConversation event.ConversationID = "_engine"
@@ -50,8 +52,12 @@ type shared struct {
 	since  time.Duration // it was written after this clock.Elapsed, or it is counted from then on
 	looked time.Duration // clock.Elapsed of the last look
 
-	steps chan struct{} // has room for the one step that looks for all that wait
-	tried time.Duration // clock.Elapsed when the last one had done so, or failed
+	steps  chan struct{} // has room for the one step that looks, or writes, for all that wait; guards what follows
+	tried  time.Duration // clock.Elapsed when the last one had done so, or failed
+	known  bool          // it had done so
+	failed time.Duration // clock.Elapsed when a step could not write the heartbeat last; 0: none did
+
+	told atomic.Int64 // clock.Elapsed at which the grace is over that the last heartbeat of this engine tells of
 }
 
 // found notes a heartbeat and returns what is left of its grace. Which clock it was written by is not known, so that it is not
@@ -94,10 +100,14 @@ func (r *Registry) shareLoop() {
 	}
 }
 
-// graceElsewhere reports whether another engine has begun a grace that this one did not know of.
-func (r *Registry) graceElsewhere(ctx context.Context) bool {
+// MayAge reports whether it is certain that there is no grace, neither of this engine nor of another one over the store. It is
+// for fan-out, which asks it before it removes entries for their age; hosts have no use for it.
+func (r *Registry) MayAge(ctx context.Context) bool { return r.clock.Left() == 0 && r.mayAge(ctx) }
+
+// mayAge reports whether it is certain that no other engine has begun a grace that this one did not know of.
+func (r *Registry) mayAge(ctx context.Context) bool {
 	if r.nodes == nil {
-		return false
+		return true
 	}
 	select {
 	case r.shared.steps <- struct{}{}:
@@ -108,10 +118,39 @@ func (r *Registry) graceElsewhere(ctx context.Context) bool {
 	if r.clock.Elapsed()-r.shared.tried >= lookAge {
 		ctx, cancel := context.WithTimeout(ctx, lookWait)
 		defer cancel()
-		_, _ = r.share(ctx)
-		r.shared.tried = r.clock.Elapsed()
+		_, err := r.share(ctx)
+		r.shared.known, r.shared.tried = err == nil, r.clock.Elapsed()
 	}
-	return r.clock.Left() > 0
+	return r.shared.known && r.clock.Left() == 0
+}
+
+// untold reports whether other engines do not know yet of the grace of this one.
+func (r *Registry) untold() bool {
+	left := r.clock.Left()
+	return r.nodes != nil && left > 0 && left-(time.Duration(r.shared.told.Load())-r.clock.Elapsed()) > time.Second
+}
+
+// beatFirst writes the heartbeat, if need be, before anything is stored by a clock that was set. If it cannot be written within a
+// second the step goes on.
+func (r *Registry) beatFirst(ctx context.Context) {
+	if !r.untold() {
+		return
+	}
+	select {
+	case r.shared.steps <- struct{}{}:
+		defer func() { <-r.shared.steps }()
+	case <-ctx.Done():
+		return
+	}
+	if !r.untold() || r.shared.failed > 0 && r.clock.Elapsed()-r.shared.failed < lookAge {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookWait)
+	defer cancel()
+	if err := r.beat(ctx); err != nil && r.ctx.Err() == nil {
+		r.shared.failed = r.clock.Elapsed()
+		r.log.Warn("session: other nodes do not know yet that the clock was set", "err", err)
+	}
 }
 
 // readHeartbeat returns the stored heartbeat; nil if there is none.
@@ -220,6 +259,7 @@ func (r *Registry) beat(ctx context.Context) error {
 	})
 	if err == nil {
 		r.shared.wrote(b, now.Elapsed)
+		r.shared.told.Store(int64(now.Elapsed + b.left))
 	}
 	return err
 }

@@ -375,3 +375,39 @@ func TestHeartbeat_GracesDoNotKeepEachOtherUp(t *testing.T) {
 		require.Zero(c.t, left)
 	})
 }
+
+// TestI30_AnotherNodesWrongClockAgesNobody_WhileTheStoreDoesNotSay: a node that cannot find out whether others have a grace leaves
+// alone what looks old, and does all else.
+func TestI30_AnotherNodesWrongClockAgesNobody_WhileTheStoreDoesNotSay(t *testing.T) {
+	onNodes(t, setup{config: session.Config{IdleDevice: 30 * day}}, func(c *cluster, _, y *world) {
+		z, wall := c.clocked("z")
+		z.pass(time.Hour)
+		wall.set(-26 * 365 * day)
+		z.pass(10 * time.Second)
+		z.join("ann", "phone", "ios").conn.Detach()
+		gone := z.join("ann", "pad", "ios")
+		require.NoError(c.t, z.reg.Logout(c.t.Context(), "ann", gone.id))
+		z.pass(3 * time.Second)
+		c.st.set(func(f *faults) { f.states = func() error { return errDown } })
+		y.login("ann", "b", "web")
+		require.Equal(c.t, event.Logout, gone.on(y).refused().Reason, "the tombstone is there")
+		c.st.set(func(f *faults) { f.states = nil })
+		require.Equal(c.t, "phone b", y.devices("ann"))
+	})
+}
+
+// TestI30_I40_OtherNodesKnowOfASetClockBeforeAnythingIsStoredByIt: not only when the sweep has come.
+func TestI30_I40_OtherNodesKnowOfASetClockBeforeAnythingIsStoredByIt(t *testing.T) {
+	onNodes(t, setup{config: session.Config{IdleDevice: 30 * day}}, func(c *cluster, _, y *world) {
+		z, wall := c.clocked("z")
+		z.pass(time.Hour + time.Second)
+		wall.set(-26 * 365 * day)
+		gone := z.join("ann", "pad", "ios")
+		require.NoError(c.t, z.reg.Logout(c.t.Context(), "ann", gone.id))
+		y.login("ann", "b", "web")
+		require.Equal(c.t, event.Logout, gone.on(y).refused().Reason, "the tombstone is there")
+		known, err := y.reg.Devices(c.t.Context(), "ann")
+		require.NoError(c.t, err)
+		require.Contains(c.t, known, event.DeviceID("pad"))
+	})
+}

@@ -78,8 +78,8 @@ func (q *LoginRequest) question() Question {
 // Login admits a device. In one step the newcomer is recorded and every login that policy names is ended; their
 // connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing
 // was changed, and so does a [*HookError], a [*ChangingError] or a [*RecordFullError]. The new login holds a slot from now on
-// and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. An [*EndedError] means that the store could not say whether it
-// was admitted, and when that was known, it had ended again.
+// and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. An
+// [*EndedError] means that the store could not say whether it was admitted, and when that was known, it had ended again.
 func (r *Registry) Login(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
 	defer fault.In("session", "login", &err)
 	return r.pacedLogin(ctx, q)
@@ -283,8 +283,9 @@ func deviceOf(l *login) device {
 }
 
 // DryRun says what the rules would do to a Login, and why, without doing it. A ban is a [*BannedError], as for Login. The
-// host is asked for the account's policy (a [*HookError] if it does not answer and its fallback is [Refuse]), but neither whether the login may be nor who makes room: where it would be asked
-// that, the verdict is policy.Ask. How fast logins come, and whether devices evict each other in turns, does not matter.
+// host is asked for the account's policy (a [*HookError] if it does not answer and its fallback is [Refuse]), but neither whether
+// the login may be nor who makes room: where it would be asked that, the verdict is policy.Ask. How fast logins come, and whether
+// devices evict each other in turns, does not matter.
 func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (_ policy.Explanation, err error) {
 	defer fault.In("session", "dry run", &err)
 	if err := q.validate(); err != nil {

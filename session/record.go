@@ -2,7 +2,6 @@ package session
 
 import (
 	"slices"
-	"time"
 
 	"github.com/manydevice/manydevice/event"
 )
@@ -226,9 +225,9 @@ func (r *record) note(line recent) {
 	r.Recent.limit(maxRecent)
 }
 
-// prune drops tombstones whose time is over and reports whether there were any.
-func (r *record) prune(now time.Time) bool {
-	return r.Tombstones.drop(func(item []byte) bool { return tombstoneUntil(item) <= now.UnixMilli() })
+// prune drops tombstones whose time is over, as over says, and reports whether there were any.
+func (r *record) prune(over func(until int64) bool) bool {
+	return r.Tombstones.drop(func(item []byte) bool { return over(tombstoneUntil(item)) })
 }
 
 // oldest returns the device seen longest ago that no login uses and that is not the primary one, or nil.

@@ -14,7 +14,8 @@ func (s *step) settle() {
 	s.doubts()
 	s.strays()
 	s.clampTimes()
-	if !s.at.Grace && s.rec.prune(s.now) {
+	ttl := r.cfg.TombstoneTTL
+	if s.rec.prune(func(until int64) bool { return s.at.Old(until-ttl.Milliseconds(), ttl-1) }) {
 		s.aged, s.dirty = true, true
 	}
 	var idle []event.LoginID

@@ -132,12 +132,13 @@ func (r *Registry) glance(ctx context.Context, id event.Account) (*step, error) 
 	if err != nil {
 		return nil, err
 	}
-	return r.begin(r.peek(id), rec), nil
+	return r.begin(r.peek(id), rec, false), nil
 }
 
-// begin returns a step on a record, which is brought up to date.
-func (r *Registry) begin(a *account, rec *record) *step {
+// begin returns a step on a record, which is brought up to date; spare: but for what would go for its age.
+func (r *Registry) begin(a *account, rec *record, spare bool) *step {
 	at := r.clock.Read()
+	at.Grace = at.Grace || spare
 	s := &step{r: r, a: a, at: at, now: at.Now, rec: rec, enforced: r.enforced.Load()}
 	s.ruled = r.ruled.Load() // in this order: Enforce raises it first, so that no step takes older answers and is not enforced
 	s.settle()
@@ -145,14 +146,14 @@ func (r *Registry) begin(a *account, rec *record) *step {
 }
 
 // loadAndBegin returns a step on the record that the store has. What has gone for its age is looked at twice: another engine may
-// know that this is not the time for that.
+// know that this is not the time for that, and while that cannot be found out it stays.
 func (r *Registry) loadAndBegin(ctx context.Context, a *account) (*step, store.Revision, error) {
-	for {
+	for spare := false; ; spare = true {
 		rec, rev, err := r.load(ctx, a.id)
 		if err != nil {
 			return nil, 0, err
 		}
-		if s := r.begin(a, rec); !s.aged || !r.graceElsewhere(ctx) {
+		if s := r.begin(a, rec, spare); !s.aged || r.mayAge(ctx) {
 			return s, rev, nil
 		}
 	}
@@ -207,6 +208,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if !s.dirty || s.lacks != nil {
 			return s, nil
 		}
+		r.beatFirst(ctx)
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("session: before the commit: %w", err)
 		}

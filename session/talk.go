@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	lookWait = time.Second // how long a step waits for another node to act
+	lookWait = time.Second // how long a step waits for another node to act, or for the heartbeat
 	maxLooks = 4_096       // accounts that are looked at for other nodes at once; others find out within a lease's life
 	maxAsked = 64          // nodes that are told when one look is done
 )

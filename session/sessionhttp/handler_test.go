@@ -274,6 +274,13 @@ func TestB18_Devices(t *testing.T) {
 	require.Len(t, p.Logins, 1)
 }
 
+// TestB18_ABanGoesByTheRegistrysClock, as all that is stored does.
+func TestB18_ABanGoesByTheRegistrysClock(t *testing.T) {
+	d := newDesk(t, session.Config{Wall: func() time.Time { return time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC) }})
+	d.login("ann", "d1", "ios")
+	d.ask("PUT", at("ann", "ban"), `{"until":"2001-01-02T00:00:00Z"}`).into(t, 204, nil)
+}
+
 func TestB18_BanAndDelete(t *testing.T) {
 	d := newDesk(t, session.Config{})
 	d.login("ann", "d1", "ios")

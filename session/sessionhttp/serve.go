@@ -327,7 +327,7 @@ func (h *Handler) ban(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, given := c.body["until"]; given && !until.After(time.Now()) { // the year 1 is no way to say for good
+	if _, given := c.body["until"]; given && until.IsZero() { // the year 1 is no way to say for good; all other times the registry compares with its clock
 		return nil, &event.InvalidError{Field: "until", Reason: "is over already"}
 	}
 	note, err := c.body.text("note")
