@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -199,10 +200,12 @@ func (h *history) check() {
 // rounds tells how many operations there are in all, and runs them in worlds of their own, two at a time.
 func rounds(t *testing.T, ops int, round func(t *testing.T, seed uint64, ops int)) {
 	t.Helper()
-	seed := *historySeed
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
+	roundsFrom(t, cmp.Or(*historySeed, rand.Uint64()), ops, round)
+}
+
+// roundsFrom is rounds that begins with the given seed.
+func roundsFrom(t *testing.T, seed uint64, ops int, round func(t *testing.T, seed uint64, ops int)) {
+	t.Helper()
 	if testing.Short() || raceDetector {
 		ops /= 10
 	}
