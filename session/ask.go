@@ -18,11 +18,11 @@ import (
 // Asking the host
 //
 // A login may need up to three answers of the host: whether it may be, which rules hold, who makes room. The host takes its
-// time, so it is never asked while it is the account's turn. And what it answers may be out of date when the step commits.
+// time, so it is never asked while it is the account's turn. And its answer may be out of date when the step commits.
 // A call that may need answers therefore goes like this:
 //
-//  1. It runs decide on a snapshot of the account, without the account's turn. What decide finds missing is noted in
-//     step.lacks, and decide returns. Nothing is committed, and nothing but the question is taken from the snapshot.
+//  1. It runs decide on a snapshot of the account, without the account's turn. decide notes in step.lacks what it finds
+//     missing, and returns. Nothing is committed, and nothing but the question is taken from the snapshot.
 //  2. The host is asked, outside any lock. Then 1 again, until nothing is missing.
 //  3. The step runs: decide again, on the record that will be committed. Each answer is used only if it answers the question
 //     that decide has now, and no SetPolicy or Enforce began after the host was asked. Otherwise it counts as missing, the
@@ -36,7 +36,8 @@ import (
 // turn of each account after it has raised it. So a login either commits before Enforce's step of the same account, which
 // then ends what is too much, or decides after it, with answers that are new. An account that is not in the store yet, since
 // this is its first login, has no step of Enforce: therefore a step that admits looks at Registry.enforced once more after its
-// commit. If it was raised meanwhile, the account is enforced once more. See [Registry.run].
+// commit. If it was raised meanwhile, the account is enforced once more. A step of unknown outcome may admit when it lands:
+// the step that finds out, at the latest that of the next sweep, counts as the one that admits. See [Registry.settled].
 
 // maxQuestions is how often one call asks the host the same thing at most.
 const maxQuestions = 8

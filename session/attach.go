@@ -233,7 +233,7 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 			return err
 		}
 	}
-	if s.admits = s.admits || landed; s.admits {
+	if landed || !holds {
 		was.admission = l.Admission
 	}
 	elsewhere := s.r.nodes.elsewhere(l)

@@ -214,6 +214,21 @@ func TestI19_EnforceReachesALoginThatLandsLate(t *testing.T) {
 	})
 }
 
+// The same, and the login lands only when both its call and Enforce have returned. The account was not in the store then.
+func TestI19_EnforceReachesALoginThatLandsAfterIt(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		l := w.late(func() { w.st.set(func(f *faults) { f.load = func() error { return errDown } }) })
+		_, err := w.tryLogin(request("ann", "a1", "ios"))
+		require.ErrorIs(w.t, err, store.ErrUnknownOutcome)
+		w.rule(policy.Rules{Platforms: map[event.Platform]int{"ios": 0}})
+		require.NoError(w.t, l.arrive())
+		w.st.heal()
+		w.pass(time.Minute)
+		require.Empty(w.t, w.devices("ann"))
+		require.Equal(w.t, 1, countKind(w, session.ChangeEnded))
+	})
+}
+
 // The same if nobody learns whether it has landed: its caller has an error, and the store cannot be read for a while.
 func TestI19_EnforceReachesALoginOfUnknownOutcome(t *testing.T) {
 	inBubble(t, setup{}, func(w *world) {

@@ -26,9 +26,10 @@ type account struct {
 	// leaving are connections that are fenced, and on which a Send may still begin that had passed the fence; see
 	// Connection.settled. Some of them may be settled by now.
 	leaving []*Connection
-	// unsure: a step may have taken effect without its getting known. A later one finds out.
-	unsure bool
-	doubts []doubt // what that step would have ended
+	// unsure: it is not known whether a step has taken effect. A later one finds out.
+	unsure   bool
+	enforced uint64  // Registry.enforced before the first such step was decided
+	doubts   []doubt // what such steps would have ended
 }
 
 // coming is a login that a step admits or attaches, as it is until the step has taken effect in memory, too.

@@ -118,7 +118,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.at, id)
 			res.Session.State = Lingering
-			s.changes, s.admits = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session}), true
+			s.changes = append(s.changes, Change{Kind: ChangeLogin, Session: res.Session})
 			return nil
 		}
 		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it

@@ -145,7 +145,9 @@ func (s *step) expire() {
 func (s *step) doubts() {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
-	s.dirty = s.dirty || s.a.unsure // once this step is committed, that one cannot take effect any more
+	if s.a.unsure { // once this step is committed, that one cannot take effect; if it has before, it may have admitted a login
+		s.dirty, s.admits, s.enforced = true, true, s.a.enforced
+	}
 	for _, d := range s.a.doubts {
 		v := d.ended.Session
 		if s.rec.login(v.Login) != nil {

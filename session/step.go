@@ -25,9 +25,9 @@ type step struct {
 	dirty    bool          // rec differs from what is stored
 	aged     bool          // something has gone for its age
 	grows    bool          // something is added, which is refused if only the room is left that is kept back for ends
-	admits   bool          // a login gets a slot
-	ruled    uint64        // Registry.ruled and Registry.enforced, as they were before anything was decided
-	enforced uint64
+	admits   bool          // a login gets a slot, or may have got it by a step of unknown outcome
+	ruled    uint64        // Registry.ruled, as it was before anything was decided
+	enforced uint64        // Registry.enforced, as it was before that, also before the steps of unknown outcome
 	policy   *policy.Policy // the account's; nil until it is needed
 	who      Question       // whom rules are asked for, as far as that is a device
 	answers  *answers       // of the host; nil: this step does not need any
@@ -71,18 +71,11 @@ func (r *Registry) run(ctx context.Context, id event.Account, decide func(*step)
 	if err != nil {
 		return nil, err
 	}
-	enforced := r.enforced.Load()
 	s, gone, err := r.turn(ctx, a, decide, apply)
-	if errors.Is(err, store.ErrUnknownOutcome) && enforced != r.enforced.Load() { // it may be a login that takes effect
-		r.owned.Do(func() { r.enforceAgain(id) })
-	}
 	if err != nil || s.lacks != nil {
 		return s, err
 	}
 	r.settled(s, gone)
-	if s.admits && s.enforced != r.enforced.Load() {
-		r.owned.Do(func() { r.enforceAgain(id) })
-	}
 	return s, nil
 }
 
@@ -165,8 +158,12 @@ func (s *step) noteLocked() {
 	s.changes = nil
 }
 
-// settled tells all whom a step concerns: other nodes, hooks, connections. Nobody waits for one who hangs.
+// settled tells all whom a step concerns: other nodes, hooks, connections. It does not wait for a connection that hangs, and
+// for nodes and hooks a bounded time.
 func (r *Registry) settled(s *step, gone []*Connection) {
+	if s.admits && s.enforced != r.enforced.Load() {
+		r.owned.Do(func() { r.enforceAgain(s.a.id) })
+	}
 	for _, c := range s.displaced {
 		r.owned.Do(c.closeConn)
 	}
@@ -180,8 +177,7 @@ func (r *Registry) settled(s *step, gone []*Connection) {
 
 // decideAndCommit tries until the step is committed, or need not be.
 func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(*step) error) (*step, error) {
-	var last, lost error          // of the last try; of one that may still take effect
-	enforced := r.enforced.Load() // what takes effect may have been decided in any of the tries
+	var last, lost error // of the last try; of one that may still take effect
 	for try := range maxConflicts {
 		if try > 0 {
 			if err := backOff(ctx, try); err != nil {
@@ -192,7 +188,6 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		if err != nil {
 			return nil, errors.Join(err, lost)
 		}
-		s.enforced = enforced
 		err = decide(s)
 		if lost != nil && (err != nil || s.lacks != nil) { // which says that nothing has changed
 			if again := r.fence(ctx, a.id, rev); errors.Is(again, store.ErrConflict) || errors.Is(again, store.ErrUnknownOutcome) {
@@ -345,7 +340,9 @@ func (s *step) landedAt(message int, at store.Place) {
 func (s *step) doubt() {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
-	s.a.unsure = true
+	if !s.a.unsure {
+		s.a.unsure, s.a.enforced = true, s.enforced
+	}
 	for _, e := range s.ended {
 		id := e.Session.Login
 		if slices.Contains(s.strange, id) {
