@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -111,7 +112,7 @@ func (r *Router) pushAttached(account event.Account) map[event.Incarnation]attac
 func (r *Router) acting(ctx context.Context, account event.Account, id event.LoginID) (session.Bound, error) {
 	b, err := r.reg.Resolve(ctx, account, id)
 	if err != nil || r.cfg.Push.Hook == nil {
-		return b, err
+		return b, fault.Field("origin", err)
 	}
 	if h := r.find(account); h != nil {
 		h.mu.Lock()

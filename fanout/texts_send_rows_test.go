@@ -98,6 +98,7 @@ func sendRow() called {
 	}
 	fields := append(narrowed(r, func(q *q) *[]fanout.Narrow { return &q.Narrow }),
 		r.with("from", faulttest.IDs, func(_ *scene, q *q, v string) { q.From = event.Account(v) }),
+		r.with("origin", faulttest.Secrets[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
 		r.with("clientID", faulttest.IDs[1:], func(_ *scene, q *q, v string) { q.ClientID = event.ClientMessageID(v) }),
 		r.with("kind", kinds, func(_ *scene, q *q, v string) { q.Kind = event.Kind(v) }),
 		r.with("kind", []string{"typing", "receipt.read", "device.login", "claim", "conversation.read"}, func(_ *scene, q *q, v string) {
@@ -126,7 +127,6 @@ func sendRow() called {
 	)
 	return called{text: "send", do: r.do, fields: fields, closes: true, reads: true, fails: []failure{
 		r.fails(fanout.ErrUnknownOrigin, func(_ *scene, q *q) { q.Origin = unknown() }),
-		r.fails(fanout.ErrUnknownOrigin, func(_ *scene, q *q) { q.Origin = "a\nb" }),
 		r.fails(fanout.ErrUnknownTarget, func(_ *scene, q *q) { q.To, q.Targets = nil, []event.LoginID{unknown()} }),
 		r.fails(fanout.ErrUnknownTarget, func(_ *scene, q *q) {
 			q.Narrow = []fanout.Narrow{{Account: "ann", Logins: []event.LoginID{unknown()}}}
@@ -150,6 +150,7 @@ func publishRow() called {
 	}
 	fields := append(narrowed(r, func(q *q) *[]fanout.Narrow { return &q.Narrow }),
 		r.with("from", faulttest.IDs, func(_ *scene, q *q, v string) { q.From = event.Account(v) }),
+		r.with("origin", faulttest.Secrets[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
 		r.with("kind", append(kinds, ""), func(_ *scene, q *q, v string) { q.Kind = event.Kind(v) }),
 		r.with("kind", nil, func(_ *scene, q *q, _ string) { q.Kind = event.KindRead }),
 		r.with("conversation", faulttest.IDs[1:], func(_ *scene, q *q, v string) { q.Conversation = event.ConversationID(v) }),
@@ -193,6 +194,7 @@ func readRows() map[string]called {
 			text: "mark read", do: mark.do, closes: true, reads: true,
 			fields: []badField{
 				mark.with("account", faulttest.IDs, func(_ *scene, q *q, v string) { q.Account = event.Account(v) }),
+				mark.with("origin", faulttest.Secrets[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
 				mark.with("conversation", faulttest.IDs, func(_ *scene, q *q, v string) { q.Conversation = event.ConversationID(v) }),
 				mark.with("conversation", faulttest.IDs[1:], func(s *scene, q *q, v string) {
 					q.Conversation, q.Seq, q.Message = event.ConversationID(v), 0, s.got.ID
@@ -211,6 +213,7 @@ func readRows() map[string]called {
 			text: "clear unread", do: clear.do, closes: true, reads: true,
 			fields: []badField{
 				clear.with("account", faulttest.IDs, func(_ *scene, q *c, v string) { q.Account = event.Account(v) }),
+				clear.with("origin", faulttest.Secrets[1:], func(_ *scene, q *c, v string) { q.Origin = event.LoginID(v) }),
 				clear.with("conversation", faulttest.IDs[1:], func(_ *scene, q *c, v string) { q.Conversation = event.ConversationID(v) }),
 			},
 			fails: []failure{clear.fails(fanout.ErrUnknownOrigin, func(_ *scene, q *c) { q.Origin = unknown() })},

@@ -82,6 +82,9 @@ func (r *Registry) Get(ctx context.Context, account event.Account, id event.Logi
 	if err := account.Validate(); err != nil {
 		return Session{}, err
 	}
+	if err := id.Validate(); err != nil {
+		return Session{}, fault.Field("login", err)
+	}
 	_, all, err := r.look(ctx, account, "")
 	if err != nil {
 		return Session{}, err
@@ -167,6 +170,9 @@ func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.
 	a.mu.Unlock()
 	if err := account.Validate(); err != nil {
 		return Bound{}, err
+	}
+	if err := id.Validate(); err != nil {
+		return Bound{}, fault.Field("login", err)
 	}
 	rec, _, err := r.load(ctx, account)
 	if err != nil {

@@ -19,15 +19,15 @@ import (
 type step struct {
 	r        *Registry
 	a        *account
-	at       clock.Reading // when it is decided
-	now      time.Time     // at.Now
-	rec      *record       // free to change
-	dirty    bool          // rec differs from what is stored
-	aged     bool          // something has gone for its age
-	grows    bool          // something is added, which is refused if only the room is left that is kept back for ends
-	admits   bool          // a login gets a slot, or may have got it by a step of unknown outcome
-	ruled    uint64        // Registry.ruled, as it was before anything was decided
-	enforced uint64        // Registry.enforced, as it was before that, also before the steps of unknown outcome
+	at       clock.Reading  // when it is decided
+	now      time.Time      // at.Now
+	rec      *record        // free to change
+	dirty    bool           // rec differs from what is stored
+	aged     bool           // something has gone for its age
+	grows    bool           // something is added, which is refused if only the room is left that is kept back for ends
+	admits   bool           // a login gets a slot, or may have got it by a step of unknown outcome
+	ruled    uint64         // Registry.ruled, as it was before anything was decided
+	enforced uint64         // Registry.enforced, as it was before that, also before the steps of unknown outcome
 	policy   *policy.Policy // the account's; nil until it is needed
 	who      Question       // whom rules are asked for, as far as that is a device
 	answers  *answers       // of the host; nil: this step does not need any

@@ -85,6 +85,9 @@ func newRow() called {
 
 func readRows() map[string]called {
 	login := func(c called, call func(ctx context.Context, s *scene, id event.LoginID) error) called {
+		c.fields = append(c.fields, badField{"login", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
+			return call(ctx, s, event.LoginID(v))
+		}})
 		c.fails = append(c.fails, failure{session.ErrNotFound, func(ctx context.Context, s *scene) error {
 			return call(ctx, s, event.NewLoginID())
 		}})
@@ -135,12 +138,7 @@ func readRows() map[string]called {
 			return given(s.reg.Authenticate(ctx, a, s.a.id, s.a.token))
 		}),
 	}
-	c := rows["Registry.Current"]
-	c.fields = append(c.fields, badField{"login", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
-		return current(ctx, s, event.LoginID(v))
-	}})
-	rows["Registry.Current"] = c
-	c = rows["Registry.Authenticate"]
+	c := rows["Registry.Authenticate"]
 	c.fields = append(c.fields,
 		badField{"login", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
 			return given(s.reg.Authenticate(ctx, "ann", event.LoginID(v), s.a.token))
