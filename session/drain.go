@@ -26,22 +26,11 @@ func (r *Registry) Drain(ctx context.Context, over time.Duration) (err error) {
 		start := r.clock.Elapsed()
 		for i, c := range all {
 			due := start + over/time.Duration(len(all))*time.Duration(i)
-			if err := pauseFor(ctx, due-r.clock.Elapsed()); err != nil {
+			if err := pause(ctx, due-r.clock.Elapsed()); err != nil {
 				return err
 			}
 			c.Close(event.Shutdown.Closed(time.Second + rand.N(over+1)))
 		}
 		over = 0 // those that came in while the others were closed
-	}
-}
-
-func pauseFor(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -119,15 +119,15 @@ func (e *EnforceReport) add(ctx context.Context, r *Registry, id event.Account, 
 	return nil
 }
 
+// pause waits for a while, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return ctx.Err()
 }
 
 // enforce does so for one account and returns how many logins it has, and which of them end. If the host has rules of its

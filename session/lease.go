@@ -140,16 +140,8 @@ func (n *nodes) loop() {
 	}
 }
 
-func (n *nodes) sleep(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-n.r.ctx.Done():
-		return false
-	}
-}
+// sleep waits for a while, and reports whether the registry is still open.
+func (n *nodes) sleep(d time.Duration) bool { return pause(n.r.ctx, d) == nil }
 
 // rest is sleep that ends when the lease has to be renewed before its time.
 func (n *nodes) rest(d time.Duration) bool {

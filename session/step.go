@@ -254,16 +254,9 @@ func (r *Registry) fence(ctx context.Context, id event.Account, rev store.Revisi
 	return err
 }
 
-// backOff waits before the next try, by chance, so that those who were in each other's way do not meet again.
+// backOff waits before the next try, by chance, so that steps that were in each other's way do not meet again.
 func backOff(ctx context.Context, try int) error {
-	t := time.NewTimer(rand.N(time.Duration(try) * time.Millisecond))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return pause(ctx, rand.N(time.Duration(try)*time.Millisecond))
 }
 
 // landed finds out whether a commit of unknown outcome has taken effect. It has if the record is the one it wrote.
