@@ -269,11 +269,7 @@ func askHost[T any](ctx context.Context, r *Registry, h hook[T], q Question) (an
 	case ctx.Err() != nil:
 		return a, fmt.Errorf("session: waiting for %s: %w", h.name, ctx.Err())
 	}
-	about := []any{"hook", h.name, "account", string(q.Account), "err", err}
-	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		about = append(about, "stack", string(p.Stack))
-	}
-	r.log.Warn("session: hook that decides", about...)
+	r.warn("session: hook that decides", err, "hook", h.name, "account", string(q.Account))
 	a.value, a.err = h.admit, &HookError{Hook: h.name, Err: err, RetryAfter: r.soon()}
 	if h.fallback == Admit {
 		return a, nil

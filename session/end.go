@@ -373,76 +373,61 @@ func (s *step) mayRemove(by *login, d device) error {
 	return nil
 }
 
-// finish tells the host and the connections of what has ended. The connections are fenced already. It waits for what this
-// step has ended, and not for what another node has, whose revoke hooks have to run first.
+// finish tells the host and the connections of what has ended. The connections are fenced already, and closed in their own
+// time when the revoke hook has run. finish waits for the hooks of this step, and not for those of another node.
 func (r *Registry) finish(s *step, gone []*Connection) {
 	var tasks []func()
-	var hooks sync.WaitGroup
 	for _, e := range s.ended {
-		p := parting{ended: e, revoke: !slices.Contains(s.unrevoked, e.Session.Login)}
-		for _, c := range gone {
-			if c.Login() == e.Session.Login {
-				p.conns = append(p.conns, c)
+		id := e.Session.Login
+		conns := slices.DeleteFunc(slices.Clone(gone), func(c *Connection) bool { return c.Login() != id })
+		shut := func() {
+			for _, c := range conns {
+				r.owned.Do(c.closeConn)
 			}
 		}
-		if slices.Contains(s.strange, e.Session.Login) {
-			if len(p.conns) == 0 {
-				continue
-			}
+		switch {
+		case !slices.Contains(s.strange, id):
+			tasks = append(tasks, func() {
+				if !slices.Contains(s.unrevoked, id) {
+					r.revoke(e)
+				}
+				shut()
+			})
+		case len(conns) > 0:
 			if s.revoked == nil {
 				s.revoked = r.nodes.revoked(s.a.id)
 			}
-			p.revoke = false
-			r.owned.Do(func() { r.part(p, s.revoked) })
-			continue
+			r.owned.Do(func() {
+				s.revoked()
+				shut()
+			})
 		}
-		hooks.Add(1)
-		tasks = append(tasks, func() { r.part(p, hooks.Done) })
 	}
 	for _, c := range gone {
 		if slices.Contains(s.stale, c.Login()) {
 			r.owned.Do(c.closeConn)
 		}
 	}
-	if len(s.remote) > 0 && r.cfg.Revoke != nil {
-		tasks = append(tasks, func() {
-			hooks.Wait()
-			r.nodes.tellRevoked(s.a.id, s.remote)
-		})
-	}
 	together(tasks)
+	if len(s.remote) > 0 && r.cfg.Revoke != nil {
+		r.owned.Do(func() { r.nodes.tellRevoked(s.a.id, s.remote) })
+	}
 }
 
 // together runs all tasks at once and waits for them.
-func together(tasks []func()) {
-	if len(tasks) == 1 {
-		tasks[0]()
+func together(tasks []func()) { atOnce(tasks, func(task func()) { task() }) }
+
+// atOnce runs do for all at once and waits for them.
+func atOnce[T any](all []T, do func(T)) {
+	if len(all) == 1 {
+		do(all[0])
 		return
 	}
 	var wg sync.WaitGroup
-	for _, t := range tasks {
-		wg.Go(t)
+	for _, one := range all {
+		wg.Go(func() { do(one) })
 	}
 	wg.Wait()
-}
-
-// parting is the end of one login, with its connections.
-type parting struct {
-	ended  Ended
-	conns  []*Connection
-	revoke bool // the hook is called
-}
-
-// part settles one login: the hook is called, and then the connections are closed, in their own time. between is called
-// before they are.
-func (r *Registry) part(p parting, between func()) {
-	if p.revoke {
-		r.revoke(p.ended)
-	}
-	between()
-	for _, c := range p.conns {
-		r.owned.Do(c.closeConn)
-	}
 }
 
 // revoke calls the host's hook, waits for it a bounded time, and survives its panics.
@@ -454,6 +439,6 @@ func (r *Registry) revoke(e Ended) {
 		return struct{}{}, r.cfg.Revoke(ctx, e)
 	})
 	if err != nil {
-		r.log.Warn("session: revoke hook", "login", string(e.Session.Login), "err", err)
+		r.warn("session: revoke hook", err, "account", string(e.Session.Account), "login", string(e.Session.Login))
 	}
 }

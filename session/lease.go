@@ -103,7 +103,7 @@ func (n *nodes) acquire() {
 	})
 	if err != nil { // one that comes after the time-out is not used, and expires
 		if n.r.ctx.Err() == nil {
-			n.r.log.Warn("session: no lease", "node", string(n.r.cfg.Node), "err", err)
+			n.r.warn("session: no lease", err, "node", string(n.r.cfg.Node))
 		}
 		return
 	}
@@ -168,7 +168,7 @@ func (n *nodes) renew(e uint64) {
 	case errors.Is(err, store.ErrLeaseLost):
 		n.lose(err)
 	case n.r.ctx.Err() == nil:
-		n.r.log.Warn("session: lease not renewed", "node", string(n.r.cfg.Node), "err", err)
+		n.r.warn("session: lease not renewed", err, "node", string(n.r.cfg.Node))
 	}
 }
 

@@ -92,7 +92,7 @@ func (n *nodes) leave(ctx context.Context) {
 		return struct{}{}, n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	if err != nil {
-		n.r.log.Warn("session: lease not released", "node", string(n.r.cfg.Node), "err", err)
+		n.r.warn("session: lease not released", err, "node", string(n.r.cfg.Node))
 	}
 }
 
@@ -119,7 +119,7 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 			return n.leases.Alive(ctx, lease)
 		})
 		if err != nil {
-			n.r.log.Warn("session: liveness of a node", "node", string(l.Node), "err", err)
+			n.r.warn("session: liveness of a node", err, "node", string(l.Node))
 		}
 		n.note(lease, err == nil && v == store.Dead)
 	}
@@ -139,7 +139,7 @@ func (n *nodes) watch() {
 		live, err := hostcall.Call(n.r.ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, n.leases.List)
 		if err != nil {
 			if n.r.ctx.Err() == nil {
-				n.r.log.Warn("session: list of leases", "err", err)
+				n.r.warn("session: list of leases", err)
 			}
 			continue
 		}

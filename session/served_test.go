@@ -16,23 +16,28 @@ import (
 	"github.com/manydevice/manydevice/transport"
 )
 
-// slowBus takes its time with each message to one node, or to all.
-type slowBus struct {
+// busBy does something before each message to one node, or to all.
+type busBy struct {
 	transport.Bus
-	wait time.Duration
-	to   event.NodeID
+	to     event.NodeID
+	before func()
 }
 
-func (b slowBus) Publish(ctx context.Context, node event.NodeID, msg []byte) error {
+func (b busBy) Publish(ctx context.Context, node event.NodeID, msg []byte) error {
 	if b.to == "" || b.to == node {
-		time.Sleep(b.wait)
+		b.before()
 	}
 	return b.Bus.Publish(ctx, node, msg)
 }
 
+// joinBy adds a node whose messages to another one, or to all, something is done before.
+func (c *cluster) joinBy(name, to event.NodeID, before func()) *world {
+	return c.join(name, setup{config: session.Config{Bus: busBy{c.bus.As(name), to, before}}})
+}
+
 // slowly adds a node whose messages to another one, or to all, take a while.
 func (c *cluster) slowly(name event.NodeID, wait time.Duration, to event.NodeID) *world {
-	return c.join(name, setup{config: session.Config{Bus: slowBus{c.bus.As(name), wait, to}}})
+	return c.joinBy(name, to, func() { time.Sleep(wait) })
 }
 
 // endings are calls after which nothing may be sent any more to ann's phone.
@@ -157,7 +162,7 @@ func TestKick_TheSecondOfTwoByAnotherClock(t *testing.T) {
 			onNodes(t, setup{}, func(c *cluster, _, _ *world) {
 				const wait = 20 * time.Millisecond
 				a, b := c.slowly("a", wait, ""), c.slowly("b", wait, "")
-				s, wall := withWall(setup{config: session.Config{Bus: slowBus{c.bus.As("d"), wait, ""}}})
+				s, wall := withWall(setup{config: session.Config{Bus: busBy{c.bus.As("d"), "", func() { time.Sleep(wait) }}}})
 				wall.set(ahead[0])
 				d := c.join("d", s)
 				for i, how := range endings {
@@ -222,4 +227,29 @@ func TestKick_WhileItMoves(t *testing.T) {
 			wg.Wait()
 		}
 	})
+}
+
+// I35, I36: a Bus that hangs or panics on the way to one node. A kick returns within a second, other nodes are told at once,
+// and the one that was not told finds out by itself.
+func TestKick_ABusThatHangsOrPanics(t *testing.T) {
+	for name, before := range map[string]func(free chan struct{}){
+		"hangs":  func(free chan struct{}) { <-free },
+		"panics": func(chan struct{}) { panic("bus") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onNodes(t, setup{}, func(c *cluster, x, y *world) {
+				free := make(chan struct{})
+				z := c.joinBy("z", "x", func() { before(free) })
+				phone, tablet := x.join("ann", "phone", "ios"), y.join("ann", "tablet", "ios")
+				start := time.Now()
+				_, err := z.reg.Kick(c.t.Context(), session.KickRequest{Account: "ann", All: true})
+				require.NoError(c.t, err)
+				require.LessOrEqual(c.t, time.Since(start), time.Second)
+				require.False(c.t, tablet.live())
+				c.pass(time.Minute)
+				require.Equal(c.t, []event.Reason{event.KickedHost}, phone.wire.reasons())
+				close(free)
+			})
+		})
+	}
 }

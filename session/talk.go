@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -86,9 +87,7 @@ func (n *nodes) lookFor(account event.Account, asked []message) {
 	ctx, cancel := context.WithTimeout(n.r.ctx, lookWait)
 	defer cancel()
 	answer := func() {
-		for _, m := range asked {
-			n.say(ctx, m.From, message{Seen: m.Ask})
-		}
+		atOnce(asked, func(m message) { n.say(ctx, m.From, message{Seen: m.Ask}) })
 	}
 	if !n.r.lives(account) {
 		answer()
@@ -122,11 +121,13 @@ func (r *Registry) lives(id event.Account) bool {
 // say sends a message, and reports whether it is on its way.
 func (n *nodes) say(ctx context.Context, to event.NodeID, m message) bool {
 	raw, err := json.Marshal(m)
-	if err == nil {
-		err = n.bus.Publish(ctx, to, raw)
+	if err == nil { // one node that cannot be reached, and for which the bus hangs, is counted apart from the others
+		_, err = hostcall.Call(ctx, &n.r.calls.bus, event.Account(to), lookWait, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, n.bus.Publish(ctx, to, raw)
+		})
 	}
 	if err != nil && !errors.Is(err, transport.ErrGone) {
-		n.r.log.Warn("session: another node was not told", "node", string(to), "err", err)
+		n.r.warn("session: another node was not told", err, "node", string(to))
 	}
 	return err == nil
 }
@@ -145,23 +146,23 @@ func (n *nodes) ask(s *step) {
 	s.asked = true
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.r.ctx), lookWait)
 	defer cancel()
-	open := map[event.NodeID]chan struct{}{}
-	for _, node := range who {
-		id, seen := rand.Uint64()|1, make(chan struct{})
-		n.mu.Lock()
-		n.asked[id] = seen
-		n.mu.Unlock()
-		defer n.answered(id)
-		if n.say(ctx, node, message{Look: s.a.id, From: n.r.cfg.Node, Ask: id}) {
-			open[node] = seen
-		}
+	atOnce(who, func(node event.NodeID) { n.askNode(ctx, node, s.a.id) })
+}
+
+// askNode has another node look at an account, and waits until it has done so.
+func (n *nodes) askNode(ctx context.Context, node event.NodeID, account event.Account) {
+	id, seen := rand.Uint64()|1, make(chan struct{})
+	n.mu.Lock()
+	n.asked[id] = seen
+	n.mu.Unlock()
+	defer n.answered(id)
+	if !n.say(ctx, node, message{Look: account, From: n.r.cfg.Node, Ask: id}) {
+		return
 	}
-	for node, seen := range open {
-		select {
-		case <-seen:
-		case <-ctx.Done():
-			n.r.log.Warn("session: another node does not answer", "node", string(node))
-		}
+	select {
+	case <-seen:
+	case <-ctx.Done():
+		n.r.log.Warn("session: another node does not answer", "account", string(account), "node", string(node))
 	}
 }
 
@@ -182,9 +183,7 @@ func (n *nodes) tellRevoked(account event.Account, who []event.NodeID) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.r.ctx), lookWait)
 	defer cancel()
-	for _, node := range who {
-		n.say(ctx, node, message{Revoked: account})
-	}
+	atOnce(who, func(node event.NodeID) { n.say(ctx, node, message{Revoked: account}) })
 }
 
 // revoked returns a wait until the node that has ended logins of the account says that its revoke hooks have run. It is as
