@@ -79,7 +79,7 @@ func (s *step) liftBan() {
 
 // endAll ends every login of the account, earliest first.
 func (s *step) endAll(why event.Closed) {
-	for _, id := range s.chosen(KickRequest{All: true}) {
+	for _, id := range s.chosen(&KickRequest{All: true}) {
 		s.end(id, why, "")
 	}
 	s.lookAgain(nil)

@@ -85,6 +85,27 @@ func (e *RefusedError) Is(target error) bool {
 	return target == ErrRefused || target == ErrProtected && e.Rule == RuleReplace
 }
 
+// RecordFullError reports that what the store keeps of an account's logins and devices has no room for what was to be added.
+// Nothing was changed. Logins that end make room, and shorter descriptions.
+type RecordFullError struct {
+	Limit  int // bytes that may be used; some more are kept back for ends of logins
+	Logins int // bytes of logins, with their descriptions
+	// Descriptions are the bytes of them that descriptions take.
+	Descriptions int
+	Devices      int // bytes of devices, with what is parked for them
+}
+
+// Closed returns what to tell the client.
+func (e *RecordFullError) Closed() event.Closed { return event.RefusedQuota.Closed(0) }
+
+func (e *RecordFullError) Error() string {
+	return fmt.Sprintf("session: account is full: of %d bytes, logins take %d (descriptions %d) and devices %d",
+		e.Limit, e.Logins, e.Descriptions, e.Devices)
+}
+
+// Is makes errors.Is(err, ErrRecordFull) true.
+func (e *RecordFullError) Is(target error) bool { return target == ErrRecordFull }
+
 // ProtectedError reports that policy protects what a login wants to end or to have removed from that login. Nothing was
 // changed.
 type ProtectedError struct {
