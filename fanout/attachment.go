@@ -36,7 +36,7 @@ type Attachment struct {
 	progress time.Duration    // Router.clock of the last ack, or since when the window is not empty; while it is, meaningless
 	behind   time.Duration    // since when pos is behind scan
 	active   time.Duration    // when its user did something last
-	began    time.Duration    // Router.clock of when what is being sent was chosen; 0: nothing is
+	began    time.Duration    // Router.clock of when what is being sent, or waits for room in a queue, was chosen; 0: nothing is
 
 	*business // never nil; an attachment at rest has Router.none, which is not to be written to
 }
@@ -60,10 +60,9 @@ type business struct {
 	skip  uint64   // the last entry that the connection has skipped, as long as the cursor has not passed it
 	nacks []Nacked // of entries that it has skipped, of which the host has to be told
 
-	full      []event.Frame // the batch that the connection's queue had no room for
-	fullSince time.Duration // Router.clock of the first time
-	retries   uint8         // of the batch since the reader began
-	drained   bool          // the connection has said that there is room since it was called last
+	full    []event.Frame // the batch that the connection's queue had no room for
+	retries uint8         // of the batch since the reader began
+	drained bool          // the connection has said that there is room since it was called last
 
 	why *event.Closed // why the attachment has ended
 }
@@ -244,15 +243,14 @@ func (a *Attachment) slow(why Cause) {
 	a.tell(Event{Kind: EventSlow, Cause: why})
 }
 
-// lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as
-// acks come in meanwhile. One whose reader waits for the store is not late, and
-// nobody can make any while the process stands still, as it did until woke.
+// lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as acks
+// come in meanwhile. A device whose reader waits for the store is not late. The time in which the process stood still, until
+// woke, does not count.
 func (a *Attachment) lateLocked(now, woke time.Duration) Cause {
 	l, progress := a.limits, max(a.progress, woke)
 	switch {
 	case a.held:
-	case a.began > 0 && now-max(a.began, progress) >= l.frameWrite,
-		len(a.full) > 0 && now-max(a.fullSince, progress) >= l.frameWrite:
+	case a.began > 0 && now-max(a.began, progress) >= l.frameWrite:
 		return CauseFrameWrite
 	case (len(a.window) > 0 || a.phase == awaitResetAck) && now-progress >= l.ackWait:
 		return CauseAckWait

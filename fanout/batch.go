@@ -193,13 +193,13 @@ func (a *Attachment) keep(buf *scratch) bool {
 		}
 	}
 	if !buf.again {
-		b.fullSince, b.retries = a.began, 0
+		b.retries = 0
 	}
 	if b.drained && b.retries < maxRetries {
 		b.retries++
 		return true
 	}
-	a.began, b.drained, b.retries = 0, false, 0
+	b.drained, b.retries = false, 0
 	a.stopLocked()
 	return false
 }

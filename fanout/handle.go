@@ -98,11 +98,8 @@ func (a *Attachment) gone() error {
 }
 
 func (a *Attachment) goneLocked() error {
-	switch {
-	case !a.closed:
+	if !a.closed {
 		return nil
-	case a.why == nil:
-		return ErrDetached
 	}
 	return &DetachedError{Why: *a.why}
 }
@@ -223,14 +220,12 @@ func (a *Attachment) nacked(p event.Position, code string) Nacked {
 	return Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code}
 }
 
-// tellNacks tells the host of entries that the connection has skipped. It waits for the host's code, so it is for a reader's
-// own goroutine: one that is lent is somebody else's.
+// tellNacks tells the host of entries that the connection has skipped. It waits for the host's code, so it is called on no
+// goroutine that is lent.
 func (a *Attachment) tellNacks() {
 	a.hub.mu.Lock()
 	nacks := a.nacks
-	if len(nacks) > 0 {
-		a.business.nacks = nil
-	}
+	a.ownLocked().nacks = nil
 	a.hub.mu.Unlock()
 	for _, n := range nacks {
 		a.r.onNack(a.r.ctx, n)
