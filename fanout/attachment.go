@@ -22,7 +22,7 @@ type Attachment struct {
 	caughtUp bool
 	blocked  bool   // the next entry does not fit into the window; an ack makes room
 	noted    bool   // the cursor waits to be written
-	filtered uint16 // so many entries of the last page from the store were not for this device
+	filtered uint16 // how many entries of the last page from the store were not for this device
 
 	epoch  event.Epoch
 	pos    uint64 // covered by what was sent
@@ -62,7 +62,7 @@ type business struct {
 
 	full    []event.Frame // the batch that the connection's queue had no room for
 	retries uint8         // of the batch since the reader began
-	drained bool          // the connection has said that there is room since it was called last
+	drained bool          // the connection has said that it has room since it was called last
 
 	why *event.Closed // why the attachment has ended
 }
@@ -81,7 +81,7 @@ func (a *Attachment) ownLocked() *business {
 	return a.business
 }
 
-// restLocked lets go of a business in which nothing is left.
+// restLocked drops a business in which nothing is left.
 func (a *Attachment) restLocked() {
 	b := a.business
 	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full)+len(b.nacks) == 0 && b.suspect == 0 && b.skip == 0 &&
@@ -148,7 +148,7 @@ func (e *ProtocolError) Closed() event.Closed { return event.ProtocolError.Close
 
 func (e *ProtocolError) Error() string { return "fanout: protocol error: " + e.Reason }
 
-// DetachedError reports that the attachment has ended, and why. Its frames have no effect any more.
+// DetachedError reports that the attachment has ended, and why. Its frames no longer have an effect.
 type DetachedError struct {
 	Why event.Closed // what the connection was told, or will be
 }
@@ -163,8 +163,8 @@ func (e *DetachedError) Error() string {
 // Is makes errors.Is(err, ErrDetached) true.
 func (e *DetachedError) Is(target error) bool { return target == ErrDetached }
 
-// emptyLocked drops the window. An idle attachment keeps no buffer for it, and no entry: those that were in slots before the
-// window got longer are still there.
+// emptyLocked drops the window. An idle attachment keeps no buffer for it and no entry: slots may still have those that it had
+// before the window got longer.
 func (a *Attachment) emptyLocked() {
 	a.slots = [2]*event.Sealed{}
 	a.window = a.slots[:0]
@@ -206,7 +206,7 @@ func (a *Attachment) resetAck(p event.Position) error {
 	return nil
 }
 
-// ended is called once when the connection has ended, whoever ended it.
+// ended is called once when the connection has ended, for whatever reason.
 func (a *Attachment) ended(why event.Closed) {
 	h := a.hub
 	h.mu.Lock()

@@ -78,8 +78,8 @@ func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
 	return a.violation("unknown frame")
 }
 
-// confirmToken says that the device has stored its token. If its login has ended or its registry does not serve any more, the
-// connection has, even if nobody has got to it yet.
+// confirmToken says that the device has stored its token. If its login has ended or its registry no longer serves, the
+// connection has ended too, even if it was not closed yet.
 func (a *Attachment) confirmToken(ctx context.Context) error {
 	err := a.r.reg.ConfirmToken(ctx, a.conn)
 	for _, end := range []error{session.ErrEnded, session.ErrNotFound, session.ErrClosed, session.ErrNoLease} {
@@ -188,7 +188,7 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 	return a.hub.receipts.len() > 0 && a.hub.receipts.due(a.r.clock())
 }
 
-// noteLocked has the cursor written soon.
+// noteLocked queues the cursor to be written soon.
 func (a *Attachment) noteLocked() {
 	if !a.noted {
 		a.noted = true

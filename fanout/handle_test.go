@@ -77,7 +77,7 @@ func (c lines) Close(why event.Closed) error {
 	return errors.Join(err, c.Conn.Close())
 }
 
-// The same for any other end: whoever hears ErrDetached may close the socket, since the client was told why.
+// The same for any other end: a host that gets ErrDetached may close the socket, since the client was told why.
 func TestK3_DetachedIsToldBeforeHandleReturns(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
 		c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })

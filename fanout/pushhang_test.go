@@ -13,7 +13,7 @@ import (
 	"github.com/manydevice/manydevice/fanout"
 )
 
-// C23, I35: accounts for which the push hook hangs keep each other waiting, and nobody else. The hook is called 8 times for
+// C23, I35: accounts for which the push hook hangs delay each other and no other account. The hook is called 8 times for
 // each and then left out.
 func TestPush_AHookThatHangsHoldsUpNoOtherAccount(t *testing.T) {
 	cfg := fanout.Config{Push: fanout.PushConfig{Concurrency: 4, Tries: 1}}
@@ -51,7 +51,7 @@ func TestPush_AHookThatHangsHoldsUpNoOtherAccount(t *testing.T) {
 				return len(l.times) > 0
 			})
 			took := time.Since(sent)
-			if round == 0 { // nobody knew
+			if round == 0 { // it was not known yet
 				require.LessOrEqual(w.t, took, 10*time.Second+4*2*time.Second)
 			} else {
 				require.LessOrEqual(w.t, took, 10*time.Second+100*time.Millisecond, "round %d", round)

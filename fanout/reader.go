@@ -152,8 +152,7 @@ func (a *Attachment) nextDataLocked(buf *scratch, now time.Duration) need {
 	return a.stopLocked()
 }
 
-// stopLocked ends the reader. Whoever changes anything from here on wakes a new one. The sweep goes on looking at the hub
-// until it is at rest.
+// stopLocked ends the reader. Every later change wakes a new one. The sweep goes on looking at the hub until it is at rest.
 func (a *Attachment) stopLocked() need {
 	a.running = false
 	a.restLocked()

@@ -52,7 +52,7 @@ type Pair struct {
 	delay    time.Duration // from Send to Receive
 	sending  int           // Sends that run
 	failure  error         // why Send fails; nil: it does not
-	ready    func()        // to be called when there is room again; nil: nobody wants to know
+	ready    func()        // to be called when there is room again; nil: the engine has not asked for it
 	refused  []event.Frame // the batch that there was no room for; nil: none
 	closed   *event.Closed // what Close was called with
 	closes   int
