@@ -34,13 +34,14 @@ type AttachRequest struct {
 
 	// Window, WindowBytes, AckWait and FrameWrite are those of [Config] for this connection, such as an MQTT client's Receive
 	// Maximum. Zero means those of the router. A window has at most 65,535 entries, and WindowBytes at most 4 MiB or those of
-	// the router, whichever is more.
+	// the router, whichever is more. Times shorter than two seconds cost a look at the account twice in each of them.
 	Window, WindowBytes int
 	AckWait, FrameWrite time.Duration
 	// IdleTimeout detaches the connection if nothing was heard of it for this long; see [session.AttachRequest].
 	IdleTimeout time.Duration
 	// Hold: nothing is sent, not even the Welcome, until [Attachment.Start] is called, so that the host can first answer the
-	// client in its own protocol. All else holds as for any attached connection; the idle bound counts, the other ones do not.
+	// client in its own protocol. All else holds as for any attached connection. Until then IdleTimeout counts, and AckWait and
+	// FrameWrite do not.
 	Hold bool
 }
 
@@ -105,10 +106,7 @@ func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Con
 		return nil, err
 	}
 	h := r.hold(q.Account)
-	a := &Attachment{r: r, hub: h, active: r.clock(), business: &r.none}
-	if own != r.none.limits || q.Hold {
-		a.business = &business{limits: own, held: q.Hold}
-	}
+	a := &Attachment{r: r, hub: h, active: r.clock(), business: &business{limits: own, held: q.Hold}}
 	h.mu.Lock()
 	parks := h.parks
 	h.mu.Unlock()
@@ -121,11 +119,14 @@ func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Con
 	}
 	_, err = r.reg.Attach(ctx, bind, conn)
 	if err != nil {
-		a.ended(event.ClosedOf(err)) // nobody else does: it has never been attached
+		a.ended(event.ClosedOf(err)) // the registry does not call it: the connection has never been attached
 		return nil, err
 	}
 	if d, ok := conn.(transport.Drainer); ok && a.conn.NonBlocking() {
 		d.NotifyDrained(a.room)
+	}
+	if gap := own.gap(); gap < r.none.limits.gap() {
+		r.owned.Go(func() { a.sweepOften(gap) })
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -187,6 +188,9 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if r.ctx.Err() != nil { // Close may have looked for connections before this one had joined
+		return ErrClosed
+	}
 	r.reachedLocked(h, event.Position{Epoch: head.Epoch, Seq: head.Seq})
 	a.epoch, a.acked = head.Epoch, cur.Seq
 	a.resend = max(a.resend, cur.Sent, cur.Seq)

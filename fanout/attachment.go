@@ -22,7 +22,7 @@ type Attachment struct {
 	caughtUp bool
 	blocked  bool   // the next entry does not fit into the window; an ack makes room
 	noted    bool   // the cursor waits to be written
-	filtered uint16 // so many entries of the last page from the store were not for this device
+	filtered uint16 // how many entries of the last page from the store were not for this device
 
 	epoch  event.Epoch
 	pos    uint64 // covered by what was sent
@@ -36,7 +36,7 @@ type Attachment struct {
 	progress time.Duration    // Router.clock of the last ack, or since when the window is not empty; while it is, meaningless
 	behind   time.Duration    // since when pos is behind scan
 	active   time.Duration    // when its user did something last
-	began    time.Duration    // Router.clock of when what is being sent was chosen; 0: nothing is
+	began    time.Duration    // Router.clock of when what is being sent, or waits for room in a queue, was chosen; 0: nothing is
 
 	*business // never nil; an attachment at rest has Router.none, which is not to be written to
 }
@@ -60,10 +60,9 @@ type business struct {
 	skip  uint64   // the last entry that the connection has skipped, as long as the cursor has not passed it
 	nacks []Nacked // of entries that it has skipped, of which the host has to be told
 
-	full      []event.Frame // the batch that the connection's queue had no room for
-	fullSince time.Duration // Router.clock of the first time
-	retries   uint8         // of the batch since the reader began
-	drained   bool          // the connection has said that there is room since it was called last
+	full    []event.Frame // the batch that the connection's queue had no room for
+	retries uint8         // of the batch since the reader began
+	drained bool          // the connection has said that it has room since it was called last
 
 	why *event.Closed // why the attachment has ended
 }
@@ -82,7 +81,7 @@ func (a *Attachment) ownLocked() *business {
 	return a.business
 }
 
-// restLocked lets go of a business in which nothing is left.
+// restLocked drops a business in which nothing is left.
 func (a *Attachment) restLocked() {
 	b := a.business
 	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full)+len(b.nacks) == 0 && b.suspect == 0 && b.skip == 0 &&
@@ -149,7 +148,7 @@ func (e *ProtocolError) Closed() event.Closed { return event.ProtocolError.Close
 
 func (e *ProtocolError) Error() string { return "fanout: protocol error: " + e.Reason }
 
-// DetachedError reports that the attachment has ended, and why. Its frames have no effect any more.
+// DetachedError reports that the attachment has ended, and why. Its frames no longer have an effect.
 type DetachedError struct {
 	Why event.Closed // what the connection was told, or will be
 }
@@ -164,8 +163,8 @@ func (e *DetachedError) Error() string {
 // Is makes errors.Is(err, ErrDetached) true.
 func (e *DetachedError) Is(target error) bool { return target == ErrDetached }
 
-// emptyLocked drops the window. An idle attachment keeps no buffer for it, and no entry: those that were in slots before the
-// window got longer are still there.
+// emptyLocked drops the window. An idle attachment keeps no buffer for it and no entry: slots may still have those that it had
+// before the window got longer.
 func (a *Attachment) emptyLocked() {
 	a.slots = [2]*event.Sealed{}
 	a.window = a.slots[:0]
@@ -207,7 +206,7 @@ func (a *Attachment) resetAck(p event.Position) error {
 	return nil
 }
 
-// ended is called once when the connection has ended, whoever ended it.
+// ended is called once when the connection has ended, for whatever reason.
 func (a *Attachment) ended(why event.Closed) {
 	h := a.hub
 	h.mu.Lock()
@@ -244,15 +243,14 @@ func (a *Attachment) slow(why Cause) {
 	a.tell(Event{Kind: EventSlow, Cause: why})
 }
 
-// lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as
-// acks come in meanwhile. One whose reader waits for the store is not late, and
-// nobody can make any while the process stands still, as it did until woke.
+// lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as acks
+// come in meanwhile. A device whose reader waits for the store is not late. The time in which the process stood still, until
+// woke, does not count.
 func (a *Attachment) lateLocked(now, woke time.Duration) Cause {
 	l, progress := a.limits, max(a.progress, woke)
 	switch {
 	case a.held:
-	case a.began > 0 && now-max(a.began, progress) >= l.frameWrite,
-		len(a.full) > 0 && now-max(a.fullSince, progress) >= l.frameWrite:
+	case a.began > 0 && now-max(a.began, progress) >= l.frameWrite:
 		return CauseFrameWrite
 	case (len(a.window) > 0 || a.phase == awaitResetAck) && now-progress >= l.ackWait:
 		return CauseAckWait

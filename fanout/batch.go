@@ -66,7 +66,7 @@ func (a *Attachment) send(buf *scratch) bool {
 	return false
 }
 
-// sendFailed ends a connection that is of no use any more.
+// sendFailed ends a connection whose Send has failed.
 func (a *Attachment) sendFailed(err error) {
 	if !a.conn.Close(event.Lost.Closed(0)) {
 		return
@@ -109,7 +109,7 @@ func (a *Attachment) skipped(frames []event.Frame, s *transport.SkipError) bool 
 		rest = rest[1:]
 	}
 	a.scan = d.Seq
-	if len(rest) > 0 { // those that are not there any more were acknowledged or parked meanwhile
+	if len(rest) > 0 { // entries that are gone were acknowledged or parked meanwhile
 		a.scan = rest[0].Seq - 1
 	}
 	bytes := 0
@@ -193,13 +193,13 @@ func (a *Attachment) keep(buf *scratch) bool {
 		}
 	}
 	if !buf.again {
-		b.fullSince, b.retries = a.began, 0
+		b.retries = 0
 	}
 	if b.drained && b.retries < maxRetries {
 		b.retries++
 		return true
 	}
-	a.began, b.drained, b.retries = 0, false, 0
+	b.drained, b.retries = false, 0
 	a.stopLocked()
 	return false
 }

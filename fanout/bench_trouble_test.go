@@ -13,7 +13,7 @@ import (
 	"github.com/manydevice/manydevice/fanout"
 )
 
-// troubled is how many accounts have trouble beside the one that is measured.
+// troubled is how many accounts have trouble besides the one that is measured.
 const troubled = 64
 
 // deafConn takes nothing: each Send hangs, and looks at no context.

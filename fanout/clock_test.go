@@ -312,7 +312,7 @@ func TestI30_I40_AnotherNodesWrongClockTrimsNothing(t *testing.T) {
 	})
 }
 
-// hungLeases are leases that cannot be renewed any more: the call hangs.
+// hungLeases are leases that can no longer be renewed: the call hangs.
 type hungLeases struct {
 	store.Leases
 	hung atomic.Bool

@@ -48,11 +48,12 @@ type Config struct {
 	LiveRing int
 	// LiveLife is how long a live-only event may wait. Zero means 10 s.
 	LiveLife time.Duration
-	// AckWait closes a connection that has unacknowledged entries and made no progress for this long. Zero means 30 s.
+	// AckWait closes a connection that has unacknowledged entries and made no progress for this long. It is looked at once a
+	// second, or twice in this time if that is more often. Zero means 30 s.
 	AckWait time.Duration
 	// FrameWrite bounds each Send of a connection, counted from its last ack if one comes in meanwhile: the connection is then
-	// closed, whatever its Send does. The same holds for a queue that is full, see [transport.ErrFull]. It is looked at once a
-	// second. Zero means 10 s.
+	// closed, whatever its Send does. The same holds for a queue that is full, see [transport.ErrFull]. It is looked at as often
+	// as AckWait. Zero means 10 s.
 	FrameWrite time.Duration
 	// CursorFlush bounds how far a cursor on disk is behind the last ack. Zero means 10 s.
 	CursorFlush time.Duration
@@ -80,8 +81,8 @@ type Config struct {
 	OnNack func(Nacked)
 	// OnPoison, if set, is called when an entry has defeated a device 5 times, 10, 20, 40 and so on. It is called on a
 	// goroutine of its own, so it may take its time and call the router, for instance Park; ctx ends after a minute, and when
-	// the router is closed. A panic is logged. While 8 calls hang for one account, it is not called for that account, see
-	// [Stats].HookSkips.
+	// the router is closed. Calls may overlap: of two for one device, that with more Attempts is the later. A panic is logged.
+	// While 8 calls hang for one account, it is not called for that account, see [Stats].HookSkips.
 	OnPoison func(ctx context.Context, p Poison)
 	// Logger receives the router's log lines. Nil discards them.
 	Logger *slog.Logger

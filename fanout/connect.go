@@ -16,14 +16,14 @@ import (
 //
 // A login that has ended is taken up by a new one only where its advice is [event.RetryLogin], as after a long absence.
 // Otherwise the [*session.EndedError] is returned, so that a kicked device does not come back by itself; if its user wants
-// it to, the host calls [session.Registry.Login]. An account remembers its last 64 ends, for Config.TombstoneTTL: what has to
-// keep a device out for longer is its credential, which Config.Revoke makes void. All other errors are those of Attach and
-// Login. If the device was logged in and could not be attached, the result is returned beside the error.
+// it to, the host calls [session.Registry.Login]. An account remembers its last 64 ends, for Config.TombstoneTTL. To keep a
+// device out for longer, make its credential void in Config.Revoke. All other errors are those of Attach and
+// Login. If the device was logged in and could not be attached, the result is returned with the error.
 //
-// in.Description takes the place of that of a login that is there, also if it is empty: give it with each connection.
+// in.Description replaces that of an existing login, also if it is empty: give it with each connection.
 //
-// Of q only what is said of the connection counts: Tab, Position and the like. Login, Token, Device and Description must be
-// empty.
+// q describes the connection: Tab, Position and the like. Its Login, Token, Device and Description must be empty, and its
+// Account empty or that of in.
 func (r *Router) Connect(
 	ctx context.Context, in session.LoginRequest, q AttachRequest, conn transport.Conn,
 ) (_ *Attachment, _ *session.LoginResult, err error) {

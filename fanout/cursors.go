@@ -164,13 +164,7 @@ func (r *Router) flushAllReceipts(ctx context.Context) error {
 func (r *Router) owing() []*hub {
 	var all []*hub
 	for i := range r.shards {
-		sh := &r.shards[i]
-		sh.mu.Lock()
-		for _, h := range sh.restless {
-			h.refs++
-		}
-		all = append(all, sh.restless...)
-		sh.mu.Unlock()
+		all = append(all, r.shards[i].restlessHubs()...)
 	}
 	return all
 }

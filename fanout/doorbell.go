@@ -5,11 +5,11 @@ import (
 	"github.com/manydevice/manydevice/session"
 )
 
-// grew notes that the account's inbox has grown, and returns its hub, or nil if nobody of it is attached here.
+// grew notes that the account's inbox has grown, and returns its hub, or nil if no device of it is attached here.
 func (r *Router) grew(account event.Account) *hub {
 	h := r.find(account)
 	switch {
-	case r.cfg.TrimInterval <= 0: // nobody takes them out
+	case r.cfg.TrimInterval <= 0: // nothing takes them out
 	case h == nil:
 		r.grown.add(account)
 	case h.grown.Load() != r.grown.round.Load():
@@ -47,7 +47,7 @@ func (r *Router) reached(h *hub, at event.Position) {
 	}
 }
 
-// rungLocked notes how far the inbox goes, and returns the attachments that are to look.
+// rungLocked notes how far the inbox goes, and returns the attachments that have to look.
 func (r *Router) rungLocked(h *hub, at event.Position, e *event.Sealed) []*Attachment {
 	if e == nil {
 		r.dropTailLocked(h)
@@ -61,8 +61,8 @@ func (r *Router) rungLocked(h *hub, at event.Position, e *event.Sealed) []*Attac
 	return h.atts
 }
 
-// reachedLocked notes that the inbox goes up to a place, and reports whether that is so: an inbox that was deleted begins
-// anew under a higher epoch, and what is heard of the old one comes too late.
+// reachedLocked notes that the inbox goes up to a place, and reports whether that is so: an inbox that was deleted starts again
+// under a higher epoch, and news of the old one comes too late.
 func (r *Router) reachedLocked(h *hub, at event.Position) bool {
 	if at.Epoch < h.epoch {
 		return false
@@ -76,8 +76,8 @@ func (r *Router) reachedLocked(h *hub, at event.Position) bool {
 	return true
 }
 
-// keepLocked adds an entry to the tail. The tail has no gaps, so an entry that does not follow the last one starts it
-// anew; readers find what is not in it in the store.
+// keepLocked adds an entry to the tail. The tail has no gaps: an entry that does not follow the last one starts a new tail.
+// Readers find in the store what is not in the tail.
 func (r *Router) keepLocked(h *hub, e *event.Sealed) {
 	if n := len(h.tail); n > 0 {
 		last := h.tail[n-1].Seq

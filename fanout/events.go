@@ -142,8 +142,8 @@ func causeOf(err error) Cause {
 //   - important: all other kinds.
 type Subscription struct{ s *stream.Subscription[Event] }
 
-// Subscribe returns a stream of all events from now on. Each of its two lanes holds buffer events, from 1 to 1,048,576. As
-// long as nobody has subscribed, events cost nothing. A subscription that is not needed any more must be closed.
+// Subscribe returns a stream of all events from now on. Each of its two lanes holds buffer events, from 1 to 1,048,576. While
+// there is no subscription, events cost nothing. Close a subscription that is no longer needed.
 //
 // Errors: [*event.InvalidError], [ErrClosed].
 func (r *Router) Subscribe(buffer int) (_ *Subscription, err error) {

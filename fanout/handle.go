@@ -78,8 +78,8 @@ func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
 	return a.violation("unknown frame")
 }
 
-// confirmToken says that the device has stored its token. If its login has ended or its registry does not serve any more, the
-// connection has, even if nobody has got to it yet.
+// confirmToken says that the device has stored its token. If its login has ended or its registry no longer serves, the
+// connection has ended too, even if it was not closed yet.
 func (a *Attachment) confirmToken(ctx context.Context) error {
 	err := a.r.reg.ConfirmToken(ctx, a.conn)
 	for _, end := range []error{session.ErrEnded, session.ErrNotFound, session.ErrClosed, session.ErrNoLease} {
@@ -98,11 +98,8 @@ func (a *Attachment) gone() error {
 }
 
 func (a *Attachment) goneLocked() error {
-	switch {
-	case !a.closed:
+	if !a.closed {
 		return nil
-	case a.why == nil:
-		return ErrDetached
 	}
 	return &DetachedError{Why: *a.why}
 }
@@ -191,7 +188,7 @@ func (a *Attachment) ackedLocked(seq uint64) bool {
 	return a.hub.receipts.len() > 0 && a.hub.receipts.due(a.r.clock())
 }
 
-// noteLocked has the cursor written soon.
+// noteLocked queues the cursor to be written soon.
 func (a *Attachment) noteLocked() {
 	if !a.noted {
 		a.noted = true
@@ -223,14 +220,12 @@ func (a *Attachment) nacked(p event.Position, code string) Nacked {
 	return Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code}
 }
 
-// tellNacks tells the host of entries that the connection has skipped. It waits for the host's code, so it is for a reader's
-// own goroutine: one that is lent is somebody else's.
+// tellNacks tells the host of entries that the connection has skipped. It waits for the host's code, so it is called on no
+// goroutine that is lent.
 func (a *Attachment) tellNacks() {
 	a.hub.mu.Lock()
 	nacks := a.nacks
-	if len(nacks) > 0 {
-		a.business.nacks = nil
-	}
+	a.ownLocked().nacks = nil
 	a.hub.mu.Unlock()
 	for _, n := range nacks {
 		a.r.onNack(a.r.ctx, n)

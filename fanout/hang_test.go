@@ -38,7 +38,7 @@ func (s *stuckStore) Commit(ctx context.Context, b store.Batch) (store.Result, e
 }
 
 // Whatever hangs (Send, Close, hooks, the store) and in whatever order they are closed, registry and router return within the
-// context of Close; once nothing hangs any more a second Close ends all (I29).
+// context of Close; when all hooks have returned a second Close ends all (I29).
 func TestI29_CloseWithEverythingHanging(t *testing.T) {
 	for _, order := range []string{"registry, router", "router, registry"} {
 		for _, what := range []string{"send", "close", "revoke", "nack", "store"} {

@@ -47,7 +47,7 @@ func TestTrim_AnAccountThatHangsHoldsUpNoOther(t *testing.T) {
 	})
 }
 
-// I35: accounts that the store holds up keep each other's pushes waiting, and nobody else's.
+// I35: accounts that the store holds up delay each other's pushes and those of no other account.
 func TestPush_AccountsThatTheStoreHoldsUpHoldUpNoOther(t *testing.T) {
 	cfg := fanout.Config{Push: fanout.PushConfig{Concurrency: 2}}
 	pushInMemory(t, cfg, func(w *world, l *pushLog) {

@@ -218,3 +218,19 @@ func TestI27_IdleKeepsNoEntry(t *testing.T) {
 		require.Zero(w.t, d.attachment().Kept())
 	})
 }
+
+// An attachment whose window was long and comes to rest because its last entry is parked keeps no entry either.
+func TestI27_ParkedWindowKeepsNothing(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		c := taking()
+		att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
+		w.feed("ann", 0, 10)
+		w.until("all", func() bool { return len(c.seqs()) >= 10 })
+		last := w.head("ann")
+		require.NoError(w.t, att.Handle(context.Background(), event.Ack{Position: event.Position{Epoch: last.Epoch, Seq: last.Seq - 1}}))
+		require.NoError(w.t, w.r.Park(context.Background(), "ann", "a1", event.Position{Epoch: last.Epoch, Seq: last.Seq}))
+		n, _, _, _ := att.Window()
+		require.Zero(w.t, n)
+		require.Zero(w.t, att.Kept())
+	})
+}

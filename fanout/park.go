@@ -117,7 +117,7 @@ func (a *Attachment) passLocked(p event.Position) {
 		a.window = slices.Delete(a.window, i, i+1)
 		a.blocked = false
 		if len(a.window) == 0 {
-			a.window = a.slots[:0]
+			a.emptyLocked()
 		}
 		a.passSkippedLocked()
 		a.wakeLocked()

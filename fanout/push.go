@@ -33,7 +33,7 @@ type PushConfig struct {
 	// Delay is how long devices have to acknowledge an entry, and the user to read it, before a push is decided. Zero means
 	// 10 s.
 	Delay time.Duration
-	// MaxAge is the age from which an entry is not pushed any more, however late its turn comes. Setting the wall clock makes
+	// MaxAge is the age from which an entry is no longer pushed, however late its turn comes. Setting the wall clock makes
 	// no entry older; an absence of the server does. More than Delay. Zero means 1 h.
 	MaxAge time.Duration
 	// Rules say which of the devices that were not reached get a push.

@@ -14,8 +14,9 @@ import (
 // pushBook holds the accounts that have something undecided. An account at rest is not in it. What it forgets, the store
 // still knows.
 //
-// A turn takes as long as the host's hooks do, and a hook that hangs takes all the time that it may. So accounts for which
-// one did so last wait in a lane of their own: they keep each other waiting, and nobody else.
+// A turn takes as long as the host's hooks do, and a hook that hangs takes all the time that it may. So accounts whose last turn
+// was late wait in a lane of their own: they delay each other and no other account. One queue for both would do as well only
+// if late accounts at its head could be passed over.
 type pushBook struct {
 	limit  int
 	lanes  [pushLanes]pushLane
@@ -32,7 +33,7 @@ const (
 	pushPrompt = iota
 	pushLate   // the hooks, or the store, did not return in time for the account last
 	pushLanes
-	latePart = 4 // so many times fewer turns at once than prompt ones
+	latePart = 4 // for each late turn at once there may be this many prompt ones
 )
 
 // pushLane is a part of the accounts that wait, with turns of its own.

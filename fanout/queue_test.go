@@ -18,7 +18,7 @@ import (
 	"github.com/manydevice/manydevice/transport"
 )
 
-// queueConn is a connection that never waits: its queue holds so many bytes of the reference encoding.
+// queueConn is a connection that never waits: its queue holds a number of bytes of the reference encoding.
 type queueConn struct {
 	*hostConn
 	most int
@@ -331,7 +331,7 @@ func TestFull_WhatWasNotTakenWasNotSent(t *testing.T) {
 	})
 }
 
-// An entry that is parked while it waits for room in the queue is not sent any more; the frame that it was in covers it.
+// An entry that is parked while it waits for room in the queue is no longer sent; the frame that it was in covers it.
 func TestFull_ParkedMeanwhile(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
 		var open atomic.Bool

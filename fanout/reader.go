@@ -45,12 +45,18 @@ func (a *Attachment) read() {
 	}()
 	for a.r.ctx.Err() == nil {
 		buf.reset()
-		a.tellNacks()
-		need := a.next(buf)
-		if need == idle || need == needStates && !a.loadStates(buf) || need == needPage && !a.loadPage(buf) {
+		goOn := true
+		switch a.next(buf) {
+		case idle:
 			return
+		case needStates:
+			goOn = a.loadStates(buf)
+		case needPage:
+			goOn = a.loadPage(buf)
+		case needGoroutine:
+			a.tellNacks()
 		}
-		if len(buf.frames) > 0 && !a.send(buf) {
+		if !goOn || len(buf.frames) > 0 && !a.send(buf) {
 			return
 		}
 	}
@@ -64,7 +70,7 @@ const (
 	sendFrames         // the frames are chosen
 	needStates         // a page of conversation state has to be loaded
 	needPage           // entries have to be loaded from the store
-	needGoroutine      // the one that is lent has done enough
+	needGoroutine      // the host has to be told of nacks, or a goroutine that is lent has done enough
 )
 
 func (a *Attachment) next(buf *scratch) need {
@@ -76,12 +82,17 @@ func (a *Attachment) next(buf *scratch) need {
 
 // nextLocked chooses what to send. From then on until it is called again the connection counts as being sent to.
 func (a *Attachment) nextLocked(buf *scratch, now time.Duration) need {
-	a.began = 0
+	if len(a.full) == 0 {
+		a.began = 0
+	}
+	if len(a.nacks) > 0 {
+		return needGoroutine
+	}
 	if a.closed {
 		return idle
 	}
 	n := a.chooseLocked(buf, now)
-	if len(buf.frames) > 0 {
+	if len(buf.frames) > 0 && !buf.again {
 		a.began = max(now, 1)
 	}
 	return n
@@ -141,8 +152,7 @@ func (a *Attachment) nextDataLocked(buf *scratch, now time.Duration) need {
 	return a.stopLocked()
 }
 
-// stopLocked ends the reader. Whoever changes anything from here on wakes a new one. The sweep goes on looking at the hub
-// until it is at rest.
+// stopLocked ends the reader. Every later change wakes a new one. The sweep goes on looking at the hub until it is at rest.
 func (a *Attachment) stopLocked() need {
 	a.running = false
 	a.restLocked()

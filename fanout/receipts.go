@@ -84,13 +84,8 @@ func (b *deliveredBook) due(now time.Duration) bool {
 	return b.len() > 0 && b.busy == nil && now-b.flushed >= receiptInterval
 }
 
-func (h *hub) receiptsDue(now time.Duration) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.receipts.due(now)
-}
-
-// receiptsSoon sends the receipts that are due, beside the caller.
+// receiptsSoon sends the receipts that are due, on a goroutine of its own: an account that the store holds up does not hold up
+// the caller.
 func (h *hub) receiptsSoon(r *Router) {
 	h.shard.mu.Lock()
 	h.refs++

@@ -163,7 +163,7 @@ type pacer struct {
 	began time.Duration
 }
 
-// reset begins anew, without a rest.
+// reset starts the count again, without a rest.
 func (p *pacer) reset() { p.began = p.clock() }
 
 // rest waits, unless so little was done that a wait would cost more.

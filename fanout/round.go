@@ -54,10 +54,10 @@ func (d *round) addLocked(a *Attachment, now time.Duration) {
 	t.chooseLocked(now)
 }
 
-// chooseLocked chooses what is sent next. After so many frames somebody else has to go on, and where the host
-// is to be told of something or the connection waits.
+// chooseLocked chooses what is sent next. After lentFrames frames, or if the connection would wait now, another goroutine has to
+// go on.
 func (t *turn) chooseLocked(now time.Duration) {
-	if t.sent >= lentFrames || len(t.a.nacks) > 0 || t.a.conn.Waits() {
+	if t.sent >= lentFrames || t.a.conn.Waits() {
 		t.need = needGoroutine
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -154,14 +155,15 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 	return r, nil
 }
 
-// clock is elapsed time: it never goes back, and nobody can set it.
+// clock is elapsed time: it never goes back and cannot be set.
 func (r *Router) clock() time.Duration { return r.times.Elapsed() }
 
 // now is what the wall clock says: for what is stored, and for what a host has set a date for.
 func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
-// allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
+// allows. Connections that are still there are closed with reason shutdown; close the registry first, and there are none. Close
+// may be called again, to go on waiting and writing.
 func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
 	first, last := make(chan error, 1), make(chan error, 1)
@@ -174,6 +176,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	}
 	r.cancel(ErrClosed)
 	go func() {
+		r.closeConnections()
 		r.owned.Wait()
 		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
 		r.deaf()
@@ -188,6 +191,24 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	}
 }
 
+// closeConnections closes the connections of a router that was closed. One that is still arriving finds out itself; see begin.
+func (r *Router) closeConnections() {
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		hubs := slices.Collect(maps.Values(sh.hubs))
+		sh.mu.Unlock()
+		for _, h := range hubs {
+			h.mu.Lock()
+			atts := slices.Clone(h.atts)
+			h.mu.Unlock()
+			for _, a := range atts {
+				a.conn.Close(event.Shutdown.Closed(time.Second))
+			}
+		}
+	}
+}
+
 // Flush writes cursors and delivered receipts that are pending, and returns when they are durable.
 func (r *Router) Flush(ctx context.Context) error { return r.flushCursors(ctx) }
 
@@ -195,7 +216,7 @@ func (r *Router) shardOf(id event.Account) *shard {
 	return &r.shards[maphash.String(r.seed, string(id))&(shardCount-1)]
 }
 
-// find returns the account's hub, or nil if nobody of it is attached here.
+// find returns the account's hub, or nil if no device of it is attached here.
 func (r *Router) find(id event.Account) *hub {
 	sh := r.shardOf(id)
 	sh.mu.Lock()
@@ -226,7 +247,7 @@ func (h *hub) release() {
 	}
 }
 
-// watchLocked has the sweep look at the hub until it is at rest. The hub's mutex is held; the shard's comes after it.
+// watchLocked makes the sweep look at the hub until it is at rest. The hub's mutex is held; the shard's comes after it.
 func (h *hub) watchLocked() {
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
@@ -237,7 +258,7 @@ func (h *hub) watchLocked() {
 	}
 }
 
-// unwatchLocked is the opposite. Whoever calls it holds the hub besides.
+// unwatchLocked is the opposite. Its caller holds the hub as well, so that it does not go.
 func (h *hub) unwatchLocked() {
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
@@ -264,71 +285,4 @@ func (r *Router) forget(account event.Account) {
 		defer h.mu.Unlock()
 		h.receipts.debts = debts{}
 	}
-}
-
-// sweepLoop looks at restless hubs once a second, more often if a limit of the config is shorter than two.
-func (r *Router) sweepLoop() {
-	t := time.NewTicker(max(min(sweepInterval, r.cfg.AckWait/2, r.cfg.FrameWrite/2), time.Millisecond))
-	defer t.Stop()
-	for {
-		select {
-		case <-r.ctx.Done():
-			return
-		case <-t.C:
-			for i := range r.shards {
-				r.sweepShard(&r.shards[i])
-			}
-		}
-	}
-}
-
-// sweepShard looks at the shard's restless hubs and takes those off the list that have come to rest.
-func (r *Router) sweepShard(sh *shard) {
-	sh.mu.Lock()
-	list := slices.Clone(sh.restless)
-	for _, h := range list {
-		h.refs++
-	}
-	sh.mu.Unlock()
-	for _, h := range list {
-		for _, l := range h.sweep(r.clock(), r.times.Woke()) {
-			l.a.slow(l.why)
-		}
-		if h.receiptsDue(r.clock()) {
-			if err := r.flushReceipts(r.ctx, h); err != nil && r.ctx.Err() == nil {
-				r.flushFailed(h.account, err)
-			}
-		}
-		h.release()
-	}
-}
-
-// late is a connection without progress.
-type late struct {
-	a   *Attachment
-	why Cause
-}
-
-// sweep is the watchdog of the hub's connections. It returns those without progress, wakes readers that owe a cover, and asks
-// full queues again.
-func (h *hub) sweep(clock, woke time.Duration) (slow []late) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	rest := h.receipts.len() == 0
-	for _, a := range h.atts {
-		if why := a.lateLocked(clock, woke); why != "" {
-			slow = append(slow, late{a, why})
-		}
-		if len(a.full) > 0 {
-			a.roomLocked()
-		}
-		if a.coverDueLocked(clock) {
-			a.wakeLocked()
-		}
-		rest = rest && a.atRestLocked()
-	}
-	if rest {
-		h.unwatchLocked()
-	}
-	return slow
 }

@@ -24,8 +24,8 @@ type strangeConn struct {
 	random  *rand.Rand // of Send, which is for one goroutine at a time
 	instant bool
 	skips   bool
-	fails   int // one of so many Sends fails on the way; 0: none
-	hangs   int // one of so many Sends hangs until Close; 0: none
+	fails   int // one Send of this many fails on the way; 0: none
+	hangs   int // one Send of this many hangs until Close; 0: none
 	room    int // frames that the queue holds
 
 	mu     sync.Mutex

@@ -40,7 +40,7 @@ func TestSubscribe_LosesWhatDoesNotFitAndSaysSo(t *testing.T) {
 		refuse(5)
 		important, frequent := small.Dropped()
 		require.Zero(w.t, important)
-		require.Equal(w.t, uint64(3), frequent, "nobody waits for a slow subscriber")
+		require.Equal(w.t, uint64(3), frequent, "a slow subscriber delays no other")
 		small.Close()
 		small.Close()
 		refuse(1)

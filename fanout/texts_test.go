@@ -57,7 +57,7 @@ func as[E error](err error) bool {
 	return ok
 }
 
-// given drops what a call returns beside its error.
+// given drops what a call returns besides its error.
 func given[T any](_ T, err error) error { return err }
 
 func (w *world) scene() *scene {
@@ -152,7 +152,7 @@ func (c *called) ends(t *testing.T) {
 			require.NoError(w.t, w.reg.Close(ctx))
 			require.NoError(w.t, w.r.Close(ctx))
 			c.requireEnd(s, c.do(ctx, s), c.closes, fanout.ErrClosed, session.ErrClosed, fanout.ErrDetached)
-			w.anew()
+			w.reopen()
 		})
 	})
 	t.Run("context over", func(t *testing.T) {
@@ -169,12 +169,12 @@ func (c *called) ends(t *testing.T) {
 // after opens an engine again if the call has closed the one that was there.
 func (c *called) after(w *world) {
 	if c.shuts {
-		w.anew()
+		w.reopen()
 	}
 }
 
-// anew closes the engine, as far as that was not done, and opens another one.
-func (w *world) anew() {
+// reopen closes the engine, as far as that was not done, and opens another one.
+func (w *world) reopen() {
 	ctx := context.Background()
 	require.NoError(w.t, w.reg.Close(ctx))
 	require.NoError(w.t, w.r.Close(ctx))
@@ -210,5 +210,5 @@ func (s *scene) kick() {
 	s.d.closed()
 }
 
-// unknown returns a login that nobody has.
+// unknown returns a login that does not exist.
 func unknown() event.LoginID { return event.NewLoginID() }

@@ -16,16 +16,16 @@ type Conn interface {
 	// Send writes frames in order, blocking until ctx ends at most. The slice and the frames are the engine's again when
 	// Send returns; *event.Sealed values and their encodings may be kept.
 	//
-	// ctx has no deadline. It ends as soon as the connection is of no use any more, because its login ended, a newer
-	// connection took over or the engine stops; Close is called for the same reason, at once, or when the host's revoke hook
-	// has run. A Send may take as long as its device makes progress. One that takes longer than the frame-write limit of the
-	// engine without an ack coming in meanwhile is ended: the connection is closed as slow, whatever Send does with ctx.
+	// ctx has no deadline. It ends as soon as the connection has ended, because its login ended, a newer connection took over
+	// or the engine stops; Close is called for the same reason, at once, or when the host's revoke hook has run. A Send may take
+	// as long as its device makes progress. If it takes longer than the frame-write limit and no ack comes in meanwhile, the
+	// connection is closed as slow, whatever Send does with ctx.
 	//
-	// An error means that the connection is of no use any more: the engine detaches it and calls Close. There are two
-	// exceptions, a [*SkipError] and, of a [NonBlocker], [ErrFull].
+	// An error ends the connection: the engine detaches it and calls Close. There are two exceptions, a [*SkipError] and, of a
+	// [NonBlocker], [ErrFull].
 	Send(ctx context.Context, frames []event.Frame) error
-	// Close ends the connection, telling the client why if it can. It should return quickly. Nobody waits for it but a call
-	// that has to know that the client was told, and that one a bounded time.
+	// Close ends the connection, telling the client why if it can. It should return quickly. Only a call that has to know that
+	// the client was told waits for it, for a bounded time.
 	Close(why event.Closed) error
 }
 
@@ -83,7 +83,7 @@ type NonBlocker interface {
 }
 
 // ErrFull is returned by the Send of a [NonBlocker] that has no room for the batch in its queue. Nothing of the batch was
-// taken. It may be wrapped. Any other error means that the connection is of no use any more.
+// taken. It may be wrapped. Any other error ends the connection.
 var ErrFull = errors.New("transport: queue is full")
 
 // Drainer is a [NonBlocker] that says when its queue has room again. Optional.

@@ -192,11 +192,21 @@ func checkDeadline(c *connRun) error {
 
 // checkCancel is about what the engine does: its contexts have no deadlines, and are cancelled.
 func checkCancel(c *connRun) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	return c.blockedSendReturns(ctx, func() error { cancel(); return nil })
+}
+
+func checkCloseReleases(c *connRun) error {
+	return c.blockedSendReturns(context.Background(), func() error { return c.close(event.Slow.Closed(0)) })
+}
+
+// blockedSendReturns sends to a device that reads nothing until a Send waits, and then calls end, which makes that Send return
+// with an error.
+func (c *connRun) blockedSendReturns(ctx context.Context, end func() error) error {
 	if c.h.NoBackpressure {
 		return nil
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	var sends atomic.Int64
 	ended := make(chan error, 1)
 	payload := make([]byte, 64<<10)
@@ -215,45 +225,12 @@ func checkCancel(c *connRun) error {
 	for last := int64(-1); last != sends.Load(); <-tick.C {
 		last = sends.Load()
 	}
-	cancel()
-	err, hung := within(c.h.Timeout, func() error { return <-ended })
-	switch {
-	case hung != nil:
-		return fmt.Errorf("send: %w", hung)
-	case err == nil:
-		return errors.New("Send returned no error")
-	}
-	return nil
-}
-
-func checkCloseReleases(c *connRun) error {
-	if c.h.NoBackpressure {
-		return nil
-	}
-	var sends atomic.Int64
-	ended := make(chan error, 1)
-	payload := make([]byte, 64<<10)
-	go func() {
-		for i := range uint64(enough / len(payload)) {
-			if err := c.conn.Send(context.Background(), []event.Frame{testData(i, payload)}); err != nil {
-				ended <- err
-				return
-			}
-			sends.Add(1)
-		}
-		ended <- nil
-	}()
-	tick := time.NewTicker(stall)
-	defer tick.Stop()
-	for last := int64(-1); last != sends.Load(); <-tick.C {
-		last = sends.Load()
-	}
 	select {
 	case err := <-ended:
 		return fmt.Errorf("Send did not wait for a device that reads nothing, and ended with %v", err)
 	default:
 	}
-	if err := c.close(event.Slow.Closed(0)); err != nil {
+	if err := end(); err != nil {
 		return err
 	}
 	err, hung := within(c.h.Timeout, func() error { return <-ended })
