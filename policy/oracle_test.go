@@ -189,7 +189,7 @@ func (o *oracle) decide() []string {
 		if said != "admit" {
 			need, wait := excess, time.Duration(0)
 			if r.limit == 0 {
-				need = 0 // nobody can make room on a closed platform
+				need = 0 // no end makes room on a closed platform
 			}
 			if cause == policy.CauseMinAge {
 				wait, _ = o.wait()
@@ -233,7 +233,7 @@ func (o *oracle) choose(r oracleRule, excess int) ([]policy.Login, string, polic
 	if r.name == policy.RuleDevice {
 		return counted, "admit", ""
 	}
-	if r.name == policy.RuleAccount { // those without a slot make room, and nobody else
+	if r.name == policy.RuleAccount { // only those without a slot make room
 		counted = filter(counted, func(l policy.Login) bool { return !o.slot(l) })
 	}
 	action := r.action

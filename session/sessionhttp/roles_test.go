@@ -120,7 +120,7 @@ func TestCallers_NotALoginWhoseTimeIsOver(t *testing.T) {
 	d.ask("GET", at("ann", "logins"), "", "Who", "user:ann", "Self", string(self)).refused(t, 403, "not_logged_in")
 }
 
-// Two devices that end each other at once: the second is told that it is nobody any more, and not that the first is not
+// Two devices end each other at once: the second is told that its own login has ended, and not that the first one's is not
 // there.
 func TestCallers_EndedWhileTheyAsk(t *testing.T) {
 	d := newDesk(t, session.Config{})
