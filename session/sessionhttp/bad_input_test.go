@@ -84,6 +84,11 @@ func TestB18_BadInput(t *testing.T) {
 		"ban in past":    {"PUT", at("ann", "ban"), `{"until":"2001-01-01T00:00:00Z"}`, nil, 400, "invalid"},
 		"ban time":       {"PUT", at("ann", "ban"), `{"until":"soon"}`, nil, 400, "body"},
 		"no route":       {"GET", "/", "", nil, 404, "no_route"},
+		"dot":            {"GET", "/accounts/./logins", "", nil, 400, "path"},
+		"dots, encoded":  {"DELETE", "/accounts/ann/devices/%2e%2E", "", nil, 400, "path"},
+		"empty segment":  {"POST", "/accounts//unban", "", nil, 400, "path"},
+		"slash at end":   {"DELETE", at("ann", "logins") + "/", "", nil, 400, "path"},
+		"dots, no route": {"GET", "/nothing/../x", "", nil, 400, "path"},
 		"below a login":  {"GET", at("ann", "logins", string(id), "x"), "", nil, 404, "no_route"},
 		"method":         {"PATCH", at("ann", "logins"), "", nil, 405, "method"},
 	} {
