@@ -130,7 +130,7 @@ func TestClosedOf_EveryErrorHasAnAnswer(t *testing.T) {
 	require.Len(t, answers, len(found), "each is there")
 }
 
-// TestClosedOf_TheRest: nil tells nothing, and what nobody knows is no fault of the client's.
+// TestClosedOf_TheRest: nil tells nothing, and an error of unknown origin is no fault of the client's.
 func TestClosedOf_TheRest(t *testing.T) {
 	require.Zero(t, event.ClosedOf(nil))
 	for _, err := range []error{context.Canceled, context.DeadlineExceeded, errors.New("?"), fmt.Errorf("x: %w", context.Canceled)} {

@@ -89,7 +89,7 @@ func cutName(s string) string {
 	for range maxExtenders {
 		next, _ := utf8.DecodeRuneInString(s[at:])
 		last, size := utf8.DecodeLastRuneInString(s[:at])
-		if at == 0 || !extends(next) && last != zeroWidthJoiner {
+		if !extends(next) && last != zeroWidthJoiner {
 			end = at
 			break
 		}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The delay that [ClosedOf] advises where nobody knows a better one: long enough for a store or a node to come back, and
+// The delay that [ClosedOf] advises where the error has none: long enough for a store or a node to come back, and
 // spread, so that clients that were turned away together do not come back together.
 const (
 	minRetry = time.Second
@@ -14,7 +14,7 @@ const (
 )
 
 // ClosedOf returns what to tell the client for an error of Login, LoginReplacing, Attach or Handle: the closing frame
-// with its reason and advice. It is for errors after which the client gets no connection, or has none any more. The error
+// with its reason and advice. It is for errors after which the client has no connection. The error
 // of a single request, such as Send, is the answer to that request and no reason to close.
 //
 //   - An error that has a method Closed() Closed says it by itself. All error types and sentinels of the engine that mean

@@ -50,3 +50,35 @@ func ExampleNewIssuer() {
 	fmt.Println(len(id), issuer.Issued(id), issuer.Issued("made-up"))
 	// Output: 26 true false
 }
+
+// suspended is an error of a host's own that says what to tell the client.
+type suspended struct{ until time.Duration }
+
+func (e suspended) Error() string { return "suspended" }
+
+func (e suspended) Closed() event.Closed {
+	return event.Closed{Reason: event.RateLimited, Retry: event.RetryAfter, After: e.until}
+}
+
+// What a server writes to a client before it closes the connection. Errors of the engine say it like those of the host.
+func ExampleClosedOf() {
+	for _, err := range []error{
+		fmt.Errorf("attach: %w", suspended{until: time.Minute}),
+		&event.InvalidError{Field: "device", Reason: "empty"},
+	} {
+		why := event.ClosedOf(err)
+		fmt.Println(why.Reason, why.Retry, why.After)
+	}
+	why := event.ClosedOf(errors.New("the store is away")) // what an error does not say is no fault of the client's
+	fmt.Println(why.Reason, why.Retry, why.After >= time.Second)
+	// Output:
+	// rate_limited after 1m0s
+	// protocol_error no 0s
+	// unavailable after true
+}
+
+// What a client calls itself is made fit to show before it is passed on.
+func ExampleCleanName() {
+	fmt.Printf("%q\n", event.CleanName("  Ann's\u202e phone\r\n"))
+	// Output: "Ann's phone"
+}

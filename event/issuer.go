@@ -28,8 +28,8 @@ func NewResumeToken() ResumeToken {
 	return ResumeToken(base32Lower.EncodeToString(b[:]))
 }
 
-// Successor returns the token that follows t under a nonce: HMAC-SHA256 of the nonce with t's text as the key. Whoever has t
-// and the nonce gets the same token each time; the nonce alone says nothing about it. The nonce must come from crypto/rand.
+// Successor returns the token that follows t under a nonce: HMAC-SHA256 of the nonce with t's text as the key. It is the same
+// each time; the nonce alone says nothing about it. The nonce must come from crypto/rand.
 func (t ResumeToken) Successor(nonce [32]byte) ResumeToken {
 	h := hmac.New(sha256.New, []byte(t))
 	h.Write(nonce[:])

@@ -70,7 +70,7 @@ var reasons = []ReasonInfo{
 	{RateLimited, false, RetryAfter, 0, "too many logins or attaches"},
 	{ProtocolError, false, RetryNo, 0, "malformed, oversized or impossible frame"},
 	{LeaseLost, false, RetryYes, 0, "the node may no longer serve its logins"},
-	{Unavailable, false, RetryAfter, 0, "the store failed"},
+	{Unavailable, false, RetryAfter, 0, "the store, or what the host decides by, does not answer"},
 	{Shutdown, false, RetryAfter, 0, "the node is draining; the delay carries jitter"},
 	{Unknown, false, RetryLogin, 0, "no such login for this account and secret"},
 }

@@ -12,25 +12,25 @@ import (
 )
 
 // agesAt are times from which an account may know a device, seen from a moment. The order is that of age: each device is
-// older than those after it. Devices on one line are equally old as far as anybody can tell.
+// older than those after it. Devices on one line are equally old as far as the account can tell.
 func agesAt(now time.Time) [][]time.Time {
 	return [][]time.Time{
 		{{}}, // since ever
-		{time.Unix(-1<<55, 0), time.Unix(-1<<40, 0)}, // long before anybody had a device
+		{time.Unix(-1<<55, 0), time.Unix(-1<<40, 0)}, // long before there were devices
 		{now.Add(-2 * time.Hour)},                    // old enough for a minimum age of 1 h
 		{now.Add(-time.Hour)},                        // just old enough
 		{now.Add(-time.Hour).Add(time.Millisecond)},
 		{now.Add(-time.Minute), now.Add(-time.Minute + 999*time.Microsecond)}, // in one millisecond
 		{now.Add(-time.Millisecond)},
 		{now},
-		// A clock was ahead: nobody knows how old these are.
+		// A clock was ahead: it is not known how old these are.
 		{now.Add(time.Nanosecond), now.Add(time.Hour), now.Add(40 * 24 * time.Hour), time.Unix(1<<40, 0), time.Unix(1<<55, 0)},
 	}
 }
 
 // K1.9: the minimum age protects a login from every device that is not older for certain, whatever the clocks said when
 // they were registered. Who is protected does not depend on whether a newcomer evicts, replaces or kicks.
-func TestMinAge_ClocksGiveNobodyARight(t *testing.T) {
+func TestMinAge_ClocksGiveNoRight(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_000)
 	ages := agesAt(now)
 	p := newPolicy(t, policy.Rules{PerPlatform: 1, MinAge: time.Hour})
@@ -127,7 +127,7 @@ func TestMinAge_WaitIsBounded(t *testing.T) {
 	}
 }
 
-// Logins without an ID or a device are nobody's own: equal emptiness gives no right.
+// Two logins without an ID or a device are strangers: equal emptiness gives no right.
 func TestMayEnd_NamelessLoginsAreStrangers(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_000)
 	p := newPolicy(t, policy.Rules{MinAge: time.Hour})
@@ -137,7 +137,7 @@ func TestMayEnd_NamelessLoginsAreStrangers(t *testing.T) {
 	require.Equal(t, policy.Permit{Cause: policy.CauseMinAge}, p.MayReplace(policy.Newcomer{}, policy.Login{}, now))
 }
 
-// To wait is the advice only if it helps: with too few logins beside the primary device's, age does not.
+// To wait is the advice only if it helps: with too few logins apart from the primary device's, age does not.
 func TestMinAge_IsTheCauseOnlyIfWaitingHelps(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_000)
 	p := newPolicy(t, policy.Rules{PerPlatform: 1, MinAge: time.Hour})
@@ -187,7 +187,7 @@ func TestNeed(t *testing.T) {
 			require.Equal(t, tt.want, d.Need)
 			require.Equal(t, d, p.Explain(all, tt.in, time.Time{}).Decision)
 			if d.Verdict == policy.Refuse && tt.want > 0 {
-				require.Equal(t, policy.Admit, p.Decide(all[d.Need:], tt.in, time.Time{}, nil).Verdict, "so many are enough")
+				require.Equal(t, policy.Admit, p.Decide(all[d.Need:], tt.in, time.Time{}, nil).Verdict, "that many are enough")
 				require.Equal(t, policy.Refuse, p.Decide(all[d.Need-1:], tt.in, time.Time{}, nil).Verdict, "one fewer is not")
 			}
 		})

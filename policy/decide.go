@@ -151,7 +151,7 @@ func (p *Policy) decide(logins []Login, in Newcomer, now time.Time, a *Answer, v
 			if d.Victims = victims[:0]; o.verdict == Ask {
 				d.Victims = append(victims[:0], victims[first:]...)
 			}
-			if r.limit > 0 { // a closed platform stays closed, whoever ends
+			if r.limit > 0 { // a closed platform stays closed, whichever logins end
 				d.Need = excess
 			}
 			return d

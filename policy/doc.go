@@ -54,8 +54,8 @@
 // What counts at limits are logins that hold a slot: those online or within their resume window ([SlotOnline]), or all
 // that have not ended ([SlotEveryLogin]). A login without a slot that comes back is a newcomer with Newcomer.Login set.
 // Without a slot a login counts for RuleAccount alone, and is the first to go there: logins that were left behind and
-// never logged out, such as those of private browser windows, lock nobody out. With MinAge they do lock out a device that is
-// too new, as below, until they have been idle for too long.
+// never logged out, such as those of private browser windows, do not lock an account out. With MinAge they do lock out a device
+// that is too new, as below, until they have been idle for too long.
 //
 // # Platforms
 //
@@ -74,7 +74,7 @@
 // account does not know is the newest of all: while its platform is full it is refused, and only an older login or the
 // host can make room.
 //
-// Times give nobody a right by accident. Two devices that are known since the same millisecond are protected from each
+// A time gives no right by accident. Two devices that are known since the same millisecond are protected from each
 // other. A time after the decision's own comes from a clock that was ahead and says nothing: it protects a login from
 // every device that is too new, and a device that has it counts as the newest, until the caller has put it right.
 //

@@ -94,6 +94,8 @@ func knownErrors() []knownError {
 	return []knownError{
 		{session.ErrUnknownLogin, codeUnknownLogin, "no such login for this account and token"},
 		{fanout.ErrUnknownOrigin, codeUnknownLogin, "this login is there no more"},
+		{session.ErrLimited, codeUnavailable, "too many at once: come back later"},
+		{session.ErrRecordFull, codeFull, "no room for another login: end some, or shorten their descriptions"},
 		{session.ErrNotFound, codeNotFound, "no such login or device"},
 		{fanout.ErrUnknownTarget, codeNotFound, "no such login of this account"},
 		{fanout.ErrUnknownMessage, codeNotFound, "no such message"},

@@ -91,7 +91,7 @@ func (g *guest) handle(line []byte) {
 	}
 	body, err := do(ctx, line)
 	if g.att != nil {
-		g.att.AwaitClose(ctx) // who ends the own login gets the closing frame for an answer
+		g.att.AwaitClose(ctx) // a request that ends the own login is answered by the closing frame
 	}
 	if err != nil {
 		g.reply("error", head.Ref, g.s.describe(err))

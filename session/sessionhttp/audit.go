@@ -10,7 +10,7 @@ import (
 	"github.com/manydevice/manydevice/internal/hostcall"
 )
 
-// Outcomes of an [Audit], beside the codes of problems.
+// Outcomes of an [Audit], in addition to the codes of problems.
 const (
 	OutcomeDone    = "done"    // also for what was only read
 	OutcomeNothing = "nothing" // allowed, but there was nothing to do: no login was there, or each that was is protected

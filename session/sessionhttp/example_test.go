@@ -15,21 +15,40 @@ import (
 	"github.com/manydevice/manydevice/store/memstore"
 )
 
-// An administration server that lets in whoever knows a secret. A real host asks its own user directory.
-func ExampleNew() {
-	ctx := context.Background()
+// registry returns a registry over a store in memory; a host has one already.
+func registry() *session.Registry {
 	reg, err := session.New(memstore.New(memstore.Config{}), session.Config{})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
+	return reg
+}
+
+// login logs in ann's phone.
+func login(reg *session.Registry) *session.LoginResult {
+	phone, err := reg.Login(context.Background(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
+	if err != nil {
+		panic(err)
+	}
+	return phone
+}
+
+// An administration server that takes a secret for the host, and has an audit trail. A real host asks its own user
+// directory.
+func ExampleNew() {
+	ctx := context.Background()
+	reg := registry()
 	defer reg.Close(ctx)
 	admin, err := sessionhttp.New(reg, func(r *http.Request, _ event.Account, _ sessionhttp.Action) (sessionhttp.Caller, error) {
 		if r.Header.Get("Authorization") != "Bearer secret" {
 			return sessionhttp.Caller{}, sessionhttp.ErrUnauthenticated
 		}
-		return sessionhttp.Caller{Role: sessionhttp.RoleHost, Name: "administration"}, nil
-	}, sessionhttp.Config{})
+		return sessionhttp.Caller{Role: sessionhttp.RoleHost, Name: "kim"}, nil
+	}, sessionhttp.Config{
+		Audit: func(_ context.Context, a sessionhttp.Audit) {
+			fmt.Printf("%q: %s %s of %s: %s\n", a.Caller.Name, a.Action, a.Target, a.Account, a.Outcome)
+		},
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -37,10 +56,7 @@ func ExampleNew() {
 	mux := http.NewServeMux()
 	mux.Handle("/admin/", http.StripPrefix("/admin", admin))
 
-	if _, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"}); err != nil {
-		fmt.Println(err)
-		return
-	}
+	login(reg)
 	for _, token := range []string{"", "Bearer secret"} {
 		r := httptest.NewRequest(http.MethodDelete, "/admin/accounts/ann/devices/phone", nil)
 		r.Header.Set("Authorization", token)
@@ -49,18 +65,16 @@ func ExampleNew() {
 		fmt.Println(w.Code)
 	}
 	// Output:
+	// "": remove_device  of ann: unauthenticated
 	// 401
+	// "kim": remove_device phone of ann: done
 	// 204
 }
 
 // A tool that was made for EaseMob's REST interface asks the same paths.
 func ExampleEaseMob() {
 	ctx := context.Background()
-	reg, err := session.New(memstore.New(memstore.Config{}), session.Config{})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
+	reg := registry()
 	defer reg.Close(ctx)
 	h, err := sessionhttp.New(reg, func(*http.Request, event.Account, sessionhttp.Action) (sessionhttp.Caller, error) {
 		return sessionhttp.Caller{Role: sessionhttp.RoleHost}, nil // behind a gateway that lets in administrators only
@@ -72,10 +86,7 @@ func ExampleEaseMob() {
 		fmt.Println(err)
 		return
 	}
-	if _, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"}); err != nil {
-		fmt.Println(err)
-		return
-	}
+	login(reg)
 	for _, ask := range []string{"POST /users/ann/disconnect", "GET /users/ann/resources", "GET /users/ann/disconnect"} {
 		method, path, _ := strings.Cut(ask, " ")
 		w := httptest.NewRecorder()
@@ -94,11 +105,7 @@ func ExampleEaseMob() {
 // A "your devices" page. The app on the device sends what it logged in with: its login ID and its resume token.
 func ExampleAuthorizer_yourDevices() {
 	ctx := context.Background()
-	reg, err := session.New(memstore.New(memstore.Config{}), session.Config{})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
+	reg := registry()
 	defer reg.Close(ctx)
 	page, err := sessionhttp.New(reg, func(r *http.Request, account event.Account, _ sessionhttp.Action) (sessionhttp.Caller, error) {
 		login, token, _ := r.BasicAuth()
@@ -113,11 +120,7 @@ func ExampleAuthorizer_yourDevices() {
 		fmt.Println(err)
 		return
 	}
-	phone, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
+	phone := login(reg)
 	for _, ask := range []string{"GET /accounts/ann/logins", "POST /accounts/ann/unban", "GET /accounts/bob/logins"} {
 		method, path, _ := strings.Cut(ask, " ")
 		r := httptest.NewRequest(method, path, nil)

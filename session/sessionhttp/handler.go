@@ -54,7 +54,7 @@ type Role string
 
 // The roles. The zero Role may do nothing.
 const (
-	// RoleHost is the host, or somebody who acts for it, such as support staff. The policy protects nothing from it.
+	// RoleHost is the host, or a person who acts for it, such as support staff. The policy protects nothing from it.
 	RoleHost Role = "host"
 	// RoleDevice is one of the account's own logins, [Caller.Self].
 	RoleDevice Role = "device"
@@ -92,7 +92,7 @@ type Config struct {
 	// section 11.6.1). Empty means "Bearer".
 	Challenge string
 	// Audit is told of each request that has come as far as an action on an account, whether it was done or refused, before
-	// the answer is written. It is waited for 2 seconds at most; its panics are logged. Nil: nobody is told.
+	// the answer is written. It is waited for 2 seconds at most; its panics are logged. Nil: none.
 	Audit func(ctx context.Context, a Audit)
 	// Logger receives errors whose text is not shown to callers. Nil discards them.
 	Logger *slog.Logger
@@ -308,5 +308,5 @@ func (h *Handler) write(w http.ResponseWriter, a answer) {
 	}
 	w.Header().Set("Content-Type", a.media)
 	w.WriteHeader(a.status)
-	_, _ = w.Write(append(body, '\n')) // the client is gone: nobody is left to tell
+	_, _ = w.Write(append(body, '\n')) // an error means that the client is gone
 }

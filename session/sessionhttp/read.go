@@ -72,7 +72,7 @@ func (c *call) number(name string, otherwise, least, most uint64) (uint64, error
 	return n, nil
 }
 
-// noBody refuses a body that nobody would look at.
+// noBody refuses a body that the route would not look at.
 func (c *call) noBody() error {
 	if c.Body == nil || c.Body == http.NoBody || c.ContentLength == 0 {
 		return nil

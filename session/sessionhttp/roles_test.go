@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -120,7 +121,7 @@ func TestCallers_NotALoginWhoseTimeIsOver(t *testing.T) {
 	d.ask("GET", at("ann", "logins"), "", "Who", "user:ann", "Self", string(self)).refused(t, 403, "not_logged_in")
 }
 
-// Two devices that end each other at once: the second is told that it is nobody any more, and not that the first is not
+// Two devices end each other at once: the second is told that its own login has ended, and not that the first one's is not
 // there.
 func TestCallers_EndedWhileTheyAsk(t *testing.T) {
 	d := newDesk(t, session.Config{})
@@ -141,6 +142,37 @@ func TestCallers_EndedWhileTheyAsk(t *testing.T) {
 		_, err := d.reg.Kick(t.Context(), session.KickRequest{Account: "ann", All: true})
 		require.NoError(t, err)
 	}
+}
+
+// endsItself is a body; when it is read, the login that asks ends.
+type endsItself struct {
+	io.Reader
+	end func()
+}
+
+func (b *endsItself) Read(p []byte) (int, error) {
+	b.end()
+	return b.Reader.Read(p)
+}
+
+// A login that ends after it was looked up is told so, and not that the login that it wants to end is not there.
+func TestCallers_EndedBeforeTheyAreServed(t *testing.T) {
+	d := newDesk(t, session.Config{})
+	self, other := d.login("ann", "me", "ios"), d.login("ann", "other", "ios")
+	body := &endsItself{strings.NewReader(fmt.Sprintf(`{"logins":[%q]}`, other)), func() {
+		_, err := d.reg.Kick(t.Context(), session.KickRequest{Account: "ann", Logins: []event.LoginID{self}})
+		require.NoError(t, err)
+	}}
+	r := httptest.NewRequest("POST", at("ann", "kick"), body)
+	for name, value := range map[string]string{"Who": "user:ann", "Self": string(self), "Content-Type": "application/json"} {
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	d.h.ServeHTTP(w, r)
+	require.Equal(t, 403, w.Code, "%s", w.Body)
+	require.Contains(t, w.Body.String(), "not_logged_in")
+	_, err := d.reg.Get(t.Context(), "ann", other)
+	require.NoError(t, err)
 }
 
 // The audit trail has each request about an account: who, what, about what, and what came of it.

@@ -11,7 +11,7 @@ import (
 type route struct {
 	method  string
 	path    []string // segments; one in braces stands for any
-	action  Action   // empty: nobody is asked
+	action  Action   // empty: the authorizer is not asked
 	takes   []string // parameters of the query, or members of the body
 	hasBody bool     // it takes a body of JSON
 	serve   func(c *call) (any, error)

@@ -169,7 +169,7 @@ func (c *call) kickBody() (session.KickRequest, error) {
 		if _, given := m[w.name]; !given {
 			continue
 		}
-		if w.empty { // a value that somebody forgot to fill in
+		if w.empty { // a value that was not filled in, by mistake
 			return q, &event.InvalidError{Field: w.name, Reason: "empty; leave it out if it is not meant"}
 		}
 		ways++
@@ -327,7 +327,8 @@ func (h *Handler) ban(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, given := c.body["until"]; given && until.IsZero() { // the year 1 is no way to say for good; all other times the registry compares with its clock
+	// The year 1 does not mean that the ban never ends. All other times the registry compares with its clock.
+	if _, given := c.body["until"]; given && until.IsZero() {
 		return nil, &event.InvalidError{Field: "until", Reason: "is over already"}
 	}
 	note, err := c.body.text("note")
