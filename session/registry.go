@@ -40,7 +40,6 @@ type Registry struct {
 	shared     shared
 	replaced   replacements
 	generation atomic.Uint64
-	hungCloses atomic.Uint64
 	instant    sendContext // stands for each Send of a connection that never waits; it never ends
 
 	nodes     *nodes               // nil: this registry is the only one over its store
@@ -147,9 +146,6 @@ func (r *Registry) limit() (err error) {
 
 // elapsed is the time since the registry was opened.
 func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
-
-// HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
-func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
 
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
 // Logins do not end. It may be called again.
