@@ -160,6 +160,11 @@ func (r *Router) clock() time.Duration { return r.times.Elapsed() }
 // now is what the wall clock says: for what is stored, and for what a host has set a date for.
 func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 
+// commitTime is now for an entry that is about to be stored: other nodes know before if the clock was set.
+func (r *Router) commitTime(ctx context.Context) time.Time {
+	return r.reg.CommitTime(ctx).Truncate(event.Millis)
+}
+
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
 // allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
 func (r *Router) Close(ctx context.Context) (err error) {

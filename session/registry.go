@@ -148,7 +148,7 @@ func (r *Registry) limit() (err error) {
 func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
-// Logins do not end. It may be called again.
+// Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
 	r.cancel(ErrClosed)
@@ -169,6 +169,7 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 	case <-done:
 		return nil
 	case <-ctx.Done():
+		r.feed.Close() // what is still to come is told to no one: a subscriber does not wait for what hangs
 		return ctx.Err()
 	}
 }
