@@ -166,7 +166,8 @@ func (r *Router) commitTime(ctx context.Context) time.Time {
 }
 
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
-// allows. Close the registry first, so that connections are told. It may be called again, to go on waiting and writing.
+// allows. Close the registry first, so that connections are told. Subscriptions end when it returns, whether or not everything
+// has ended by then. It may be called again, to go on waiting and writing.
 func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
 	first, last := make(chan error, 1), make(chan error, 1)
@@ -189,6 +190,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	case err := <-last:
 		return err
 	case <-ctx.Done():
+		r.feed.Close() // a subscriber does not wait for what hangs
 		return errors.Join(err, ctx.Err())
 	}
 }
