@@ -55,7 +55,6 @@ func (r *Router) Claim(ctx context.Context, q ClaimRequest) (_ ClaimResult, err 
 	if err != nil {
 		return ClaimResult{}, notFound(err, ErrUnknownOrigin)
 	}
-	now := r.now()
 	mine := event.Claim{
 		Key: q.Key, Login: q.Origin, Device: from.Device, Platform: from.Platform, Name: from.Description.Name,
 		Data: append([]byte(nil), q.Data...),
@@ -66,7 +65,7 @@ func (r *Router) Claim(ctx context.Context, q ClaimRequest) (_ ClaimResult, err 
 	}
 	sum := sha256.Sum256([]byte("claim\n" + q.Key))
 	b := store.Batch{
-		Account: q.Account, Now: now,
+		Account: q.Account,
 		// All claims of a key are the same batch to the store: the first one takes effect.
 		Idempotency: &store.Idempotency{
 			ClientID: event.ClientMessageID(base64.RawURLEncoding.EncodeToString(sum[:])), Digest: sum,

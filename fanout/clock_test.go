@@ -282,34 +282,43 @@ func TestRouter_TellsTheRegistrysTime(t *testing.T) {
 // TestI30_I40_AnotherNodesWrongClockTrimsNothing: what a node has written while its clock was set back is old for another node,
 // which knows of that one's grace before it removes anything for its age.
 func TestI30_I40_AnotherNodesWrongClockTrimsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st, leases, wall := memstore.New(memstore.Config{}), memstore.NewLeases(), new(wallClock)
-		open := func(node event.NodeID, now func() time.Time) (*session.Registry, *fanout.Router) {
-			reg, err := session.New(st, session.Config{Node: node, Leases: leases, Wall: now})
-			require.NoError(t, err)
-			r, err := fanout.New(reg, st, fanout.Config{TrimInterval: -1})
-			require.NoError(t, err)
-			return reg, r
-		}
-		xs, x := open("x", nil)
-		zs, z := open("z", wall.now)
-		defer func() {
-			for _, c := range []interface{ Close(context.Context) error }{xs, zs, x, z, st} {
-				require.NoError(t, c.Close(context.Background()))
-			}
-		}()
-		time.Sleep(10*time.Minute + time.Second)
-		wall.set(-26 * 365 * day)
-		time.Sleep(10 * time.Second)
-		_, err := zs.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
-		require.NoError(t, err)
-		_, err = z.Send(t.Context(), fanout.SendRequest{From: "bob", To: []event.Account{"ann"}, Kind: "text", Payload: []byte("hi")})
-		require.NoError(t, err)
-		require.NoError(t, x.Trim(t.Context(), "ann"))
-		page, err := st.Read(t.Context(), "ann", store.ReadOptions{})
-		require.NoError(t, err)
-		require.Zero(t, page.Head.Trim, "%+v", page.Entries)
-	})
+	for name, wait := range map[string]time.Duration{"at once": 0, "after 10 s": 10 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				st, leases, wall := memstore.New(memstore.Config{}), memstore.NewLeases(), new(wallClock)
+				open := func(node event.NodeID, now func() time.Time) (*session.Registry, *fanout.Router) {
+					reg, err := session.New(st, session.Config{Node: node, Leases: leases, Wall: now})
+					require.NoError(t, err)
+					r, err := fanout.New(reg, st, fanout.Config{TrimInterval: -1})
+					require.NoError(t, err)
+					return reg, r
+				}
+				xs, x := open("x", nil)
+				zs, z := open("z", wall.now)
+				defer func() {
+					for _, c := range []interface{ Close(context.Context) error }{xs, zs, x, z, st} {
+						require.NoError(t, c.Close(context.Background()))
+					}
+				}()
+				time.Sleep(10*time.Minute + time.Second)
+				require.True(t, xs.MayAge(t.Context()), "so far")
+				wall.set(-26 * 365 * day)
+				time.Sleep(wait)
+				stays := func() {
+					require.NoError(t, x.Trim(t.Context(), "ben"))
+					page, err := st.Read(t.Context(), "ben", store.ReadOptions{})
+					require.NoError(t, err)
+					require.Zero(t, page.Head.Trim, "%+v", page.Entries)
+				}
+				_, err := z.Send(t.Context(), fanout.SendRequest{From: "bob", To: []event.Account{"ben"}, Kind: "text", Payload: []byte("hi")})
+				require.NoError(t, err)
+				stays()
+				_, err = zs.Login(t.Context(), session.LoginRequest{Account: "ben", Device: "phone", Platform: "ios"})
+				require.NoError(t, err)
+				stays()
+			})
+		})
+	}
 }
 
 // hungLeases are leases that can no longer be renewed: the call hangs.

@@ -38,7 +38,7 @@ func (s *stuckStore) Commit(ctx context.Context, b store.Batch) (store.Result, e
 }
 
 // Whatever hangs (Send, Close, hooks, the store) and in whatever order they are closed, registry and router return within the
-// context of Close; when all hooks have returned a second Close ends all (I29).
+// context of Close, and their subscriptions end; once nothing hangs a second Close ends all (I29).
 func TestI29_CloseWithEverythingHanging(t *testing.T) {
 	for _, order := range []string{"registry, router", "router, registry"} {
 		for _, what := range []string{"send", "close", "revoke", "nack", "store"} {
@@ -82,6 +82,10 @@ func TestI29_CloseWithEverythingHanging(t *testing.T) {
 					go reg.Kick(ctx, session.KickRequest{Account: "ann", All: true})                       //nolint
 					go reg.Login(ctx, session.LoginRequest{Account: "ann", Device: "a2", Platform: "ios"}) //nolint
 					synctest.Wait()
+					changes, err := reg.Subscribe(1)
+					require.NoError(t, err)
+					events, err := r.Subscribe(1)
+					require.NoError(t, err)
 					closes := []func(context.Context) error{reg.Close, r.Close}
 					if order == "router, registry" {
 						closes[0], closes[1] = closes[1], closes[0]
@@ -92,6 +96,10 @@ func TestI29_CloseWithEverythingHanging(t *testing.T) {
 						_ = c(short)
 						require.LessOrEqual(t, time.Since(start), time.Second)
 						cancel()
+					}
+					for range changes.All(ctx) { // ends, or the bubble fails
+					}
+					for range events.All(ctx) {
 					}
 					close(gate)
 					for _, c := range closes {

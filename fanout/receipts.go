@@ -231,7 +231,7 @@ func (r *Router) receipt(kind event.Kind, by, to event.Account, conv event.Conve
 
 // commit commits a batch of the engine's own and rings the doorbells.
 func (r *Router) commit(ctx context.Context, b store.Batch) (store.Result, error) {
-	b.Now = r.now()
+	b.Now = r.commitTime(ctx)
 	res, err := r.st.Commit(ctx, b)
 	if err != nil {
 		return res, fmt.Errorf("fanout: %w", err)

@@ -206,14 +206,12 @@ func (r *Router) trim(ctx context.Context, account event.Account, p *pacer) erro
 	if e := &page.Entries[0]; rule.goes(e, e.Time) == "" && !e.Time.After(rule.now.Now) {
 		return nil // while the oldest stays, all do
 	}
-	if !rule.now.Grace && !r.reg.MayAge(ctx) {
-		rule.now.Grace = true
-	}
 	for after := page.Head.Trim; ; {
 		page, err = r.st.Read(ctx, account, store.ReadOptions{After: after, Limit: trimSlice, MaxBytes: r.cfg.PageBytes})
 		if err != nil {
 			return fmt.Errorf("fanout: trim: %w", err)
 		}
+		rule.now.Grace = rule.now.Grace || !r.reg.MayAge(ctx)
 		epoch := page.Head.Epoch
 		through, all := rule.through(page)
 		for page.Head.Trim < through {

@@ -161,9 +161,15 @@ func (r *Router) clock() time.Duration { return r.times.Elapsed() }
 // now is what the wall clock says: for what is stored, and for what a host has set a date for.
 func (r *Router) now() time.Time { return r.times.Now().Truncate(event.Millis) }
 
+// commitTime is now for an entry that is about to be stored: other nodes know before if the clock was set.
+func (r *Router) commitTime(ctx context.Context) time.Time {
+	return r.reg.CommitTime(ctx).Truncate(event.Millis)
+}
+
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
-// allows. Connections that are still there are closed with reason shutdown; close the registry first, and there are none. Close
-// may be called again, to go on waiting and writing.
+// allows. Connections that are still there are closed with reason shutdown; close the registry first, and there are none.
+// Subscriptions end when Close returns, whether or not everything has ended by then. It may be called again, to go on waiting
+// and writing.
 func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
 	first, last := make(chan error, 1), make(chan error, 1)
@@ -187,6 +193,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	case err := <-last:
 		return err
 	case <-ctx.Done():
+		r.feed.Close() // a subscriber does not wait for what hangs
 		return errors.Join(err, ctx.Err())
 	}
 }

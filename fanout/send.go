@@ -141,7 +141,7 @@ func (r *Router) accept(ctx context.Context, q SendRequest) (SendResult, error) 
 	if err != nil {
 		return SendResult{}, err
 	}
-	b := store.Batch{Account: q.From, Now: r.now()}
+	b := store.Batch{Account: q.From, Now: r.commitTime(ctx)}
 	if q.ClientID != "" {
 		b.Idempotency = &store.Idempotency{
 			Device: from.Device, ClientID: q.ClientID, Digest: digest(&q), Window: idempotencyHours, Max: idempotencyMax,

@@ -76,6 +76,35 @@ func TestClose_WaitsForWhatRuns(t *testing.T) {
 	})
 }
 
+// TestClose_EndsSubscriptions when it returns, although the store never does.
+func TestClose_EndsSubscriptions(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		g := w.join("ann", "a1", "ios")
+		stop := make(chan struct{})
+		w.st.set(func(f *faults) { f.before = func(store.Batch) error { <-stop; return nil } })
+		done := make(chan error, 1)
+		go func() { done <- w.reg.Logout(context.Background(), "ann", g.id) }()
+		changes, ended := w.subscribe(w.reg), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for range changes.All(context.Background()) {
+			}
+		}()
+		w.pass(0)
+		short, cancel := context.WithTimeout(w.t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(w.t, w.reg.Close(short), context.DeadlineExceeded)
+		w.pass(0)
+		select {
+		case <-ended:
+		default:
+			w.t.Error("the loop goes on")
+		}
+		close(stop)
+		require.NoError(w.t, <-done)
+	})
+}
+
 func TestClose_HangingConnections(t *testing.T) {
 	inBubble(t, setup{}, func(w *world) {
 		stop := make(chan struct{})

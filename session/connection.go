@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -329,29 +331,22 @@ func (c *Connection) detach(why event.Closed) bool {
 	return owes
 }
 
-// closeConn calls Close of the host's connection, waits for it a bounded time, and survives its panics.
+// closeConn calls Close of the host's connection, however many of them hang, and waits for it for Config.CloseTimeout.
 func (c *Connection) closeConn() {
-	r, why := c.r, c.ending.Load().why
-	log := r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "reason", string(why.Reason))
-	done := make(chan struct{})
-	go func() { // not owned: a Close that never returns must not hold up the end of the engine
-		defer close(done)
-		defer func() {
-			if p := recover(); p != nil {
-				log.Error("session: Conn.Close panicked", "panic", p, "stack", string(debug.Stack()))
-			}
-		}()
-		if err := c.conn.Close(why); err != nil {
-			log.Debug("session: Conn.Close", "err", err)
-		}
-	}()
-	t := time.NewTimer(r.cfg.CloseTimeout)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
-		r.hungCloses.Add(1)
-		log.Warn("session: Conn.Close hangs")
+	r, e := c.r, c.ending.Load()
+	defer close(e.closed)
+	_, err := hostcall.Always(context.Background(), &r.calls.closes, c.k.a.id, r.cfg.CloseTimeout, func(context.Context) (struct{}, error) {
+		return struct{}{}, c.conn.Close(e.why)
+	})
+	if err == nil {
+		return
 	}
-	close(c.ending.Load().closed)
+	log := r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "reason", string(e.why.Reason))
+	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
+		log.Error("session: Conn.Close panicked", "panic", p.Value, "stack", string(p.Stack))
+	} else if errors.Is(err, hostcall.ErrTimeout) {
+		log.Warn("session: Conn.Close hangs")
+	} else {
+		log.Debug("session: Conn.Close", "err", err)
+	}
 }

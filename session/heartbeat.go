@@ -14,7 +14,7 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// The heartbeat says when an engine last used the store, so that one that starts knows how long nobody did. It is a register
+// The heartbeat says when an engine last used the store, so that one that starts knows how long none did. It is a register
 // of an account that has nothing else, and that stores therefore do not list. Several engines over one store share it. A
 // host's account of that name does no harm: no register of a host's begins with '_'.
 //
@@ -25,8 +25,10 @@ import (
 //  3. Its value is the rest of the grace. A grace is counted in time that an engine is up, over any number of starts.
 //  4. It is written at the start, every 15 min, when a grace begins and at Close. Nothing waits for it.
 //  5. Several engines over one store share a grace: where one has a clock that was set, others read what it wrote by it. Each
-//     looks every minute, and before it ends or forgets anything of an account for its age. So the one whose clock was set
-//     writes the heartbeat before it commits a step by that clock.
+//     looks every minute, and before it ends or forgets anything for its age: after it has read that, since the engine whose
+//     clock was set writes the heartbeat before it commits anything by that clock.
+//  6. A heartbeat that is gone, since a host has deleted the account, took with it what it said of other engines' graces.
+//     Nothing goes for its age until an engine has written another one, which begins a whole grace.
 const (
 	heartAccount      event.Account        = "_engine"
 	heartConversation event.ConversationID = "_engine"
@@ -34,10 +36,14 @@ const (
 
 	beatEvery = 15 * time.Minute // a quarter of clock.MaxGap: three may fail
 	beatRetry = time.Minute
-	beatWait  = 5 * time.Second // for the store to answer
-	lookEvery = time.Minute     // at what other engines wrote
-	lookAge   = time.Second     // how long a look holds
+	beatWait  = 5 * time.Second        // for the store to answer
+	lastWait  = 500 * time.Millisecond // the same at Close, which has more to do
+	lookEvery = time.Minute            // at what other engines wrote
+	failedFor = time.Second            // how long one that failed is not tried again, by steps
 )
+
+// errNoHeartbeat: the store has none, or one that makes no sense.
+var errNoHeartbeat = errors.New("session: there is no heartbeat")
 
 // heartbeat is what the store has.
 type heartbeat struct {
@@ -52,12 +58,13 @@ type shared struct {
 	since  time.Duration // it was written after this clock.Elapsed, or it is counted from then on
 	looked time.Duration // clock.Elapsed of the last look
 
-	steps  chan struct{} // has room for the one step that looks, or writes, for all that wait; guards what follows
-	tried  time.Duration // clock.Elapsed when the last one had done so, or failed
-	known  bool          // it had done so
-	failed time.Duration // clock.Elapsed when a step could not write the heartbeat last; 0: none did
+	begun atomic.Uint64 // looks of steps that have begun
+	told  atomic.Int64  // clock.Elapsed at which the grace is over that the last heartbeat of this engine tells of
 
-	told atomic.Int64 // clock.Elapsed at which the grace is over that the last heartbeat of this engine tells of
+	steps    chan struct{} // has room for the one step that looks, or writes, for all that wait; guards what follows
+	looks    uint64        // number of the newest look that succeeded
+	noLook   time.Duration // clock.Elapsed when a look failed last; 0: the newest has not
+	unbeaten time.Duration // clock.Elapsed when a step could not write the heartbeat last; 0: none did
 }
 
 // found notes a heartbeat and returns what is left of its grace. Which clock it was written by is not known, so that it is not
@@ -79,14 +86,24 @@ func (s *shared) wrote(b heartbeat, now time.Duration) {
 	s.beat, s.since = b, now
 }
 
+// exists reports whether this engine has found a heartbeat, or written one.
+func (s *shared) exists() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.beat != heartbeat{}
+}
+
 // share goes on with the grace of another engine if that is longer, and returns what is left of it.
 func (r *Registry) share(ctx context.Context) (left time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, beatWait)
 	defer cancel()
 	began := r.clock.Elapsed()
 	b, err := r.readHeartbeat(ctx)
-	if err != nil || b == nil {
+	if err != nil {
 		return 0, err
+	}
+	if b == nil || *b == (heartbeat{}) {
+		return 0, errNoHeartbeat
 	}
 	left = r.shared.found(*b, began, r.clock.Read())
 	r.clock.Resume(left)
@@ -96,32 +113,54 @@ func (r *Registry) share(ctx context.Context) (left time.Duration, err error) {
 // shareLoop looks whether another engine has begun a grace.
 func (r *Registry) shareLoop() {
 	for r.nodes.sleep(lookEvery) {
-		_, _ = r.share(r.ctx) // beatLoop tells if that fails
+		if _, err := r.share(r.ctx); errors.Is(err, errNoHeartbeat) { // beatLoop tells if it fails otherwise
+			r.beatNow()
+		}
 	}
 }
 
 // MayAge reports whether it is certain that there is no grace, neither of this engine nor of another one over the store. It is
-// for fan-out, which asks it before it removes entries for their age; hosts have no use for it.
+// for fan-out, which asks it before it removes entries for their age, after it has read them; hosts have no use for it.
 func (r *Registry) MayAge(ctx context.Context) bool { return r.clock.Left() == 0 && r.mayAge(ctx) }
 
-// mayAge reports whether it is certain that no other engine has begun a grace that this one did not know of.
+// mayAge reports whether it is certain that no other engine has begun a grace that this one did not know of. It looks, or waits
+// for a look that began after the call: what an earlier one has found may be older than what the caller has read.
 func (r *Registry) mayAge(ctx context.Context) bool {
 	if r.nodes == nil {
 		return true
 	}
+	s := &r.shared
+	before := s.begun.Load()
 	select {
-	case r.shared.steps <- struct{}{}:
-		defer func() { <-r.shared.steps }()
+	case s.steps <- struct{}{}:
+		defer func() { <-s.steps }()
 	case <-ctx.Done():
 		return false
 	}
-	if r.clock.Elapsed()-r.shared.tried >= lookAge {
-		ctx, cancel := context.WithTimeout(ctx, lookWait)
-		defer cancel()
-		_, err := r.share(ctx)
-		r.shared.known, r.shared.tried = err == nil, r.clock.Elapsed()
+	if s.looks > before {
+		return r.clock.Left() == 0
 	}
-	return r.shared.known && r.clock.Left() == 0
+	if s.noLook > 0 && r.clock.Elapsed()-s.noLook < failedFor {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookWait)
+	defer cancel()
+	look := s.begun.Add(1)
+	if _, err := r.share(ctx); err != nil {
+		s.noLook = r.clock.Elapsed()
+		return false
+	}
+	s.looks, s.noLook = look, 0
+	return r.clock.Left() == 0
+}
+
+// CommitTime returns what the wall clock says, for what is about to be stored. If the clock was set, other engines over the store
+// know of it when CommitTime returns, unless the heartbeat could not be written within a second or ctx ended. It is for fan-out;
+// hosts have no use for it.
+func (r *Registry) CommitTime(ctx context.Context) time.Time {
+	now := r.clock.Now()
+	r.beatFirst(ctx)
+	return now
 }
 
 // untold reports whether other engines do not know yet of the grace of this one.
@@ -131,7 +170,7 @@ func (r *Registry) untold() bool {
 }
 
 // beatFirst writes the heartbeat, if need be, before anything is stored by a clock that was set. If it cannot be written within a
-// second the step goes on.
+// second the caller goes on.
 func (r *Registry) beatFirst(ctx context.Context) {
 	if !r.untold() {
 		return
@@ -142,13 +181,13 @@ func (r *Registry) beatFirst(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	if !r.untold() || r.shared.failed > 0 && r.clock.Elapsed()-r.shared.failed < lookAge {
+	if !r.untold() || r.shared.unbeaten > 0 && r.clock.Elapsed()-r.shared.unbeaten < failedFor {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
 	if err := r.beat(ctx); err != nil && r.ctx.Err() == nil {
-		r.shared.failed = r.clock.Elapsed()
+		r.shared.unbeaten = r.clock.Elapsed()
 		r.log.Warn("session: other nodes do not know yet that the clock was set", "err", err)
 	}
 }
@@ -234,6 +273,8 @@ func (r *Registry) beatLoop() {
 
 // lastBeat writes the heartbeat when the registry is closed.
 func (r *Registry) lastBeat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastWait)
+	defer cancel()
 	err := r.beat(ctx)
 	if err != nil && !errors.Is(err, store.ErrClosed) && !errors.Is(err, store.ErrFailed) {
 		r.log.Warn("session: the last heartbeat could not be written", "err", err)
@@ -245,7 +286,12 @@ func (r *Registry) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, beatWait)
 	defer cancel()
 	left, err := r.share(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoHeartbeat):
+		if r.nodes != nil && r.shared.exists() {
+			r.clock.Resume(r.cfg.AgeGrace)
+		}
+	case err != nil:
 		return err
 	}
 	now := r.clock.Read()
@@ -275,9 +321,13 @@ func (r *Registry) tellClock() {
 		r.log.Warn(text, "by", j.By, "grace", r.clock.Left())
 		r.publish([]Change{{Kind: kind, By: j.By}})
 	}
-	if len(jumps) == 0 {
-		return
+	if len(jumps) > 0 {
+		r.beatNow()
 	}
+}
+
+// beatNow has beatLoop write the heartbeat before its time.
+func (r *Registry) beatNow() {
 	select {
 	case r.beatSoon <- struct{}{}:
 	default: // it is due already

@@ -7,8 +7,9 @@ import (
 )
 
 // calls are the hooks of a registry, each with a count of its own: one that hangs does not silence the others. Questions
-// about other nodes' leases that hang do not keep this node from renewing its own. Those of bus are counted per node.
-type calls struct{ revoke, policy, victims, login, leases, liveness, bus hostcall.Hook }
+// about other nodes' leases that hang do not keep this node from renewing its own. Those of bus are counted per node. closes are
+// calls of Conn.Close, which are never left out.
+type calls struct{ revoke, policy, victims, login, leases, liveness, bus, closes hostcall.Hook }
 
 // HookSkips returns how many calls of the host's code were left out because too many calls of the same hook, for the same
 // account, had not returned in time and were still running. What stands in for the answer is what stands in for one that
@@ -20,6 +21,9 @@ func (r *Registry) HookSkips() uint64 {
 	}
 	return n
 }
+
+// HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
+func (r *Registry) HungCloses() uint64 { return r.calls.closes.Late() }
 
 // warn logs that a call of the host's code has failed, with its stack if it has panicked.
 func (r *Registry) warn(text string, err error, about ...any) {

@@ -40,7 +40,6 @@ type Registry struct {
 	shared     shared
 	replaced   replacements
 	generation atomic.Uint64
-	hungCloses atomic.Uint64
 	instant    sendContext // stands for each Send of a connection that never waits; it never ends
 
 	nodes     *nodes               // nil: this registry is the only one over its store
@@ -148,11 +147,8 @@ func (r *Registry) limit() (err error) {
 // elapsed is the time since the registry was opened.
 func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
-// HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
-func (r *Registry) HungCloses() uint64 { return r.hungCloses.Load() }
-
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
-// Logins do not end. It may be called again.
+// Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
 	r.cancel(ErrClosed)
@@ -173,6 +169,7 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 	case <-done:
 		return nil
 	case <-ctx.Done():
+		r.feed.Close() // what is still to come is told to no one: a subscriber does not wait for what hangs
 		return ctx.Err()
 	}
 }

@@ -7,8 +7,8 @@
 //
 //  1. While [MaxHanging] calls of one hook hang for one account, the hook is not called for this account, and the caller has
 //     its error at once. Other accounts do not notice.
-//  2. While [MaxHangingAll] hang altogether it is called for nobody. That takes a hook that hangs for thousands of accounts,
-//     and keeps the memory of the process within bounds.
+//  2. While [MaxHangingAll] hang altogether it is called for no account. That takes a hook that hangs for thousands of
+//     accounts, and keeps the memory of the process within bounds. What must be called all the same goes by [Always].
 //  3. Calls that return in time are not bounded in number, since a crowd is no fault. So calls that were made at the same time
 //     may all hang, beyond these numbers: as many as there were callers.
 //  4. A call hangs from its time-out on, even if its caller went away earlier.
@@ -35,7 +35,7 @@ const (
 	MaxHangingAll = 16_384
 )
 
-// Errors of [Call], beside those of the host.
+// Errors of [Call] besides those of the host.
 var (
 	// ErrTimeout: the call did not return in time. It may still run.
 	ErrTimeout = errors.New("hook timed out")
@@ -53,7 +53,7 @@ func (e *PanicError) Error() string { return fmt.Sprintf("hook panicked: %v", e.
 
 // Hook is one function of the host's, with what is known of its calls. The zero value is ready. It is safe for concurrent use.
 type Hook struct {
-	skipped atomic.Uint64
+	skipped, late atomic.Uint64
 
 	mu      sync.Mutex
 	hanging map[event.Account]int
@@ -62,6 +62,9 @@ type Hook struct {
 
 // Skipped returns how many calls were not made because too many hang.
 func (h *Hook) Skipped() uint64 { return h.skipped.Load() }
+
+// Late returns how many calls did not return in time, whether or not they have returned since.
+func (h *Hook) Late() uint64 { return h.late.Load() }
 
 // Hangs reports whether a call for the account hangs.
 func (h *Hook) Hangs(account event.Account) bool {
@@ -109,7 +112,9 @@ func (c *call) hangs() {
 	c.h.count(c.account, 1)
 	if !c.state.CompareAndSwap(runs, hangs) {
 		c.h.count(c.account, -1)
+		return
 	}
+	c.h.late.Add(1)
 }
 
 func (c *call) returns() {
@@ -124,20 +129,27 @@ func (c *call) returns() {
 func Call[T any](
 	ctx context.Context, h *Hook, account event.Account, limit time.Duration, fn func(context.Context) (T, error),
 ) (T, error) {
+	if !h.mayCall(account) {
+		h.skipped.Add(1)
+		var none T
+		return none, ErrSkipped
+	}
+	return Always(ctx, h, account, limit, fn)
+}
+
+// Always is [Call] for what must be called, however many calls hang: it never returns [ErrSkipped].
+func Always[T any](
+	ctx context.Context, h *Hook, account event.Account, limit time.Duration, fn func(context.Context) (T, error),
+) (T, error) {
 	type answer struct {
 		value T
 		err   error
-	}
-	var none T
-	if !h.mayCall(account) {
-		h.skipped.Add(1)
-		return none, ErrSkipped
 	}
 	late := time.Now().Add(limit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, ErrTimeout)
 	defer cancel()
 	c := &call{h: h, account: account}
-	done := make(chan answer, 1) // the call may go on when nobody waits for it any more
+	done := make(chan answer, 1) // the call may go on when its caller no longer waits
 	go func() {                  // not owned: a hook that ignores its context must not hold up the end of the engine
 		a := answer{err: &PanicError{Value: "the hook's goroutine was ended"}} // by runtime.Goexit
 		defer func() {
@@ -160,5 +172,6 @@ func Call[T any](
 	} else { // the caller's context has ended, and that of the call with it
 		time.AfterFunc(left, c.hangs)
 	}
+	var none T
 	return none, context.Cause(ctx)
 }

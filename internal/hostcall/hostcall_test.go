@@ -110,6 +110,32 @@ func TestCall_HangsAreCountedPerAccount(t *testing.T) {
 	})
 }
 
+// What must be called is called beyond the most that may hang, and counts with the others of its hook.
+func TestAlways_CallsHoweverManyHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h hostcall.Hook
+		stop := make(chan struct{})
+		var calls atomic.Int32
+		hang := func(context.Context) (int, error) { calls.Add(1); <-stop; return 0, nil }
+		for range 3 * hostcall.MaxHanging {
+			_, err := hostcall.Always(t.Context(), &h, "ann", limit, hang)
+			require.ErrorIs(t, err, hostcall.ErrTimeout)
+		}
+		require.EqualValues(t, 3*hostcall.MaxHanging, calls.Load())
+		require.EqualValues(t, 3*hostcall.MaxHanging, h.Late())
+		require.Zero(t, h.Skipped())
+		_, err := hostcall.Call(t.Context(), &h, "ann", limit, hang)
+		require.ErrorIs(t, err, hostcall.ErrSkipped)
+		close(stop)
+		synctest.Wait()
+		accounts, all := h.Hanging()
+		require.Zero(t, accounts+all)
+		_, err = hostcall.Always(t.Context(), &h, "ann", limit, func(context.Context) (int, error) { return 0, nil })
+		require.NoError(t, err)
+		require.EqualValues(t, 3*hostcall.MaxHanging, h.Late(), "they were late all the same")
+	})
+}
+
 // A caller that goes away makes nothing hang: what counts is whether the call is late.
 func TestCall_CallersThatGoAwayAreNoHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
