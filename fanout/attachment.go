@@ -243,11 +243,11 @@ func (a *Attachment) slow(why Cause) {
 	a.tell(Event{Kind: EventSlow, Cause: why})
 }
 
-// lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as acks
-// come in meanwhile. A device whose reader waits for the store is not late. The time in which the process stood still, until
-// woke, does not count.
-func (a *Attachment) lateLocked(now, woke time.Duration) Cause {
-	l, progress := a.limits, max(a.progress, woke)
+// lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as
+// acks come in meanwhile. One whose reader waits for the store is not late, and time before sends does not count, in which
+// nothing could be sent; see [session.Registry.SendsSince].
+func (a *Attachment) lateLocked(now, sends time.Duration) Cause {
+	l, progress := a.limits, max(a.progress, sends)
 	switch {
 	case a.held:
 	case a.began > 0 && now-max(a.began, progress) >= l.frameWrite:

@@ -66,11 +66,11 @@ func (r *Router) sweep(h *hub) {
 		why Cause
 	}
 	var slow []late
-	now, woke := r.clock(), r.times.Woke()
+	now, sends := r.clock(), r.reg.SendsSince()
 	h.mu.Lock()
 	rest := h.receipts.len() == 0
 	for _, a := range h.atts {
-		if why := a.lateLocked(now, woke); why != "" {
+		if why := a.lateLocked(now, sends); why != "" {
 			slow = append(slow, late{a, why})
 		}
 		if len(a.full) > 0 {

@@ -74,6 +74,20 @@ func (n *nodes) await(ctx context.Context, lease uint64) error {
 	}
 }
 
+// SendsSince returns since when, as clock.Elapsed, connections could be sent on without a break. Before that the process stood
+// still, or it was not certain whether the node still had its lease. It is for fan-out, which ends no connection for time in
+// which nothing could be sent; hosts have no use for it.
+func (r *Registry) SendsSince() time.Duration {
+	n := r.nodes
+	switch {
+	case n == nil:
+		return r.clock.Woke()
+	case n.standing(n.epoch.Load()) == leaseDoubt:
+		return r.clock.Elapsed()
+	}
+	return max(r.clock.Woke(), time.Duration(n.sure.Load()))
+}
+
 // lease returns the epoch of the node's lease, 0 if it has none.
 func (n *nodes) lease(ctx context.Context) uint64 {
 	if e := n.epoch.Load(); n.await(ctx, e) == nil {
@@ -84,6 +98,9 @@ func (n *nodes) lease(ctx context.Context) uint64 {
 
 // hold notes that the lease lasts from a moment on, and wakes those who wait to know that.
 func (n *nodes) hold(from clock.Reading) {
+	if n.standing(n.epoch.Load()) == leaseDoubt {
+		n.sure.Store(int64(n.r.clock.Elapsed()))
+	}
 	n.until.Store(int64(from.Elapsed + n.servedFor()))
 	n.wall.Store(from.Now.Add(n.servedFor()).UnixMilli())
 	n.wakeWaiting()

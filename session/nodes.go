@@ -34,6 +34,7 @@ type nodes struct {
 	epoch atomic.Uint64 // of the lease; 0: none
 	until atomic.Int64  // it may be counted on till this clock.Elapsed
 	wall  atomic.Int64  // and till the wall clock says this, in Unix milliseconds: elapsed time stands still while a machine is suspended
+	sure  atomic.Int64  // clock.Elapsed when it was renewed after it had been in doubt; 0: it never was
 	soon  chan struct{} // has the lease renewed before its time
 	// first: of the nodes that live it comes first by name, as far as it knows. It looks after what the dead have left.
 	first atomic.Bool
