@@ -5,16 +5,19 @@
 // # Parts
 //
 // An [Engine] wires two parts over a store. [session.Registry] admits logins, attaches connections to them, lists them
-// and ends them; [policy] decides which may stay. [fanout.Router] sends, delivers, and keeps cursors, receipts and read
-// state. Hosts implement [transport.Conn] for their own connections and choose a [store.Store]: store/memstore for tests,
-// store/boltstore for one machine. Package [event] has the words that all share.
+// and ends them; package [github.com/manydevice/manydevice/policy] decides which may stay. [fanout.Router] sends, delivers,
+// and keeps cursors, receipts and read state. Hosts implement [github.com/manydevice/manydevice/transport.Conn] for their own
+// connections and choose a [store.Store]: store/memstore for tests, store/boltstore for one machine. Package [event] has the
+// words that all share.
 //
 // # A connection's life
 //
 // The host authenticates a client in its own way and calls Sessions.Login once for each new login; the client keeps the
-// login ID and the resume token. For every connection the host calls Router.Attach, passes what the client's sync frames
-// say to Attachment.Handle, and calls Attachment.Detach when the connection is gone. Sends, read marks, kicks and lists
-// are plain calls that the host makes after it has decoded and authorised a request of its own protocol.
+// login ID and the resume token. For every connection the host calls Router.Attach with them, passes what the client's sync
+// frames say to Attachment.Handle, calls Attachment.Touch for all else that comes from the client, and Attachment.Detach
+// when the connection is gone. What an error means for the client, event.ClosedOf says. Sends, read marks, kicks and lists
+// are plain calls that the host makes after it has decoded and authorised a request of its own protocol. Before it stops,
+// the host calls Drain, then Close. The program examples/embed has all of this in the fewest lines.
 //
 // # Promises
 //

@@ -22,8 +22,7 @@ type Config struct {
 
 // Engine is everything wired together over one store. Its parts have all the methods. It is safe for concurrent use.
 type Engine struct {
-	// Sessions says who is logged in where: Login, Kick, List. Do not attach by it: Sessions.Attach is for hosts without
-	// fan-out, and delivers nothing.
+	// Sessions says who is logged in where: Login, Kick, List. Its Attach is for hosts without fan-out, and is refused here.
 	Sessions *session.Registry
 	// Router says who gets a copy: Attach, Send, MarkRead.
 	Router *fanout.Router

@@ -47,7 +47,7 @@
 //
 // # Concurrency and errors
 //
-// A [Router] and its [Attachment]s are safe for concurrent use. The text of an error begins with the call that failed, such
+// A [Router] and each [Attachment] of it are safe for concurrent use. The text of an error begins with the call that failed, such
 // as "fanout: mark read: ". Input is checked first: a bad field is an [*event.InvalidError], which names it as the request or
 // the parameter does, and nothing is written. A frame that a correct client cannot send ends its connection with
 // protocol_error and nothing else.

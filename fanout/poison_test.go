@@ -103,8 +103,11 @@ func TestC24_WaysToDie(t *testing.T) {
 		"slow":           {func(f *fragile) { time.Sleep(40 * time.Second) }, event.Slow},
 		"closed by host": {func(f *fragile) { f.att.Close(event.Slow.Closed(0)) }, event.Slow},
 		"moved": {func(f *fragile) {
-			_, err := f.w.reg.Attach(context.Background(), session.AttachRequest{Account: f.account, Login: f.login, Token: f.token}, &inlet{done: make(chan struct{})})
+			att, err := f.w.r.Attach(context.Background(), fanout.AttachRequest{
+				Account: f.account, Login: f.login, Token: f.token, Hold: true, // it gets nothing
+			}, &inlet{done: make(chan struct{})})
 			require.NoError(f.w.t, err)
+			att.Detach()
 		}, event.Moved},
 		"the store is away": {func(f *fragile) { f.att.Close(event.Unavailable.Closed(0)) }, ""},
 		"kicked": {func(f *fragile) {

@@ -10,6 +10,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
 	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/transport/transporttest"
 )
 
 // left returns what is left in a subscription that was closed.
@@ -89,6 +90,33 @@ func TestSubscribe_RefusalsDropNothingElse(t *testing.T) {
 		sub.Close()
 		events := left(sub)
 		require.Equal(w.t, fanout.EventParked, events[len(events)-1].Kind)
+	})
+}
+
+// K14.2: where a router delivers, the registry's own Attach would show the login online and deliver nothing. It is refused, and
+// nothing has changed by it.
+func TestRegistryAttach_IsRefusedWhereARouterDelivers(t *testing.T) {
+	inMemory(t, fanout.Config{}, func(w *world) {
+		res, err := w.reg.Login(context.Background(), session.LoginRequest{Account: "ann", Device: "a1", Platform: "ios"})
+		require.NoError(w.t, err)
+		q := session.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}
+		for _, vouched := range []bool{false, true} {
+			if q.Vouched = vouched; vouched {
+				q.Token = ""
+			}
+			_, err = w.reg.Attach(context.Background(), q, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+			require.ErrorIs(w.t, err, session.ErrListening)
+		}
+		all, err := w.reg.List(context.Background(), "ann", "")
+		require.NoError(w.t, err)
+		require.Equal(w.t, session.Lingering, all[0].State)
+
+		require.NoError(w.t, w.r.Close(context.Background()))
+		c, err := w.reg.Attach(context.Background(), q, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+		require.NoError(w.t, err, "a registry alone")
+		c.Detach()
+		w.r, err = fanout.New(w.reg, w.st, fanout.Config{})
+		require.NoError(w.t, err)
 	})
 }
 

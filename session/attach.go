@@ -17,8 +17,8 @@ import (
 	"github.com/manydevice/manydevice/transport"
 )
 
-// Attach is for hosts that deliver by themselves; with fan-out attach by fanout.Router.Attach, since this call alone shows
-// the login online and delivers nothing.
+// Attach is for hosts that deliver by themselves. Over a registry with fan-out it is refused with [ErrListening], since it
+// would show the login online and deliver nothing: there connections attach by fanout.Router.Attach.
 //
 // It binds a connection to a login that has not ended. A login has as many connections as the rules' Tabs say, one by
 // default: an older connection of the same tab is closed with reason moved, and of the others the oldest beyond that
@@ -52,6 +52,9 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		return nil, ErrClosed
 	}
 	defer r.owned.Leave()
+	if q.Delivery == nil && r.listener.Load() != nil {
+		return nil, ErrListening
+	}
 	if r.draining.Load() {
 		return nil, ErrDraining
 	}

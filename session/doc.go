@@ -124,7 +124,7 @@
 //
 // # Concurrency and errors
 //
-// A [Registry] and its [Connection]s are safe for concurrent use. No host code (hooks, Send, Close) is called
+// A [Registry] and each [Connection] of it are safe for concurrent use. No host code (hooks, Send, Close) is called
 // with a lock held or inside a step, so it may call back. The text of an error begins with the call that failed, such as
 // "session: set primary: ". Input is checked first; a bad field is an [*event.InvalidError], which names it as the request
 // or the parameter does, and nothing is written. A login that policy turns down is a [*RefusedError], one of a banned

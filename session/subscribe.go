@@ -14,8 +14,8 @@ import (
 // that the sweep tells how it is by then.
 const maxTurns = 8
 
-// ErrListening is the error of a second fan-out over one registry.
-var ErrListening = errors.New("session: a fan-out listens already")
+// ErrListening: the registry has a fan-out. A second one is refused, and an Attach that does not come from it.
+var ErrListening = errors.New("session: a fan-out serves the connections of this registry")
 
 // Subscription is a stream of changes of logins, for a host that publishes presence or keeps an audit log. It is safe for
 // concurrent use: of several calls of Next, each gets other changes.
