@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"time"
 )
@@ -76,7 +77,7 @@ func (s *Store) maintain() {
 			began := time.Now()
 			var err error
 			if more, err = s.maintainOnce(s.life, &m, s.unfinished); err != nil {
-				s.workFailed("journal is not folded", err)
+				s.workFailed(fmt.Errorf("fold and merge: %w", err))
 				return
 			}
 			rest := time.Since(began) * restIdle

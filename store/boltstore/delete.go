@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"context"
+	"fmt"
 	"math"
 
 	"github.com/manydevice/manydevice/event"
@@ -139,7 +140,7 @@ func (s *Store) purgeAll() {
 			return err
 		})
 		if err != nil {
-			s.workFailed("rows of deleted accounts stay", err)
+			s.workFailed(fmt.Errorf("remove rows of deleted accounts: %w", err))
 		}
 		s.mu.Lock()
 		if err != nil || done && !s.again {

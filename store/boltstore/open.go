@@ -18,6 +18,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -78,7 +79,7 @@ func open(path string, cfg Config) (*Store, error) {
 
 func newStore(path string, cfg Config, db *bolt.DB) *Store {
 	s := &Store{
-		cfg: cfg, log: cfg.Logger, db: db, page: int64(db.Info().PageSize), commit: (*bolt.Tx).Commit,
+		cfg: cfg, log: trace.New(cfg.Logger), db: db, page: int64(db.Info().PageSize), commit: (*bolt.Tx).Commit,
 		disk:   diskSpace{path: path, stat: statFree},
 		limits: newLimits(&cfg), wake: make(chan struct{}, 1),
 		failed: make(chan struct{}), released: make(chan struct{}),

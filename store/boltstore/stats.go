@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -217,19 +218,19 @@ func (s *Store) opened(began time.Time, r replayed) {
 	}
 }
 
-// workFailed counts and logs that work in the background has ended with an error, unless the store ends.
-func (s *Store) workFailed(what string, err error) {
+// workFailed counts that work in the background has ended with an error, and logs it, unless the store ends.
+func (s *Store) workFailed(err error) {
 	if s.life.Err() != nil || errors.Is(err, store.ErrClosed) || errors.Is(err, context.Canceled) {
 		return
 	}
 	s.meters.workFailures.Add(1)
-	s.log.Error("boltstore: "+what, "err", err)
+	s.log.Error("boltstore: work in the background ended", trace.Err(err))
 }
 
 // readFailed counts and logs what a read says about the file.
 func (s *Store) readFailed(err error) {
 	if errors.Is(err, ErrCorrupt) {
 		s.meters.readFailures.Add(1)
-		s.log.Error("boltstore: read", "err", err)
+		s.log.Error("boltstore: the file cannot be read", trace.Err(err))
 	}
 }

@@ -3,7 +3,6 @@ package boltstore
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -12,6 +11,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -21,7 +21,7 @@ type Store struct {
 	epochs epochs
 	keys   messageKeys
 	cfg    Config
-	log    *slog.Logger
+	log    *trace.Log
 	db     *bolt.DB
 	page   int64 // bytes
 	limits limits
@@ -153,16 +153,17 @@ func (s *Store) release() {
 		s.db.NoFreelistSync = false
 		err := guard(func() error { return s.db.Update(func(*bolt.Tx) error { return nil }) })
 		if err != nil {
-			s.log.Warn("boltstore: list of free pages not saved", "err", err)
+			s.log.Warn("boltstore: list of free pages not saved", trace.Err(err))
 		}
 	}
 	about := []any{"file", filepath.Base(s.disk.path), "bytes", s.fileSize(), "commits", s.meters.commits.Load()}
 	if err := s.db.Close(); err != nil {
 		s.closeErr = fmt.Errorf("boltstore: close: %w", err)
-		s.log.Error("boltstore: close", append(about, "err", err)...)
+		s.log.Error("boltstore: close", append(about, trace.Err(err))...)
 	} else {
 		s.log.Info("boltstore: closed", about...)
 	}
+	s.log.Close()
 	close(s.released)
 }
 
@@ -179,7 +180,7 @@ func (s *Store) fail(cause error) {
 	}
 	close(s.failed)
 	s.stop()
-	s.log.Error("boltstore: failed", "file", filepath.Base(s.disk.path), "err", cause)
+	s.log.Error("boltstore: failed", "file", filepath.Base(s.disk.path), trace.Err(cause))
 }
 
 // epochs turns what the file has of places and heads into what callers see; it is the store's incarnation.
