@@ -192,6 +192,6 @@ func (r *Router) onPoison(p Poison) {
 		return struct{}{}, nil
 	})
 	if err != nil && r.ctx.Err() == nil {
-		r.log.Error("fanout: OnPoison", "account", string(p.Account), "err", err)
+		r.hookFailed(HookPoison, p.Account, err)
 	}
 }
