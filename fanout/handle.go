@@ -246,7 +246,7 @@ func (r *Router) onNack(ctx context.Context, n Nacked) {
 	}
 	log := r.log.With("account", string(n.Account), "err", err)
 	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		log = log.With("stack", string(p.Stack))
+		log = log.With("stack", string(p.Stack()))
 	}
 	log.Error("fanout: OnNack")
 }

@@ -73,7 +73,7 @@ func (r *Router) Stats() Stats {
 		FlushFailures: c.flushFailures.Load(), ReadFailures: c.readFailures.Load(), SendFailures: c.sendFailures.Load(),
 		Pushes: c.pushes.Load(), PushEntries: c.pushEntries.Load(), PushesCancelled: c.pushesCancelled.Load(),
 		PushErrors: c.pushErrors.Load(), PushesGivenUp: c.pushesGivenUp.Load(),
-		HookSkips: r.push.calls.Skipped() + r.push.asked.Skipped() + r.poisonCalls.Skipped(),
+		HookSkips: r.push.calls.Stats().Skipped + r.push.asked.Stats().Skipped + r.poisonCalls.Stats().Skipped,
 		ByCause:   make(map[Cause]uint64, len(c.causes)),
 	}
 	for k, n := range c.causes {
