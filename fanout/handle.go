@@ -243,7 +243,5 @@ func (r *Router) onNack(ctx context.Context, n Nacked) {
 		r.cfg.OnNack(n)
 		return struct{}{}, nil
 	})
-	if err != nil && ctx.Err() == nil { // a caller that went away is no fault of the hook's
-		r.hookFailed(HookNack, n.Account, err)
-	}
+	r.hookDone(HookNack, n.Account, err)
 }

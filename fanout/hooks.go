@@ -21,7 +21,9 @@ const (
 )
 
 // Hooks returns every hook that is counted in [Stats]. The slice is the caller's.
-func Hooks() []session.Hook { return []session.Hook{HookPush, HookPushDecide, HookNack, HookPoison, HookDrained} }
+func Hooks() []session.Hook {
+	return []session.Hook{HookPush, HookPushDecide, HookNack, HookPoison, HookDrained}
+}
 
 // hook returns what is known of the calls of a hook.
 func (r *Router) hook(h session.Hook) *hostcall.Hook {
@@ -51,6 +53,14 @@ func (r *Router) initHooks() {
 	}
 }
 
+// hookDone is hookFailed for hooks that return no error: any other than these is the end of the caller's context, which is no
+// fault of the hook's.
+func (r *Router) hookDone(h session.Hook, account event.Account, err error) {
+	if isPanic(err) || err == hostcall.ErrTimeout || err == hostcall.ErrSkipped {
+		r.hookFailed(h, account, err)
+	}
+}
+
 // hookFailed tells of a call of the host's code that panicked, did not return in time, was left out, or returned an error. It is
 // counted by whoever made it.
 func (r *Router) hookFailed(h session.Hook, account event.Account, err error) {
@@ -68,7 +78,5 @@ func (a *Attachment) notifyDrained(ctx context.Context, d transport.Drainer) {
 		d.NotifyDrained(a.room)
 		return struct{}{}, nil
 	})
-	if err != nil && ctx.Err() == nil {
-		a.r.hookFailed(HookDrained, a.hub.account, err)
-	}
+	a.r.hookDone(HookDrained, a.hub.account, err)
 }

@@ -191,7 +191,5 @@ func (r *Router) onPoison(p Poison) {
 		r.cfg.OnPoison(ctx, p)
 		return struct{}{}, nil
 	})
-	if err != nil && r.ctx.Err() == nil {
-		r.hookFailed(HookPoison, p.Account, err)
-	}
+	r.hookDone(HookPoison, p.Account, err)
 }

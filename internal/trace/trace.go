@@ -49,8 +49,8 @@ func New(host *slog.Logger) *Log {
 	return &Log{Logger: slog.New(&handler{next: next, lines: all}), lines: all}
 }
 
-// Flush writes what was left out in windows that are over.
-func (l *Log) Flush() { l.lines.write(l.lines.over(time.Now(), false)) }
+// Flush writes what was left out in windows that are over. It costs next to nothing if there are none.
+func (l *Log) Flush() { l.lines.flush(time.Now()) }
 
 // Close writes what was left out, and leaves nothing out from now on. It may be called again.
 func (l *Log) Close() { l.lines.write(l.lines.over(time.Now(), true)) }
@@ -61,8 +61,8 @@ func (l *Log) Failed() uint64 { return l.lines.failed.Load() }
 // Err is how a log line shows an error: as "err", and with "stack" if it is a panic of the host's code.
 func Err(err error) slog.Attr {
 	attrs := []slog.Attr{slog.Any("err", err)}
-	if p, ok := errors.AsType[*hostcall.PanicError](err); ok && len(p.Stack) > 0 {
-		attrs = append(attrs, slog.String("stack", string(p.Stack)))
+	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
+		attrs = append(attrs, slog.String("stack", string(p.Stack())))
 	}
 	return slog.Attr{Value: slog.GroupValue(attrs...)} // a group without a name is written as its members
 }
@@ -115,19 +115,20 @@ func (h *handler) WithGroup(name string) slog.Handler {
 
 func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	now := time.Now()
-	if h.lines.dueBy(now) {
-		h.lines.write(h.lines.over(now, false))
-	}
+	h.lines.flush(now)
 	if h.lines.take(now, line{h.next, r}) {
 		h.lines.write([]line{{h.next, r}})
 	}
 	return nil
 }
 
-func (a *lines) dueBy(now time.Time) bool {
+func (a *lines) flush(now time.Time) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.due.IsZero() && !now.Before(a.due)
+	due := !a.due.IsZero() && !now.Before(a.due)
+	a.mu.Unlock()
+	if due {
+		a.write(a.over(now, false))
+	}
 }
 
 // take counts a line and reports whether it is to be written now.
@@ -206,7 +207,7 @@ func (a *lines) write(all []line) {
 func hand(l line) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = &hostcall.PanicError{Value: p}
+			err = hostcall.Panicked(p)
 		}
 	}()
 	return l.to.Handle(context.Background(), l.record)
