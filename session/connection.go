@@ -181,7 +181,7 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 		c.k.unsure.Store(false)
 	}
 	c.entered.Store(true)
-	return c.conn.Send(ctx, frames)
+	return hostcall.Asked(c.conn.Send(ctx, frames))
 }
 
 // sent notes that no Send runs any more, and wakes who waits for that; see settled.

@@ -223,7 +223,7 @@ func Always[T any](
 			}
 		}()
 		v, err := fn(ctx)
-		a = answer{v, err}
+		a = answer{v, Asked(err)}
 	}()
 	select {
 	case a := <-done:
@@ -254,5 +254,17 @@ func Here[T any](h *Hook, fn func() (T, error)) (v T, err error) {
 		}
 		c.returns(err)
 	}()
-	return fn()
+	v, err = fn()
+	return v, Asked(err)
+}
+
+// Asked returns an error of the host's, once it was asked what the engine and its log ask errors. One that panics at that, such
+// as a nil pointer whose methods look into it, does so here, where the caller recovers.
+func Asked(err error) error {
+	if err != nil {
+		_ = err.Error()
+		_ = errors.Is(err, ErrTimeout)
+		_, _ = errors.AsType[*PanicError](err)
+	}
+	return err
 }
