@@ -124,7 +124,7 @@ func TestAttach_BeginPanics(t *testing.T) {
 		w.events.take()
 		c, told := new(wire), new(atomic.Int32)
 		_, err := g.beginning(c, told, func(context.Context, *session.Connection) error { panic("host") })
-		require.ErrorContains(w.t, err, "Begin: hook panicked: host")
+		require.ErrorContains(w.t, err, "Begin: panicked: host")
 		require.Equal(w.t, event.Unavailable, event.ClosedOf(err).Reason)
 		require.Equal(w.t, []session.State{session.Lingering}, w.states("ann"))
 		require.Empty(w.t, c.reasons())

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -42,6 +42,9 @@ import (
 // a newer connection takes its place, a [*FencedError].
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Connection, err error) {
 	defer fault.In("session", "attach", &err)
+	defer func() {
+		r.turned("session: attach refused", err, q.Account, "login", string(q.Login), "device", string(q.Device))
+	}()
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -71,7 +74,9 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		}
 	}
 	if n, ok := conn.(transport.NonBlocker); ok {
-		in.instant = n.NonBlocking()
+		if in.instant, err = hostcall.Here(new(hostcall.Hook), func() (bool, error) { return n.NonBlocking(), nil }); err != nil {
+			return nil, &HookError{Hook: "NonBlocking", Err: err, RetryAfter: r.soon()}
+		}
 	}
 	var begin func(context.Context, *Connection) error
 	if d := q.Delivery; d != nil {
@@ -96,6 +101,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if err = cmp.Or(err, refusal); err != nil {
 		return nil, err
 	}
+	r.stats.attached(&in)
 	return in.Connection, nil
 }
 
@@ -111,14 +117,14 @@ func (r *Registry) limitAttach(q AttachRequest) error {
 	if r.peek(q.Account).knows(q.Login, q.Device) {
 		client = cmp.Or(string(q.Login), string(q.Device))
 	}
-	wait := r.attachesOf.take(now, q.Account, client)
+	by, wait := RefusedAttachRate, r.attachesOf.take(now, q.Account, client)
 	if wait == 0 {
-		wait = r.attaches.take(now, "", "")
+		by, wait = RefusedNodeRate, r.attaches.take(now, "", "")
 	}
 	if wait == 0 {
 		return nil
 	}
-	return &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+	return &LimitedError{by: by, Reason: event.RateLimited, RetryAfter: wait}
 }
 
 // serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
@@ -150,10 +156,8 @@ func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Co
 func (in *arrival) begins(ctx context.Context, begin func(context.Context, *Connection) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			e := &hostcall.PanicError{Value: p, Stack: debug.Stack()}
-			in.r.log.Error("session: Begin panicked", "account", string(in.view.Account), "login", string(in.view.Login),
-				"panic", p, "stack", string(e.Stack))
-			err = fmt.Errorf("session: Begin: %w", e)
+			err = fmt.Errorf("session: Begin: %w", hostcall.Panicked(p))
+			in.log().Error("session: Begin panicked", trace.Err(err))
 		}
 	}()
 	return begin(ctx, in.Connection)
@@ -192,6 +196,8 @@ type arrival struct {
 	tabs      int           // connections that the login may have
 	moves     uint64        // displacements in turns so far, if the one before was on another node; see takeover
 	announced bool          // watchers of another node were told that the login is online
+	resumed   bool          // the login had a connection before
+	cameBack  bool          // the login had lost its slot
 }
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
@@ -246,7 +252,7 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
 	device, before := s.rec.registered(l), s.r.clock.Before
 	in.restored = unsure || k == nil && before(l.At) || first && device != l.At && before(device)
-	in.announced = false
+	in.announced, in.cameBack = false, !holds
 	if n := s.r.nodes; n != nil {
 		in.announced = l.attachedBefore()
 		in.restored = unsure || k == nil && in.announced || first && device != l.At
@@ -260,6 +266,7 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, in.lease, 0, true
 		}
 	}
+	in.resumed = !first || in.announced || in.restored
 	in.parked = nil
 	if d := s.rec.device(l.Device); d != nil {
 		in.parked = d.Parked // never changed, only replaced

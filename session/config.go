@@ -80,10 +80,10 @@ type Config struct {
 	JanitorInterval time.Duration
 	// HookTimeout bounds each call of the functions below and of Leases, but for a renewal, which may take as long as the lease
 	// lasts. One that takes longer is left to itself. While 8 calls of one function hang for one account, it is not called for
-	// that account, see [Registry.HookSkips]. Zero means 2 s.
+	// that account. See [Stats] for what becomes of them. Zero means 2 s.
 	HookTimeout time.Duration
-	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged and counted, see
-	// [Registry.HungCloses], and left to itself. Zero means 1 s.
+	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged, counted and left to
+	// itself. See [HookClose] in [Stats]. Zero means 1 s.
 	CloseTimeout time.Duration
 	// Node is the name of this engine among several, which no other one has at the same time. Empty means "local", and is
 	// refused with Leases.
@@ -134,7 +134,8 @@ type Config struct {
 	// Wall tells the time of the wall clock. It is called often, from many goroutines, and must not block. Nil means
 	// time.Now. Tests and simulations move it without moving elapsed time.
 	Wall func() time.Time
-	// Logger receives the registry's log lines. Nil discards them.
+	// Logger receives the registry's log lines. Of lines with the same text 10 are written in 10 s; the last one that was left
+	// out says by "repeated" how many lines it stands for. Nil discards all.
 	Logger *slog.Logger
 }
 
@@ -158,9 +159,6 @@ func (c Config) withDefaults() Config {
 		c.Node = cmp.Or(c.Node, "local")
 	}
 	c.LeaseLife = cmp.Or(c.LeaseLife, 20*time.Second)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
 	return c
 }
 

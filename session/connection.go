@@ -3,7 +3,8 @@ package session
 import (
 	"context"
 	"errors"
-	"runtime/debug"
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -139,7 +141,7 @@ func (c *Connection) Background() bool { return c.background.Load() }
 
 // Send passes frames to the connection unless it is fenced, in which case it returns [ErrFenced]. The context that the
 // host's Send gets ends with ctx, and with cause ErrFenced as soon as the connection is fenced; that of a connection that
-// never waits is ctx itself. A panic of the host's Send is returned as an error, which has a method Stack.
+// never waits is ctx itself. A panic of the host's Send is returned as an error, which wraps one with a method Stack() []byte.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) error {
 	err := c.send(ctx, frames)
 	fault.In("session", "send", &err)
@@ -165,7 +167,10 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = &sendPanic{value: p, stack: debug.Stack()}
+			err = fmt.Errorf("Conn.Send: %w", hostcall.Panicked(p))
+		}
+		if err != nil {
+			c.sendFailed(ctx, err)
 		}
 		c.sent()
 		if !c.instant {
@@ -176,7 +181,7 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 		c.k.unsure.Store(false)
 	}
 	c.entered.Store(true)
-	return c.conn.Send(ctx, frames)
+	return hostcall.Asked(c.conn.Send(ctx, frames))
 }
 
 // sent notes that no Send runs any more, and wakes who waits for that; see settled.
@@ -206,7 +211,9 @@ func (c *Connection) stop(why event.Closed) (first, owes bool) {
 	if s := c.sending.Load(); s != nil && !c.instant {
 		s.end(ErrFenced)
 	}
-	if owes = c.hadArrived(e); !owes {
+	if owes = c.hadArrived(e); owes {
+		c.r.stats.closed.add(why.Reason)
+	} else {
 		close(e.closed) // nobody calls Conn.Close
 	}
 	return true, owes
@@ -335,18 +342,45 @@ func (c *Connection) detach(why event.Closed) bool {
 func (c *Connection) closeConn() {
 	r, e := c.r, c.ending.Load()
 	defer close(e.closed)
-	_, err := hostcall.Always(context.Background(), &r.calls.closes, c.k.a.id, r.cfg.CloseTimeout, func(context.Context) (struct{}, error) {
-		return struct{}{}, c.conn.Close(e.why)
+	c.noteClose(e.why.Reason)
+	_, err := hostcall.Always(context.Background(), &r.calls.closes, c.k.a.id, r.cfg.CloseTimeout, func(context.Context) (none, error) {
+		return none{}, c.conn.Close(e.why)
 	})
 	if err == nil {
 		return
 	}
-	log := r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "reason", string(e.why.Reason))
-	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		log.Error("session: Conn.Close panicked", "panic", p.Value, "stack", string(p.Stack))
+	log := c.log().With("reason", string(e.why.Reason))
+	if _, ok := errors.AsType[*hostcall.PanicError](err); ok {
+		log.Error("session: Conn.Close panicked", trace.Err(err))
 	} else if errors.Is(err, hostcall.ErrTimeout) {
-		log.Warn("session: Conn.Close hangs")
+		log.Warn("session: Conn.Close hangs", trace.Err(err))
 	} else {
-		log.Debug("session: Conn.Close", "err", err)
+		log.Info("session: Conn.Close failed", trace.Err(err))
+	}
+}
+
+// log returns a logger for lines about the connection.
+func (c *Connection) log() *slog.Logger {
+	return c.r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "device", string(c.k.device))
+}
+
+// sendFailed counts a Send that has failed, unless that is because it was to end or the entry is not for the client. Fan-out tells of
+// it and logs it; without fan-out it is logged here.
+func (c *Connection) sendFailed(ctx context.Context, err error) {
+	_, panicked := errors.AsType[*hostcall.PanicError](err)
+	_, skips := errors.AsType[*transport.SkipError](err)
+	if !panicked && (skips || c.Fenced() || ctx.Err() != nil || c.instant && errors.Is(err, transport.ErrFull)) {
+		return
+	}
+	c.r.stats.sendFailures.Add(1)
+	if panicked {
+		c.r.stats.sendPanics.Add(1)
+	}
+	switch {
+	case c.ends != nil:
+	case panicked:
+		c.log().Error("session: Conn.Send panicked", trace.Err(err))
+	default:
+		c.log().Info("session: Conn.Send failed", trace.Err(err))
 	}
 }

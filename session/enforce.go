@@ -8,6 +8,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -175,7 +176,7 @@ func (r *Registry) enforceAgain(id event.Account) {
 		if err == nil || r.ctx.Err() != nil || errors.Is(err, store.ErrFailed) || errors.Is(err, store.ErrClosed) {
 			return
 		}
-		r.log.Warn("session: rules are not enforced yet", "account", string(id), "err", err)
+		r.log.Warn("session: rules are not enforced yet", "account", string(id), trace.Err(err))
 		if pause(r.ctx, try*r.soon()) != nil {
 			return
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -188,7 +189,7 @@ func (r *Registry) beatFirst(ctx context.Context) {
 	defer cancel()
 	if err := r.beat(ctx); err != nil && r.ctx.Err() == nil {
 		r.shared.unbeaten = r.clock.Elapsed()
-		r.log.Warn("session: other nodes do not know yet that the clock was set", "err", err)
+		r.log.Warn("session: other nodes do not know yet that the clock was set", trace.Err(err))
 	}
 }
 
@@ -226,7 +227,7 @@ func (r *Registry) wake() {
 		used, err = failed != nil || len(accounts) > 0, failed
 	}
 	if err != nil {
-		r.log.Warn("session: it is not known how long the server was away", "err", err)
+		r.log.Warn("session: it is not known how long the server was away", trace.Err(err))
 	}
 	if beat == nil {
 		if used {
@@ -251,8 +252,8 @@ func (r *Registry) beatLoop() {
 		wait := beatEvery
 		if err := r.beat(r.ctx); err != nil && r.ctx.Err() == nil {
 			wait = beatRetry
-			if !failing {
-				r.log.Warn("session: the heartbeat could not be written, it is tried again", "err", err)
+			if !failing && !silenced(err) {
+				r.log.Warn("session: the heartbeat could not be written, it is tried again", trace.Err(err))
 			}
 			failing = true
 		} else {
@@ -276,8 +277,8 @@ func (r *Registry) lastBeat(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastWait)
 	defer cancel()
 	err := r.beat(ctx)
-	if err != nil && !errors.Is(err, store.ErrClosed) && !errors.Is(err, store.ErrFailed) {
-		r.log.Warn("session: the last heartbeat could not be written", "err", err)
+	if err != nil && !silenced(err) {
+		r.log.Warn("session: the last heartbeat could not be written", trace.Err(err))
 	}
 }
 

@@ -14,9 +14,10 @@ import (
 // account is what is known of an account beside its record: its connections, and whose turn it is. It exists while there
 // is a connection, a resume window, or a step.
 type account struct {
-	id   event.Account
-	refs int           // steps that run or wait; guarded by the shard's mutex
-	turn chan struct{} // holds one token while a step runs; it is there as long as there are refs
+	id      event.Account
+	refs    int32         // steps that run or wait; guarded by the shard's mutex
+	waiting atomic.Int32  // steps that wait
+	turn    chan struct{} // holds one token while a step runs; it is there as long as there are refs
 
 	mu    sync.Mutex
 	links []*link

@@ -86,7 +86,10 @@ func (r *Registry) Login(ctx context.Context, q LoginRequest) (_ *LoginResult, e
 }
 
 // pacedLogin is Login, without the name of the call in its errors.
-func (r *Registry) pacedLogin(ctx context.Context, q LoginRequest) (*LoginResult, error) {
+func (r *Registry) pacedLogin(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
+	defer func() {
+		r.turned("session: login refused", err, q.Account, "device", string(q.Device), "platform", string(q.Platform))
+	}()
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -95,7 +98,7 @@ func (r *Registry) pacedLogin(ctx context.Context, q LoginRequest) (*LoginResult
 	}
 	client := cmp.Or(string(q.Device), string(q.Platform))
 	if wait := r.refusals.take(r.elapsed(), q.Account, client); wait > 0 {
-		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+		return nil, &LimitedError{by: RefusedLoginRate, Reason: event.RateLimited, RetryAfter: wait}
 	}
 	res, err := r.login(ctx, q)
 	if err == nil {
@@ -113,7 +116,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		return nil, err
 	}
 	res := &LoginResult{Token: event.NewResumeToken()}
-	id := event.NewLoginID()
+	id, fresh := event.NewLoginID(), false
 	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.at, id)
@@ -124,7 +127,9 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it
 			return &EndedError{Why: t.Closed.closed()}
 		}
-		return s.admit(q, id, res)
+		err := s.admit(q, id, res)
+		fresh = len(s.begin) > 0
+		return err
 	}, func(s *step) {
 		s.a.mu.Lock()
 		k := s.a.addLocked(s.rec.login(id))
@@ -133,6 +138,10 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	})
 	if err != nil {
 		return nil, err
+	}
+	r.stats.logins.Add(1)
+	if fresh {
+		r.stats.newDevices.Add(1)
 	}
 	res.Position, res.Victims = s.head, s.victims(id)
 	if res.Position.Seq == 0 {

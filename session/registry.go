@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/stream"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -31,7 +31,7 @@ type Registry struct {
 	ruled, enforced atomic.Uint64
 
 	issuer *event.Issuer
-	log    *slog.Logger
+	log    *trace.Log
 
 	seed       maphash.Seed
 	shards     [shardCount]shard
@@ -55,14 +55,17 @@ type Registry struct {
 	attachesOf *limiter     // of each account
 	refusals   *limiter     // logins of each account that were not admitted, and those that run
 
-	calls    calls
-	feed     stream.Feed[Change]
-	listener atomic.Pointer[stream.Listener[Change]] // the fan-out; nil: there is none
+	calls     calls
+	stats     counters
+	wallPanic atomic.Pointer[error] // of Config.Wall, to be logged; nil: none
+	feed      stream.Feed[Change]
+	listener  atomic.Pointer[stream.Listener[Change]] // the fan-out; nil: there is none
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
 	owned  owned.Group
-	beaten sync.Once // the heartbeat of the end was written
+	beaten sync.Once   // the heartbeat of the end was written
+	closed atomic.Bool // the line that says so was written
 }
 
 type shard struct {
@@ -97,11 +100,18 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 		return nil, err
 	}
 	r := &Registry{
-		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
-		seed: maphash.MakeSeed(), records: records, clock: clock.New(cfg.Wall, cfg.AgeGrace),
+		cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(), records: records,
 		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
 	}
+	r.st = countedStore{st, &r.stats}
+	r.stats.init()
+	r.watchHooks()
+	var wall func() time.Time // nil: the system's, which costs less
+	if cfg.Wall != nil {
+		wall = r.wall
+	}
+	r.clock = clock.New(wall, cfg.AgeGrace)
 	if err := r.limit(); err != nil {
 		return nil, err
 	}
@@ -124,6 +134,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 	r.owned.Go(r.tidyLoop)
 	r.owned.Go(r.janitorLoop)
 	r.owned.Go(r.beatLoop)
+	r.log.Info("session: opened", "node", string(cfg.Node), "shared", cfg.Leases != nil, "grace", r.clock.Left())
 	return r, nil
 }
 
@@ -151,9 +162,11 @@ func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 // Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
+	begun := time.Now()
 	r.cancel(ErrClosed)
 	var last sync.WaitGroup
-	for _, c := range r.connections() {
+	all := r.connections()
+	for _, c := range all {
 		last.Go(func() { c.end(event.Shutdown.Closed(time.Second)) })
 	}
 	done := make(chan struct{})
@@ -167,11 +180,24 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 	}()
 	select {
 	case <-done:
-		return nil
 	case <-ctx.Done():
 		r.feed.Close() // what is still to come is told to no one: a subscriber does not wait for what hangs
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	r.noteClosed(len(all), time.Since(begun), err)
+	return err
+}
+
+// noteClosed logs the end of the registry, and then what was left out of the log.
+func (r *Registry) noteClosed(connections int, took time.Duration, err error) {
+	log := r.log.With("node", string(r.cfg.Node), "connections", connections, "took", took)
+	switch {
+	case err != nil:
+		log.Warn("session: close has left something running", trace.Err(err))
+	case !r.closed.Swap(true):
+		log.Info("session: closed")
+	}
+	r.log.Close()
 }
 
 // connections returns the attached connections of all accounts.
@@ -227,6 +253,7 @@ func (r *Registry) hold(id event.Account) *account {
 func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error) {
 	a := r.hold(id)
 	var err error
+	a.waiting.Add(1)
 	select {
 	case a.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -234,6 +261,7 @@ func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error
 	case <-r.ctx.Done():
 		err = ErrClosed
 	}
+	a.waiting.Add(-1)
 	if err == nil { // several cases may have been ready
 		if err = cmp.Or(context.Cause(r.ctx), ctx.Err()); err == nil {
 			return a, nil

@@ -1,13 +1,14 @@
 package session
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -50,15 +51,34 @@ func (r *Registry) sweepLoop() {
 			return
 		case <-failed:
 			failed = nil
-			for _, c := range r.connections() {
-				c.Close(event.Unavailable.Closed(time.Second))
-			}
+			r.storeFailed()
 		case <-t.C:
 			now := r.clock.Tick(r.cfg.SweepInterval)
 			r.tellClock()
 			r.sweep(now)
+			r.flushLog()
 		}
 	}
+}
+
+// storeFailed closes all connections. What fails from now on because of that is counted, and not logged for each account.
+func (r *Registry) storeFailed() {
+	all := r.connections()
+	for _, c := range all {
+		c.Close(event.Unavailable.Closed(time.Second))
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, lookWait)
+	defer cancel()
+	_, cause := r.st.Accounts(ctx, "", 1) // any call says why it fails
+	r.log.Error("session: the store has failed", "connections", len(all), trace.Err(cmp.Or(cause, store.ErrFailed)))
+}
+
+// flushLog writes the log lines that were held back.
+func (r *Registry) flushLog() {
+	if err := r.wallPanic.Swap(nil); err != nil {
+		r.log.Error("session: Config.Wall panicked, the system's clock stands in for it", trace.Err(*err))
+	}
+	r.log.Flush()
 }
 
 func (r *Registry) sweep(now clock.Reading) {
@@ -144,8 +164,11 @@ func (r *Registry) tidy(id event.Account) {
 	s, gone, err := r.turn(ctx, a, func(*step) error { return nil }, nil)
 	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
 		r.owned.Do(func() { r.settled(s, gone) })
-	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {
-		r.log.Warn("session: sweep", "err", err)
+	} else if r.ctx.Err() == nil {
+		r.stats.tidyFailures.Add(1)
+		if !silenced(err) {
+			r.log.Warn("session: an account cannot be brought up to date yet", "account", string(id), trace.Err(err))
+		}
 	}
 }
 
@@ -187,15 +210,17 @@ func (r *Registry) clean() {
 	for r.ctx.Err() == nil {
 		page, err := r.st.Accounts(r.ctx, after, janitorPage)
 		if err != nil {
-			if r.ctx.Err() == nil {
-				r.log.Warn("session: janitor", "err", err)
+			if r.ctx.Err() == nil && !silenced(err) {
+				r.log.Warn("session: the janitor cannot list accounts", "after", string(after), trace.Err(err))
 			}
 			return
 		}
 		for _, id := range page {
 			r.do(r.janitors, func() { r.tidy(id) })
 		}
+		r.stats.cleaned.Add(uint64(len(page)))
 		if len(page) < janitorPage {
+			r.stats.cleanings.Add(1)
 			return
 		}
 		after = page[len(page)-1]
