@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -17,55 +18,51 @@ import (
 // lineConn is a stream on which every frame is a line of JSON.
 type lineConn struct {
 	nc   net.Conn
-	turn chan struct{} // holds one token while Send writes
-	once sync.Once
-	over chan struct{}
+	mu   sync.Mutex // held while lines are written
+	over bool       // nothing may follow: the closing frame was written, or half a line. Guarded by mu
 }
 
-func newLineConn(nc net.Conn) *lineConn {
-	return &lineConn{nc: nc, turn: make(chan struct{}, 1), over: make(chan struct{})}
-}
+func newLineConn(nc net.Conn) *lineConn { return &lineConn{nc: nc} }
 
-// Send writes a batch with one call. A write that was cut short leaves half a line behind, so that nothing may follow it.
-func (c *lineConn) Send(ctx context.Context, frames []event.Frame) error {
-	c.turn <- struct{}{}
-	defer func() { <-c.turn }()
-	select {
-	case <-c.over:
-		return transport.ErrClosed
-	default:
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+// Send writes a batch with one call.
+func (c *lineConn) Send(ctx context.Context, frames []event.Frame) (err error) {
 	var b []byte
 	for _, f := range frames {
-		var err error
 		if b, err = event.AppendFrame(b, f); err != nil {
 			return err
 		}
 		b = append(b, '\n')
 	}
 	if len(b) == 0 {
-		return nil
+		return nil // to write nothing blocks on a pipe
 	}
-	stop := context.AfterFunc(ctx, func() { c.nc.Close() })
-	defer stop()
-	_, err := c.nc.Write(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over || ctx.Err() != nil {
+		return cmp.Or(ctx.Err(), transport.ErrClosed)
+	}
+	stop := context.AfterFunc(ctx, c.hurry)
+	n, err := c.nc.Write(b)
+	c.over = 0 < n && n < len(b)
+	if !stop() {
+		err = cmp.Or(err, ctx.Err())
+	}
 	return err
 }
 
+// hurry leaves a write that waits for the client a moment: one that reads gets the line that is under way, and the closing
+// frame behind it.
+func (c *lineConn) hurry() { c.nc.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)) }
+
 // Close ends a running Send, tells the client why if it reads within a moment, and closes the stream.
 func (c *lineConn) Close(why event.Closed) error {
-	c.once.Do(func() { close(c.over) })
-	if err := c.nc.SetWriteDeadline(time.Now()); err == nil { // whoever writes gives up
-		c.turn <- struct{}{}
-		defer func() { <-c.turn }()
+	c.hurry()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if line, err := event.AppendFrame(nil, &why); err == nil && !c.over {
+		c.nc.Write(append(line, '\n'))
 	}
-	if b, err := event.AppendFrame(nil, &why); err == nil {
-		_ = c.nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		_, _ = c.nc.Write(append(b, '\n'))
-	}
+	c.over = true
 	return c.nc.Close()
 }
 
@@ -94,7 +91,8 @@ func (c *lineClient) Receive(ctx context.Context) (event.Frame, error) {
 // Hangup closes the stream.
 func (c *lineClient) Hangup() { c.nc.Close() }
 
-// A host's connection, here one line of JSON per frame over any net.Conn.
+// A host's connection, here one line of JSON per frame over any net.Conn. The program examples/embed has it with the loop that
+// reads.
 func ExampleConn() {
 	server, device := net.Pipe()
 	var conn transport.Conn = newLineConn(server)

@@ -309,3 +309,36 @@ func TestSend_OverTheWire(t *testing.T) {
 	require.Equal(t, "error", answer.T)
 	require.NotEmpty(t, answer.Error)
 }
+
+// A client that reads is told why its login ends also if the engine is just writing to it: the line under way is finished, and
+// the closing frame comes after it.
+func TestKickInTraffic_IsTold(t *testing.T) {
+	h := open(t, manydevice.Config{Session: session.Config{AttachesPerAccount: -1, LoginsPerMinute: -1}})
+	text := strings.Repeat("x", 60<<10)
+	var sender sync.WaitGroup
+	stop := make(chan struct{})
+	sender.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				h.send("ann", text)
+			}
+		}
+	})
+	for range 30 {
+		a := h.app("ann", "phone")
+		a.connect()
+		a.until(func() bool { return len(a.texts) > 3 })
+		kicked := make(chan error, 1)
+		go func() {
+			_, err := h.Sessions.Kick(t.Context(), session.KickRequest{Account: "ann", All: true})
+			kicked <- err
+		}()
+		require.Equal(t, event.KickedHost, a.end().Reason)
+		require.NoError(t, <-kicked)
+	}
+	close(stop)
+	sender.Wait()
+}

@@ -30,7 +30,7 @@ type lineConn struct {
 	said  chan struct{} // closed when Close ends
 	turn  chan struct{} // holds one token while somebody writes
 
-	broken bool   // a line was cut off, so nothing can follow; for the writer whose turn it is
+	broken bool   // lines were cut off, so nothing can follow; for the writer whose turn it is
 	buf    []byte // for the writer whose turn it is
 
 	mu      sync.Mutex
@@ -85,6 +85,9 @@ func (c *lineConn) write(ctx context.Context, fill func([]byte) ([]byte, error))
 		return ctx.Err()
 	}
 	defer func() { <-c.turn }()
+	if c.broken {
+		return transport.ErrClosed
+	}
 	b, err := fill(c.buf[:0])
 	if err != nil {
 		return err
@@ -96,13 +99,13 @@ func (c *lineConn) write(ctx context.Context, fill func([]byte) ([]byte, error))
 	if !c.setDeadline(c.nc.SetWriteDeadline, time.Time{}) {
 		return transport.ErrClosed
 	}
-	// Not the deadline of ctx itself: the write could then fail a moment before ctx says why.
+	// When ctx ends the client has a moment left to take the lines that are under way: the closing frame comes behind them.
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(cut)
-		c.setDeadline(c.nc.SetWriteDeadline, time.Unix(1, 0))
+		c.setDeadline(c.nc.SetWriteDeadline, time.Now().Add(lastWords))
 	})
-	_, err = c.nc.Write(b)
+	n, err := c.nc.Write(b)
 	if !stop() {
 		<-cut
 	}
@@ -114,7 +117,7 @@ func (c *lineConn) write(ctx context.Context, fill func([]byte) ([]byte, error))
 	case ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
 		err = ctx.Err()
 	}
-	c.broken = true
+	c.broken = n > 0
 	return err
 }
 
