@@ -219,12 +219,15 @@ func (r *Registry) noteEnds(s *step) {
 	}
 }
 
-// noteClose logs that a connection has ended. What happens to all of them has a line of its own, and so have ends of logins.
+// noteClose logs that a connection has ended. What happens to all of them has a line of its own, and so have ends of logins and
+// what fan-out finds wrong.
 func (c *Connection) noteClose(reason event.Reason) {
 	level := slog.LevelDebug
 	switch reason {
 	case event.ProtocolError, event.Slow, event.Flapping, event.RateLimited, event.Unknown:
-		level = slog.LevelInfo
+		if c.ends == nil {
+			level = slog.LevelInfo
+		}
 	}
 	if ctx := context.Background(); c.r.log.Enabled(ctx, level) {
 		c.log().Log(ctx, level, "session: connection closed", "reason", string(reason))

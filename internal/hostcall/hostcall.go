@@ -14,7 +14,8 @@
 //  4. A call hangs from its time-out on, even if its caller went away earlier.
 //  5. A panic is an error with its stack. The engine never panics because of a host. One that comes when
 //     nobody waits for an answer any longer is told to [Hook].Late.
-//  6. What calls take and what becomes of them is counted; see [Stats]. So a hook that takes most of its time is seen before it
+//  6. An error that panics when it is looked at is a panic of the call that returned it.
+//  7. What calls take and what becomes of them is counted; see [Stats]. So a hook that takes most of its time is seen before it
 //     takes all of it.
 //
 // What must not wait for a goroutine is called by [Here], without a bound. What has no time for that either, such as a Send,
@@ -223,6 +224,7 @@ func Always[T any](
 			}
 		}()
 		v, err := fn(ctx)
+		Ask(err)
 		a = answer{v, err}
 	}()
 	select {
@@ -254,5 +256,17 @@ func Here[T any](h *Hook, fn func() (T, error)) (v T, err error) {
 		}
 		c.returns(err)
 	}()
-	return fn()
+	v, err = fn()
+	Ask(err)
+	return v, err
+}
+
+// Ask panics if a host's error does so when it is looked at, such as a nil pointer to a type whose Error reads a field. It is called
+// where the panics of what returned the error are recovered, so that they become one of them.
+func Ask(err error) {
+	if err != nil {
+		_ = err.Error()
+		_ = errors.Is(err, ErrSkipped)
+		_, _ = errors.AsType[*PanicError](err)
+	}
 }
