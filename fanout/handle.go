@@ -18,7 +18,7 @@ import (
 func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 	f, err := event.DecodeClientFrame(line)
 	if err != nil {
-		err = a.violation(err.Error())
+		err = a.violation(err.Error(), err)
 	} else {
 		err = a.handle(ctx, f)
 	}
@@ -79,7 +79,7 @@ func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
 	case *event.Ping:
 		return a.enqueue(&event.Pong{Nonce: f.Nonce})
 	}
-	return a.violation("unknown frame")
+	return a.violation("unknown frame", nil)
 }
 
 // confirmToken says that the device has stored its token. If its login has ended or its registry no longer serves, the
@@ -108,11 +108,11 @@ func (a *Attachment) goneLocked() error {
 	return &DetachedError{Why: *a.why}
 }
 
-func (a *Attachment) violation(reason string) error {
+func (a *Attachment) violation(reason string, err error) error {
 	if !a.conn.Close(event.ProtocolError.Closed(0)) {
 		return ErrDetached
 	}
-	return &ProtocolError{Reason: reason}
+	return &ProtocolError{Reason: reason, Err: err}
 }
 
 // enqueue adds a control frame. A client that asks faster than it reads loses answers.
@@ -144,7 +144,7 @@ func (a *Attachment) ack(p event.Position) (waited bool, err error) {
 	}
 	if p.Epoch != a.epoch || p.Seq > max(a.sentLocked(), a.acked) {
 		a.hub.mu.Unlock()
-		return false, a.violation("ack of a position that was not sent")
+		return false, a.violation("ack of a position that was not sent", nil)
 	}
 	waited = slices.ContainsFunc(a.window, func(e *event.Sealed) bool { return e.Seq == p.Seq })
 	due := a.ackedLocked(p.Seq)
