@@ -124,7 +124,7 @@ func TestS33_TokensOfABackup(t *testing.T) {
 		d.online()
 		require.NotEqual(t, old, d.Token())
 		w.until("the new token is confirmed", func() bool {
-			return slices.Contains(d.Sent(), event.ClientFrame(event.TokenStored{}))
+			return slices.Contains(d.Sent(), event.ClientFrame(&event.TokenStored{}))
 		})
 		w.restore(backup)
 		require.ErrorIs(t, d.tryConnect(), session.ErrUnknownLogin)

@@ -57,8 +57,14 @@ type PanicError struct {
 	stack []byte
 }
 
-// Panicked returns the error for what recover has returned, with the stack. Call it in the deferred function that recovers.
-func Panicked(value any) *PanicError { return &PanicError{Value: value, stack: debug.Stack()} }
+// Panicked returns the error for what recover has returned, with the stack. Call it in the deferred function that recovers. Nil means
+// that the host ended the goroutine, by [runtime.Goexit] as a test does that fails.
+func Panicked(value any) *PanicError {
+	if value == nil {
+		value = "the goroutine was ended"
+	}
+	return &PanicError{Value: value, stack: debug.Stack()}
+}
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panicked: %v", e.Value) }
 
@@ -212,9 +218,10 @@ func Always[T any](
 	h.calls.Add(1)
 	done := make(chan answer, 1) // the call may go on when its caller no longer waits
 	go func() {                  // not owned: a hook that ignores its context must not hold up the end of the engine
-		a := answer{err: &PanicError{Value: "the goroutine of the call was ended"}} // by runtime.Goexit
+		var a answer
+		returned := false
 		defer func() {
-			if p := recover(); p != nil {
+			if p := recover(); p != nil || !returned {
 				a = answer{err: Panicked(p)}
 			}
 			late := c.returns(a.err)
@@ -225,7 +232,7 @@ func Always[T any](
 		}()
 		v, err := fn(ctx)
 		Ask(err)
-		a = answer{v, err}
+		a, returned = answer{v, err}, true
 	}()
 	select {
 	case a := <-done:
@@ -250,14 +257,16 @@ func Always[T any](
 func Here[T any](h *Hook, fn func() (T, error)) (v T, err error) {
 	c := &call{h: h, begun: time.Now(), limit: math.MaxInt64}
 	h.calls.Add(1)
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
+		if p := recover(); p != nil || !returned {
 			err = Panicked(p)
 		}
 		c.returns(err)
 	}()
 	v, err = fn()
 	Ask(err)
+	returned = true
 	return v, err
 }
 
