@@ -123,7 +123,7 @@ func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Con
 		return nil, err
 	}
 	if d, ok := conn.(transport.Drainer); ok && a.conn.NonBlocking() {
-		d.NotifyDrained(a.room)
+		a.notifyDrained(ctx, d)
 	}
 	if gap := own.gap(); gap < r.none.limits.gap() {
 		r.owned.Go(func() { a.sweepOften(gap) })
@@ -151,6 +151,7 @@ func (a *Attachment) join(c *session.Connection, parks uint32) bool {
 		}
 	}
 	h.atts = append(h.atts, a)
+	a.r.attached.Add(1)
 	return h.parks != parks
 }
 

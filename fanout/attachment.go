@@ -223,6 +223,7 @@ func (a *Attachment) ended(why event.Closed) {
 	}
 	if i := slices.Index(h.atts, a); i >= 0 {
 		h.atts = slices.Delete(h.atts, i, i+1)
+		a.r.attached.Add(-1)
 		if a.noted || a.pos > a.acked {
 			a.noted = false
 			a.r.cursors.put(a.cursorLocked())
@@ -247,6 +248,9 @@ func (a *Attachment) slow(why Cause) {
 	a.r.stats.slow.Add(1)
 	a.r.stats.cause(why, 1)
 	a.tell(Event{Kind: EventSlow, Cause: why})
+	a.r.owned.Go(func() { // the watchdog does not wait for a logger
+		a.r.log.Info("fanout: a connection made no progress and is closed", append(a.about(), "cause", string(why))...)
+	})
 }
 
 // lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as

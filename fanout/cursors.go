@@ -8,14 +8,18 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
 // cursorBook holds the cursors that are newer than what the store has.
 type cursorBook struct {
-	turn chan struct{} // holds one token while a flush runs
+	turn  chan struct{}        // holds one token while a flush runs
+	clock func() time.Duration // the router's
 
 	mu     sync.Mutex
+	since  time.Duration              // when the first of noted and dirty came; meaningless while both are empty
+	taken  time.Duration              // the same of moving
 	noted  []*Attachment              // whose cursors have moved
 	dirty  map[cursorKey]store.Cursor // of attachments that have ended, or that could not be written
 	moving map[cursorKey]store.Cursor // on their way into the store
@@ -26,7 +30,8 @@ type cursorKey struct {
 	incarnation event.Incarnation
 }
 
-func (b *cursorBook) init() {
+func (b *cursorBook) init(clock func() time.Duration) {
+	b.clock = clock
 	b.turn = make(chan struct{}, 1)
 	b.dirty = make(map[cursorKey]store.Cursor)
 }
@@ -42,13 +47,33 @@ func merge(m map[cursorKey]store.Cursor, c store.Cursor) {
 func (b *cursorBook) put(c store.Cursor) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.beginLocked()
 	merge(b.dirty, c)
+}
+
+// beginLocked is called before something is added to noted or dirty.
+func (b *cursorBook) beginLocked() {
+	if len(b.noted)+len(b.dirty) == 0 {
+		b.since = b.clock()
+	}
+}
+
+// pending returns about how many cursors are newer than in the store, and since when.
+func (b *cursorBook) pending() (n int, since time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, since = len(b.noted)+len(b.dirty), b.since
+	if len(b.moving) > 0 {
+		return n + len(b.moving), b.taken
+	}
+	return n, since
 }
 
 // note has the cursor of an attachment written, as it will be then. The attachment's hub is locked.
 func (b *cursorBook) note(a *Attachment) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.beginLocked()
 	b.noted = append(b.noted, a)
 }
 
@@ -67,6 +92,7 @@ func (b *cursorBook) get(account event.Account, inc event.Incarnation) (store.Cu
 func (b *cursorBook) take() []store.Cursor {
 	b.mu.Lock()
 	noted := b.noted
+	b.taken = b.since
 	b.noted, b.moving, b.dirty = nil, b.dirty, make(map[cursorKey]store.Cursor)
 	b.mu.Unlock()
 	for _, a := range noted {
@@ -97,7 +123,8 @@ func (b *cursorBook) move(a *Attachment) {
 func (b *cursorBook) done(written bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !written {
+	if !written && len(b.moving) > 0 {
+		b.since = b.taken
 		for _, c := range b.moving {
 			merge(b.dirty, c)
 		}
@@ -124,7 +151,11 @@ func (r *Router) flushLoop() {
 func (r *Router) flushFailed(account event.Account, err error) {
 	r.stats.flushFailures.Add(1)
 	r.feed.emit(Event{Kind: EventFlushFailed, Account: account, Err: err})
-	r.log.Warn("fanout: cursors or receipts could not be written yet", "account", string(account), "err", err)
+	if account == "" {
+		r.log.Warn("fanout: cursors or receipts could not be written yet", trace.Err(err))
+		return
+	}
+	r.log.Warn("fanout: receipts of an account could not be written yet", "account", string(account), trace.Err(err))
 }
 
 // flushCursors writes the cursors that have moved. Delivered receipts that are owed for the same acks go first: once the

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/sentinel"
 	"github.com/manydevice/manydevice/internal/stream"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -47,7 +47,7 @@ type Router struct {
 	st     store.Store
 	cfg    Config
 	issuer *event.Issuer
-	log    *slog.Logger
+	log    *trace.Log
 
 	seed        maphash.Seed
 	shards      [shardCount]shard
@@ -58,12 +58,16 @@ type Router struct {
 	push        pushBook
 	poisonCalls hostcall.Hook // of Config.OnPoison
 	nackCalls   hostcall.Hook // of Config.OnNack
+	drainCalls  hostcall.Hook // of transport.Drainer
 	tailBytes   atomic.Int64
 	scratches   sync.Pool    // of *scratch
 	pages       sync.Pool    // of *[]event.Entry
 	rounds      sync.Pool    // of *round
 	none        business     // of attachments at rest
 	times       *clock.Clock // the registry's
+	attached    atomic.Int64
+	gauges      atomic.Pointer[gauges] // as the watchdog has found them last
+	hot         hotBook
 	stats       counters
 	feed        feed
 	deaf        func() // stops the router from hearing of changes
@@ -76,8 +80,9 @@ type Router struct {
 type shard struct {
 	sent sentCounters
 
-	mu   sync.Mutex
-	hubs map[event.Account]*hub
+	mu      sync.Mutex
+	appends uint64 // entries that were appended to inboxes of the shard
+	hubs    map[event.Account]*hub
 	// restless are hubs that the sweep has to look at: something is unacknowledged, uncovered or not yet told.
 	restless []*hub
 }
@@ -91,6 +96,7 @@ type hub struct {
 	grown   atomic.Uint32 // trim round of which it is known that the account is in grownSet
 
 	mu       sync.Mutex
+	owing    uint32 // second of Router.clock, from 1, since which delivered receipts are owed; 0: none are
 	atts     []*Attachment
 	epoch    event.Epoch      // of head and tail
 	head     uint64           // newest entry that this node knows of
@@ -121,7 +127,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 		return nil, err
 	}
 	r := &Router{
-		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger, seed: maphash.MakeSeed(),
+		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(),
 		times: reg.Clock(),
 	}
 	r.early.waiting = waiting
@@ -131,8 +137,10 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 	r.none.limits = &limits{window: cfg.Window, windowBytes: cfg.WindowBytes, ackWait: cfg.AckWait, frameWrite: cfg.FrameWrite}
 	r.feed.End = ErrClosed
 	r.stats.init()
+	r.initHooks()
+	r.gauges.Store(&gauges{})
 	r.feed.now = r.times.Now
-	r.cursors.init()
+	r.cursors.init(r.clock)
 	r.grown.init()
 	r.push.init(&cfg.Push)
 	for i := range r.shards {
@@ -185,8 +193,12 @@ func (r *Router) Close(ctx context.Context) (err error) {
 		r.closeConnections()
 		r.owned.Wait()
 		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
+		if err != nil {
+			r.flushFailed("", err) // nobody may wait for it any longer
+		}
 		r.deaf()
 		r.feed.Close()
+		r.log.Close()
 		last <- err
 	}()
 	select {
@@ -221,6 +233,15 @@ func (r *Router) Flush(ctx context.Context) error { return r.flushCursors(ctx) }
 
 func (r *Router) shardOf(id event.Account) *shard {
 	return &r.shards[maphash.String(r.seed, string(id))&(shardCount-1)]
+}
+
+// grow is find that counts an entry, and reports whether it is one that says which account has much to do.
+func (r *Router) grow(id event.Account) (h *hub, sample bool) {
+	sh := r.shardOf(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.appends++
+	return sh.hubs[id], sh.appends%sampleEvery == 0
 }
 
 // find returns the account's hub, or nil if no device of it is attached here.

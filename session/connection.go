@@ -183,9 +183,7 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 		c.k.unsure.Store(false)
 	}
 	c.entered.Store(true)
-	err = c.conn.Send(ctx, frames)
-	hostcall.Ask(err)
-	returned = true
+	err, returned = hostcall.Asked(c.conn.Send(ctx, frames)), true
 	return err
 }
 

@@ -231,8 +231,7 @@ func Always[T any](
 			}
 		}()
 		v, err := fn(ctx)
-		Ask(err)
-		a, returned = answer{v, err}, true
+		a, returned = answer{v, Asked(err)}, true
 	}()
 	select {
 	case a := <-done:
@@ -265,17 +264,17 @@ func Here[T any](h *Hook, fn func() (T, error)) (v T, err error) {
 		c.returns(err)
 	}()
 	v, err = fn()
-	Ask(err)
-	returned = true
+	err, returned = Asked(err), true
 	return v, err
 }
 
-// Ask panics if a host's error does so when it is looked at, such as a nil pointer to a type whose Error reads a field. It is called
-// where the panics of what returned the error are recovered, so that they become one of them.
-func Ask(err error) {
+// Asked returns an error of the host's, once it was asked what the engine and its log ask errors. One that panics at that, such
+// as a nil pointer whose methods look into it, does so here, where the caller recovers.
+func Asked(err error) error {
 	if err != nil {
 		_ = err.Error()
-		_ = errors.Is(err, ErrSkipped)
+		_ = errors.Is(err, ErrTimeout)
 		_, _ = errors.AsType[*PanicError](err)
 	}
+	return err
 }

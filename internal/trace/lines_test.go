@@ -164,7 +164,7 @@ func (s *source) text(e ast.Expr, in *ast.FuncDecl) {
 		}
 		return
 	case *ast.Ident:
-		if e.Name == "text" && in != nil && (parameter(in, "text") >= 0 || s.literals(in, "text")) {
+		if in != nil && (e.Name == "text" && parameter(in, "text") >= 0 || s.literals(in, e.Name)) {
 			return
 		}
 	case *ast.SelectorExpr:

@@ -2,8 +2,7 @@ package boltstore
 
 import (
 	"context"
-	"errors"
-	"log/slog"
+	"fmt"
 	"math"
 
 	"github.com/manydevice/manydevice/event"
@@ -140,8 +139,8 @@ func (s *Store) purgeAll() {
 			_, err = w.purgeSlice(a)
 			return err
 		})
-		if errors.Is(err, ErrCorrupt) {
-			s.cfg.Logger.Error("boltstore: rows of deleted accounts stay", slog.Any("error", err))
+		if err != nil {
+			s.workFailed(fmt.Errorf("remove rows of deleted accounts: %w", err))
 		}
 		s.mu.Lock()
 		if err != nil || done && !s.again {
