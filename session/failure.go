@@ -65,4 +65,6 @@ func storeFailed(st store.Store) bool {
 }
 
 // unusable reports whether an error says that the store can no longer be used.
-func unusable(err error) bool { return errors.Is(err, store.ErrFailed) || errors.Is(err, store.ErrClosed) }
+func unusable(err error) bool {
+	return errors.Is(err, store.ErrFailed) || errors.Is(err, store.ErrClosed)
+}
