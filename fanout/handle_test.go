@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,4 +182,9 @@ func TestHandle_NilFrame(t *testing.T) {
 		require.Equal(t, "frame", invalid.Field)
 	}
 	require.NoError(t, att.Handle(context.Background(), &event.Ping{Nonce: "still there"}))
+}
+
+// sent reports whether the device has sent a frame of that type.
+func sent[F event.ClientFrame](d *device) bool {
+	return slices.ContainsFunc(d.Sent(), func(f event.ClientFrame) bool { _, is := f.(F); return is })
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -323,7 +322,7 @@ func TestTokenRotation(t *testing.T) {
 		d.online()
 		require.NotEqual(w.t, first, d.Token(), "the new token is in Welcome")
 		w.until("the device says that it has stored it", func() bool {
-			return slices.Contains(d.Sent(), event.ClientFrame(&event.TokenStored{}))
+			return sent[*event.TokenStored](d)
 		})
 		d.drop()
 		second := d.Token()

@@ -290,7 +290,7 @@ func TestI22_TokenOfALoginThatEnds(t *testing.T) {
 		att, err := w.r.Attach(ctx, fanout.AttachRequest{Account: "ann", Login: d.Login(), Token: d.Token()}, conn)
 		require.NoError(w.t, err)
 		defer att.Detach()
-		other, err := session.New(w.inner, w.scfg)
+		other, err := session.New(unclaimed{w.inner}, w.scfg)
 		require.NoError(w.t, err)
 		_, err = other.Kick(ctx, session.KickRequest{Account: "ann", All: true})
 		require.NoError(w.t, err)

@@ -275,7 +275,7 @@ func handleRows() map[string]called {
 	violation, detached := as[*fanout.ProtocolError], as[*fanout.DetachedError]
 	return map[string]called{
 		"Attachment.Handle": {text: "handle", do: handle(&event.Ping{Nonce: "n"}), closes: true, fails: []failure{
-			{has: violation, call: handle(nil)},
+			{has: as[*event.InvalidError], call: handle(nil)},
 			{has: violation, call: handle(&event.Ack{Position: event.Position{Seq: 1 << 60}})},
 			{has: violation, call: handle(&event.Nack{Position: event.Position{Seq: 1 << 60}})},
 			{is: fanout.ErrDetached, has: detached, call: after((*scene).kick, handle(&event.Ping{}))},
