@@ -80,6 +80,7 @@ const (
 	RefusedClosed     Refusal = "closed"          // [ErrClosed]
 	RefusedInvalid    Refusal = "invalid"         // an [*event.InvalidError]: a fault of the host or of a client
 	RefusedCanceled   Refusal = "canceled"        // the caller's context ended
+	RefusedFull       Refusal = "full"            // [store.ErrFull]
 	RefusedStore      Refusal = "store"           // the store failed, or something that has no name here
 	RefusedGroup      Refusal = policy.RuleGroup  // groups that have no place of their own
 )
@@ -91,7 +92,7 @@ func Refusals() []Refusal {
 		RefusedGroup, RuleHost, RuleReplace,
 		RefusedBanned, RefusedDeleted, RefusedLoginRate, RefusedAttachRate, RefusedNodeRate, RefusedFlapping, RefusedRecordFull,
 		RefusedProtected, RefusedHook, RefusedChanging, RefusedUnknown, RefusedEnded, RefusedFenced, RefusedNotFound,
-		RefusedDraining, RefusedNoLease, RefusedClosed, RefusedInvalid, RefusedCanceled, RefusedStore,
+		RefusedDraining, RefusedNoLease, RefusedClosed, RefusedInvalid, RefusedCanceled, RefusedFull, RefusedStore,
 	}
 }
 
