@@ -150,9 +150,9 @@ func TestD4_S65_LiveDropped(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		d.pair.Unblock() // too old by now
 		w.fence("ann")
-		require.NoError(w.t, d.Send(event.Background{On: true}))
+		require.NoError(w.t, d.Send(&event.Background{On: true}))
 		publish(2, false)
-		require.NoError(w.t, d.Send(event.Background{}))
+		require.NoError(w.t, d.Send(&event.Background{}))
 		block()
 		publish(3, false)
 		d.leave()
@@ -353,7 +353,7 @@ func TestD4_PoisonAndNack(t *testing.T) {
 		w.host("ann", "x", "cid")
 		w.until("x", func() bool { return len(d.wire()) == 1 })
 		at = w.seqOf("cid", "x")
-		require.NoError(w.t, d.Send(event.Nack{Position: at, Code: "no key"}))
+		require.NoError(w.t, d.Send(&event.Nack{Position: at, Code: "no key"}))
 		require.Equal(w.t, fanout.Event{
 			Kind: fanout.EventNacked, Account: "cid", Login: d.Login(), Device: "c1", To: at, Code: "no key",
 		}, events.wait(1, fanout.EventNacked)[0])

@@ -38,7 +38,7 @@ func TestK3_ClientThatPingsAndReadsNothingIsSlow(t *testing.T) {
 				start := time.Now()
 				for len(c.reasons()) == 0 && time.Since(start) < 30*time.Minute {
 					time.Sleep(100 * time.Millisecond)
-					_ = att.Handle(context.Background(), event.Ping{})
+					_ = att.Handle(context.Background(), &event.Ping{})
 				}
 				require.Equal(w.t, []event.Reason{event.Slow}, c.reasons())
 				require.InDelta(w.t, tt.want.Seconds()+0.5, time.Since(start).Seconds(), 0.61)
@@ -68,7 +68,7 @@ func TestK3_AcksDuringASendAreProgress(t *testing.T) {
 					case <-ctx.Done():
 						return context.Cause(ctx)
 					}
-					if err := c.attachment().Handle(ctx, event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: e.Seq}}); err != nil {
+					if err := c.attachment().Handle(ctx, &event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: e.Seq}}); err != nil {
 						return err
 					}
 				}

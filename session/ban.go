@@ -219,21 +219,19 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) (_ []Ende
 // ends before.
 func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error {
 	defer r.records.drop(id)
-	var last error
-	for try := range maxConflicts {
-		if last != nil {
-			if err := backOff(ctx, try); err != nil {
-				return fmt.Errorf("session: delete account: %w, after %w", err, last)
-			}
+	var t tries
+	for t.n < maxConflicts {
+		if err := t.pause(ctx); err != nil {
+			return fmt.Errorf("session: delete account: %w", err)
 		}
 		r.records.drop(id)
 		rec, rev, err := r.load(ctx, id)
 		if err != nil {
-			return err
+			return t.over(err)
 		}
 		switch {
 		case len(rec.Logins) > 0 || rec.Ban == nil && rev != 0:
-			return fmt.Errorf("session: delete account: it was opened again meanwhile: %w", store.ErrConflict)
+			return fmt.Errorf("session: delete account: it was opened again meanwhile: %w", t.over(store.ErrConflict))
 		case rev == 0 && keep == nil:
 			return nil
 		case rev == 0:
@@ -242,16 +240,14 @@ func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error
 			ctx = context.WithoutCancel(ctx) // from here on there may be no ban that keeps others out
 			err = r.st.Delete(ctx, id, rev)
 		}
-		if err == nil || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnknownOutcome) {
-			if err == nil && rev == 0 {
-				return nil
-			}
-			last = err
-			continue
+		if err == nil && (rev == 0 || keep == nil) {
+			return nil
 		}
-		return fmt.Errorf("session: delete account: %w", err)
+		if !t.note(err) && err != nil {
+			return fmt.Errorf("session: delete account: %w", t.over(err))
+		}
 	}
-	return fmt.Errorf("session: delete account: %d tries: %w", maxConflicts, last)
+	return fmt.Errorf("session: delete account: %w", t.spent())
 }
 
 // keepBan gives a deleted account a record that has nothing but a ban.

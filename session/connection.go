@@ -165,23 +165,26 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 		c.sent()
 		return ErrFenced
 	}
+	returned := false // not if the host ends the goroutine, as a test that fails does
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("Conn.Send: %w", hostcall.Panicked(p))
+		if p := recover(); p != nil || !returned {
+			err = fmt.Errorf("Conn.Send %w", hostcall.Panicked(p))
 		}
-		if err != nil {
-			c.sendFailed(ctx, err)
-		}
+		fault := err != nil && c.isFault(ctx, err)
 		c.sent()
 		if !c.instant {
 			running.end(nil)
+		}
+		if fault {
+			c.sendFailed(err)
 		}
 	}()
 	if c.restored {
 		c.k.unsure.Store(false)
 	}
 	c.entered.Store(true)
-	return hostcall.Asked(c.conn.Send(ctx, frames))
+	err, returned = hostcall.Asked(c.conn.Send(ctx, frames)), true
+	return err
 }
 
 // sent notes that no Send runs any more, and wakes who waits for that; see settled.
@@ -349,6 +352,7 @@ func (c *Connection) closeConn() {
 	if err == nil {
 		return
 	}
+	r.hookFailed(HookClose, c.k.a.id, c.k.login, err)
 	log := c.log().With("reason", string(e.why.Reason))
 	if _, ok := errors.AsType[*hostcall.PanicError](err); ok {
 		log.Error("session: Conn.Close panicked", trace.Err(err))
@@ -364,14 +368,18 @@ func (c *Connection) log() *slog.Logger {
 	return c.r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "device", string(c.k.device))
 }
 
-// sendFailed counts a Send that has failed, unless that is because it was to end or the entry is not for the client. Fan-out tells of
-// it and logs it; without fan-out it is logged here.
-func (c *Connection) sendFailed(ctx context.Context, err error) {
-	_, panicked := errors.AsType[*hostcall.PanicError](err)
-	_, skips := errors.AsType[*transport.SkipError](err)
-	if !panicked && (skips || c.Fenced() || ctx.Err() != nil || c.instant && errors.Is(err, transport.ErrFull)) {
-		return
+// isFault reports whether a Send has failed although it was not to end, and the entry is for the client.
+func (c *Connection) isFault(ctx context.Context, err error) bool {
+	if _, panicked := errors.AsType[*hostcall.PanicError](err); panicked {
+		return true
 	}
+	_, skips := errors.AsType[*transport.SkipError](err)
+	return !skips && !c.Fenced() && ctx.Err() == nil && !(c.instant && errors.Is(err, transport.ErrFull))
+}
+
+// sendFailed counts a Send that has failed. Fan-out tells of it and logs it; without fan-out it is logged here.
+func (c *Connection) sendFailed(err error) {
+	_, panicked := errors.AsType[*hostcall.PanicError](err)
 	c.r.stats.sendFailures.Add(1)
 	if panicked {
 		c.r.stats.sendPanics.Add(1)

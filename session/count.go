@@ -118,7 +118,7 @@ func refusal(err error) Refusal {
 		{ErrBanned, RefusedBanned}, {ErrRecordFull, RefusedRecordFull}, {ErrProtected, RefusedProtected}, {ErrChanging, RefusedChanging},
 		{ErrEnded, RefusedEnded}, {ErrFenced, RefusedFenced}, {ErrUnknownLogin, RefusedUnknown}, {ErrNotFound, RefusedNotFound},
 		{ErrDraining, RefusedDraining}, {ErrNoLease, RefusedNoLease}, {ErrClosed, RefusedClosed},
-		{store.ErrFailed, RefusedStore}, {store.ErrUnknownOutcome, RefusedStore},
+		{store.ErrFull, RefusedFull}, {store.ErrFailed, RefusedStore}, {store.ErrClosed, RefusedStore}, {store.ErrUnknownOutcome, RefusedStore},
 		{context.Canceled, RefusedCanceled}, {context.DeadlineExceeded, RefusedCanceled},
 	} {
 		if errors.Is(err, k.is) {
@@ -133,7 +133,7 @@ func (f Refusal) level(err error) slog.Level {
 	switch f {
 	case RefusedCanceled, RefusedClosed, RefusedDraining, RefusedFenced, RefusedNotFound:
 		return slog.LevelDebug // the caller knows, or another line says it for all
-	case RefusedStore:
+	case RefusedStore, RefusedFull:
 		if silenced(err) {
 			return slog.LevelDebug
 		}
@@ -144,7 +144,7 @@ func (f Refusal) level(err error) slog.Level {
 
 // silenced reports whether an error follows from one that was logged when it came, for all: the store has failed, or is closed.
 func silenced(err error) bool {
-	return errors.Is(err, store.ErrFailed) || errors.Is(err, store.ErrClosed) || errors.Is(err, ErrClosed)
+	return unusable(err) || errors.Is(err, ErrClosed)
 }
 
 // turned counts and logs a call that ended with an error; nil is none.
@@ -219,12 +219,15 @@ func (r *Registry) noteEnds(s *step) {
 	}
 }
 
-// noteClose logs that a connection has ended. What happens to all of them has a line of its own, and so have ends of logins.
+// noteClose logs that a connection has ended. What happens to all of them has a line of its own, and so have ends of logins and
+// what fan-out finds wrong.
 func (c *Connection) noteClose(reason event.Reason) {
 	level := slog.LevelDebug
 	switch reason {
 	case event.ProtocolError, event.Slow, event.Flapping, event.RateLimited, event.Unknown:
-		level = slog.LevelInfo
+		if c.ends == nil {
+			level = slog.LevelInfo
+		}
 	}
 	if ctx := context.Background(); c.r.log.Enabled(ctx, level) {
 		c.log().Log(ctx, level, "session: connection closed", "reason", string(reason))

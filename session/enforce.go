@@ -10,7 +10,6 @@ import (
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/policy"
-	"github.com/manydevice/manydevice/store"
 )
 
 const (
@@ -111,7 +110,7 @@ func (e *EnforceReport) add(ctx context.Context, r *Registry, id event.Account, 
 		e.Tally.Add(logins, victims)
 		return nil
 	case errors.Is(err, ErrHookFailed): // whatever the hook returned
-	case ctx.Err() != nil, errors.Is(err, ErrClosed), errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrFailed):
+	case ctx.Err() != nil, errors.Is(err, ErrClosed), unusable(err):
 		return err
 	}
 	if e.Failed++; len(e.Failures) < maxFailures {
@@ -173,7 +172,7 @@ func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (
 func (r *Registry) enforceAgain(id event.Account) {
 	for try := time.Duration(1); ; try = min(2*try, againMost) {
 		_, _, err := r.enforce(r.ctx, id, false)
-		if err == nil || r.ctx.Err() != nil || errors.Is(err, store.ErrFailed) || errors.Is(err, store.ErrClosed) {
+		if err == nil || r.ctx.Err() != nil || unusable(err) {
 			return
 		}
 		r.log.Warn("session: rules are not enforced yet", "account", string(id), trace.Err(err))

@@ -57,6 +57,8 @@ func (r *Registry) watchHooks() {
 				log = log.With(who, string(account))
 			}
 			log.Error("session: a hook panicked after it was given up", trace.Err(err))
+			c := hostCall{hook: name, account: account}
+			r.hookFailed(name, c.concerns(), "", err)
 		}
 	}
 }
@@ -78,10 +80,24 @@ func callHost[T any](ctx context.Context, r *Registry, c hostCall, fn func(conte
 	switch took := time.Since(began); {
 	case err != nil && ctx.Err() == nil && (c.quiet == nil || !errors.Is(err, c.quiet)):
 		r.log.Warn(c.text, "hook", string(c.hook), c.about, trace.Err(err))
+		r.hookFailed(c.hook, c.concerns(), "", err)
 	case err == nil && took > c.limit/2:
 		r.log.Warn("session: a hook takes more than half of its time", "hook", string(c.hook), c.about, "took", took, "limit", c.limit)
 	}
 	return v, err
+}
+
+// concerns returns the account that the call concerns; empty: none.
+func (c *hostCall) concerns() event.Account {
+	if c.hook == HookBus {
+		return ""
+	}
+	return c.account
+}
+
+// hookFailed tells of a call that failed.
+func (r *Registry) hookFailed(h Hook, account event.Account, login event.LoginID, err error) {
+	r.publish([]Change{{Kind: ChangeHookFailed, Session: Session{Account: account, Login: login}, Hook: h, Err: err}})
 }
 
 // none is what calls without a result return.

@@ -26,7 +26,7 @@ var ErrListening = errors.New("session: a fan-out serves the connections of this
 //
 //   - important: [ChangeLogin], [ChangeEnded], [ChangeContended], [ChangeForgotten], [ChangeDeleted] and every kind that
 //     is not named here;
-//   - frequent: [ChangeOnline], [ChangeOffline], [ChangeAway], [ChangeActive].
+//   - frequent: [ChangeOnline], [ChangeOffline], [ChangeAway], [ChangeActive], [ChangeHookFailed].
 //
 // Of [ChangeAway] and [ChangeActive] of one login only the last one waits, and of a login that changes all the time 8 are
 // told within Config.SweepInterval, and then how it is at the end of that. So a subscriber may be told of a state that it
@@ -76,10 +76,18 @@ func (r *Registry) Listen(l *stream.Listener[Change]) (stop func(), err error) {
 	if l == nil || l.Hear == nil {
 		return nil, &event.InvalidError{Field: "listener", Reason: "nil"}
 	}
+	drop, open := r.claim.hold(false) // a router writes to the store, also after the registry was closed
+	if !open {
+		return nil, ErrClosed
+	}
 	if !r.listener.CompareAndSwap(nil, l) {
+		drop()
 		return nil, ErrListening
 	}
-	return func() { r.listener.CompareAndSwap(l, nil) }, nil
+	return func() {
+		r.listener.CompareAndSwap(l, nil)
+		drop()
+	}, nil
 }
 
 // noteLocked makes changes known in the order in which they happen, which the account's mutex keeps. Nothing of it waits.
@@ -108,7 +116,7 @@ func (c *Change) item() stream.Item[Change] {
 	switch c.Kind {
 	case ChangeAway, ChangeActive:
 		i.Lane, i.Key = stream.Frequent, c.Session.Login
-	case ChangeOnline, ChangeOffline:
+	case ChangeOnline, ChangeOffline, ChangeHookFailed:
 		i.Lane = stream.Frequent
 	}
 	return i

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -9,7 +8,6 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/trace"
-	"github.com/manydevice/manydevice/store"
 )
 
 const (
@@ -39,19 +37,15 @@ func (r *Registry) do(c crew, fn func()) {
 	})
 }
 
-// sweepLoop looks after what lives in memory: silent connections, resume windows that are over, and the store's failure.
+// sweepLoop looks after what lives in memory: silent connections, and resume windows that are over.
 // It waits for nothing but the time.
 func (r *Registry) sweepLoop() {
 	t := time.NewTicker(r.cfg.SweepInterval)
 	defer t.Stop()
-	failed := r.st.Failed()
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
-		case <-failed:
-			failed = nil
-			r.storeFailed()
 		case <-t.C:
 			now := r.clock.Tick(r.cfg.SweepInterval)
 			r.tellClock()
@@ -59,18 +53,6 @@ func (r *Registry) sweepLoop() {
 			r.flushLog()
 		}
 	}
-}
-
-// storeFailed closes all connections. What fails from now on because of that is counted, and not logged for each account.
-func (r *Registry) storeFailed() {
-	all := r.connections()
-	for _, c := range all {
-		c.Close(event.Unavailable.Closed(time.Second))
-	}
-	ctx, cancel := context.WithTimeout(r.ctx, lookWait)
-	defer cancel()
-	_, cause := r.st.Accounts(ctx, "", 1) // any call says why it fails
-	r.log.Error("session: the store has failed", "connections", len(all), trace.Err(cmp.Or(cause, store.ErrFailed)))
 }
 
 // flushLog writes the log lines that were held back.

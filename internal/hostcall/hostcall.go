@@ -14,7 +14,8 @@
 //  4. A call hangs from its time-out on, even if its caller went away earlier.
 //  5. A panic is an error with its stack. The engine never panics because of a host. One that comes when
 //     nobody waits for an answer any longer is told to [Hook].Late.
-//  6. What calls take and what becomes of them is counted; see [Stats]. So a hook that takes most of its time is seen before it
+//  6. An error that panics when it is looked at is a panic of the call that returned it.
+//  7. What calls take and what becomes of them is counted; see [Stats]. So a hook that takes most of its time is seen before it
 //     takes all of it.
 //
 // What must not wait for a goroutine is called by [Here], without a bound. What has no time for that either, such as a Send,
@@ -56,8 +57,14 @@ type PanicError struct {
 	stack []byte
 }
 
-// Panicked returns the error for what recover has returned, with the stack. Call it in the deferred function that recovers.
-func Panicked(value any) *PanicError { return &PanicError{Value: value, stack: debug.Stack()} }
+// Panicked returns the error for what recover has returned, with the stack. Call it in the deferred function that recovers. Nil means
+// that the host ended the goroutine, by [runtime.Goexit] as a test does that fails.
+func Panicked(value any) *PanicError {
+	if value == nil {
+		value = "the goroutine was ended"
+	}
+	return &PanicError{Value: value, stack: debug.Stack()}
+}
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panicked: %v", e.Value) }
 
@@ -211,9 +218,10 @@ func Always[T any](
 	h.calls.Add(1)
 	done := make(chan answer, 1) // the call may go on when its caller no longer waits
 	go func() {                  // not owned: a hook that ignores its context must not hold up the end of the engine
-		a := answer{err: &PanicError{Value: "the goroutine of the call was ended"}} // by runtime.Goexit
+		var a answer
+		returned := false
 		defer func() {
-			if p := recover(); p != nil {
+			if p := recover(); p != nil || !returned {
 				a = answer{err: Panicked(p)}
 			}
 			late := c.returns(a.err)
@@ -223,7 +231,7 @@ func Always[T any](
 			}
 		}()
 		v, err := fn(ctx)
-		a = answer{v, Asked(err)}
+		a, returned = answer{v, Asked(err)}, true
 	}()
 	select {
 	case a := <-done:
@@ -248,14 +256,16 @@ func Always[T any](
 func Here[T any](h *Hook, fn func() (T, error)) (v T, err error) {
 	c := &call{h: h, begun: time.Now(), limit: math.MaxInt64}
 	h.calls.Add(1)
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
+		if p := recover(); p != nil || !returned {
 			err = Panicked(p)
 		}
 		c.returns(err)
 	}()
 	v, err = fn()
-	return v, Asked(err)
+	err, returned = Asked(err), true
+	return v, err
 }
 
 // Asked returns an error of the host's, once it was asked what the engine and its log ask errors. One that panics at that, such

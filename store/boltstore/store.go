@@ -17,6 +17,7 @@ import (
 
 // Store is a store in one file. Use [Open]. It is safe for concurrent use.
 type Store struct {
+	store.Claims
 	info   store.Info
 	epochs epochs
 	keys   messageKeys
@@ -28,7 +29,8 @@ type Store struct {
 	disk   diskSpace
 	commit func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
 
-	failed   chan struct{} // closed when cause is set
+	failed   chan struct{} // closed by unusable, when cause is set or the store is being closed
+	unusable func()        // closes failed; it may be called again
 	released chan struct{} // closed when the file is
 	stop     context.CancelFunc
 	backups  atomic.Int32    // that run
@@ -89,6 +91,7 @@ func (s *Store) Close(ctx context.Context) error {
 	last := !s.closing && s.users == 0
 	s.closing = true
 	s.mu.Unlock()
+	s.unusable()
 	s.stop()
 	if last {
 		s.release()
@@ -178,7 +181,7 @@ func (s *Store) fail(cause error) {
 	if !first {
 		return
 	}
-	close(s.failed)
+	s.unusable()
 	s.stop()
 	s.log.Error("boltstore: failed", "file", filepath.Base(s.disk.path), trace.Err(cause))
 }

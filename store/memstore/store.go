@@ -8,7 +8,7 @@
 //
 // # Concurrency
 //
-// A store is safe for concurrent use, and several engines may use one. One lock guards it all; it is never held longer
+// A store is safe for concurrent use, and several engines with leases may use one. One lock guards it all; it is never held longer
 // than one batch, page or trim takes in memory.
 package memstore
 
@@ -36,10 +36,11 @@ type Config struct {
 
 // Store is a store in memory. Use [New].
 type Store struct {
+	store.Claims
 	info    store.Info
 	maximum int64 // 0: no bound
 	reserve int64
-	failed  chan struct{} // never closed: memory does not fail
+	failed  chan struct{} // closed by Close alone: memory does not fail
 
 	mu       sync.Mutex
 	closed   bool
@@ -75,14 +76,17 @@ func New(cfg Config) *Store {
 // Info implements [store.Store].
 func (s *Store) Info() store.Info { return s.info }
 
-// Failed implements [store.Store]. The channel is never closed.
+// Failed implements [store.Store]. Memory does not fail, so only Close closes the channel.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
 // Close implements [store.Store]. It drops everything and never waits. It may be called again.
 func (s *Store) Close(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.failed)
+	}
 	s.accounts, s.order, s.messages, s.bytes = nil, nil, nil, 0
 	return nil
 }

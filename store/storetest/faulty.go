@@ -56,13 +56,14 @@ type Fault struct {
 func LostAnswer() Fault { return Fault{Method: Commit, After: true, Err: store.ErrUnknownOutcome} }
 
 // Faulty is a store that passes everything to another one, but for the faults injected. Its methods are safe for
-// concurrent use. It has no optional interfaces of the store to pass on, since there are none yet.
+// concurrent use. It passes on the optional interface that there is, [store.Observed].
 type Faulty struct {
 	inner  store.Store
 	failed chan struct{}
 	stop   chan struct{} // closed by Close: ends the goroutine of WithFaults
 	relay  sync.WaitGroup
 	once   sync.Once
+	end    func() // closes failed
 
 	mu     sync.Mutex
 	faults []*injected
@@ -75,15 +76,19 @@ type injected struct {
 	skipped, hits int
 }
 
-var _ store.Store = (*Faulty)(nil)
+var (
+	_ store.Store    = (*Faulty)(nil)
+	_ store.Observed = (*Faulty)(nil)
+)
 
 // WithFaults wraps a store. It runs one goroutine, which watches the wrapped store's Failed and ends with Close.
 func WithFaults(s store.Store) *Faulty {
 	f := &Faulty{inner: s, failed: make(chan struct{}), stop: make(chan struct{}), calls: make(map[Method]int)}
+	f.end = sync.OnceFunc(func() { close(f.failed) })
 	f.relay.Go(func() {
 		select {
-		case <-s.Failed():
-			f.Break()
+		case <-s.Failed(): // the wrapped store says why
+			f.end()
 		case <-f.stop:
 		}
 	})
@@ -119,10 +124,8 @@ func (f *Faulty) Calls(m Method) int {
 func (f *Faulty) Break() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.broken {
-		f.broken = true
-		close(f.failed)
-	}
+	f.broken = true
+	f.end()
 }
 
 // hit counts a call and returns the fault that hits it, if any.
@@ -191,6 +194,17 @@ type nothing struct{}
 // Info implements [store.Store].
 func (f *Faulty) Info() store.Info { return f.inner.Info() }
 
+// Claim implements [store.Store]. Faults have no effect on it.
+func (f *Faulty) Claim(shared bool) (release func(), err error) { return f.inner.Claim(shared) }
+
+// Stats implements [store.Observed]: it returns those of the wrapped store, or nothing if that has none.
+func (f *Faulty) Stats() store.Stats {
+	if o, ok := f.inner.(store.Observed); ok {
+		return o.Stats()
+	}
+	return store.Stats{}
+}
+
 // Failed implements [store.Store].
 func (f *Faulty) Failed() <-chan struct{} { return f.failed }
 
@@ -198,6 +212,7 @@ func (f *Faulty) Failed() <-chan struct{} { return f.failed }
 func (f *Faulty) Close(ctx context.Context) error {
 	f.once.Do(func() { close(f.stop) })
 	f.relay.Wait()
+	f.end()
 	return f.inner.Close(ctx)
 }
 
