@@ -29,6 +29,7 @@ var incidents = []incident{
 			_, err := s.Sessions.Kick(s.ctx, session.KickRequest{Account: "ann", All: true})
 			require.NoError(s.t, err)
 		},
+		changes: []string{"hook_failed"},
 		lines:   []string{"WARN session: a credential may not be revoked | hook=Revoke account=ann login device=d1 err"},
 		figures: map[string]any{"Sessions.Hooks[Revoke].Timeouts": 1, "Sessions.Hooks[Revoke].Longest": 2 * time.Second},
 	},
@@ -287,6 +288,19 @@ var incidents = []incident{
 		figures: map[string]any{"Router.ByCause[full]": 1, "Store.Refused": 1},
 	},
 	{
+		name:   "The store is closed before the engine",
+		onDisk: true,
+		provoke: func(s *scene) {
+			s.attach(s.login("d1"))
+			require.NoError(s.t, s.in.Close(s.ctx))
+			<-s.Failed()
+			require.Error(s.t, s.send("hello"))
+		},
+		lines:   []string{"ERROR session: the store was closed before the engine, and all connections were closed | connections=1 err"},
+		events:  []string{"refused send closed"},
+		figures: map[string]any{"Sessions.Closed[unavailable]": 1, "Router.ByCause[closed]": 1},
+	},
+	{
 		name: "The disk fails",
 		provoke: func(s *scene) {
 			s.attach(s.login("d1"))
@@ -295,7 +309,7 @@ var incidents = []incident{
 			<-s.Failed()
 			require.Error(s.t, s.send("hello"))
 		},
-		lines:   []string{"ERROR session: the store has failed | connections=1 err"},
+		lines:   []string{"ERROR session: the store failed, and all connections were closed | connections=1 err"},
 		events:  []string{"refused send store"},
 		figures: map[string]any{"Sessions.Closed[unavailable]": 1, "Router.ByCause[store]": 1},
 	},

@@ -44,7 +44,7 @@ type incident struct {
 	events []string
 	// changes are kinds of Sessions.Subscribe with their reason.
 	changes []string
-	// figures of Sessions.Stats, Router.Stats and the store's, each as it is after it.
+	// figures of Engine.Stats, each as it is after it.
 	figures map[string]any
 }
 
@@ -108,7 +108,11 @@ func (i *incident) play(t *testing.T) {
 		if i.config != nil {
 			i.config(s, &cfg)
 		}
-		s.Engine, err = manydevice.Open(s.st, cfg)
+		st := store.Store(s.st)
+		if i.onDisk {
+			st = s.in // which tells about itself
+		}
+		s.Engine, err = manydevice.Open(st, cfg)
 		require.NoError(t, err)
 		s.events, err = s.Router.Subscribe(1_000)
 		require.NoError(t, err)
@@ -188,16 +192,10 @@ var pathStep = regexp.MustCompile(`(\w+)|\[(.*?)\]`)
 // figure finds one of the statistics by its path, such as Router.ByCause[full].
 func (s *scene) figure(path string) any {
 	s.t.Helper()
-	part, rest, _ := strings.Cut(path, ".") // such as Router and ByCause[full]
-	v := map[string]reflect.Value{
-		"Sessions": reflect.ValueOf(s.Sessions.Stats()), "Router": reflect.ValueOf(s.Router.Stats()),
-	}[part]
-	if part == "Store" {
-		v = reflect.ValueOf(s.in.(store.Observed).Stats())
-	}
-	for _, step := range pathStep.FindAllStringSubmatch(rest, -1) {
+	v := reflect.ValueOf(s.Stats())
+	for _, step := range pathStep.FindAllStringSubmatch(path, -1) {
 		if field, key := step[1], step[2]; field != "" {
-			v = v.FieldByName(field)
+			v = reflect.Indirect(v).FieldByName(field)
 		} else {
 			v = v.MapIndex(reflect.ValueOf(key).Convert(v.Type().Key()))
 		}
