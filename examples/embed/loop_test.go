@@ -51,7 +51,8 @@ func TestReconnects_KeepOneLoginAndLoseNothing(t *testing.T) {
 	for i := range connections {
 		a.connect()
 		goOn <- struct{}{}
-		a.until(func() bool { return a.logins > 0 && len(a.texts) >= i })
+		require.True(t, a.reads(), "%v", a.closed)
+		a.until(func() bool { return len(a.texts) >= i })
 		a.Hangup() // whatever is under way
 	}
 	close(goOn)
