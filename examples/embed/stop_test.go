@@ -102,6 +102,7 @@ func (a *app) talk(texts ...string) {
 // A SIGTERM in the middle of traffic: the process tells its clients to come back, writes what is pending and ends by itself;
 // what it has answered is there when the next one starts, and every message arrives once.
 func TestSIGTERM_DuringTrafficLosesNothingAnswered(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr, db := ln.Addr().String(), filepath.Join(t.TempDir(), "chat.db")
