@@ -115,6 +115,8 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 		return nil, &event.InvalidError{Field: "registry", Reason: "nil"}
 	case st == nil:
 		return nil, &event.InvalidError{Field: "store", Reason: "nil"}
+	case !reg.Over(st):
+		return nil, &event.InvalidError{Field: "store", Reason: "not the registry's"}
 	}
 	waiting, err := lru.New[event.Account, []earlyRead](pendingAccounts)
 	if err != nil {
