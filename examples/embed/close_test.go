@@ -79,9 +79,11 @@ func TestConn_NothingFollowsHalfALine(t *testing.T) {
 	require.NoError(t, err)
 	c := &conn{nc: near.(*net.TCPConn), in: bufio.NewReader(near)}
 	defer c.nc.Close()
+	much := slices.Repeat([]byte("x"), 32<<20)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	require.Error(t, c.write(ctx, slices.Repeat([]byte("x"), 32<<20)))
+	require.Error(t, c.write(ctx, much))
+	require.True(t, c.over)
 	read := make(chan string)
 	go func() {
 		var all []byte
