@@ -27,6 +27,8 @@ type Engine struct {
 	Sessions *session.Registry
 	// Router says who gets a copy: Attach, Send, MarkRead.
 	Router *fanout.Router
+
+	observed store.Observed // nil: the store tells nothing about itself
 }
 
 // Open starts an engine over a store, which stays the caller's and must be closed after the engine. A store that another engine
@@ -43,7 +45,26 @@ func Open(st store.Store, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("manydevice: open: %w", err), reg.Close(context.Background()))
 	}
-	return &Engine{Sessions: reg, Router: router}, nil
+	e := &Engine{Sessions: reg, Router: router}
+	e.observed, _ = st.(store.Observed)
+	return e, nil
+}
+
+// Stats is what an engine tells about itself, for a metrics adapter. See docs/operations.md for what to watch.
+type Stats struct {
+	Sessions session.Stats
+	Router   fanout.Stats
+	Store    *store.Stats // nil: the store is no [store.Observed]
+}
+
+// Stats returns counters and gauges of all parts, read one after another. See [session.Registry.Stats] for what it costs.
+func (e *Engine) Stats() Stats {
+	s := Stats{Sessions: e.Sessions.Stats(), Router: e.Router.Stats()}
+	if e.observed != nil {
+		of := e.observed.Stats()
+		s.Store = &of
+	}
+	return s
 }
 
 // Failed is closed when the store can no longer be used, because a physical write failed or because it was closed before the

@@ -27,7 +27,8 @@ type Stats struct {
 	Merges       uint64        // runs that were made of several
 	MergeTime    time.Duration // of that work, which is done within transactions
 	WorkFailures uint64        // work in the background that ended with an error; ReadFailures are apart
-	ReadFailures uint64        // reads that ended with an error of the file, not of their caller
+	ReadFailures uint64        // reads that ended with an error of the file, and rows that were passed over for one
+	LogFailures  uint64        // log lines that the host's handler did not take: it returned an error or panicked
 
 	// Gauges. They are as of now, or of the last transaction.
 	LastCommit    time.Duration // how long the last commit took

@@ -61,10 +61,14 @@ func (w *writer) dropLong(a *account) error {
 	}
 	if v, err := decodeRecord(record); err == nil { // what cannot be read stays, as in release
 		w.dropValue(&v)
+	} else if record != "" {
+		w.s.meters.readFailures.Add(1)
 	}
 	return a.scan(string(rune(tagState)), "", func(_, row string) (bool, error) {
 		if st, err := decodeState(row); err == nil {
 			w.dropValue(&st.value)
+		} else {
+			w.s.meters.readFailures.Add(1)
 		}
 		return w.err == nil, w.err
 	})

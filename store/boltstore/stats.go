@@ -95,7 +95,7 @@ func (s *Store) Stats() store.Stats {
 		Operations: m.operations.Load(), Commits: m.commits.Load(), CommitTime: time.Duration(m.commitTime.Load()),
 		Refused: m.refused.Load(), WindowFull: m.windowFull.Load(), Folds: m.folds.Load(), FoldTime: time.Duration(m.foldTime.Load()),
 		Merges: m.merges.Load(), MergeTime: time.Duration(m.mergeTime.Load()), WorkFailures: m.workFailures.Load(),
-		ReadFailures: m.readFailures.Load(), LastCommit: time.Duration(m.lastCommit.Load()), LongestCommit: time.Duration(m.longest.Load()),
+		ReadFailures: m.readFailures.Load(), LogFailures: s.log.Failed(), LastCommit: time.Duration(m.lastCommit.Load()), LongestCommit: time.Duration(m.longest.Load()),
 		MemoryLimit: 2 * s.limits.window, Merging: m.merging.Load(), Backups: int(s.backups.Load()), FreeBytes: m.free.Load(),
 		Reserve: s.cfg.reserve(),
 	}
