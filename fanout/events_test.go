@@ -175,14 +175,14 @@ func TestD4_S65_LiveDropped(t *testing.T) {
 }
 
 func TestD4_TrimmedByCause(t *testing.T) {
-	inMemory(t, fanout.Config{MaxAge: 100 * time.Hour, MaxEntries: 8, MaxBytes: 5 * 1064, KeepMinimum: time.Hour, TrimInterval: -1}, func(w *world) {
+	inMemory(t, fanout.Config{MaxAge: 100 * time.Hour, MaxEntries: 8, MaxBytes: 5 * 40_064, KeepMinimum: time.Hour, TrimInterval: -1}, func(w *world) {
 		d := w.ready("ann", "a1")[0]
 		d.acked()
 		w.flush()
 		time.Sleep(101 * time.Hour)
 		logins := w.head("ann").Seq
 		for i := range 10 {
-			w.host("bob", fmt.Sprintf("%01000d", i), "ann")
+			w.host("bob", fmt.Sprintf("%040000d", i), "ann")
 		}
 		w.until("all", func() bool { return len(d.wire()) == 10 })
 		events := w.watch()

@@ -29,7 +29,7 @@ func TestK3_ClientThatPingsAndReadsNothingIsSlow(t *testing.T) {
 		"by the config":          {cfg: fanout.Config{FrameWrite: 4 * time.Second}, want: 4 * time.Second},
 		"by a very short one":    {cfg: fanout.Config{FrameWrite: 200 * time.Millisecond}, want: 200 * time.Millisecond},
 		"of the connection":      {req: fanout.AttachRequest{FrameWrite: time.Minute}, want: time.Minute},
-		"shorter than the sweep": {req: fanout.AttachRequest{FrameWrite: time.Millisecond}, want: time.Millisecond},
+		"shorter than the sweep": {req: fanout.AttachRequest{FrameWrite: 10 * time.Millisecond}, want: 10 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inMemory(t, tt.cfg, func(w *world) {

@@ -27,12 +27,14 @@ import (
 // Config tunes a store. The zero value is valid: no bound.
 type Config struct {
 	// MaxBytes bounds what inboxes hold: every payload once, and 64 bytes for each entry. A batch that would go beyond it
-	// gets [store.ErrFull]. Zero or negative: no bound. Records, registers and cursors do not count.
+	// gets [store.ErrFull]. Zero or negative: no bound. More than 1 PiB counts as that. Records, registers and cursors do not count.
 	MaxBytes int64
 	// Reserve is how far batches with [store.Batch.Reserve] may go beyond MaxBytes. Zero means a sixteenth of MaxBytes;
-	// negative means not at all.
+	// negative means not at all; more than 1 PiB counts as that.
 	Reserve int64
 }
+
+const mostBytes = 1 << 50 // more than there is, and far from an overflow
 
 // Store is a store in memory. Use [New].
 type Store struct {
@@ -63,8 +65,8 @@ func New(cfg Config) *Store {
 			Incarnation:  max(binary.BigEndian.Uint32(b[:]), 1),
 			Capabilities: store.Capabilities{AtomicSend: true, UniformOrder: true, Dense: true, Shared: true},
 		},
-		maximum:  max(cfg.MaxBytes, 0),
-		reserve:  max(cmp.Or(cfg.Reserve, cfg.MaxBytes/16), 0),
+		maximum:  min(max(cfg.MaxBytes, 0), mostBytes),
+		reserve:  min(max(cmp.Or(cfg.Reserve, cfg.MaxBytes/16), 0), mostBytes),
 		failed:   make(chan struct{}),
 		accounts: make(map[event.Account]*account),
 		messages: make(map[event.MessageID]*message),
