@@ -224,7 +224,7 @@ func attachRows() map[string]called {
 				}},
 				{is: session.ErrDraining, call: func(ctx context.Context, s *scene) error {
 					q := attach.good(s)
-					require.NoError(s.t, s.reg.Drain(ctx, 0))
+					require.NoError(s.t, s.reg.Drain(ctx, session.DrainRequest{}))
 					return attach.call(ctx, s, q)
 				}},
 			},

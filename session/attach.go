@@ -28,7 +28,8 @@ import (
 //
 // A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written where there
 // are no other nodes. One that has lost its slot is admitted again: policy may evict others, or refuse with a
-// [*RefusedError]. A [*LimitedError] says to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the
+// [*RefusedError]. A [*LimitedError] says to come back later, a [*StoppingError] when the next process or another node is
+// there, [ErrNoLease] to try another node. If the
 // login has ended, the holder of its token, or the host that vouches, gets an [*EndedError]; everybody else
 // [ErrUnknownLogin].
 //
@@ -42,6 +43,7 @@ import (
 // a newer connection takes its place, a [*FencedError].
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Connection, err error) {
 	defer fault.In("session", "attach", &err)
+	defer r.Stopping(&err)
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -52,8 +54,8 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		return nil, ErrClosed
 	}
 	defer r.owned.Leave()
-	if r.draining.Load() {
-		return nil, ErrDraining
+	if err := r.leaving(); err != nil {
+		return nil, err
 	}
 	if err := r.limitAttach(q); err != nil {
 		return nil, err
@@ -193,15 +195,10 @@ type arrival struct {
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
 func (r *Registry) unserved(lease uint64) error {
-	switch {
-	case r.ctx.Err() != nil: // which gives the lease back
-		return ErrClosed
-	case r.nodes.standing(lease) == leaseOver:
+	if r.ctx.Err() == nil && r.nodes.standing(lease) == leaseOver { // a registry that is closed gives it back
 		return ErrNoLease
-	case r.draining.Load():
-		return ErrDraining
 	}
-	return nil
+	return r.leaving()
 }
 
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.
@@ -241,9 +238,8 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		in.moves = s.move(l)
 	}
 	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
-	device, before := s.rec.registered(l), s.r.clock.Before
-	in.restored = unsure || k == nil && before(l.At) || first && device != l.At && before(device)
-	in.announced = false
+	device := s.rec.registered(l)
+	in.restored, in.announced = s.r.inDoubt(device), false
 	if n := s.r.nodes; n != nil {
 		in.announced = l.attachedBefore()
 		in.restored = unsure || k == nil && in.announced || first && device != l.At

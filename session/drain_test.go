@@ -20,7 +20,7 @@ func TestD9_Drain(t *testing.T) {
 		}
 		begin := time.Now()
 		done := make(chan error, 1)
-		go func() { done <- w.reg.Drain(w.t.Context(), 10*time.Second) }()
+		go func() { done <- w.reg.Drain(w.t.Context(), session.DrainRequest{Over: 10 * time.Second}) }()
 		w.pass(4500 * time.Millisecond)
 		shut := 0
 		for _, g := range all {
@@ -50,6 +50,6 @@ func TestD9_Drain(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(w.t.Context())
 		cancel()
-		require.ErrorIs(w.t, w.reg.Drain(ctx, time.Hour), context.Canceled)
+		require.ErrorIs(w.t, w.reg.Drain(ctx, session.DrainRequest{Over: time.Hour}), context.Canceled)
 	})
 }

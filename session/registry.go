@@ -49,11 +49,11 @@ type Registry struct {
 	sweepers  crew
 	janitors  crew
 
-	draining   atomic.Bool
-	arriving   event.Closed // its address marks connections that are arriving
-	attaches   *limiter     // of the node
-	attachesOf *limiter     // of each account
-	refusals   *limiter     // logins of each account that were not admitted, and those that run
+	departure  atomic.Pointer[departure] // nil: the node is not about to stop
+	arriving   event.Closed              // its address marks connections that are arriving
+	attaches   *limiter                  // of the node
+	attachesOf *limiter                  // of each account
+	refusals   *limiter                  // logins of each account that were not admitted, and those that run
 
 	calls    calls
 	feed     stream.Feed[Change]
@@ -63,6 +63,11 @@ type Registry struct {
 	cancel context.CancelCauseFunc
 	owned  owned.Group
 	beaten sync.Once // the heartbeat of the end was written
+
+	doubt   int64       // up to when entries are in doubt, Unix milliseconds; see orderly.go
+	begun   bool        // the first heartbeat is written
+	ended   atomic.Bool // nothing runs any more
+	orderly atomic.Bool // and all that was sent is known to the store
 }
 
 type shard struct {
@@ -147,14 +152,17 @@ func (r *Registry) limit() (err error) {
 // elapsed is the time since the registry was opened.
 func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
-// Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
-// Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
+// Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows. Clients
+// are advised as by Drain with a zero [DrainRequest], unless Drain was called before; so are those that come in the meantime,
+// by a [*StoppingError]. Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
+	all := r.connections()
+	r.departure.CompareAndSwap(nil, r.plan(DrainRequest{}, len(all)))
 	r.cancel(ErrClosed)
 	var last sync.WaitGroup
-	for _, c := range r.connections() {
-		last.Go(func() { c.end(event.Shutdown.Closed(time.Second)) })
+	for _, c := range r.connections() { // with those that have come in since
+		last.Go(func() { c.end(r.Shutdown(len(all))) })
 	}
 	done := make(chan struct{})
 	go func() {
@@ -163,6 +171,7 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 		r.beaten.Do(func() { r.lastBeat(context.WithoutCancel(ctx)) })
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.feed.Close()
+		r.ended.Store(true)
 		close(done)
 	}()
 	select {
