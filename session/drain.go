@@ -15,6 +15,7 @@ const (
 	defaultBack = time.Second            // DrainRequest.Back on one node
 	soonest     = 250 * time.Millisecond // least advice: a load balancer needs some time to turn away from a node
 	leastSpread = 100 * time.Millisecond // of a few clients
+	burstPart   = 0.75                   // of the attaches that a node admits at once
 	usualRate   = 2_000                  // attaches per second that a node without a bound is taken to admit
 )
 
@@ -38,7 +39,7 @@ type DrainRequest struct {
 //  1. A client is told to wait until the next process is there, counted from the moment at which it is told, so that whoever
 //     follows the advice does not meet this process again. Where other nodes take over at once there is nothing to wait for.
 //  2. To that is added a random part of a spread: the time in which a node admits all of them, by Config.AttachesPerSecond. Of
-//     the calls that may come at once half is left to others.
+//     the calls that may come at once a quarter is left to others.
 //  3. Those that come to this process in the meantime are refused with an advice by the same plan.
 //
 // The plan is fixed when the first of them is told. A process that is late finds them again at its successor's door, where they
@@ -78,7 +79,7 @@ func (r *Registry) spread(n int) time.Duration {
 	if rate < 0 {
 		rate = usualRate
 	}
-	return max(leastSpread, seconds(float64(n)/(4*rate)), seconds((float64(n)-rate/2)/rate))
+	return max(leastSpread, seconds((float64(n)-burstPart*rate)/rate))
 }
 
 // StoppingError reports that the node is about to stop, or has been stopped: it takes no logins and connections any more. It
