@@ -218,8 +218,8 @@ func (r *Router) closeConnections() {
 			h.mu.Unlock()
 		}
 	}
-	for _, a := range all {
-		a.conn.Close(r.reg.Shutdown(len(all)))
+	for i, a := range all {
+		a.conn.Close(r.reg.Shutdown(i, len(all)))
 	}
 }
 

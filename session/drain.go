@@ -38,7 +38,7 @@ type DrainRequest struct {
 //
 //  1. A client is told to wait until the next process is there, counted from the moment at which it is told, so that whoever
 //     follows the advice does not meet this process again. Where other nodes take over at once there is nothing to wait for.
-//  2. To that is added a random part of a spread: the time in which a node admits all of them, by Config.AttachesPerSecond. Of
+//  2. To that is added a part of a spread, in random order: the time in which a node admits all of them, by Config.AttachesPerSecond. Of
 //     the calls that may come at once a quarter is left to others.
 //  3. Those that come to this process in the meantime are refused with an advice by the same plan.
 //
@@ -49,9 +49,10 @@ type departure struct {
 	spread time.Duration
 }
 
-// retry returns how long a client waits that is told now.
-func (d *departure) retry(now time.Duration) time.Duration {
-	return max(d.back-now, soonest) + rand.N(d.spread+1)
+// retry returns how long the i-th of n clients waits that is told now.
+func (d *departure) retry(now time.Duration, i, n int) time.Duration {
+	part := (float64(i) + rand.Float64()) / float64(n)
+	return max(d.back-now, soonest) + time.Duration(part*float64(d.spread))
 }
 
 // plan returns how n clients leave.
@@ -119,17 +120,17 @@ func (r *Registry) Stopping(err *error) {
 	}
 	var says interface{ Closed() event.Closed }
 	if errors.As(*err, &says) && says.Closed() == event.Shutdown.Closed(0) {
-		*err = &StoppingError{RetryAfter: d.retry(r.elapsed()), Err: *err}
+		*err = &StoppingError{RetryAfter: d.retry(r.elapsed(), 0, 1), Err: *err}
 	}
 }
 
-// Shutdown returns what to tell one of so many clients because the node stops. It is for fan-out; hosts have no use for it.
-func (r *Registry) Shutdown(clients int) event.Closed {
+// Shutdown returns what to tell the i-th of n clients because the node stops. It is for fan-out; hosts have no use for it.
+func (r *Registry) Shutdown(i, n int) event.Closed {
 	d := r.departure.Load()
 	if d == nil {
-		d = r.plan(DrainRequest{}, clients)
+		d = r.plan(DrainRequest{}, n)
 	}
-	return event.Shutdown.Closed(d.retry(r.elapsed()))
+	return event.Shutdown.Closed(d.retry(r.elapsed(), i, n))
 }
 
 // Drain prepares for a stop: from now on Login and Attach return a [*StoppingError] that matches [ErrDraining], and all
@@ -172,7 +173,7 @@ func (r *Registry) closeAll(ctx context.Context, all []*Connection, over time.Du
 		if err != nil {
 			return fmt.Errorf("%d of %d connections are closed: %w", i, len(all), err)
 		}
-		c.Close(r.Shutdown(len(all)))
+		c.Close(r.Shutdown(i, len(all)))
 	}
 	for _, c := range all {
 		c.AwaitClose(ctx)

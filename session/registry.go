@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -157,12 +158,13 @@ func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 // by a [*StoppingError]. Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
-	all := r.connections()
-	r.departure.CompareAndSwap(nil, r.plan(DrainRequest{}, len(all)))
+	r.departure.CompareAndSwap(nil, r.plan(DrainRequest{}, len(r.connections())))
 	r.cancel(ErrClosed)
+	all := r.connections() // with those that have come in meanwhile
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var last sync.WaitGroup
-	for _, c := range r.connections() { // with those that have come in since
-		last.Go(func() { c.end(r.Shutdown(len(all))) })
+	for i, c := range all {
+		last.Go(func() { c.end(r.Shutdown(i, len(all))) })
 	}
 	done := make(chan struct{})
 	go func() {
