@@ -118,7 +118,7 @@ func (w *world) provoke(hook session.Hook, drained func()) {
 		w.host("bob", "x", "ann")
 		synctest.Wait()
 		head := w.head("ann")
-		require.NoError(w.t, att.Handle(context.Background(), event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}, Code: "x"}))
+		require.NoError(w.t, att.Handle(context.Background(), &event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}, Code: "x"}))
 	case fanout.HookPoison:
 		f := w.fragile("ann", "a1", "deadly")
 		w.host("bob", "deadly", "ann")
