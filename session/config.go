@@ -23,6 +23,7 @@ const (
 	recordReserve      = 12 << 10              // bytes of a record that logins leave to tombstones and to new tokens
 	fenceGap           = 10 * time.Millisecond // in which a Send that has passed the fence reaches the host's code
 	maxConflicts       = 16                    // tries of a step that others get in the way of
+	defaultAgeGrace    = 24 * time.Hour
 	janitorPage        = 256
 	maxLoginsPerMinute = 60_000
 	maxPerSecond       = 1_000_000        // attaches and accounts: more than one process can do
@@ -154,7 +155,7 @@ func (c Config) withDefaults() Config {
 	c.AttachesPerSecond = cmp.Or(c.AttachesPerSecond, 2_000)
 	c.SweepInterval = cmp.Or(c.SweepInterval, 5*time.Second)
 	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
-	c.AgeGrace = cmp.Or(c.AgeGrace, 24*time.Hour)
+	c.AgeGrace = cmp.Or(c.AgeGrace, defaultAgeGrace)
 	c.HookTimeout = cmp.Or(c.HookTimeout, 2*time.Second)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, time.Second)
 	if c.Leases == nil {
