@@ -32,7 +32,7 @@ var faultyCode = map[string]struct {
 	says string
 }{
 	"panics":              {func(<-chan struct{}) error { panic("told to") }, "told to"},
-	"ends its goroutine":  {func(<-chan struct{}) error { runtime.Goexit(); return nil }, "the goroutine was ended"},
+	"ends its goroutine":  {func(<-chan struct{}) error { runtime.Goexit(); return nil }, "was ended"},
 	"hangs":               {func(stop <-chan struct{}) error { <-stop; return nil }, "timed out"},
 	"returns an error":    {func(<-chan struct{}) error { return errors.New("no such service") }, "no such service"},
 	"returns a nil error": {func(<-chan struct{}) error { return (*nilError)(nil) }, "nil pointer"},
