@@ -71,14 +71,18 @@ func (e *Engine) Stats() Stats {
 // again. It stays open if the engine is closed first.
 func (e *Engine) Failed() <-chan struct{} { return e.Sessions.Failed() }
 
-// Drain prepares for a stop, for instance when a new version is rolled out: no logins and connections are taken any more,
-// those that are there are closed over the given time with advice that spreads their return, and what is pending is
-// written. Close comes after it.
-func (e *Engine) Drain(ctx context.Context, over time.Duration) error {
-	return errors.Join(e.Sessions.Drain(ctx, over), e.Router.Flush(ctx))
+// Drain prepares for a stop, for instance when a new version is rolled out: what is pending is written, no logins and
+// connections are taken any more, and those that are there are closed. Each client is told when the next process, or another
+// node, is there: see [session.DrainRequest], of which the zero value will do, and [fanout.Router.Drain] for what it waits for.
+// Close comes after it.
+//
+//	err := engine.Drain(ctx, session.DrainRequest{Over: 10 * time.Second, Back: time.Second})
+//	err = errors.Join(err, engine.Close(ctx), st.Close(ctx))
+func (e *Engine) Drain(ctx context.Context, q session.DrainRequest) error {
+	return e.Router.Drain(ctx, q)
 }
 
-// Close closes all connections with reason shutdown and advice to come back, writes what is pending, and waits for what
+// Close closes all connections with reason shutdown and advice to come back, as Drain does with a zero request, writes what is pending, and waits for what
 // runs as long as ctx allows; a context without deadline is given 5 s. Logins do not end. It may be called again.
 func (e *Engine) Close(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {

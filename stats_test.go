@@ -2,7 +2,9 @@ package manydevice_test
 
 import (
 	"context"
+	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -43,5 +45,24 @@ func TestEngineStats(t *testing.T) {
 			require.NoError(t, st.Close(ctx))
 			require.NotPanics(t, func() { engine.Stats() }, "a metrics adapter may be late")
 		})
+	}
+}
+
+// Each figure, event and hook is explained in docs/operations.md.
+func TestOperations_NameEveryFigure(t *testing.T) {
+	doc, err := os.ReadFile("docs/operations.md")
+	require.NoError(t, err)
+	for _, of := range []any{session.Stats{}, session.HookStats{}, fanout.Stats{}, store.Stats{}} {
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
+			if f.Name != "ByCause" {
+				require.Contains(t, string(doc), "`"+f.Name+"`", "%T", of)
+			}
+		}
+	}
+	for _, c := range fanout.Causes() {
+		require.Contains(t, string(doc), "`"+string(c)+"`")
+	}
+	for _, h := range fanout.Hooks() {
+		require.Contains(t, string(doc), "`"+string(h)+"`")
 	}
 }

@@ -92,7 +92,9 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 // attach is Attach, without the name of the call in its errors.
 func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Conn) (*Attachment, error) {
 	if r.ctx.Err() != nil {
-		return nil, ErrClosed
+		err := ErrClosed
+		r.reg.Stopping(&err)
+		return nil, err
 	}
 	own, err := q.limits(r)
 	if err != nil {
@@ -188,9 +190,13 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 	r.reachedLocked(h, event.Position{Epoch: head.Epoch, Seq: head.Seq})
 	a.epoch, a.acked = head.Epoch, cur.Seq
 	a.resend = max(a.resend, cur.Sent, cur.Seq)
-	if a.conn.Restored() && head.Seq > a.resend { // the device's later connections have to know, too
-		a.resend = head.Seq
-		r.cursors.put(store.Cursor{Account: h.account, Incarnation: a.conn.Incarnation(), Seq: cur.Seq, Sent: head.Seq})
+	if a.conn.Restored() && head.Seq > a.resend {
+		if r.doubtful {
+			a.ownLocked().doubted = head.Seq
+		} else { // the device's later connections have to know, too
+			a.resend = head.Seq
+			r.cursors.put(store.Cursor{Account: h.account, Incarnation: a.conn.Incarnation(), Seq: cur.Seq, Sent: head.Seq})
+		}
 	}
 	start := event.Position{Epoch: head.Epoch, Seq: cur.Seq}
 	if claimed != nil {

@@ -51,6 +51,7 @@ type business struct {
 	statesNext  string
 
 	parked  []event.Position // entries that the device does not get, rising
+	doubted uint64           // entries up to here are in doubt if they are old enough; see session.Registry.Doubt
 	suspect uint64           // until this is acknowledged the device counts as one in trouble; 0: it does not
 	careful uint64           // if not 0, entries go one at a time until suspect is acknowledged
 
@@ -84,7 +85,7 @@ func (a *Attachment) ownLocked() *business {
 // restLocked drops a business in which nothing is left.
 func (a *Attachment) restLocked() {
 	b := a.business
-	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full)+len(b.nacks) == 0 && b.suspect == 0 && b.skip == 0 &&
+	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full)+len(b.nacks) == 0 && b.suspect == 0 && b.skip == 0 && b.doubted <= a.pos &&
 		!b.held && b.limits == a.r.none.limits {
 		a.business = &a.r.none
 	}

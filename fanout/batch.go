@@ -55,21 +55,13 @@ func (a *Attachment) send(buf *scratch) (goOn bool) {
 	returned := false
 	defer func() {
 		if !returned {
-			a.sendFailed(ended(recover()))
+			a.sendFailed(hostcall.Panicked(recover())) // nil: it has ended the goroutine
 		}
 	}()
 	err := a.conn.Send(a.r.ctx, buf.frames)
 	goOn = err == nil || a.sendAgain(buf, err) // which may panic: it asks the host's error what it is
 	returned = true
 	return goOn
-}
-
-// ended is the error of a Send that did not return: with what it panicked, or nil if it ended its goroutine.
-func ended(panicked any) error {
-	if panicked == nil {
-		panicked = "the goroutine of the call was ended" // by runtime.Goexit
-	}
-	return hostcall.Panicked(panicked)
 }
 
 // sendAgain does what follows from the error of a Send, and reports whether the reader goes on.

@@ -1,14 +1,10 @@
 package fanout
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -120,14 +116,14 @@ func (b *cursorBook) move(a *Attachment) {
 }
 
 // done ends a flush. What was not written is dirty again.
-func (b *cursorBook) done(written bool) {
+func (b *cursorBook) done(unwritten []store.Cursor) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !written && len(b.moving) > 0 {
+	if len(unwritten) > 0 {
 		b.since = b.taken
-		for _, c := range b.moving {
-			merge(b.dirty, c)
-		}
+	}
+	for _, c := range unwritten {
+		merge(b.dirty, c)
 	}
 	b.moving = nil
 }
@@ -140,62 +136,9 @@ func (r *Router) flushLoop() {
 		case <-r.ctx.Done():
 			return
 		case <-t.C:
-			if err := r.flushCursors(r.ctx); err != nil && r.ctx.Err() == nil {
+			if err := r.flush(r.ctx); err != nil && r.ctx.Err() == nil {
 				r.flushFailed("", err)
 			}
 		}
 	}
-}
-
-// flushFailed says that cursors, or the receipts of one account, could not be written yet.
-func (r *Router) flushFailed(account event.Account, err error) {
-	r.stats.flushFailures.Add(1)
-	r.feed.emit(Event{Kind: EventFlushFailed, Account: account, Err: err})
-	if account == "" {
-		r.log.Warn("fanout: cursors or receipts could not be written yet", trace.Err(err))
-		return
-	}
-	r.log.Warn("fanout: receipts of an account could not be written yet", "account", string(account), trace.Err(err))
-}
-
-// flushCursors writes the cursors that have moved. Delivered receipts that are owed for the same acks go first: once the
-// cursor is on disk nobody would remember them. If there is no room for receipts, cursors are written all the same.
-func (r *Router) flushCursors(ctx context.Context) error {
-	select {
-	case r.cursors.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("fanout: flush: %w", ctx.Err())
-	}
-	defer func() { <-r.cursors.turn }()
-	list := r.cursors.take()
-	err := r.flushAllReceipts(ctx)
-	written := err == nil || errors.Is(err, store.ErrFull)
-	if written && len(list) > 0 {
-		saved := r.st.SaveCursors(ctx, list)
-		written = saved == nil
-		err = errors.Join(err, saved)
-	}
-	r.cursors.done(written)
-	if err != nil {
-		return fmt.Errorf("fanout: flush: %w", err)
-	}
-	return nil
-}
-
-func (r *Router) flushAllReceipts(ctx context.Context) error {
-	var errs []error
-	for _, h := range r.owing() {
-		errs = append(errs, r.flushReceipts(ctx, h))
-		h.release()
-	}
-	return errors.Join(errs...)
-}
-
-// owing returns the hubs with delivered receipts that are not yet told, held.
-func (r *Router) owing() []*hub {
-	var all []*hub
-	for i := range r.shards {
-		all = append(all, r.shards[i].restlessHubs()...)
-	}
-	return all
 }

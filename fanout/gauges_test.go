@@ -145,6 +145,23 @@ func TestStats_PushesOverdue(t *testing.T) {
 	}
 }
 
+// What needs no push any longer, since its device has come, is not overdue.
+func TestStats_PushThatIsNoLongerNeeded(t *testing.T) {
+	pushInMemory(t, fanout.Config{Push: fanout.PushConfig{Tries: 100}}, func(w *world, l *pushLog) {
+		l.first(func(context.Context, fanout.Push) error { return errPush })
+		d := w.login("ann", "a1")
+		w.host("bob", "x", "ann")
+		time.Sleep(15 * time.Second)
+		require.Positive(w.t, w.r.Stats().PushOverdue)
+		d.online()
+		w.fence("ann")
+		w.decided()
+		time.Sleep(time.Minute)
+		require.Zero(w.t, w.r.Stats().PushWaiting)
+		require.Zero(w.t, w.r.Stats().PushOverdue)
+	})
+}
+
 // The account that takes up the engine is named, by its inbox or by its devices, with its share.
 func TestStats_HotAccount(t *testing.T) {
 	for _, hot := range []string{"inbox", "devices"} {

@@ -32,7 +32,7 @@ var faultyCode = map[string]struct {
 	says string
 }{
 	"panics":              {func(<-chan struct{}) error { panic("told to") }, "told to"},
-	"ends its goroutine":  {func(<-chan struct{}) error { runtime.Goexit(); return nil }, "the goroutine of the call was ended"},
+	"ends its goroutine":  {func(<-chan struct{}) error { runtime.Goexit(); return nil }, "was ended"},
 	"hangs":               {func(stop <-chan struct{}) error { <-stop; return nil }, "timed out"},
 	"returns an error":    {func(<-chan struct{}) error { return errors.New("no such service") }, "no such service"},
 	"returns a nil error": {func(<-chan struct{}) error { return (*nilError)(nil) }, "nil pointer"},
@@ -118,7 +118,7 @@ func (w *world) provoke(hook session.Hook, drained func()) {
 		w.host("bob", "x", "ann")
 		synctest.Wait()
 		head := w.head("ann")
-		require.NoError(w.t, att.Handle(context.Background(), event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}, Code: "x"}))
+		require.NoError(w.t, att.Handle(context.Background(), &event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}, Code: "x"}))
 	case fanout.HookPoison:
 		f := w.fragile("ann", "a1", "deadly")
 		w.host("bob", "deadly", "ann")

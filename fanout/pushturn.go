@@ -42,7 +42,7 @@ func (r *Router) pushTurn(it *pushItem, seq uint64) {
 		r.pushFailed(it.account, err)
 		t.next = t.now.Elapsed + r.cfg.Push.Delay
 	}
-	r.push.done(it, seq, t.next, r.clock()+r.cfg.Push.Delay, err != nil || it.tries > 0)
+	r.push.done(it, seq, t.next, r.clock()+r.cfg.Push.Delay, err != nil || t.next != 0 && it.tries > 0)
 }
 
 func (t *pushTurn) run(seq uint64) (err error) {

@@ -188,7 +188,7 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 			a.skipLocked(e.Seq, now)
 			continue
 		}
-		again := e.Seq <= a.resend
+		again := e.Seq <= a.resend || e.Seq <= a.doubted && !e.Time.After(a.r.doubt)
 		a.blocked = len(a.window) >= a.windowLocked() || len(a.window) > 0 && a.bytes+e.Size() > a.limits.windowBytes
 		if cut = a.blocked || len(d.Entries) > 0 && again != d.Redelivered; cut {
 			break

@@ -68,6 +68,8 @@ type Router struct {
 	attached    atomic.Int64
 	gauges      atomic.Pointer[gauges] // as the watchdog has found them last
 	hot         hotBook
+	doubt       time.Time // see session.Registry.Doubt
+	doubtful    bool      // it is known
 	stats       counters
 	feed        feed
 	deaf        func() // stops the router from hearing of changes
@@ -133,6 +135,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 		times: reg.Clock(),
 	}
 	r.early.waiting = waiting
+	r.doubt, r.doubtful = reg.Doubt()
 	if err := r.troubles.init(); err != nil {
 		return nil, err
 	}
@@ -184,7 +187,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
 	first, last := make(chan error, 1), make(chan error, 1)
 	go func() { // not owned, as the other one: a store that ignores its context must not hold up the caller
-		first <- r.flushCursors(ctx)
+		first <- r.flush(ctx)
 	}()
 	select {
 	case err = <-first:
@@ -194,11 +197,13 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	go func() {
 		r.closeConnections()
 		r.owned.Wait()
-		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
-		if err != nil {
+		err := r.flush(ctx) // what came meanwhile, and what could not be written before
+		if err == nil {
+			r.reg.Orderly(ctx) // the next engine knows then what was sent
+		} else {
 			r.flushFailed("", err) // nobody may wait for it any longer
 		}
-		r.deaf()
+		r.deaf() // gives up the claim on the store
 		r.feed.Close()
 		r.log.Close()
 		last <- err
@@ -214,6 +219,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 
 // closeConnections closes the connections of a router that was closed. One that is still arriving finds out itself; see begin.
 func (r *Router) closeConnections() {
+	var all []*Attachment
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
@@ -221,17 +227,14 @@ func (r *Router) closeConnections() {
 		sh.mu.Unlock()
 		for _, h := range hubs {
 			h.mu.Lock()
-			atts := slices.Clone(h.atts)
+			all = append(all, h.atts...)
 			h.mu.Unlock()
-			for _, a := range atts {
-				a.conn.Close(event.Shutdown.Closed(time.Second))
-			}
 		}
 	}
+	for i, a := range all {
+		a.conn.Close(r.reg.Shutdown(i, len(all)))
+	}
 }
-
-// Flush writes cursors and delivered receipts that are pending, and returns when they are durable.
-func (r *Router) Flush(ctx context.Context) error { return r.flushCursors(ctx) }
 
 func (r *Router) shardOf(id event.Account) *shard {
 	return &r.shards[maphash.String(r.seed, string(id))&(shardCount-1)]

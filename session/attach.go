@@ -28,7 +28,8 @@ import (
 //
 // A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written where there
 // are no other nodes. One that has lost its slot is admitted again: policy may evict others, or refuse with a
-// [*RefusedError]. A [*LimitedError] says to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the
+// [*RefusedError]. A [*LimitedError] says to come back later, a [*StoppingError] when the next process or another node is
+// there, [ErrNoLease] to try another node. If the
 // login has ended, the holder of its token, or the host that vouches, gets an [*EndedError]; everybody else
 // [ErrUnknownLogin].
 //
@@ -45,6 +46,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	defer func() {
 		r.turned("session: attach refused", err, q.Account, "login", string(q.Login), "device", string(q.Device))
 	}()
+	defer r.Stopping(&err)
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -58,8 +60,8 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if q.Delivery == nil && r.listener.Load() != nil {
 		return nil, ErrListening
 	}
-	if r.draining.Load() {
-		return nil, ErrDraining
+	if err := r.leaving(); err != nil {
+		return nil, err
 	}
 	if err := r.limitAttach(q); err != nil {
 		return nil, err
@@ -202,15 +204,10 @@ type arrival struct {
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
 func (r *Registry) unserved(lease uint64) error {
-	switch {
-	case r.ctx.Err() != nil: // which gives the lease back
-		return ErrClosed
-	case r.nodes.standing(lease) == leaseOver:
+	if r.ctx.Err() == nil && r.nodes.standing(lease) == leaseOver { // a registry that is closed gives it back
 		return ErrNoLease
-	case r.draining.Load():
-		return ErrDraining
 	}
-	return r.storeError(r.ctx)
+	return cmp.Or(r.leaving(), r.storeError(r.ctx))
 }
 
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.
@@ -250,11 +247,12 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		in.moves = s.move(l)
 	}
 	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
-	device, before := s.rec.registered(l), s.r.clock.Before
-	in.restored = unsure || k == nil && before(l.At) || first && device != l.At && before(device)
-	in.announced, in.cameBack = false, !holds
+	device := s.rec.registered(l)
+	in.restored, in.announced = s.r.inDoubt(device), false
+	in.cameBack, in.resumed = !holds, k == nil || k.served
 	if n := s.r.nodes; n != nil {
 		in.announced = l.attachedBefore()
+		in.resumed = in.announced || k != nil && k.served
 		in.restored = unsure || k == nil && in.announced || first && device != l.At
 		if elsewhere {
 			l.Before, l.Moved, s.dirty = s.movedFrom(l), s.now.UnixMilli(), true
@@ -266,7 +264,6 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 			l.Node, l.Lease, l.Left, s.dirty = n.r.cfg.Node, in.lease, 0, true
 		}
 	}
-	in.resumed = !first || in.announced || in.restored
 	in.parked = nil
 	if d := s.rec.device(l.Device); d != nil {
 		in.parked = d.Parked // never changed, only replaced

@@ -23,6 +23,7 @@ const (
 	recordReserve      = 12 << 10              // bytes of a record that logins leave to tombstones and to new tokens
 	fenceGap           = 10 * time.Millisecond // in which a Send that has passed the fence reaches the host's code
 	maxConflicts       = 16                    // tries of a step that others get in the way of
+	defaultAgeGrace    = 24 * time.Hour
 	janitorPage        = 256
 	maxLoginsPerMinute = 60_000
 	maxPerSecond       = 1_000_000        // attaches and accounts: more than one process can do
@@ -84,8 +85,8 @@ type Config struct {
 	// lasts. One that takes longer is left to itself. While 8 calls of one function hang for one account, it is not called for
 	// that account. See [Stats] for what becomes of them. Zero means 2 s; from 1 ms to 100 years.
 	HookTimeout time.Duration
-	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged, counted and left to
-	// itself. See [HookClose] in [Stats]. Zero means 1 s; from 1 ms to 100 years.
+	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged, counted and left to itself. See
+	// [HookClose] in [Stats]. Zero means 1 s; from 1 ms to 100 years.
 	CloseTimeout time.Duration
 	// Node is the name of this engine among several, which no other one has at the same time. Empty means "local", and is
 	// refused with Leases.
@@ -154,7 +155,7 @@ func (c Config) withDefaults() Config {
 	c.AttachesPerSecond = cmp.Or(c.AttachesPerSecond, 2_000)
 	c.SweepInterval = cmp.Or(c.SweepInterval, 5*time.Second)
 	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
-	c.AgeGrace = cmp.Or(c.AgeGrace, 24*time.Hour)
+	c.AgeGrace = cmp.Or(c.AgeGrace, defaultAgeGrace)
 	c.HookTimeout = cmp.Or(c.HookTimeout, 2*time.Second)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, time.Second)
 	if c.Leases == nil {

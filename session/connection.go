@@ -108,8 +108,9 @@ func (c *Connection) idleTimeout() time.Duration {
 	return c.r.cfg.IdleTimeout
 }
 
-// Restored reports that the login's device lived through a restart of the engine, or was served by another node, and
-// that nothing was sent on the login's connections since: what was sent to the device last may not be known.
+// Restored reports that the login's device lived through an end of the engine that was not in order, or was served by another
+// node and that nothing was sent on the login's connections since: what was sent to the device may not be known. See
+// [Registry.Doubt].
 func (c *Connection) Restored() bool { return c.restored }
 
 // NonBlocking reports that Send never waits for the network; see [transport.NonBlocker].

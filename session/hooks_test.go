@@ -36,7 +36,6 @@ type hookStory struct {
 	rules policy.Rules
 	set   func(c *session.Config, do func() error)
 	call  func(w *world, do func() error)
-	alone bool // it concerns no account
 }
 
 var hookStories = []hookStory{

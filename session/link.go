@@ -70,7 +70,7 @@ type link struct {
 	told      bool  // the record says that it is detached
 	held      bool  // one that has arrived was displaced by one that has not
 	served    bool  // it had a connection here
-	// unsure: what was sent to the device before is not known here, and nothing was since.
+	// unsure: another node has sent what is not known here, and nothing was sent since.
 	unsure atomic.Bool
 }
 

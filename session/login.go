@@ -78,8 +78,8 @@ func (q *LoginRequest) question() Question {
 // Login admits a device. In one step the newcomer is recorded and every login that policy names is ended; their
 // connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing
 // was changed, and so does a [*HookError], a [*ChangingError] or a [*RecordFullError]. The new login holds a slot from now on
-// and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. An
-// [*EndedError] means that the store could not say whether it was admitted, and when that was known, it had ended again.
+// and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. A
+// [*StoppingError] says when the next process or another node is there. An [*EndedError] means that the store could not say whether it was admitted, and when that was known, it had ended again.
 func (r *Registry) Login(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
 	defer fault.In("session", "login", &err)
 	return r.pacedLogin(ctx, q)
@@ -90,11 +90,12 @@ func (r *Registry) pacedLogin(ctx context.Context, q LoginRequest) (_ *LoginResu
 	defer func() {
 		r.turned("session: login refused", err, q.Account, "device", string(q.Device), "platform", string(q.Platform))
 	}()
+	defer r.Stopping(&err)
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
-	if r.draining.Load() {
-		return nil, ErrDraining
+	if err := r.leaving(); err != nil {
+		return nil, err
 	}
 	client := cmp.Or(string(q.Device), string(q.Platform))
 	if wait := r.refusals.take(r.elapsed(), q.Account, client); wait > 0 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,11 +53,11 @@ type Registry struct {
 	sweepers  crew
 	janitors  crew
 
-	draining   atomic.Bool
-	arriving   event.Closed // its address marks connections that are arriving
-	attaches   *limiter     // of the node
-	attachesOf *limiter     // of each account
-	refusals   *limiter     // logins of each account that were not admitted, and those that run
+	departure  atomic.Pointer[departure] // nil: the node is not about to stop
+	arriving   event.Closed              // its address marks connections that are arriving
+	attaches   *limiter                  // of the node
+	attachesOf *limiter                  // of each account
+	refusals   *limiter                  // logins of each account that were not admitted, and those that run
 
 	calls     calls
 	stats     counters
@@ -69,6 +70,11 @@ type Registry struct {
 	owned  owned.Group
 	beaten sync.Once   // the heartbeat of the end was written
 	closed atomic.Bool // the line that says so was written
+
+	doubt   int64       // up to when entries are in doubt, Unix milliseconds; see orderly.go
+	begun   bool        // the first heartbeat is written
+	ended   atomic.Bool // nothing runs any more
+	orderly atomic.Bool // and all that was sent is known to the store
 }
 
 type shard struct {
@@ -176,19 +182,23 @@ func (r *Registry) limit() (err error) {
 // elapsed is the time since the registry was opened.
 func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
-// Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
-// Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
+// Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows. Clients
+// are advised as by Drain with a zero [DrainRequest], unless Drain was called before; so are those that come in the meantime,
+// by a [*StoppingError]. Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It
+// may be called again.
 //
 // The store is free for another engine when the last work of this one has ended, and the router is closed as well. After a Close
 // that ran into its ctx that may take longer: until then another engine gets [store.ErrInUse]. Call Close again to wait.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
 	begun := time.Now()
+	r.departure.CompareAndSwap(nil, r.plan(DrainRequest{}, len(r.connections())))
 	r.cancel(ErrClosed)
+	all := r.connections() // with those that have come in meanwhile
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var last sync.WaitGroup
-	all := r.connections()
-	for _, c := range all {
-		last.Go(func() { c.end(event.Shutdown.Closed(time.Second)) })
+	for i, c := range all {
+		last.Go(func() { c.end(r.Shutdown(i, len(all))) })
 	}
 	done := make(chan struct{})
 	go func() {
@@ -197,6 +207,7 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 		r.beaten.Do(func() { r.lastBeat(context.WithoutCancel(ctx)) })
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.feed.Close()
+		r.ended.Store(true)
 		r.free()
 		close(done)
 	}()

@@ -210,7 +210,7 @@ func TestD9_I29_AttachMeetsTheEnd(t *testing.T) {
 		reason event.Reason
 	}{
 		"drain": {func(c *cluster, x *world) {
-			require.NoError(c.t, x.reg.Drain(context.Background(), 0))
+			require.NoError(c.t, x.reg.Drain(context.Background(), session.DrainRequest{}))
 		}, session.ErrDraining, event.Shutdown},
 		"close": {func(_ *cluster, x *world) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)

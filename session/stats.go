@@ -53,7 +53,7 @@ type Stats struct {
 	HotWaiting  int           // gauge: how many that are
 	Records     int           // gauge: accounts whose record is cached; at most 16,384
 	RecordBytes int           // gauge: what these take; at most 64 MiB
-	Draining    bool          // Drain was called
+	Draining    bool          // Drain or Close was called
 }
 
 // Refusal says why a call was turned down. The rules of the policy are refusals of the same name, such as "platform"; so are
@@ -144,7 +144,7 @@ func (r *Registry) Stats() Stats {
 		SendFailures: c.sendFailures.Load(), SendPanics: c.sendPanics.Load(),
 		StoreFailures: c.storeFailures.Load(), StoreConflicts: c.storeConflicts.Load(), TidyFailures: c.tidyFailures.Load(),
 		Cleanings: c.cleanings.Load(), Cleaned: c.cleaned.Load(), LeasesLost: c.leasesLost.Load(), LooksRefused: c.looksRefused.Load(),
-		LogFailures: r.log.Failed(), Draining: r.draining.Load(),
+		LogFailures: r.log.Failed(), Draining: r.departure.Load() != nil,
 	}
 	for _, g := range r.policy.Load().Rules().Groups {
 		s.Refused[policy.RuleGroup+Refusal(g.Name)] = 0

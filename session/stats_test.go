@@ -28,8 +28,10 @@ func skips(reg *session.Registry) uint64 {
 	return n
 }
 
-// drain drains a registry at once.
-func drain(ctx context.Context, reg *session.Registry) error { return reg.Drain(ctx, 0) }
+// drainNow drains a registry at once.
+func drainNow(ctx context.Context, reg *session.Registry) error {
+	return reg.Drain(ctx, session.DrainRequest{})
+}
 
 // logbook is a host's log at level info.
 type logbook struct {
@@ -117,7 +119,9 @@ func TestStats_LoginsAndEnds(t *testing.T) {
 		_, err := w.reg.Ban(context.Background(), session.BanRequest{Account: "bob"})
 		require.NoError(w.t, err)
 		c := w.join("cid", "c1", "ios")
+		wire := c.wire
 		c.conn.Close(event.ProtocolError.Closed(0))
+		require.NotEmpty(w.t, wire.reasons())
 		c.attach()
 		c.conn.Close(event.Closed{Reason: "my own"})
 		require.NotEmpty(w.t, a1.wire.reasons())
@@ -222,7 +226,7 @@ func TestTrace_OpenDrainClose(t *testing.T) {
 	inBubble(t, setup{config: session.Config{Logger: log.logger()}}, func(w *world) {
 		require.Len(w.t, log.lines(w.t, "opened"), 1)
 		w.fill("ann", "ios", "a1", "a2")
-		require.NoError(w.t, drain(w.t.Context(), w.reg))
+		require.NoError(w.t, drainNow(w.t.Context(), w.reg))
 		require.EqualValues(w.t, 2, log.lines(w.t, "drain begins")[0]["connections"])
 		over := log.lines(w.t, "drain is over")
 		require.Len(w.t, over, 1)

@@ -61,7 +61,7 @@ type PanicError struct {
 // that the host ended the goroutine, by [runtime.Goexit] as a test does that fails.
 func Panicked(value any) *PanicError {
 	if value == nil {
-		value = "the goroutine was ended"
+		value = "the goroutine of the call was ended"
 	}
 	return &PanicError{Value: value, stack: debug.Stack()}
 }

@@ -25,7 +25,7 @@ var keys = []string{
 	"reason", "why", "cause", "detail", // why: event.Reason, session.Refusal, fanout.Cause, what fan-out says of a protocol error
 	"hook", "took", "limit", "over", "tries", // of calls
 	"connections", "count", "failed", "bytes", // how many
-	"grace", "shared", "draining", "after", "repeated",
+	"grace", "shared", "draining", "after", "repeated", "back", "spread",
 	"epoch", "seq", "attempts", "message", "conversation",
 	"method", "action", "outcome", "role", "name", // of requests over HTTP
 	"file", "max_size", "reserve", "room", "disk_room", "refused", "changes", "memory", "incarnation", "runs", "commits", // of the file

@@ -38,7 +38,7 @@ func (s *sink) lines(t *testing.T) []map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []map[string]any
-	for _, l := range strings.Split(strings.TrimSpace(s.buf.String()), "\n") {
+	for l := range strings.SplitSeq(strings.TrimSpace(s.buf.String()), "\n") {
 		if l == "" {
 			continue
 		}
