@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +61,8 @@ func (r *Router) Drain(ctx context.Context, q session.DrainRequest) (err error) 
 	err = r.reg.Drain(ctx, q)
 	close(away)
 	beside.Wait()
-	return errors.Join(err, r.flushFor(ctx, max(over-(r.clock()-start), drainFlushWait)))
+	left := r.flushFor(ctx, max(over-(r.clock()-start), drainFlushWait))
+	return cmp.Or(err, left)
 }
 
 // flushFor is flush that waits no longer than the given time, if that is not 0, and ctx, whatever the store does.
