@@ -50,8 +50,10 @@ func (r *Registry) sweepLoop() {
 			return
 		case <-failed:
 			failed = nil
-			for _, c := range r.connections() {
-				c.Close(event.Unavailable.Closed(time.Second))
+			all := r.connections()
+			again := r.plan(DrainRequest{Back: defaultBack}, len(all)) // the host opens store and engine again
+			for i, c := range all {
+				c.Close(event.Unavailable.Closed(again.retry(r.elapsed(), i, len(all))))
 			}
 		case <-t.C:
 			now := r.clock.Tick(r.cfg.SweepInterval)
