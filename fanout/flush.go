@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,11 +40,16 @@ func (r *Router) Flush(ctx context.Context) (err error) {
 // that ctx was over before all clients were told. Close, which comes next, does what is left.
 func (r *Router) Drain(ctx context.Context, q session.DrainRequest) (err error) {
 	defer fault.In("fanout", "drain", &err)
+	if err := q.Validate(); err != nil {
+		return err
+	}
 	start, over := r.clock(), max(q.Over, 0)
 	if over/2 > 0 {
 		_ = r.flushFor(ctx, over/2) // the last flush says what is left
 	}
-	q.Over = max(over-(r.clock()-start), 0)
+	if q.Over > 0 {
+		q.Over = max(over-(r.clock()-start), time.Millisecond)
+	}
 	away := make(chan struct{})
 	var beside sync.WaitGroup
 	beside.Go(func() {
@@ -61,7 +67,8 @@ func (r *Router) Drain(ctx context.Context, q session.DrainRequest) (err error) 
 	err = r.reg.Drain(ctx, q)
 	close(away)
 	beside.Wait()
-	return errors.Join(err, r.flushFor(ctx, max(over-(r.clock()-start), drainFlushWait)))
+	left := r.flushFor(ctx, max(over-(r.clock()-start), drainFlushWait))
+	return cmp.Or(err, left)
 }
 
 // flushFor is flush that waits no longer than the given time, if that is not 0, and ctx, whatever the store does.
