@@ -15,7 +15,7 @@ import (
 // BanRequest keeps an account from logging in.
 type BanRequest struct {
 	Account event.Account
-	// Until is when the ban ends by itself. Zero means never.
+	// Until is when the ban ends by itself: in the future, up to the year 9999. Zero means never.
 	Until time.Time
 	// Note is shown to whoever uses the account's devices: at most 512 bytes.
 	Note string
@@ -104,8 +104,11 @@ func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error)
 	}
 	b := &ban{Reason: event.Banned, Note: q.Note}
 	if !q.Until.IsZero() {
-		if b.Until = q.Until.UnixMilli(); !q.Until.After(r.clock.Now()) {
+		switch b.Until = q.Until.UnixMilli(); {
+		case !q.Until.After(r.clock.Now()):
 			return nil, &event.InvalidError{Field: "until", Reason: "is over already"}
+		case q.Until.UTC().Year() > 9999: // which JSON cannot write, and milliseconds may not
+			return nil, &event.InvalidError{Field: "until", Reason: "after the year 9999; for good it is zero"}
 		}
 	}
 	s, err := r.run(ctx, q.Account, func(s *step) error {

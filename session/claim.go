@@ -24,6 +24,13 @@ func claimStore(st store.Store, shared bool) (*claim, error) {
 	return &claim{release: release}, nil
 }
 
+// Over reports whether the registry uses the same store, wrapped or not. It is for fan-out, which has to be over that one; hosts
+// have no use for it.
+func (r *Registry) Over(st store.Store) bool {
+	mine, other := r.st.Info(), st.Info()
+	return mine.Secret == other.Secret && mine.Incarnation == other.Incarnation
+}
+
 // hold adds a holder, and returns what takes it away again; calls after the first do nothing. It returns false if the claim was
 // given back already.
 func (c *claim) hold(first bool) (drop func(), ok bool) {

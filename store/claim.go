@@ -1,13 +1,9 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 )
-
-// ErrInUse: another engine uses the store, and one of the two says that it is alone. Nothing was read or written.
-var ErrInUse = errors.New("store: in use by another engine")
 
 // Claims counts the engines that use a store. A store embeds it and so has the method Claim. The zero value is ready. It is
 // safe for concurrent use.

@@ -342,6 +342,8 @@ var (
 	ErrWindowFull = errors.New("store: too many recent client message IDs")
 	// ErrFull: no room is left. Nothing was changed. Ends of logins and cursors may still be written.
 	ErrFull = errors.New("store: full")
+	// ErrInUse: another engine uses the store, and one of the two says that it is alone. Nothing was read or written.
+	ErrInUse = errors.New("store: in use by another engine")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store: closed")
 	// ErrFailed: a physical write failed earlier. The store must be closed and opened again.
