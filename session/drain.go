@@ -27,7 +27,7 @@ type DrainRequest struct {
 	// Over bounds the drain. Where other nodes take the clients, connections are closed evenly over it, in random order. Where
 	// the clients have to wait for the next process, they are closed all at once, since each one that is closed earlier only
 	// waits longer; then it bounds how long fanout.Router.Drain writes what is pending before and after that. Zero and negative
-	// mean at once.
+	// mean at once, but for half a second for that.
 	Over time.Duration
 	// Back is when the next process takes connections, counted from when Drain closes them: the time that Close, the store's
 	// Close, the start of the process and the store's open take together. No client is told to come back earlier. Zero means
@@ -35,8 +35,8 @@ type DrainRequest struct {
 	Back time.Duration
 }
 
-// Validate returns an [*event.InvalidError] for each time that is out of bounds.
-func (q *DrainRequest) Validate() error {
+// validate returns an [*event.InvalidError] for each time that is out of bounds.
+func (q *DrainRequest) validate() error {
 	check := func(field string, d time.Duration) error {
 		if d > 0 && d < time.Millisecond || d > maxDrain {
 			return &event.InvalidError{Field: field, Reason: fmt.Sprintf("%v, want 0, or %v to %v", d, time.Millisecond, maxDrain)}
@@ -157,7 +157,7 @@ func (r *Registry) Shutdown(i, n int) event.Closed {
 // registry. With fan-out drain by fanout.Router.Drain or the engine's Drain, which also write what is pending.
 func (r *Registry) Drain(ctx context.Context, q DrainRequest) (err error) {
 	defer fault.In("session", "drain", &err)
-	if err := q.Validate(); err != nil {
+	if err := q.validate(); err != nil {
 		return err
 	}
 	all, begin := r.connections(), r.elapsed()
