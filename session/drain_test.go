@@ -305,7 +305,7 @@ func TestK20_4_ADrainIsLogged(t *testing.T) {
 	inBubble(t, s, func(w *world) {
 		w.crowd(3)
 		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{Back: 2 * time.Second}))
-		require.Contains(w.t, log.String(), "session: draining\" connections=3 over=0s back=2s spread=100ms")
-		require.Contains(w.t, log.String(), "session: drained\" connections=3 took=0s")
+		require.Contains(w.t, log.String(), "session: drain begins\" node=local connections=3 over=0s back=2s spread=100ms")
+		require.Contains(w.t, log.String(), "session: drain is over\" node=local connections=3 took=0s")
 	})
 }
