@@ -63,7 +63,9 @@ import (
 var (
 	ctx    context.Context
 	engine *manydevice.Engine
-	gauge  interface{ With(name, value string) interface{ Set(float64) } }
+	st     *boltstore.Store
+
+	counter interface{ With(name, value string) interface{ Set(float64) } }
 )
 
 func knownToCrash(event.MessageID) bool

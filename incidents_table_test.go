@@ -237,7 +237,7 @@ var incidents = []incident{
 		name: "The server is drained",
 		provoke: func(s *scene) {
 			s.attach(s.login("d1"))
-			require.NoError(s.t, s.Drain(s.ctx, time.Second))
+			require.NoError(s.t, s.Drain(s.ctx, session.DrainRequest{}))
 			_, err := s.Sessions.Login(s.ctx, session.LoginRequest{Account: "ann", Platform: "ios"})
 			require.ErrorIs(s.t, err, session.ErrDraining)
 		},

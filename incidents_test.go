@@ -232,7 +232,7 @@ func TestIncidents_AreInTheManual(t *testing.T) {
 		for _, l := range i.lines {
 			_, l, _ = strings.Cut(l, " ")
 			l, _, _ = strings.Cut(l, " | ")
-			require.Contains(t, row, "*"+l+"*")
+			require.Contains(t, row, "`"+l+"`")
 		}
 		for _, e := range append(i.events, i.changes...) {
 			kind, _, _ := strings.Cut(e, " ")

@@ -72,6 +72,9 @@ type limitScene struct {
 	st     *memstore.Store
 	engine *manydevice.Engine
 	login  *session.LoginResult
+
+	alone      *session.Registry // without fan-out
+	aloneLogin *session.LoginResult
 }
 
 // limitedTypes are all exported configs and requests.
@@ -213,8 +216,8 @@ func tryEngine(set func(c *manydevice.Config, v any)) func(*testing.T, *limitSce
 
 func trySessionAttach(t *testing.T, s *limitScene, v any) error {
 	q := v.(session.AttachRequest)
-	q.Account, q.Login, q.Token = "ann", s.login.Session.Login, s.login.Token
-	c, err := s.engine.Sessions.Attach(t.Context(), q, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+	q.Account, q.Login, q.Token = "ann", s.aloneLogin.Session.Login, s.aloneLogin.Token
+	c, err := s.alone.Attach(t.Context(), q, transporttest.NewPair(transporttest.PairConfig{}).Conn())
 	if err == nil {
 		c.Detach()
 	}
@@ -299,6 +302,16 @@ func openLimitScene(t *testing.T) *limitScene {
 		require.NoError(t, s.st.Close(context.Background()))
 	})
 	s.login, err = s.engine.Sessions.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
+	require.NoError(t, err)
+
+	st := memstore.New(memstore.Config{})
+	s.alone, err = session.New(st, session.Config{AttachesPerAccount: -1, AttachesPerSecond: -1})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, s.alone.Close(context.Background()))
+		require.NoError(t, st.Close(context.Background()))
+	})
+	s.aloneLogin, err = s.alone.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
 	require.NoError(t, err)
 	return s
 }

@@ -194,7 +194,7 @@ func main() {
 	}
 	end, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	err := engine.Drain(end, 10*time.Second)
+	err := engine.Drain(end, session.DrainRequest{Over: 10 * time.Second, Back: time.Second})
 	err = errors.Join(err, engine.Close(end), ln.Close(), st.Close(end))
 	conns.Wait()
 	if err != nil {
