@@ -176,7 +176,7 @@ func matches(line map[string]any, want string) bool {
 	if line["level"] != level || line["msg"] != text {
 		return false
 	}
-	for _, a := range strings.Fields(attrs) {
+	for a := range strings.FieldsSeq(attrs) {
 		key, value, exact := strings.Cut(a, "=")
 		got, there := line[key]
 		if !there || exact && fmt.Sprint(got) != value {

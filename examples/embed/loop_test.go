@@ -249,7 +249,7 @@ func TestSecondConnection_TakesOver(t *testing.T) {
 
 // A client that ends its half, or is silent, is let go.
 func TestEndOfInput_IsTheEndOfTheConnection(t *testing.T) {
-	h := open(t, manydevice.Config{Session: session.Config{IdleTimeout: 300 * time.Millisecond, SweepInterval: 50 * time.Millisecond}})
+	h := open(t, manydevice.Config{Session: session.Config{IdleTimeout: time.Second, SweepInterval: 50 * time.Millisecond}})
 	half, silent, busy := h.app("ann", "phone"), h.app("ben", "phone"), h.app("cat", "phone")
 	for _, a := range []*app{half, silent, busy} {
 		a.connect()

@@ -78,13 +78,14 @@ func newServer(addr string, st store.Store, log *slog.Logger) (*server, error) {
 
 func (s *server) addr() string { return s.ln.Addr().String() }
 
-// close ends everything in the right order: no new connections, then the engine, which tells the attached ones to come
-// back, then the connections that are not attached, then the store.
+// close ends everything in the right order: what is pending is written and the attached connections are told when to come
+// back, then the engine ends, then the connections that are not attached, then the store. Until the engine has ended a client
+// that comes is told to come later.
 func (s *server) close(ctx context.Context) error {
+	errs := []error{s.engine.Drain(ctx, session.DrainRequest{}), s.engine.Close(ctx), s.ln.Close()}
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	errs := []error{s.ln.Close(), s.engine.Close(ctx)}
 	s.cancel()
 	for _, c := range s.open() {
 		if err := c.Close(event.Shutdown.Closed(time.Second)); err != nil {
