@@ -190,8 +190,7 @@ func TestComments_LinksResolve(t *testing.T) {
 
 // deadLinks returns what looks like a link in a comment, and is not one for go doc.
 func deadLinks(d *doc.Package, text string) (dead []string) {
-	var walk func([]comment.Text)
-	walk = func(all []comment.Text) {
+	walk := func(all []comment.Text) {
 		for _, t := range all {
 			switch t := t.(type) {
 			case comment.Plain:

@@ -14,7 +14,7 @@ import (
 // that the sweep tells how it is by then.
 const maxTurns = 8
 
-// ErrListening: the registry has a fan-out. A second one is refused, and an Attach that does not come from it.
+// ErrListening says that the registry has a fan-out. A second one is refused, and an Attach that does not come from it.
 var ErrListening = errors.New("session: a fan-out serves the connections of this registry")
 
 // Subscription is a stream of changes of logins, for a host that publishes presence or keeps an audit log. It is safe for

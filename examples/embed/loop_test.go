@@ -118,7 +118,7 @@ func TestStuckClient_IsClosedAndDelaysNobody(t *testing.T) {
 	require.EqualValues(t, 1, h.Router.Stats().ByCause[fanout.CauseFrameWrite])
 	require.Eventually(t, func() bool { // only the lively one is attached, and its goroutines are all there are
 		all := h.logins("ann")
-		return 1 == len(slices.DeleteFunc(all, func(s session.Session) bool { return s.State != session.Online }))
+		return len(slices.DeleteFunc(all, func(s session.Session) bool { return s.State != session.Online })) == 1
 	}, patience, time.Millisecond)
 	for stuck.read() { // what was on its way
 	}
