@@ -137,7 +137,7 @@ func TestDrainThenClose(t *testing.T) {
 	st := memstore.New(memstore.Config{})
 	engine, err := manydevice.Open(st, manydevice.Config{})
 	require.NoError(t, err)
-	require.NoError(t, engine.Drain(t.Context(), time.Second))
+	require.NoError(t, engine.Drain(t.Context(), session.DrainRequest{Over: time.Second}))
 	_, err = engine.Sessions.Login(t.Context(), session.LoginRequest{Account: "ann", Platform: "ios"})
 	require.ErrorIs(t, err, session.ErrDraining)
 	require.NoError(t, engine.Close(t.Context()))

@@ -27,6 +27,8 @@ type Engine struct {
 	Sessions *session.Registry
 	// Router says who gets a copy: Attach, Send, MarkRead.
 	Router *fanout.Router
+
+	observed store.Observed // nil: the store tells nothing about itself
 }
 
 // Open starts an engine over a store, which stays the caller's and must be closed after the engine. A store that another engine
@@ -43,7 +45,26 @@ func Open(st store.Store, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("manydevice: open: %w", err), reg.Close(context.Background()))
 	}
-	return &Engine{Sessions: reg, Router: router}, nil
+	e := &Engine{Sessions: reg, Router: router}
+	e.observed, _ = st.(store.Observed)
+	return e, nil
+}
+
+// Stats is what an engine tells about itself, for a metrics adapter. See docs/operations.md for what to watch.
+type Stats struct {
+	Sessions session.Stats
+	Router   fanout.Stats
+	Store    *store.Stats // nil: the store is no [store.Observed]
+}
+
+// Stats returns counters and gauges of all parts, read one after another. See [session.Registry.Stats] for what it costs.
+func (e *Engine) Stats() Stats {
+	s := Stats{Sessions: e.Sessions.Stats(), Router: e.Router.Stats()}
+	if e.observed != nil {
+		of := e.observed.Stats()
+		s.Store = &of
+	}
+	return s
 }
 
 // Failed is closed when the store can no longer be used, because a physical write failed or because it was closed before the
@@ -51,14 +72,18 @@ func Open(st store.Store, cfg Config) (*Engine, error) {
 // again. It stays open if the engine is closed first.
 func (e *Engine) Failed() <-chan struct{} { return e.Sessions.Failed() }
 
-// Drain prepares for a stop, for instance when a new version is rolled out: no logins and connections are taken any more,
-// those that are there are closed over the given time with advice that spreads their return, and what is pending is
-// written. Close comes after it.
-func (e *Engine) Drain(ctx context.Context, over time.Duration) error {
-	return errors.Join(e.Sessions.Drain(ctx, over), e.Router.Flush(ctx))
+// Drain prepares for a stop, for instance when a new version is rolled out: what is pending is written, no logins and
+// connections are taken any more, and those that are there are closed. Each client is told when the next process, or another
+// node, is there: see [session.DrainRequest], of which the zero value will do, and [fanout.Router.Drain] for what it waits for.
+// Close comes after it.
+//
+//	err := engine.Drain(ctx, session.DrainRequest{Over: 10 * time.Second, Back: time.Second})
+//	err = errors.Join(err, engine.Close(ctx), st.Close(ctx))
+func (e *Engine) Drain(ctx context.Context, q session.DrainRequest) error {
+	return e.Router.Drain(ctx, q)
 }
 
-// Close closes all connections with reason shutdown and advice to come back, writes what is pending, and waits for what
+// Close closes all connections with reason shutdown and advice to come back, as Drain does with a zero request, writes what is pending, and waits for what
 // runs as long as ctx allows; a context without deadline is given 5 s. Logins do not end. It may be called again.
 func (e *Engine) Close(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {

@@ -48,6 +48,7 @@ var answers = map[string][]struct {
 	"session.ErrFenced":        {{session.ErrFenced, event.Lost.Closed(0)}},
 	"session.ErrNoLease":       {{session.ErrNoLease, event.LeaseLost.Closed(0)}},
 	"session.ErrDraining":      {{session.ErrDraining, event.Shutdown.Closed(0)}},
+	"session.StoppingError":    {{&session.StoppingError{RetryAfter: time.Minute, Err: session.ErrDraining}, event.Shutdown.Closed(time.Minute)}},
 	"session.ErrClosed":        {{session.ErrClosed, event.Shutdown.Closed(0)}},
 	"session.ErrListening":     {{session.ErrListening, event.Unavailable.Closed(0)}},     // of a host's own call
 	"session.ErrTooManyParked": {{session.ErrTooManyParked, event.Unavailable.Closed(0)}}, // of a host's own call

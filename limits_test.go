@@ -101,10 +101,13 @@ func limitedTypes() map[string]limited {
 			_, err := s.engine.Sessions.Enforce(t.Context(), v.(session.EnforceRequest))
 			return err
 		}, fields: map[string]limit{"PerSecond": num(1, 1_000_000).zeroed().off()}},
-		"session.LoginRequest":        {value: session.LoginRequest{}, fields: map[string]limit{"BackFill": free("a distance in the inbox: all there is at most")}},
-		"session.KickRequest":         {value: session.KickRequest{}},
-		"session.BanRequest":          {value: session.BanRequest{}},
-		"session.DeleteRequest":       {value: session.DeleteRequest{}},
+		"session.LoginRequest":  {value: session.LoginRequest{}, fields: map[string]limit{"BackFill": free("a distance in the inbox: all there is at most")}},
+		"session.KickRequest":   {value: session.KickRequest{}},
+		"session.BanRequest":    {value: session.BanRequest{}},
+		"session.DeleteRequest": {value: session.DeleteRequest{}},
+		"session.DrainRequest": {value: session.DrainRequest{}, fields: map[string]limit{
+			"Over": free("the context bounds it"), "Back": free("when the host's next process is there"),
+		}},
 		"session.ParkRequest":         {value: session.ParkRequest{}, fields: map[string]limit{"Trim": free("a sequence number")}},
 		"session.RemoveDeviceRequest": {value: session.RemoveDeviceRequest{}},
 

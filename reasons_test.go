@@ -254,7 +254,7 @@ var endings = map[event.Reason]func(s *stage) event.Closed{
 	},
 	event.Shutdown: func(s *stage) event.Closed {
 		d := s.login("a1", "ios").attach("")
-		require.NoError(s.t, s.Drain(s.ctx, 0))
+		require.NoError(s.t, s.Drain(s.ctx, session.DrainRequest{}))
 		return d.told()
 	},
 	event.Unknown: func(s *stage) event.Closed {

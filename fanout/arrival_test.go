@@ -105,7 +105,7 @@ func attachesAtRandom(w *world, seed int) (failed, attached int) {
 	}
 	switch seed % 3 {
 	case 0:
-		require.NoError(w.t, w.reg.Drain(ctx, 0))
+		require.NoError(w.t, w.reg.Drain(ctx, session.DrainRequest{}))
 	case 1:
 		require.NoError(w.t, w.reg.Close(ctx))
 	}

@@ -92,7 +92,9 @@ func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Con
 // attach is Attach, without the name of the call in its errors.
 func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Conn) (*Attachment, error) {
 	if r.ctx.Err() != nil {
-		return nil, ErrClosed
+		err := ErrClosed
+		r.reg.Stopping(&err)
+		return nil, err
 	}
 	own, err := q.limits(r)
 	if err != nil {
@@ -116,7 +118,7 @@ func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Con
 		return nil, err
 	}
 	if d, ok := conn.(transport.Drainer); ok && a.conn.NonBlocking() {
-		d.NotifyDrained(a.room)
+		a.notifyDrained(ctx, d)
 	}
 	if gap := own.gap(); gap < r.none.limits.gap() {
 		r.owned.Go(func() { a.sweepOften(gap) })
@@ -144,6 +146,7 @@ func (a *Attachment) join(c *session.Connection, parks uint32) bool {
 		}
 	}
 	h.atts = append(h.atts, a)
+	a.r.attached.Add(1)
 	return h.parks != parks
 }
 
@@ -187,9 +190,13 @@ func (r *Router) begin(ctx context.Context, a *Attachment, claimed *event.Positi
 	r.reachedLocked(h, event.Position{Epoch: head.Epoch, Seq: head.Seq})
 	a.epoch, a.acked = head.Epoch, cur.Seq
 	a.resend = max(a.resend, cur.Sent, cur.Seq)
-	if a.conn.Restored() && head.Seq > a.resend { // the device's later connections have to know, too
-		a.resend = head.Seq
-		r.cursors.put(store.Cursor{Account: h.account, Incarnation: a.conn.Incarnation(), Seq: cur.Seq, Sent: head.Seq})
+	if a.conn.Restored() && head.Seq > a.resend {
+		if r.doubtful {
+			a.ownLocked().doubted = head.Seq
+		} else { // the device's later connections have to know, too
+			a.resend = head.Seq
+			r.cursors.put(store.Cursor{Account: h.account, Incarnation: a.conn.Incarnation(), Seq: cur.Seq, Sent: head.Seq})
+		}
 	}
 	start := event.Position{Epoch: head.Epoch, Seq: cur.Seq}
 	if claimed != nil {

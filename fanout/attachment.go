@@ -51,6 +51,7 @@ type business struct {
 	statesNext  string
 
 	parked  []event.Position // entries that the device does not get, rising
+	doubted uint64           // entries up to here are in doubt if they are old enough; see session.Registry.Doubt
 	suspect uint64           // until this is acknowledged the device counts as one in trouble; 0: it does not
 	careful uint64           // if not 0, entries go one at a time until suspect is acknowledged
 
@@ -84,7 +85,7 @@ func (a *Attachment) ownLocked() *business {
 // restLocked drops a business in which nothing is left.
 func (a *Attachment) restLocked() {
 	b := a.business
-	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full)+len(b.nacks) == 0 && b.suspect == 0 && b.skip == 0 &&
+	if a.phase == sendData && len(b.control)+len(b.live)+len(b.parked)+len(b.full)+len(b.nacks) == 0 && b.suspect == 0 && b.skip == 0 && b.doubted <= a.pos &&
 		!b.held && b.limits == a.r.none.limits {
 		a.business = &a.r.none
 	}
@@ -223,6 +224,7 @@ func (a *Attachment) ended(why event.Closed) {
 	}
 	if i := slices.Index(h.atts, a); i >= 0 {
 		h.atts = slices.Delete(h.atts, i, i+1)
+		a.r.attached.Add(-1)
 		if a.noted || a.pos > a.acked {
 			a.noted = false
 			a.r.cursors.put(a.cursorLocked())
@@ -247,6 +249,9 @@ func (a *Attachment) slow(why Cause) {
 	a.r.stats.slow.Add(1)
 	a.r.stats.cause(why, 1)
 	a.tell(Event{Kind: EventSlow, Cause: why})
+	a.r.owned.Go(func() { // the watchdog does not wait for a logger
+		a.r.log.Info("fanout: a connection made no progress and is closed", append(a.about(), "cause", string(why))...)
+	})
 }
 
 // lateLocked says how the device has made no progress for too long; empty: it has made some. A Send may go on as long as

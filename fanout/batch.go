@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
@@ -47,13 +49,28 @@ func (r *Router) statePage(account event.Account, o store.StateOptions) (store.S
 }
 
 // send passes what was chosen to the connection and reports whether the reader goes on. A Send that takes too long is ended by
-// the sweep, which looks at all hubs with a reader.
-func (a *Attachment) send(buf *scratch) bool {
+// the sweep, which looks at all hubs with a reader. One that panics, or that ends the goroutine, is an error like any other; in
+// the second case send does not return.
+func (a *Attachment) send(buf *scratch) (goOn bool) {
+	returned := false
+	defer func() {
+		if !returned {
+			a.sendFailed(hostcall.Panicked(recover())) // nil: it has ended the goroutine
+		}
+	}()
 	err := a.conn.Send(a.r.ctx, buf.frames)
-	switch {
-	case err == nil:
-		return true
-	case errors.Is(err, session.ErrFenced), a.conn.Fenced(), a.r.ctx.Err() != nil: // it has ended for another reason
+	goOn = err == nil || a.sendAgain(buf, err) // which may panic: it asks the host's error what it is
+	returned = true
+	return goOn
+}
+
+// sendAgain does what follows from the error of a Send, and reports whether the reader goes on.
+func (a *Attachment) sendAgain(buf *scratch, err error) bool {
+	if isPanic(err) {
+		a.sendFailed(err)
+		return false
+	}
+	if errors.Is(err, session.ErrFenced) || a.conn.Fenced() || a.r.ctx.Err() != nil { // it has ended for another reason
 		return false
 	}
 	if skip, ok := errors.AsType[*transport.SkipError](err); ok && a.skipped(buf.frames, skip) {
@@ -66,22 +83,25 @@ func (a *Attachment) send(buf *scratch) bool {
 	return false
 }
 
-// sendFailed ends a connection whose Send has failed.
+// sendFailed ends a connection whose Send has failed. A panic leaves a trace even if the connection has ended already.
 func (a *Attachment) sendFailed(err error) {
-	if !a.conn.Close(event.Lost.Closed(0)) {
+	closed, panicked := a.conn.Close(event.Lost.Closed(0)), isPanic(err)
+	if closed {
+		a.r.stats.sendFailures.Add(1)
+	} else if !panicked {
 		return
 	}
-	a.r.stats.sendFailures.Add(1)
 	a.tell(Event{Kind: EventSendFailed, Err: err})
-	log := a.r.log.With("account", string(a.hub.account), "login", string(a.conn.Login()), "device", string(a.conn.Device()), "err", err)
-	if p, ok := errors.AsType[interface {
-		error
-		Stack() []byte
-	}](err); ok {
-		log.Error("fanout: send panicked", "stack", string(p.Stack()))
+	if panicked {
+		a.r.log.Error("fanout: Conn.Send panicked", append(a.about(), trace.Err(err))...)
 		return
 	}
-	log.Info("fanout: send failed")
+	a.r.log.Info("fanout: Conn.Send failed, the connection is closed", append(a.about(), trace.Err(err))...)
+}
+
+// about is whose connection it is, for a log line.
+func (a *Attachment) about() []any {
+	return []any{"account", string(a.hub.account), "login", string(a.conn.Login()), "device", string(a.conn.Device())}
 }
 
 // skipped goes on behind an entry that the connection cannot take. It reports whether the entry is in the batch.

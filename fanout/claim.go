@@ -41,7 +41,12 @@ type ClaimResult struct {
 // Errors: [*event.InvalidError], [ErrUnknownOrigin], [store.ErrWindowFull], [ErrClosed], or the store's. After
 // [store.ErrUnknownOutcome] ask again.
 func (r *Router) Claim(ctx context.Context, q ClaimRequest) (_ ClaimResult, err error) {
-	defer fault.In("fanout", "claim", &err)
+	defer func() {
+		fault.In("fanout", "claim", &err)
+		if err != nil {
+			r.refused("claim", q.Account, q.Origin, err)
+		}
+	}()
 	if err := q.validate(); err != nil {
 		return ClaimResult{}, err
 	}

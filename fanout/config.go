@@ -81,14 +81,15 @@ type Config struct {
 	Push PushConfig
 	// OnNack, if set, is called for each entry that a device says it cannot process, or that its connection skips with a
 	// [transport.SkipError]. A call that takes longer than 2 s is not waited for, and 8 that hang keep it from being called
-	// for the account; both are logged, and so is a panic.
+	// for the account. See [EventHookFailed] for what becomes of these, and of a panic.
 	OnNack func(Nacked)
 	// OnPoison, if set, is called when an entry has defeated a device 5 times, 10, 20, 40 and so on. It is called on a
 	// goroutine of its own, so it may take its time and call the router, for instance Park; ctx ends after a minute, and when
-	// the router is closed. Calls may overlap: of two for one device, that with more Attempts is the later. A panic is logged.
-	// While 8 calls hang for one account, it is not called for that account, see [Stats].HookSkips.
+	// the router is closed. Calls may overlap: of two for one device, that with more Attempts is the later. While 8 calls hang
+	// for one account, it is not called for that account. See [EventHookFailed] for what becomes of these, and of a panic.
 	OnPoison func(ctx context.Context, p Poison)
-	// Logger receives the router's log lines. Nil discards them.
+	// Logger receives the router's log lines. Lines that come again and again are folded into one that says how many it stands
+	// for. Nil discards them.
 	Logger *slog.Logger
 }
 
@@ -125,9 +126,6 @@ func (c Config) withDefaults() (Config, error) {
 	c.KeepMinimum = cmp.Or(c.KeepMinimum, 24*time.Hour)
 	c.TrimInterval = cmp.Or(c.TrimInterval, time.Minute)
 	c.Push = c.Push.withDefaults()
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
 	return c, c.validate()
 }
 

@@ -1,9 +1,6 @@
 package fanout
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -13,9 +10,12 @@ import (
 
 // cursorBook holds the cursors that are newer than what the store has.
 type cursorBook struct {
-	turn chan struct{} // holds one token while a flush runs
+	turn  chan struct{}        // holds one token while a flush runs
+	clock func() time.Duration // the router's
 
 	mu     sync.Mutex
+	since  time.Duration              // when the first of noted and dirty came; meaningless while both are empty
+	taken  time.Duration              // the same of moving
 	noted  []*Attachment              // whose cursors have moved
 	dirty  map[cursorKey]store.Cursor // of attachments that have ended, or that could not be written
 	moving map[cursorKey]store.Cursor // on their way into the store
@@ -26,7 +26,8 @@ type cursorKey struct {
 	incarnation event.Incarnation
 }
 
-func (b *cursorBook) init() {
+func (b *cursorBook) init(clock func() time.Duration) {
+	b.clock = clock
 	b.turn = make(chan struct{}, 1)
 	b.dirty = make(map[cursorKey]store.Cursor)
 }
@@ -42,13 +43,33 @@ func merge(m map[cursorKey]store.Cursor, c store.Cursor) {
 func (b *cursorBook) put(c store.Cursor) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.beginLocked()
 	merge(b.dirty, c)
+}
+
+// beginLocked is called before something is added to noted or dirty.
+func (b *cursorBook) beginLocked() {
+	if len(b.noted)+len(b.dirty) == 0 {
+		b.since = b.clock()
+	}
+}
+
+// pending returns about how many cursors are newer than in the store, and since when.
+func (b *cursorBook) pending() (n int, since time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, since = len(b.noted)+len(b.dirty), b.since
+	if len(b.moving) > 0 {
+		return n + len(b.moving), b.taken
+	}
+	return n, since
 }
 
 // note has the cursor of an attachment written, as it will be then. The attachment's hub is locked.
 func (b *cursorBook) note(a *Attachment) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.beginLocked()
 	b.noted = append(b.noted, a)
 }
 
@@ -67,6 +88,7 @@ func (b *cursorBook) get(account event.Account, inc event.Incarnation) (store.Cu
 func (b *cursorBook) take() []store.Cursor {
 	b.mu.Lock()
 	noted := b.noted
+	b.taken = b.since
 	b.noted, b.moving, b.dirty = nil, b.dirty, make(map[cursorKey]store.Cursor)
 	b.mu.Unlock()
 	for _, a := range noted {
@@ -94,13 +116,14 @@ func (b *cursorBook) move(a *Attachment) {
 }
 
 // done ends a flush. What was not written is dirty again.
-func (b *cursorBook) done(written bool) {
+func (b *cursorBook) done(unwritten []store.Cursor) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !written {
-		for _, c := range b.moving {
-			merge(b.dirty, c)
-		}
+	if len(unwritten) > 0 {
+		b.since = b.taken
+	}
+	for _, c := range unwritten {
+		merge(b.dirty, c)
 	}
 	b.moving = nil
 }
@@ -113,58 +136,9 @@ func (r *Router) flushLoop() {
 		case <-r.ctx.Done():
 			return
 		case <-t.C:
-			if err := r.flushCursors(r.ctx); err != nil && r.ctx.Err() == nil {
+			if err := r.flush(r.ctx); err != nil && r.ctx.Err() == nil {
 				r.flushFailed("", err)
 			}
 		}
 	}
-}
-
-// flushFailed says that cursors, or the receipts of one account, could not be written yet.
-func (r *Router) flushFailed(account event.Account, err error) {
-	r.stats.flushFailures.Add(1)
-	r.feed.emit(Event{Kind: EventFlushFailed, Account: account, Err: err})
-	r.log.Warn("fanout: cursors or receipts could not be written yet", "account", string(account), "err", err)
-}
-
-// flushCursors writes the cursors that have moved. Delivered receipts that are owed for the same acks go first: once the
-// cursor is on disk nobody would remember them. If there is no room for receipts, cursors are written all the same.
-func (r *Router) flushCursors(ctx context.Context) error {
-	select {
-	case r.cursors.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("fanout: flush: %w", ctx.Err())
-	}
-	defer func() { <-r.cursors.turn }()
-	list := r.cursors.take()
-	err := r.flushAllReceipts(ctx)
-	written := err == nil || errors.Is(err, store.ErrFull)
-	if written && len(list) > 0 {
-		saved := r.st.SaveCursors(ctx, list)
-		written = saved == nil
-		err = errors.Join(err, saved)
-	}
-	r.cursors.done(written)
-	if err != nil {
-		return fmt.Errorf("fanout: flush: %w", err)
-	}
-	return nil
-}
-
-func (r *Router) flushAllReceipts(ctx context.Context) error {
-	var errs []error
-	for _, h := range r.owing() {
-		errs = append(errs, r.flushReceipts(ctx, h))
-		h.release()
-	}
-	return errors.Join(errs...)
-}
-
-// owing returns the hubs with delivered receipts that are not yet told, held.
-func (r *Router) owing() []*hub {
-	var all []*hub
-	for i := range r.shards {
-		all = append(all, r.shards[i].restlessHubs()...)
-	}
-	return all
 }

@@ -7,7 +7,10 @@ import (
 
 // grew notes that the account's inbox has grown, and returns its hub, or nil if no device of it is attached here.
 func (r *Router) grew(account event.Account) *hub {
-	h := r.find(account)
+	h, sample := r.grow(account)
+	if sample {
+		r.hot.note(account, r.clock())
+	}
 	switch {
 	case r.cfg.TrimInterval <= 0: // nothing takes them out
 	case h == nil:

@@ -18,20 +18,23 @@ type EventKind string
 
 // What hosts can watch. Ordinary deliveries are only counted, see [Router.Stats].
 const (
-	EventReset       EventKind = "reset"        // a device was told that its position is of no use: From, To, Cause
-	EventRedelivered EventKind = "redelivered"  // entries go to a device that may have got them before: Count, To is the last one
-	EventLiveDropped EventKind = "live_dropped" // live-only events were dropped for a connection: Count, Cause
-	EventTrimmed     EventKind = "trimmed"      // entries were removed by retention: From (not included), To, Count, Cause
-	EventSlow        EventKind = "slow"         // a connection was closed because it made no progress: Cause
-	EventNacked      EventKind = "nacked"       // a device could not process an entry, or its connection skipped it: To, Code
-	EventPoison      EventKind = "poison"       // an entry has defeated a device several times: To, Count of attempts. See [Poison]
-	EventParked      EventKind = "parked"       // the host has parked an entry for a device: To
-	EventUnparked    EventKind = "unparked"     // and has taken it back: To
-	EventRefused     EventKind = "refused"      // a call of the host's was refused: Call, Cause, Err; Account and Login are who it was for
-	EventTrimFailed  EventKind = "trim_failed"  // an inbox, or without Account the list of accounts, could not be trimmed, and is tried again: Err
-	EventFlushFailed EventKind = "flush_failed" // cursors or receipts could not be written, and are tried again: Err
-	EventReadFailed  EventKind = "read_failed"  // a connection was closed because its inbox could not be read: Err
-	EventSendFailed  EventKind = "send_failed"  // a connection was closed because its Send failed or panicked: Err
+	EventReset       EventKind = "reset"         // a device was told that its position is of no use: From, To, Cause
+	EventRedelivered EventKind = "redelivered"   // entries go to a device that may have got them before: Count, To is the last one
+	EventLiveDropped EventKind = "live_dropped"  // live-only events were dropped for a connection: Count, Cause
+	EventTrimmed     EventKind = "trimmed"       // entries were removed by retention: From (not included), To, Count, Cause
+	EventSlow        EventKind = "slow"          // a connection was closed because it made no progress: Cause
+	EventNacked      EventKind = "nacked"        // a device could not process an entry, or its connection skipped it: To, Code
+	EventPoison      EventKind = "poison"        // an entry has defeated a device several times: To, Count of attempts. See [Poison]
+	EventParked      EventKind = "parked"        // the host has parked an entry for a device: To
+	EventUnparked    EventKind = "unparked"      // and has taken it back: To
+	EventRefused     EventKind = "refused"       // a call of the host's was refused: Call, Cause, Err; Account and Login are who it was for
+	EventTrimFailed  EventKind = "trim_failed"   // an inbox, or without Account the list of accounts, could not be trimmed, and is tried again: Err
+	EventPushFailed  EventKind = "push_failed"   // pushes of an account could not be decided, or without Account such accounts not be found, and it is tried again: Err
+	EventPushGivenUp EventKind = "push_given_up" // the push hook has failed for the last time for Count entries: Err
+	EventHookFailed  EventKind = "hook_failed"   // a hook of the host's panicked, returned an error or not in time, or was left out: Call, Err
+	EventFlushFailed EventKind = "flush_failed"  // cursors or receipts could not be written, and are tried again: Err
+	EventReadFailed  EventKind = "read_failed"   // a connection was closed because its inbox could not be read: Err
+	EventSendFailed  EventKind = "send_failed"   // a connection was closed because its Send failed or panicked: Err
 )
 
 // Event is something that a host may want to know of. Fields that a kind does not name are empty. It has no payloads and no
@@ -45,7 +48,7 @@ type Event struct {
 	From, To event.Position
 	Count    int
 	Cause    Cause
-	Call     string // of EventRefused: send, publish, mark_read or clear_unread
+	Call     string // of EventRefused: send, publish, mark_read, clear_unread or claim; of EventHookFailed: one of [Hooks]
 	Code     string // of EventNacked: the client's word for why
 	Err      error
 }
@@ -138,7 +141,7 @@ func causeOf(err error) Cause {
 // The engine never blocks on a slow subscriber: what finds the buffer full is dropped and counted. The buffer has two lanes,
 // so that what clients can make happen as often as they like never takes the place of anything else:
 //
-//   - frequent: [EventRedelivered], [EventLiveDropped], [EventNacked], [EventSendFailed] and [EventRefused];
+//   - frequent: [EventRedelivered], [EventLiveDropped], [EventNacked], [EventSendFailed], [EventHookFailed] and [EventRefused];
 //   - important: all other kinds.
 type Subscription struct{ s *stream.Subscription[Event] }
 
@@ -186,7 +189,7 @@ func (f *feed) emit(e Event) {
 	e.Time = f.now()
 	i := stream.Item[Event]{Value: e}
 	switch e.Kind {
-	case EventRedelivered, EventLiveDropped, EventNacked, EventSendFailed, EventRefused:
+	case EventRedelivered, EventLiveDropped, EventNacked, EventSendFailed, EventHookFailed, EventRefused:
 		i.Lane = stream.Frequent
 	}
 	f.Publish(i)

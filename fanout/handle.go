@@ -112,6 +112,7 @@ func (a *Attachment) violation(reason string, err error) error {
 	if !a.conn.Close(event.ProtocolError.Closed(0)) {
 		return ErrDetached
 	}
+	a.r.log.Info("fanout: a client broke the protocol, its connection is closed", append(a.about(), "detail", reason)...)
 	return &ProtocolError{Reason: reason, Err: err}
 }
 
@@ -219,6 +220,7 @@ func (a *Attachment) nack(ctx context.Context, f *event.Nack) error {
 
 // nacked notes that the device cannot process an entry, and returns what the host is to be told.
 func (a *Attachment) nacked(p event.Position, code string) Nacked {
+	code = event.CleanName(code) // a connection may say anything
 	a.r.stats.nacked.Add(1)
 	a.tell(Event{Kind: EventNacked, To: p, Code: code})
 	return Nacked{Account: a.hub.account, Login: a.conn.Login(), Device: a.conn.Device(), Position: p, Code: code}
@@ -245,12 +247,5 @@ func (r *Router) onNack(ctx context.Context, n Nacked) {
 		r.cfg.OnNack(n)
 		return struct{}{}, nil
 	})
-	if err == nil {
-		return
-	}
-	log := r.log.With("account", string(n.Account), "err", err)
-	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		log = log.With("stack", string(p.Stack))
-	}
-	log.Error("fanout: OnNack")
+	r.hookDone(HookNack, n.Account, err)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/session"
 )
 
@@ -220,7 +221,7 @@ func (r *Router) announce(c session.Change, kind event.Kind) {
 		Login: s.Login, Device: s.Device, Platform: s.Platform, Name: s.Description.Name, Reason: c.Reason, Time: now.UTC(),
 	})
 	if err != nil {
-		r.owned.Go(func() { r.log.Error("fanout: encode device change", "account", string(s.Account), "err", err) })
+		r.owned.Go(func() { r.log.Error("fanout: encode device change", "account", string(s.Account), trace.Err(err)) })
 		return
 	}
 	h.offer(event.Seal(event.Entry{

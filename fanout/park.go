@@ -69,13 +69,13 @@ func (r *Router) park(ctx context.Context, q session.ParkRequest) error {
 	if !res.Changed {
 		return nil
 	}
-	kind := EventUnparked
+	kind, line := EventUnparked, "fanout: entry unparked"
 	if !q.Undo {
-		kind = EventParked
+		kind, line = EventParked, "fanout: entry parked"
 		r.stats.parked.Add(1)
 	}
 	r.feed.emit(Event{Kind: kind, Account: q.Account, Device: q.Device, To: q.Position})
-	r.log.Info("fanout: "+string(kind), "account", string(q.Account), "device", string(q.Device),
+	r.log.Info(line, "account", string(q.Account), "device", string(q.Device),
 		"epoch", uint64(q.Position.Epoch), "seq", q.Position.Seq)
 	return nil
 }

@@ -191,7 +191,5 @@ func (r *Router) onPoison(p Poison) {
 		r.cfg.OnPoison(ctx, p)
 		return struct{}{}, nil
 	})
-	if err != nil && r.ctx.Err() == nil {
-		r.log.Error("fanout: OnPoison", "account", string(p.Account), "err", err)
-	}
+	r.hookDone(HookPoison, p.Account, err)
 }

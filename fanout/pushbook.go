@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"container/heap"
+	"container/list"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,18 +39,24 @@ const (
 
 // pushLane is a part of the accounts that wait, with turns of its own.
 type pushLane struct {
+	// begun are the accounts whose time had come and that are not decided, in the order in which it came: those that have
+	// their turn, and those of which a turn failed. Values are *pushItem. Guarded by the book's mutex.
+	begun list.List
+
 	wake  chan struct{} // the first of the queue has changed
 	slots chan struct{} // one for each account that has its turn
 	queue pushQueue     // guarded by the book's mutex
 }
 
-// pushItem is one account in the book. Account, due, seq and dropped are guarded by the book's mutex; the rest is for whoever
-// has the account's turn.
+// pushItem is one account in the book. The fields up to came are guarded by the book's mutex; the rest is for whoever has the
+// account's turn.
 type pushItem struct {
 	account event.Account
 	due     time.Duration // Router.clock
 	seq     uint64        // the newest entry that may want a push, as far as is known; 0: found in the store
 	dropped bool          // the account was deleted
+	begun   *list.Element // of the lane in which its time has come; nil: it has not, or it is decided
+	came    time.Duration // if begun: when it did
 
 	late    bool                  // in which lane it waits
 	told    map[pushTold]struct{} // of entries that are not decided yet
@@ -118,14 +125,47 @@ func (b *pushBook) next(l *pushLane, now time.Duration) (it *pushItem, seq uint6
 		return nil, 0, l.queue[0].due - now
 	}
 	it = heap.Pop(&l.queue).(*pushItem)
+	if it.begun == nil {
+		it.came, it.begun = it.due, l.begun.PushBack(it)
+	}
 	return it, it.seq, 0
 }
 
-// done ends an account's turn: it comes up again at a time, or, if that is 0 and no entry beyond seq has come meanwhile, is
-// at rest.
-func (b *pushBook) done(it *pushItem, seq uint64, again, later time.Duration) {
+// restLocked notes that nothing of the account whose time had come is undecided.
+func (b *pushBook) restLocked(it *pushItem) {
+	if it.begun == nil {
+		return
+	}
+	for i := range b.lanes {
+		b.lanes[i].begun.Remove(it.begun) // of another lane it does nothing
+	}
+	it.begun = nil
+}
+
+// waiting returns how many accounts are in the book, and for how long the one that is late the longest should have been decided.
+func (b *pushBook) waiting(now time.Duration) (n int, overdue time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for i := range b.lanes {
+		l := &b.lanes[i]
+		if len(l.queue) > 0 && !l.queue[0].dropped {
+			overdue = max(overdue, now-l.queue[0].due)
+		}
+		if e := l.begun.Front(); e != nil {
+			overdue = max(overdue, now-e.Value.(*pushItem).came)
+		}
+	}
+	return len(b.items), overdue
+}
+
+// done ends an account's turn: it comes up again at a time, or, if that is 0 and no entry beyond seq has come meanwhile, is
+// at rest. failed says that what was due is not decided.
+func (b *pushBook) done(it *pushItem, seq uint64, again, later time.Duration, failed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !failed {
+		b.restLocked(it)
+	}
 	switch {
 	case it.dropped:
 		return
@@ -146,6 +186,7 @@ func (b *pushBook) drop(account event.Account) {
 	defer b.mu.Unlock()
 	if it := b.items[account]; it != nil {
 		it.dropped = true
+		b.restLocked(it)
 		delete(b.items, account)
 	}
 }

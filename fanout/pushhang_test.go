@@ -63,7 +63,7 @@ func TestPush_AHookThatHangsHoldsUpNoOtherAccount(t *testing.T) {
 		for _, a := range bad {
 			require.Equal(w.t, 8, calls[a], a)
 		}
-		require.EqualValues(w.t, 12*12, w.r.Stats().HookSkips)
+		require.EqualValues(w.t, 12*12, w.r.Stats().Hooks[fanout.HookPush].Skipped)
 		close(free)
 		w.decided()
 	})

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
 // pushLookLoop looks for accounts with undecided entries that the book does not know: those of before the start, when devices
@@ -33,7 +34,7 @@ func (r *Router) pushLook() bool {
 	for r.ctx.Err() == nil {
 		page, err := r.st.Accounts(r.ctx, after, trimPage)
 		if err != nil {
-			r.pushLog("look for undecided pushes", err)
+			r.pushFailed("", err)
 			return false
 		}
 		for _, account := range page {
@@ -70,8 +71,17 @@ func (r *Router) pushLookAt(account event.Account) bool {
 	return true
 }
 
-func (r *Router) pushLog(what string, err error) {
-	if r.ctx.Err() == nil {
-		r.log.Warn("fanout: "+what, "err", err)
+// pushFailed says that the store failed while an account's pushes were decided, or, without an account, while such accounts were
+// looked for. It is tried again.
+func (r *Router) pushFailed(account event.Account, err error) {
+	if r.ctx.Err() != nil {
+		return
 	}
+	r.stats.pushFailures.Add(1)
+	r.feed.emit(Event{Kind: EventPushFailed, Account: account, Err: err})
+	if account == "" {
+		r.log.Warn("fanout: accounts with undecided pushes could not be found yet", trace.Err(err))
+		return
+	}
+	r.log.Warn("fanout: pushes could not be decided yet", "account", string(account), trace.Err(err))
 }

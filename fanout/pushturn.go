@@ -11,6 +11,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -36,11 +37,12 @@ type pushTurn struct {
 // pushTurn decides what is due of one account. After an error of the store it comes up again.
 func (r *Router) pushTurn(it *pushItem, seq uint64) {
 	t := &pushTurn{r: r, it: it, now: r.times.Read()}
-	if err := t.run(seq); err != nil {
-		r.pushLog("push", err)
+	err := t.run(seq)
+	if err != nil {
+		r.pushFailed(it.account, err)
 		t.next = t.now.Elapsed + r.cfg.Push.Delay
 	}
-	r.push.done(it, seq, t.next, r.clock()+r.cfg.Push.Delay)
+	r.push.done(it, seq, t.next, r.clock()+r.cfg.Push.Delay, err != nil || t.next != 0 && it.tries > 0)
 }
 
 func (t *pushTurn) run(seq uint64) (err error) {
@@ -236,7 +238,7 @@ func (t *pushTurn) answer(q PushQuestion) []event.DeviceID {
 	chosen, err := callPush(t, &t.r.push.asked, func(ctx context.Context) ([]event.DeviceID, error) { return c.Decide(ctx, asked) })
 	if err != nil {
 		t.r.stats.pushErrors.Add(1)
-		t.r.pushLog("decide pushes", err)
+		t.r.hookFailed(HookPushDecide, t.it.account, err)
 		return q.Default
 	}
 	return chosen
@@ -247,7 +249,7 @@ func (t *pushTurn) answer(q PushQuestion) []event.DeviceID {
 func callPush[T any](t *pushTurn, h *hostcall.Hook, fn func(context.Context) (T, error)) (T, error) {
 	limit, began := t.r.cfg.Push.HookTimeout, t.r.clock()
 	v, err := hostcall.Call(context.WithoutCancel(t.r.ctx), h, t.it.account, limit, fn)
-	t.hung = t.hung || t.r.clock()-began >= limit || errors.Is(err, hostcall.ErrSkipped)
+	t.hung = t.hung || t.r.clock()-began >= limit || err == hostcall.ErrSkipped // which is not wrapped, and an error of the host's is not asked
 	t.it.late = t.hung
 	return v, err
 }
@@ -267,13 +269,15 @@ func (t *pushTurn) tell(p Push) bool {
 	_, err := callPush(t, &t.r.push.calls, func(ctx context.Context) (struct{}, error) { return struct{}{}, c.Hook(ctx, p) })
 	if err != nil {
 		t.r.stats.pushErrors.Add(1)
-		t.r.pushLog("push hook", err)
+		t.r.hookFailed(HookPush, t.it.account, err)
 		if t.it.tries++; t.it.tries < c.Tries {
 			t.it.through = t.batch[len(t.batch)-1].Seq
 			t.next = t.now.Elapsed + c.Delay // what is younger waits
 			return false
 		}
 		t.r.stats.pushesGivenUp.Add(1)
+		t.r.feed.emit(Event{Kind: EventPushGivenUp, Account: t.it.account, Count: len(entries), Err: err})
+		t.r.log.Error("fanout: push given up", "account", string(t.it.account), "count", len(entries), "tries", c.Tries, trace.Err(err))
 	} else {
 		t.r.stats.pushes.Add(1)
 		t.r.stats.pushEntries.Add(uint64(len(entries)))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -356,7 +357,7 @@ func (r *Router) arrived(account event.Account, id event.MessageID) {
 	}
 	r.owned.Go(func() {
 		if _, err := r.MarkRead(r.ctx, q); err != nil && r.ctx.Err() == nil {
-			r.log.Warn("fanout: early read mark", "err", err)
+			r.log.Warn("fanout: a read mark that came before its message is lost", "account", string(account), trace.Err(err))
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -187,7 +188,7 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 			a.skipLocked(e.Seq, now)
 			continue
 		}
-		again := e.Seq <= a.resend
+		again := e.Seq <= a.resend || e.Seq <= a.doubted && !e.Time.After(a.r.doubt)
 		a.blocked = len(a.window) >= a.windowLocked() || len(a.window) > 0 && a.bytes+e.Size() > a.limits.windowBytes
 		if cut = a.blocked || len(d.Entries) > 0 && again != d.Redelivered; cut {
 			break
@@ -213,7 +214,9 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 	}
 	d.Seq, a.pos = a.scan, a.scan
 	buf.frames = append(buf.frames, d)
-	a.hub.shard.sent.add(len(d.Entries), a.bytes-before, d.Redelivered)
+	if a.hub.shard.sent.add(len(d.Entries), a.bytes-before, d.Redelivered) {
+		a.r.hot.note(a.hub.account, now)
+	}
 	if d.Redelivered && a.r.feed.Watched() {
 		a.tell(Event{Kind: EventRedelivered, To: event.Position{Epoch: a.epoch, Seq: a.pos}, Count: len(d.Entries)})
 	}
@@ -340,7 +343,7 @@ func (a *Attachment) failed(err error) bool {
 	if a.r.ctx.Err() == nil {
 		a.r.stats.readFailures.Add(1)
 		a.tell(Event{Kind: EventReadFailed, Err: err})
-		a.r.log.Warn("fanout: read inbox", "account", string(a.hub.account), "err", err)
+		a.r.log.Warn("fanout: an inbox could not be read, its connection is closed", append(a.about(), trace.Err(err))...)
 		a.conn.Close(event.Unavailable.Closed(time.Second))
 	}
 	return false

@@ -79,6 +79,16 @@ func (b *debts) addMark(conv event.ConversationID, from event.Account, m mark) {
 
 func (b *debts) len() int { return len(b.owed) + len(b.edited) }
 
+// owesLocked notes since when the hub's account owes delivered receipts. Those that are on their way count.
+func (h *hub) owesLocked(now time.Duration) {
+	switch {
+	case h.receipts.len() == 0 && h.receipts.busy == nil:
+		h.owing = 0
+	case h.owing == 0:
+		h.owing = uint32(now/time.Second) + 1
+	}
+}
+
 // due reports whether receipts may go out: there are some, and the last ones went out long enough ago.
 func (b *deliveredBook) due(now time.Duration) bool {
 	return b.len() > 0 && b.busy == nil && now-b.flushed >= receiptInterval
@@ -131,7 +141,7 @@ func (r *Router) flushReceipts(ctx context.Context, h *hub) error {
 			h.receipts.addMark(conv, a, m)
 		}
 	}
-	if h.receipts.len() > 0 {
+	if h.owesLocked(r.clock()); h.owing > 0 {
 		h.watchLocked()
 	}
 	return failed

@@ -12,6 +12,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -101,7 +102,7 @@ func (t *trimRounds) next() {
 		t.all(grown)
 	}
 	if t.failed > 0 && t.r.ctx.Err() == nil {
-		t.r.log.Warn("fanout: inboxes could not be trimmed, they are tried again", "failed", t.failed, "account", string(t.account), "err", t.err)
+		t.r.log.Warn("fanout: inboxes could not be trimmed, they are tried again", "failed", t.failed, "account", string(t.account), trace.Err(t.err))
 	}
 }
 

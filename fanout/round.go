@@ -71,6 +71,12 @@ func (r *Router) serve(h *hub, d *round) {
 	if d == nil {
 		return
 	}
+	over := false
+	defer func() {
+		if !over { // a Send has ended the goroutine: another one goes on for the other connections
+			r.owned.Go(func() { r.serve(h, d) })
+		}
+	}()
 	for d.send() {
 		now := r.clock()
 		h.mu.Lock()
@@ -81,6 +87,7 @@ func (r *Router) serve(h *hub, d *round) {
 		}
 		h.mu.Unlock()
 	}
+	over = true
 	d.turns = d.turns[:0]
 	r.rounds.Put(d)
 }
@@ -97,10 +104,11 @@ func (d *round) send() (more bool) {
 		case t.need != sendFrames:
 			a.handOver()
 			t.a = nil
-		case a.r.ctx.Err() != nil || len(t.frames) > 0 && !a.send(&t.scratch):
-			t.a = nil
 		default:
-			more = true
+			t.a = nil // should Send end the goroutine
+			if a.r.ctx.Err() == nil && (len(t.frames) == 0 || a.send(&t.scratch)) {
+				t.a, more = a, true
+			}
 		}
 		t.sent += len(t.frames)
 		t.reset()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/sentinel"
 	"github.com/manydevice/manydevice/internal/stream"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -47,7 +47,7 @@ type Router struct {
 	st     store.Store
 	cfg    Config
 	issuer *event.Issuer
-	log    *slog.Logger
+	log    *trace.Log
 
 	seed        maphash.Seed
 	shards      [shardCount]shard
@@ -58,12 +58,18 @@ type Router struct {
 	push        pushBook
 	poisonCalls hostcall.Hook // of Config.OnPoison
 	nackCalls   hostcall.Hook // of Config.OnNack
+	drainCalls  hostcall.Hook // of transport.Drainer
 	tailBytes   atomic.Int64
 	scratches   sync.Pool    // of *scratch
 	pages       sync.Pool    // of *[]event.Entry
 	rounds      sync.Pool    // of *round
 	none        business     // of attachments at rest
 	times       *clock.Clock // the registry's
+	attached    atomic.Int64
+	gauges      atomic.Pointer[gauges] // as the watchdog has found them last
+	hot         hotBook
+	doubt       time.Time // see session.Registry.Doubt
+	doubtful    bool      // it is known
 	stats       counters
 	feed        feed
 	deaf        func() // stops the router from hearing of changes
@@ -76,8 +82,9 @@ type Router struct {
 type shard struct {
 	sent sentCounters
 
-	mu   sync.Mutex
-	hubs map[event.Account]*hub
+	mu      sync.Mutex
+	appends uint64 // entries that were appended to inboxes of the shard
+	hubs    map[event.Account]*hub
 	// restless are hubs that the sweep has to look at: something is unacknowledged, uncovered or not yet told.
 	restless []*hub
 }
@@ -91,6 +98,7 @@ type hub struct {
 	grown   atomic.Uint32 // trim round of which it is known that the account is in grownSet
 
 	mu       sync.Mutex
+	owing    uint32 // second of Router.clock, from 1, since which delivered receipts are owed; 0: none are
 	atts     []*Attachment
 	epoch    event.Epoch      // of head and tail
 	head     uint64           // newest entry that this node knows of
@@ -123,18 +131,21 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 		return nil, err
 	}
 	r := &Router{
-		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger, seed: maphash.MakeSeed(),
+		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(),
 		times: reg.Clock(),
 	}
 	r.early.waiting = waiting
+	r.doubt, r.doubtful = reg.Doubt()
 	if err := r.troubles.init(); err != nil {
 		return nil, err
 	}
 	r.none.limits = &limits{window: cfg.Window, windowBytes: cfg.WindowBytes, ackWait: cfg.AckWait, frameWrite: cfg.FrameWrite}
 	r.feed.End = ErrClosed
 	r.stats.init()
+	r.initHooks()
+	r.gauges.Store(&gauges{})
 	r.feed.now = r.times.Now
-	r.cursors.init()
+	r.cursors.init(r.clock)
 	r.grown.init()
 	r.push.init(&cfg.Push)
 	for i := range r.shards {
@@ -176,7 +187,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
 	first, last := make(chan error, 1), make(chan error, 1)
 	go func() { // not owned, as the other one: a store that ignores its context must not hold up the caller
-		first <- r.flushCursors(ctx)
+		first <- r.flush(ctx)
 	}()
 	select {
 	case err = <-first:
@@ -186,9 +197,15 @@ func (r *Router) Close(ctx context.Context) (err error) {
 	go func() {
 		r.closeConnections()
 		r.owned.Wait()
-		err := r.flushCursors(ctx) // what came meanwhile, and what could not be written before
-		r.deaf()
+		err := r.flush(ctx) // what came meanwhile, and what could not be written before
+		if err == nil {
+			r.reg.Orderly(ctx) // the next engine knows then what was sent
+		} else {
+			r.flushFailed("", err) // nobody may wait for it any longer
+		}
+		r.deaf() // gives up the claim on the store
 		r.feed.Close()
+		r.log.Close()
 		last <- err
 	}()
 	select {
@@ -202,6 +219,7 @@ func (r *Router) Close(ctx context.Context) (err error) {
 
 // closeConnections closes the connections of a router that was closed. One that is still arriving finds out itself; see begin.
 func (r *Router) closeConnections() {
+	var all []*Attachment
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
@@ -209,20 +227,26 @@ func (r *Router) closeConnections() {
 		sh.mu.Unlock()
 		for _, h := range hubs {
 			h.mu.Lock()
-			atts := slices.Clone(h.atts)
+			all = append(all, h.atts...)
 			h.mu.Unlock()
-			for _, a := range atts {
-				a.conn.Close(event.Shutdown.Closed(time.Second))
-			}
 		}
+	}
+	for i, a := range all {
+		a.conn.Close(r.reg.Shutdown(i, len(all)))
 	}
 }
 
-// Flush writes cursors and delivered receipts that are pending, and returns when they are durable.
-func (r *Router) Flush(ctx context.Context) error { return r.flushCursors(ctx) }
-
 func (r *Router) shardOf(id event.Account) *shard {
 	return &r.shards[maphash.String(r.seed, string(id))&(shardCount-1)]
+}
+
+// grow is find that counts an entry, and reports whether it is one that says which account has much to do.
+func (r *Router) grow(id event.Account) (h *hub, sample bool) {
+	sh := r.shardOf(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.appends++
+	return sh.hubs[id], sh.appends%sampleEvery == 0
 }
 
 // find returns the account's hub, or nil if no device of it is attached here.

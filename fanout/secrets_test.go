@@ -64,7 +64,7 @@ func TestI24_D4_NothingSecretIsTold(t *testing.T) {
 		picture, err := json.Marshal(in)
 		require.NoError(w.t, err)
 		text := log.String() + string(raw) + string(picture)
-		for _, word := range []string{"keeps losing", "could not be trimmed", "cursors or receipts", "fanout: parked", "panicked", "trim_failed"} {
+		for _, word := range []string{"keeps losing", "could not be trimmed", "cursors or receipts", "fanout: entry parked", "panicked", "trim_failed"} {
 			require.Contains(w.t, text, word, "or the test proves nothing")
 		}
 		require.NotContains(w.t, text, secret)

@@ -15,12 +15,15 @@ func (r *Router) sweepLoop() {
 		case <-r.ctx.Done():
 			return
 		case <-t.C:
+			found := new(gauges)
 			for i := range r.shards {
 				for _, h := range r.shards[i].restlessHubs() {
-					r.sweep(h)
+					r.sweep(h, found)
 					h.release()
 				}
 			}
+			r.gauges.Store(found)
+			r.log.Flush()
 		}
 	}
 }
@@ -42,7 +45,7 @@ func (a *Attachment) sweepOften(gap time.Duration) {
 		case <-a.r.ctx.Done():
 			return
 		case <-t.C:
-			a.r.sweep(h)
+			a.r.sweep(h, new(gauges))
 		}
 	}
 }
@@ -59,8 +62,9 @@ func (sh *shard) restlessHubs() []*hub {
 }
 
 // sweep closes the hub's connections that have made no progress for too long, wakes readers that owe a cover, asks full queues
-// again, and sends delivered receipts that are due. A hub that has come to rest it takes off the list.
-func (r *Router) sweep(h *hub) {
+// again, and sends delivered receipts that are due. It takes a hub that has come to rest off the list, and adds to found what it
+// sees on its way.
+func (r *Router) sweep(h *hub, found *gauges) {
 	type late struct {
 		a   *Attachment
 		why Cause
@@ -69,6 +73,8 @@ func (r *Router) sweep(h *hub) {
 	now, sends := r.clock(), r.reg.SendsSince()
 	h.mu.Lock()
 	rest := h.receipts.len() == 0
+	h.owesLocked(now)
+	found.addLocked(h)
 	for _, a := range h.atts {
 		if why := a.lateLocked(now, sends); why != "" {
 			slow = append(slow, late{a, why})

@@ -27,6 +27,7 @@ func routerRows() map[string]called {
 		return func(_ context.Context, s *scene, _ string) error { return given(s.r.Subscribe(size)) }
 	}
 	flush := func(ctx context.Context, s *scene) error { return s.r.Flush(ctx) }
+	drain := func(ctx context.Context, s *scene) error { return s.r.Drain(ctx, session.DrainRequest{}) }
 	return map[string]called{
 		"New": newRow(),
 		"Router.Trim": {
@@ -69,6 +70,13 @@ func routerRows() map[string]called {
 				return flush(ctx, s)
 			}},
 			{is: context.DeadlineExceeded, call: hung(flush)},
+		}},
+		"Router.Drain": {text: "drain", do: drain, fails: []failure{
+			{is: errAway, call: func(ctx context.Context, s *scene) error {
+				defer s.st.Inject(storetest.Fault{Method: storetest.SaveCursors, Times: -1, Err: errAway})()
+				return drain(ctx, s)
+			}},
+			{is: context.DeadlineExceeded, call: hung(drain)},
 		}},
 		"Router.Close": {
 			text: "close", shuts: true, do: func(ctx context.Context, s *scene) error { return s.r.Close(ctx) },
@@ -224,7 +232,7 @@ func attachRows() map[string]called {
 				}},
 				{is: session.ErrDraining, call: func(ctx context.Context, s *scene) error {
 					q := attach.good(s)
-					require.NoError(s.t, s.reg.Drain(ctx, 0))
+					require.NoError(s.t, s.reg.Drain(ctx, session.DrainRequest{}))
 					return attach.call(ctx, s, q)
 				}},
 			},

@@ -111,8 +111,8 @@ func TestK10_SendThatFailsLeavesATrace(t *testing.T) {
 		send func() error
 		log  []string
 	}{
-		"error": {func() error { return errors.New("broken pipe") }, []string{"fanout: send failed", "broken pipe", "account=ann", "device=a1"}},
-		"panic": {func() error { panic("told to") }, []string{"level=ERROR", "fanout: send panicked", "told to", "account=ann", "watchdog_test.go"}},
+		"error": {func() error { return errors.New("broken pipe") }, []string{"fanout: Conn.Send failed", "broken pipe", "account=ann", "device=a1"}},
+		"panic": {func() error { panic("told to") }, []string{"level=ERROR", "fanout: Conn.Send panicked", "told to", "account=ann", "watchdog_test.go"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out lockedBuffer

@@ -59,7 +59,7 @@ func TestAttach_EndsWhileItRuns(t *testing.T) {
 			return err
 		}, session.ErrFenced, event.Moved, []string{"online a1"}},
 		{"drain", func(w *world, _ *gadget, _ *session.Connection) error {
-			return w.reg.Drain(context.Background(), 0)
+			return w.reg.Drain(context.Background(), session.DrainRequest{})
 		}, session.ErrDraining, event.Shutdown, nil},
 		{"close", func(w *world, _ *gadget, _ *session.Connection) error {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
@@ -124,7 +124,7 @@ func TestAttach_BeginPanics(t *testing.T) {
 		w.events.take()
 		c, told := new(wire), new(atomic.Int32)
 		_, err := g.beginning(c, told, func(context.Context, *session.Connection) error { panic("host") })
-		require.ErrorContains(w.t, err, "Begin: hook panicked: host")
+		require.ErrorContains(w.t, err, "Begin: panicked: host")
 		require.Equal(w.t, event.Unavailable, event.ClosedOf(err).Reason)
 		require.Equal(w.t, []session.State{session.Lingering}, w.states("ann"))
 		require.Empty(w.t, c.reasons())
@@ -215,7 +215,7 @@ func TestAttach_TheConnectionIsTheCallersOnEveryError(t *testing.T) {
 				case 0:
 					_, _ = w.reg.Kick(context.Background(), session.KickRequest{Account: "ann", All: true})
 				case 1:
-					_ = w.reg.Drain(context.Background(), 0)
+					_ = w.reg.Drain(context.Background(), session.DrainRequest{})
 				case 2:
 					_ = w.reg.Close(context.Background())
 				}

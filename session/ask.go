@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/internal/sentinel"
 	"github.com/manydevice/manydevice/policy"
 )
@@ -64,7 +64,7 @@ var (
 // HookError reports that a hook of the host's had to decide and did not. Policy has not refused anything, and nothing was
 // changed. It is worth trying again.
 type HookError struct {
-	Hook       string        // DecideLogin, DecidePolicy or DecideVictims
+	Hook       string        // DecideLogin, DecidePolicy, DecideVictims, Filter, or NonBlocking of a connection
 	Err        error         // what it returned, or that it panicked, took too long or was not called
 	RetryAfter time.Duration // more than zero, and spread by chance
 }
@@ -220,7 +220,7 @@ func (r *Registry) ask(ctx context.Context, have *answers, l *lack) (err error) 
 	switch l.about {
 	case aboutLogin:
 		have.login, err = askHost(ctx, r, hook[bool]{
-			"DecideLogin", &r.calls.login, r.cfg.DecideLogin, r.cfg.DecideLoginFallback, true,
+			HookDecideLogin, r.cfg.DecideLogin, r.cfg.DecideLoginFallback, true,
 		}, l.question)
 	case aboutPolicy:
 		have.policy, err = r.askPolicy(ctx, l.question)
@@ -229,7 +229,7 @@ func (r *Registry) ask(ctx context.Context, have *answers, l *lack) (err error) 
 		}
 	case aboutVictims:
 		have.victims, err = askHost(ctx, r, hook[policy.Answer]{
-			"DecideVictims", &r.calls.victims, r.cfg.DecideVictims, r.cfg.DecideVictimsFallback, policy.Answer{},
+			HookDecideVictims, r.cfg.DecideVictims, r.cfg.DecideVictimsFallback, policy.Answer{},
 		}, l.question)
 	case aboutFilter:
 		err = l.again(ctx)
@@ -243,14 +243,13 @@ func (r *Registry) askPolicy(ctx context.Context, q Question) (answer[*policy.Po
 		return answer[*policy.Policy]{}, nil
 	}
 	return askHost(ctx, r, hook[*policy.Policy]{
-		"DecidePolicy", &r.calls.policy, r.cfg.DecidePolicy, r.cfg.DecidePolicyFallback, nil,
+		HookDecidePolicy, r.cfg.DecidePolicy, r.cfg.DecidePolicyFallback, nil,
 	}, q)
 }
 
 // hook is one of the host's functions that decide.
 type hook[T any] struct {
-	name     string
-	calls    *hostcall.Hook
+	name     Hook
 	fn       func(context.Context, Question) (T, error)
 	fallback Fallback
 	admit    T // what stands in for an answer if the fallback is Admit
@@ -260,17 +259,18 @@ type hook[T any] struct {
 func askHost[T any](ctx context.Context, r *Registry, h hook[T], q Question) (answer[T], error) {
 	a := answer[T]{to: q.kept(), ruled: r.ruled.Load()}
 	var err error
-	a.value, err = hostcall.Call(ctx, h.calls, q.Account, r.cfg.HookTimeout, func(ctx context.Context) (T, error) {
-		return h.fn(ctx, q)
-	})
+	call := hostCall{
+		text: "session: a hook that decides did not answer", hook: h.name, about: slog.String("account", string(q.Account)),
+		account: q.Account, limit: r.cfg.HookTimeout,
+	}
+	a.value, err = callHost(ctx, r, call, func(ctx context.Context) (T, error) { return h.fn(ctx, q) })
 	switch {
 	case err == nil:
 		return a, nil
 	case ctx.Err() != nil:
 		return a, fmt.Errorf("session: waiting for %s: %w", h.name, ctx.Err())
 	}
-	r.warn("session: hook that decides", err, "hook", h.name, "account", string(q.Account))
-	a.value, a.err = h.admit, &HookError{Hook: h.name, Err: err, RetryAfter: r.soon()}
+	a.value, a.err = h.admit, &HookError{Hook: string(h.name), Err: err, RetryAfter: r.soon()}
 	if h.fallback == Admit {
 		return a, nil
 	}

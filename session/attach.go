@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -28,7 +28,8 @@ import (
 //
 // A login that still holds its slot comes back as it was: same ID, same age, nobody evicted, nothing written where there
 // are no other nodes. One that has lost its slot is admitted again: policy may evict others, or refuse with a
-// [*RefusedError]. A [*LimitedError] says to come back later, [ErrDraining] and [ErrNoLease] to try another node. If the
+// [*RefusedError]. A [*LimitedError] says to come back later, a [*StoppingError] when the next process or another node is
+// there, [ErrNoLease] to try another node. If the
 // login has ended, the holder of its token, or the host that vouches, gets an [*EndedError]; everybody else
 // [ErrUnknownLogin].
 //
@@ -42,6 +43,10 @@ import (
 // a newer connection takes its place, a [*FencedError].
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Connection, err error) {
 	defer fault.In("session", "attach", &err)
+	defer func() {
+		r.turned("session: attach refused", err, q.Account, "login", string(q.Login), "device", string(q.Device))
+	}()
+	defer r.Stopping(&err)
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -52,8 +57,8 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		return nil, ErrClosed
 	}
 	defer r.owned.Leave()
-	if r.draining.Load() {
-		return nil, ErrDraining
+	if err := r.leaving(); err != nil {
+		return nil, err
 	}
 	if err := r.limitAttach(q); err != nil {
 		return nil, err
@@ -68,7 +73,9 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		}
 	}
 	if n, ok := conn.(transport.NonBlocker); ok {
-		in.instant = n.NonBlocking()
+		if in.instant, err = hostcall.Here(new(hostcall.Hook), func() (bool, error) { return n.NonBlocking(), nil }); err != nil {
+			return nil, &HookError{Hook: "NonBlocking", Err: err, RetryAfter: r.soon()}
+		}
 	}
 	var begin func(context.Context, *Connection) error
 	if d := q.Delivery; d != nil {
@@ -93,6 +100,7 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	if err = cmp.Or(err, refusal); err != nil {
 		return nil, err
 	}
+	r.stats.attached(&in)
 	return in.Connection, nil
 }
 
@@ -108,14 +116,14 @@ func (r *Registry) limitAttach(q AttachRequest) error {
 	if r.peek(q.Account).knows(q.Login, q.Device) {
 		client = cmp.Or(string(q.Login), string(q.Device))
 	}
-	wait := r.attachesOf.take(now, q.Account, client)
+	by, wait := RefusedAttachRate, r.attachesOf.take(now, q.Account, client)
 	if wait == 0 {
-		wait = r.attaches.take(now, "", "")
+		by, wait = RefusedNodeRate, r.attaches.take(now, "", "")
 	}
 	if wait == 0 {
 		return nil
 	}
-	return &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+	return &LimitedError{by: by, Reason: event.RateLimited, RetryAfter: wait}
 }
 
 // serve ends an arrival: the connection is served from now on, or it is the caller's as if it had never been there.
@@ -147,10 +155,8 @@ func (r *Registry) serve(ctx context.Context, in *arrival, begin func(context.Co
 func (in *arrival) begins(ctx context.Context, begin func(context.Context, *Connection) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			e := &hostcall.PanicError{Value: p, Stack: debug.Stack()}
-			in.r.log.Error("session: Begin panicked", "account", string(in.view.Account), "login", string(in.view.Login),
-				"panic", p, "stack", string(e.Stack))
-			err = fmt.Errorf("session: Begin: %w", e)
+			err = fmt.Errorf("session: Begin: %w", hostcall.Panicked(p))
+			in.log().Error("session: Begin panicked", trace.Err(err))
 		}
 	}()
 	return begin(ctx, in.Connection)
@@ -189,19 +195,16 @@ type arrival struct {
 	tabs      int           // connections that the login may have
 	moves     uint64        // displacements in turns so far, if the one before was on another node; see takeover
 	announced bool          // watchers of another node were told that the login is online
+	resumed   bool          // the login had a connection before
+	cameBack  bool          // the login had lost its slot
 }
 
 // unserved says why the registry serves no connections any more that were bound under the lease, or nil.
 func (r *Registry) unserved(lease uint64) error {
-	switch {
-	case r.ctx.Err() != nil: // which gives the lease back
-		return ErrClosed
-	case r.nodes.standing(lease) == leaseOver:
+	if r.ctx.Err() == nil && r.nodes.standing(lease) == leaseOver { // a registry that is closed gives it back
 		return ErrNoLease
-	case r.draining.Load():
-		return ErrDraining
 	}
-	return r.storeError(r.ctx)
+	return cmp.Or(r.leaving(), r.storeError(r.ctx))
 }
 
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.
@@ -241,11 +244,12 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		in.moves = s.move(l)
 	}
 	in.token = s.hand(l, q.Token, in.proof, in.tabs > 1 && others > 0)
-	device, before := s.rec.registered(l), s.r.clock.Before
-	in.restored = unsure || k == nil && before(l.At) || first && device != l.At && before(device)
-	in.announced = false
+	device := s.rec.registered(l)
+	in.restored, in.announced = s.r.inDoubt(device), false
+	in.cameBack, in.resumed = !holds, k == nil || k.served
 	if n := s.r.nodes; n != nil {
 		in.announced = l.attachedBefore()
+		in.resumed = in.announced || k != nil && k.served
 		in.restored = unsure || k == nil && in.announced || first && device != l.At
 		if elsewhere {
 			l.Before, l.Moved, s.dirty = s.movedFrom(l), s.now.UnixMilli(), true

@@ -95,6 +95,7 @@ func (s *step) endedFor(reason event.Reason) []Ended {
 // It returns who was logged in.
 func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error) {
 	defer fault.In("session", "ban", &err)
+	defer func() { r.carriedOut("session: ban refused", err, q.Account) }()
 	if err := q.Account.Validate(); err != nil {
 		return nil, err
 	}
@@ -127,6 +128,7 @@ func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error)
 // Unban takes a ban back, also that of an account that was deleted for good. Without one it does nothing.
 func (r *Registry) Unban(ctx context.Context, account event.Account) (err error) {
 	defer fault.In("session", "unban", &err)
+	defer func() { r.turned("session: unban refused", err, account) }()
 	if err := account.Validate(); err != nil {
 		return err
 	}
@@ -174,6 +176,7 @@ type DeleteRequest struct {
 // new ones; a repetition goes on from there, and Unban takes that back.
 func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) (_ []Ended, err error) {
 	defer fault.In("session", "delete account", &err)
+	defer func() { r.carriedOut("session: deletion of an account refused", err, q.Account) }()
 	if err := q.Account.Validate(); err != nil {
 		return nil, err
 	}

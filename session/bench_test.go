@@ -170,3 +170,24 @@ func BenchmarkList(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkStats measures the figures of a registry with attached logins.
+func BenchmarkStats(b *testing.B) {
+	for _, logins := range []int{1_000, 100_000} {
+		b.Run(fmt.Sprintf("logins=%d", logins), func(b *testing.B) {
+			reg := openForBench(b, memory())
+			for i := range logins {
+				a := event.Account(fmt.Sprint("ann", i))
+				res := fillForBench(b, reg, a, 1)
+				_, err := reg.Attach(b.Context(), session.AttachRequest{Account: a, Login: res.Session.Login, Token: res.Token}, nowhere{})
+				require.NoError(b, err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if s := reg.Stats(); s.Online != logins {
+					b.Fatal(s.Online)
+				}
+			}
+		})
+	}
+}

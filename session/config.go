@@ -23,6 +23,7 @@ const (
 	recordReserve      = 12 << 10              // bytes of a record that logins leave to tombstones and to new tokens
 	fenceGap           = 10 * time.Millisecond // in which a Send that has passed the fence reaches the host's code
 	maxConflicts       = 16                    // tries of a step that others get in the way of
+	defaultAgeGrace    = 24 * time.Hour
 	janitorPage        = 256
 	maxLoginsPerMinute = 60_000
 	maxPerSecond       = 1_000_000        // attaches and accounts: more than one process can do
@@ -82,10 +83,10 @@ type Config struct {
 	JanitorInterval time.Duration
 	// HookTimeout bounds each call of the functions below and of Leases, but for a renewal, which may take as long as the lease
 	// lasts. One that takes longer is left to itself. While 8 calls of one function hang for one account, it is not called for
-	// that account, see [Registry.HookSkips]. Zero means 2 s; from 1 ms to 100 years.
+	// that account. See [Stats] for what becomes of them. Zero means 2 s; from 1 ms to 100 years.
 	HookTimeout time.Duration
-	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged and counted, see
-	// [Registry.HungCloses], and left to itself. Zero means 1 s; from 1 ms to 100 years.
+	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged, counted and left to itself. See
+	// [HookClose] in [Stats]. Zero means 1 s; from 1 ms to 100 years.
 	CloseTimeout time.Duration
 	// Node is the name of this engine among several, which no other one has at the same time. Empty means "local", and is
 	// refused with Leases.
@@ -136,7 +137,8 @@ type Config struct {
 	// Wall tells the time of the wall clock. It is called often, from many goroutines, and must not block. Nil means
 	// time.Now. Tests and simulations move it without moving elapsed time.
 	Wall func() time.Time
-	// Logger receives the registry's log lines. Nil discards them.
+	// Logger receives the registry's log lines. Of lines with the same text 10 are written in 10 s; the last one that was left
+	// out says by "repeated" how many lines it stands for. Nil discards all.
 	Logger *slog.Logger
 }
 
@@ -153,16 +155,13 @@ func (c Config) withDefaults() Config {
 	c.AttachesPerSecond = cmp.Or(c.AttachesPerSecond, 2_000)
 	c.SweepInterval = cmp.Or(c.SweepInterval, 5*time.Second)
 	c.JanitorInterval = cmp.Or(c.JanitorInterval, time.Hour)
-	c.AgeGrace = cmp.Or(c.AgeGrace, 24*time.Hour)
+	c.AgeGrace = cmp.Or(c.AgeGrace, defaultAgeGrace)
 	c.HookTimeout = cmp.Or(c.HookTimeout, 2*time.Second)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, time.Second)
 	if c.Leases == nil {
 		c.Node = cmp.Or(c.Node, "local")
 	}
 	c.LeaseLife = cmp.Or(c.LeaseLife, 20*time.Second)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
 	return c
 }
 

@@ -3,7 +3,8 @@ package session
 import (
 	"context"
 	"errors"
-	"runtime/debug"
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -106,8 +108,9 @@ func (c *Connection) idleTimeout() time.Duration {
 	return c.r.cfg.IdleTimeout
 }
 
-// Restored reports that the login's device lived through a restart of the engine, or was served by another node, and
-// that nothing was sent on the login's connections since: what was sent to the device last may not be known.
+// Restored reports that the login's device lived through an end of the engine that was not in order, or was served by another
+// node and that nothing was sent on the login's connections since: what was sent to the device may not be known. See
+// [Registry.Doubt].
 func (c *Connection) Restored() bool { return c.restored }
 
 // NonBlocking reports that Send never waits for the network; see [transport.NonBlocker].
@@ -139,7 +142,7 @@ func (c *Connection) Background() bool { return c.background.Load() }
 
 // Send passes frames to the connection unless it is fenced, in which case it returns [ErrFenced]. The context that the
 // host's Send gets ends with ctx, and with cause ErrFenced as soon as the connection is fenced; that of a connection that
-// never waits is ctx itself. A panic of the host's Send is returned as an error, which has a method Stack.
+// never waits is ctx itself. A panic of the host's Send is returned as an error, which wraps one with a method Stack() []byte.
 func (c *Connection) Send(ctx context.Context, frames []event.Frame) error {
 	err := c.send(ctx, frames)
 	fault.In("session", "send", &err)
@@ -163,20 +166,26 @@ func (c *Connection) send(ctx context.Context, frames []event.Frame) (err error)
 		c.sent()
 		return ErrFenced
 	}
+	returned := false // not if the host ends the goroutine, as a test that fails does
 	defer func() {
-		if p := recover(); p != nil {
-			err = &sendPanic{value: p, stack: debug.Stack()}
+		if p := recover(); p != nil || !returned {
+			err = fmt.Errorf("Conn.Send %w", hostcall.Panicked(p))
 		}
+		fault := err != nil && c.isFault(ctx, err)
 		c.sent()
 		if !c.instant {
 			running.end(nil)
+		}
+		if fault {
+			c.sendFailed(err)
 		}
 	}()
 	if c.restored {
 		c.k.unsure.Store(false)
 	}
 	c.entered.Store(true)
-	return c.conn.Send(ctx, frames)
+	err, returned = hostcall.Asked(c.conn.Send(ctx, frames)), true
+	return err
 }
 
 // sent notes that no Send runs any more, and wakes who waits for that; see settled.
@@ -206,7 +215,9 @@ func (c *Connection) stop(why event.Closed) (first, owes bool) {
 	if s := c.sending.Load(); s != nil && !c.instant {
 		s.end(ErrFenced)
 	}
-	if owes = c.hadArrived(e); !owes {
+	if owes = c.hadArrived(e); owes {
+		c.r.stats.closed.add(why.Reason)
+	} else {
 		close(e.closed) // nobody calls Conn.Close
 	}
 	return true, owes
@@ -335,18 +346,50 @@ func (c *Connection) detach(why event.Closed) bool {
 func (c *Connection) closeConn() {
 	r, e := c.r, c.ending.Load()
 	defer close(e.closed)
-	_, err := hostcall.Always(context.Background(), &r.calls.closes, c.k.a.id, r.cfg.CloseTimeout, func(context.Context) (struct{}, error) {
-		return struct{}{}, c.conn.Close(e.why)
+	c.noteClose(e.why.Reason)
+	_, err := hostcall.Always(context.Background(), &r.calls.closes, c.k.a.id, r.cfg.CloseTimeout, func(context.Context) (none, error) {
+		return none{}, c.conn.Close(e.why)
 	})
 	if err == nil {
 		return
 	}
-	log := r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "reason", string(e.why.Reason))
-	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		log.Error("session: Conn.Close panicked", "panic", p.Value, "stack", string(p.Stack))
+	r.hookFailed(HookClose, c.k.a.id, c.k.login, err)
+	log := c.log().With("reason", string(e.why.Reason))
+	if _, ok := errors.AsType[*hostcall.PanicError](err); ok {
+		log.Error("session: Conn.Close panicked", trace.Err(err))
 	} else if errors.Is(err, hostcall.ErrTimeout) {
-		log.Warn("session: Conn.Close hangs")
+		log.Warn("session: Conn.Close hangs", trace.Err(err))
 	} else {
-		log.Debug("session: Conn.Close", "err", err)
+		log.Info("session: Conn.Close failed", trace.Err(err))
+	}
+}
+
+// log returns a logger for lines about the connection.
+func (c *Connection) log() *slog.Logger {
+	return c.r.log.With("account", string(c.k.a.id), "login", string(c.k.login), "device", string(c.k.device))
+}
+
+// isFault reports whether a Send has failed although it was not to end, and the entry is for the client.
+func (c *Connection) isFault(ctx context.Context, err error) bool {
+	if _, panicked := errors.AsType[*hostcall.PanicError](err); panicked {
+		return true
+	}
+	_, skips := errors.AsType[*transport.SkipError](err)
+	return !skips && !c.Fenced() && ctx.Err() == nil && !(c.instant && errors.Is(err, transport.ErrFull))
+}
+
+// sendFailed counts a Send that has failed. Fan-out tells of it and logs it; without fan-out it is logged here.
+func (c *Connection) sendFailed(err error) {
+	_, panicked := errors.AsType[*hostcall.PanicError](err)
+	c.r.stats.sendFailures.Add(1)
+	if panicked {
+		c.r.stats.sendPanics.Add(1)
+	}
+	switch {
+	case c.ends != nil:
+	case panicked:
+		c.log().Error("session: Conn.Send panicked", trace.Err(err))
+	default:
+		c.log().Info("session: Conn.Send failed", trace.Err(err))
 	}
 }

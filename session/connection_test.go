@@ -248,7 +248,7 @@ func TestS27_CloseHangsOrPanics(t *testing.T) {
 				w.kick("ann", g.id)
 				require.Zero(w.t, time.Since(start), "nobody waits for a Close")
 				require.Len(w.t, g.wire.ends(), 1)
-				require.Equal(w.t, tt.hung, w.reg.HungCloses())
+				require.Equal(w.t, tt.hung, w.reg.Stats().Hooks[session.HookClose].Timeouts)
 				require.Equal(w.t, "a2", w.devices("ann"))
 				require.True(w.t, other.live())
 				w.login("ann", "a3", "ios")

@@ -92,6 +92,7 @@ func (s *step) evict(victims []policy.Victim, newcomer *login, by event.LoginID)
 // is none any more. [ErrNotFound] if the account has no such device.
 func (r *Registry) SetPrimary(ctx context.Context, account event.Account, id event.DeviceID) (err error) {
 	defer fault.In("session", "set primary", &err)
+	defer func() { r.turned("session: primary device refused", err, account, "device", string(id)) }()
 	if err := account.Validate(); err != nil {
 		return err
 	}

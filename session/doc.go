@@ -98,7 +98,15 @@
 // is asked again; an account that changes faster than the host answers is a [*ChangingError] in the end. If a hook does not
 // answer, its [Fallback] says what happens: by default the call is refused with a [*HookError]. A hook that never returns for an
 // account costs its time-out and a goroutine for each of 8 calls; from then on its fallback holds at once for that account, and
-// [Registry.HookSkips] counts.
+// [HookStats] counts that. All code of the host's is called in one way: a panic is an error, is logged with its stack, and is
+// counted like one that fails or takes too long.
+//
+// # What is told
+//
+// [Registry.Stats] counts what was done, what was refused by which rule, and how logins and connections ended. What goes wrong is
+// logged, with the account that it is about; so are the start and the end of the registry and of a drain, the failure of the store,
+// and logins that others have ended. Lines of one text are folded when there are many. Each of these can be had without reading
+// logs: see [Subscription] for changes of logins.
 //
 // # Several nodes
 //

@@ -2,11 +2,12 @@ package session
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -39,7 +40,8 @@ func (s *step) record(kind event.Kind, v Session, reason event.Reason, by event.
 		Login: v.Login, Device: v.Device, Platform: v.Platform, Name: v.Description.Name, Reason: reason, Time: s.now.UTC().Truncate(event.Millis),
 	}.MarshalJSON()
 	if err != nil {
-		s.r.log.Error("session: encode device change", "err", err)
+		s.r.log.Error("session: a device change cannot be encoded", "account", string(s.a.id), "login", string(v.Login),
+			"device", string(v.Device), trace.Err(err))
 		return
 	}
 	s.messages = append(s.messages, store.Message{
@@ -150,10 +152,9 @@ func (r *Registry) revoke(e Ended) {
 	if r.cfg.Revoke == nil {
 		return
 	}
-	_, err := hostcall.Call(context.WithoutCancel(r.ctx), &r.calls.revoke, e.Session.Account, r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, r.cfg.Revoke(ctx, e)
-	})
-	if err != nil {
-		r.warn("session: revoke hook", err, "account", string(e.Session.Account), "login", string(e.Session.Login))
+	call := hostCall{
+		text: "session: a credential may not be revoked", hook: HookRevoke, account: e.Session.Account, limit: r.cfg.HookTimeout,
+		about: slog.Group("", "account", string(e.Session.Account), "login", string(e.Session.Login), "device", string(e.Session.Device)),
 	}
+	_, _ = callHost(context.WithoutCancel(r.ctx), r, call, func(ctx context.Context) (none, error) { return none{}, r.cfg.Revoke(ctx, e) })
 }

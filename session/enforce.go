@@ -9,6 +9,7 @@ import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/policy"
 )
 
@@ -201,7 +202,7 @@ func (r *Registry) enforceAgain(id event.Account) {
 		if err == nil || r.ctx.Err() != nil || unusable(err) {
 			return
 		}
-		r.log.Warn("session: rules are not enforced yet", "account", string(id), "err", err)
+		r.log.Warn("session: rules are not enforced yet", "account", string(id), trace.Err(err))
 		if pause(r.ctx, try*r.soon()) != nil {
 			return
 		}

@@ -34,9 +34,10 @@ var (
 	ErrFenced = sentinel.New(event.Lost, "session: connection is fenced")
 	// ErrNoLease: this one of several nodes may not serve connections at the moment, since it cannot renew its lease.
 	ErrNoLease = sentinel.New(event.LeaseLost, "session: node has no lease")
-	// ErrDraining: the node is about to stop and takes no logins or connections any more. Another one does.
+	// ErrDraining is matched by a [*StoppingError]: the node is about to stop and takes no logins or connections any more.
+	// The next process does, or another node.
 	ErrDraining = sentinel.New(event.Shutdown, "session: draining")
-	// ErrClosed: the registry was closed.
+	// ErrClosed: the registry was closed. Login and Attach return a [*StoppingError] that matches it.
 	ErrClosed = sentinel.New(event.Shutdown, "session: closed")
 )
 

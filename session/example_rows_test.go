@@ -302,7 +302,7 @@ func ExampleRegistry_Drain() {
 	defer reg.Close(ctx)
 	phone := login(reg, "phone", "ios")
 	must(reg.Attach(ctx, session.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, adviser{}))
-	fmt.Println(reg.Drain(ctx, 10*time.Millisecond))
+	fmt.Println(reg.Drain(ctx, session.DrainRequest{}))
 	_, err := reg.Login(ctx, session.LoginRequest{Account: "ann", Platform: "ios"})
 	fmt.Println(err)
 	// Unordered output:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -34,11 +35,11 @@ func (r *Registry) watchStore() {
 	}
 	close(r.failed)
 	err := r.storeError(r.ctx)
-	text := "session: the store failed, and all connections were closed"
 	if errors.Is(err, store.ErrClosed) {
-		text = "session: the store was closed before the engine, and all connections were closed"
+		r.log.Error("session: the store was closed before the engine, and all connections were closed", "connections", len(all), trace.Err(err))
+		return
 	}
-	r.log.Error(text, "connections", len(all), "err", err)
+	r.log.Error("session: the store failed, and all connections were closed", "connections", len(all), trace.Err(err))
 }
 
 // storeError returns what the store says why it can no longer be used; nil: it can.

@@ -91,7 +91,7 @@ func TestI36_NobodyWaitsForAHangingConnection(t *testing.T) {
 				require.Empty(w.t, sending)
 				require.ErrorIs(w.t, g.conn.Send(context.Background(), nil), session.ErrFenced)
 				w.pass(time.Minute)
-				require.EqualValues(w.t, 1, w.reg.HungCloses())
+				require.EqualValues(w.t, 1, w.reg.Stats().Hooks[session.HookClose].Timeouts)
 				free()
 				require.ErrorIs(w.t, <-sending, errDown)
 				close(hold)

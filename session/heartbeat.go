@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -22,7 +24,8 @@ import (
 //     clock by more than clock.MaxDrift means that the clock was set back since. Either begins a grace.
 //  2. A store that has accounts and no heartbeat counts as one from which the server was away. So does a store that does not
 //     say: with a grace nothing is lost.
-//  3. Its value is the rest of the grace. A grace is counted in time that an engine is up, over any number of starts.
+//  3. Its value is the rest of the grace, and whether the engine has ended in order; see orderly.go. A grace is counted in time
+//     that an engine is up, over any number of starts.
 //  4. It is written at the start, every 15 min, when a grace begins and at Close. Nothing waits for it.
 //  5. Several engines over one store share a grace: where one has a clock that was set, others read what it wrote by it. Each
 //     looks every minute, and before it ends or forgets anything for its age: after it has read that, since the engine whose
@@ -47,8 +50,33 @@ var errNoHeartbeat = errors.New("session: there is no heartbeat")
 
 // heartbeat is what the store has.
 type heartbeat struct {
-	at   int64 // Unix milliseconds
-	left time.Duration
+	at      int64 // Unix milliseconds
+	left    time.Duration
+	orderly bool  // it is the last one of an engine that ended in order
+	doubt   int64 // of that engine; Unix milliseconds
+}
+
+// value returns what its register holds.
+func (b heartbeat) value() []byte {
+	v := strconv.AppendInt(nil, b.left.Milliseconds(), 10)
+	if b.orderly {
+		v = strconv.AppendInt(append(v, ' '), b.doubt, 10)
+	}
+	return v
+}
+
+// parseHeartbeat is the opposite. What makes no sense is as good as none: the zero heartbeat.
+func parseHeartbeat(s event.State) *heartbeat {
+	grace, doubt, orderly := strings.Cut(string(s.Value), " ")
+	left, err := strconv.ParseUint(grace, 10, 40)
+	b := &heartbeat{at: int64(s.Number), left: time.Duration(left) * time.Millisecond, orderly: orderly}
+	if err == nil && orderly {
+		b.doubt, err = strconv.ParseInt(doubt, 10, 64)
+	}
+	if err != nil {
+		return new(heartbeat)
+	}
+	return b
 }
 
 // shared is what is known of the graces of other engines.
@@ -188,7 +216,7 @@ func (r *Registry) beatFirst(ctx context.Context) {
 	defer cancel()
 	if err := r.beat(ctx); err != nil && r.ctx.Err() == nil {
 		r.shared.unbeaten = r.clock.Elapsed()
-		r.log.Warn("session: other nodes do not know yet that the clock was set", "err", err)
+		r.log.Warn("session: other nodes do not know yet that the clock was set", trace.Err(err))
 	}
 }
 
@@ -202,11 +230,7 @@ func (r *Registry) readHeartbeat(ctx context.Context) (*heartbeat, error) {
 		}
 		for _, s := range page.States {
 			if s.Name == heartRegister && s.Conversation == heartConversation {
-				left, err := strconv.ParseUint(string(s.Value), 10, 40)
-				if err != nil {
-					return new(heartbeat), nil // as good as none
-				}
-				return &heartbeat{at: int64(s.Number), left: time.Duration(left) * time.Millisecond}, nil
+				return parseHeartbeat(s), nil
 			}
 		}
 		if o.Cursor = page.Next; o.Cursor == "" {
@@ -215,7 +239,7 @@ func (r *Registry) readHeartbeat(ctx context.Context) (*heartbeat, error) {
 	}
 }
 
-// wake finds out how long the server was away. It is called before the registry does anything.
+// wake finds out how long the server was away, and what is in doubt since then. It is called before the registry does anything.
 func (r *Registry) wake() {
 	ctx, cancel := context.WithTimeout(r.ctx, beatWait)
 	defer cancel()
@@ -226,8 +250,9 @@ func (r *Registry) wake() {
 		used, err = failed != nil || len(accounts) > 0, failed
 	}
 	if err != nil {
-		r.log.Warn("session: it is not known how long the server was away", "err", err)
+		r.log.Warn("session: it is not known how long the server was away", trace.Err(err))
 	}
+	defer r.settleDoubt(beat, used)
 	if beat == nil {
 		if used {
 			r.clock.Note(clock.Jump{Gap: true})
@@ -246,13 +271,15 @@ func (r *Registry) wake() {
 
 // beatLoop keeps the heartbeat.
 func (r *Registry) beatLoop() {
-	failing := false
+	failing, written := false, r.begun // by settleDoubt
 	for {
 		wait := beatEvery
-		if err := r.beat(r.ctx); err != nil && r.ctx.Err() == nil {
+		if written {
+			written = false
+		} else if err := r.beat(r.ctx); err != nil && r.ctx.Err() == nil {
 			wait = beatRetry
-			if !failing && !unusable(err) {
-				r.log.Warn("session: the heartbeat could not be written, it is tried again", "err", err)
+			if !failing && !silenced(err) {
+				r.log.Warn("session: the heartbeat could not be written, it is tried again", trace.Err(err))
 			}
 			failing = true
 		} else {
@@ -276,8 +303,8 @@ func (r *Registry) lastBeat(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastWait)
 	defer cancel()
 	err := r.beat(ctx)
-	if err != nil && !unusable(err) {
-		r.log.Warn("session: the last heartbeat could not be written", "err", err)
+	if err != nil && !silenced(err) {
+		r.log.Warn("session: the last heartbeat could not be written", trace.Err(err))
 	}
 }
 
@@ -296,11 +323,14 @@ func (r *Registry) beat(ctx context.Context) error {
 	}
 	now := r.clock.Read()
 	b := heartbeat{at: max(now.Now.UnixMilli(), 0), left: max(left, r.clock.Left()).Truncate(time.Millisecond)}
+	if r.orderly.Load() {
+		b.orderly, b.doubt = true, r.doubt
+	}
 	_, err = r.st.Commit(ctx, store.Batch{
 		Account: heartAccount, Now: now.Now, OnlyIfChanged: true, Reserve: true,
 		States: []store.StateUpdate{{
 			Conversation: heartConversation, Name: heartRegister, Merge: store.MergeLast, Number: uint64(b.at),
-			Value: strconv.AppendInt(nil, b.left.Milliseconds(), 10),
+			Value: b.value(),
 		}},
 	})
 	if err == nil {

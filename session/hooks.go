@@ -1,35 +1,114 @@
 package session
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"time"
 
+	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
-// calls are the hooks of a registry, each with a count of its own: one that hangs does not silence the others. Questions
+// calls are the hooks of a registry, each with figures of its own: one that hangs does not silence the others. Questions
 // about other nodes' leases that hang do not keep this node from renewing its own. Those of bus are counted per node. closes are
 // calls of Conn.Close, which are never left out.
-type calls struct{ revoke, policy, victims, login, leases, liveness, bus, closes hostcall.Hook }
-
-// HookSkips returns how many calls of the host's code were left out because too many calls of the same hook, for the same
-// account, had not returned in time and were still running. What stands in for the answer is what stands in for one that
-// comes too late.
-func (r *Registry) HookSkips() uint64 {
-	c, n := &r.calls, uint64(0)
-	for _, h := range []*hostcall.Hook{&c.revoke, &c.policy, &c.victims, &c.login, &c.leases, &c.liveness, &c.bus} {
-		n += h.Skipped()
-	}
-	return n
+type calls struct {
+	login, policy, victims, revoke, filter, leases, liveness, bus, wall, closes hostcall.Hook
 }
 
-// HungCloses returns how many calls of Conn.Close did not return within Config.CloseTimeout.
-func (r *Registry) HungCloses() uint64 { return r.calls.closes.Late() }
-
-// warn logs that a call of the host's code has failed, with its stack if it has panicked.
-func (r *Registry) warn(text string, err error, about ...any) {
-	about = append(about, "err", err)
-	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		about = append(about, "stack", string(p.Stack))
+// of returns a hook by its name.
+func (c *calls) of(name Hook) *hostcall.Hook {
+	switch name {
+	case HookDecideLogin:
+		return &c.login
+	case HookDecidePolicy:
+		return &c.policy
+	case HookDecideVictims:
+		return &c.victims
+	case HookRevoke:
+		return &c.revoke
+	case HookFilter:
+		return &c.filter
+	case HookLeases:
+		return &c.leases
+	case HookLiveness:
+		return &c.liveness
+	case HookBus:
+		return &c.bus
+	case HookWall:
+		return &c.wall
+	default:
+		return &c.closes
 	}
-	r.log.Warn(text, about...)
+}
+
+// watchHooks lets the registry hear of panics for which nobody waits any longer.
+func (r *Registry) watchHooks() {
+	for _, name := range Hooks() {
+		who := "account"
+		if name == HookBus {
+			who = "node"
+		}
+		r.calls.of(name).Late = func(account event.Account, err error) {
+			log := r.log.With("hook", string(name))
+			if account != "" {
+				log = log.With(who, string(account))
+			}
+			log.Error("session: a hook panicked after it was given up", trace.Err(err))
+			c := hostCall{hook: name, account: account}
+			r.hookFailed(name, c.concerns(), "", err)
+		}
+	}
+}
+
+// hostCall says what is called of the host's, and what is logged if that fails.
+type hostCall struct {
+	text    string // of the log line
+	hook    Hook
+	about   slog.Attr     // whom it concerns
+	account event.Account // or node, for which calls that hang are counted
+	limit   time.Duration
+	quiet   error // is not logged; nil: all are
+}
+
+// callHost calls a function of the host's. It logs if that fails, unless ctx ends first, and if it takes more than half of its time.
+func callHost[T any](ctx context.Context, r *Registry, c hostCall, fn func(context.Context) (T, error)) (T, error) {
+	began := time.Now()
+	v, err := hostcall.Call(ctx, r.calls.of(c.hook), c.account, c.limit, fn)
+	switch took := time.Since(began); {
+	case err != nil && ctx.Err() == nil && (c.quiet == nil || !errors.Is(err, c.quiet)):
+		r.log.Warn(c.text, "hook", string(c.hook), c.about, trace.Err(err))
+		r.hookFailed(c.hook, c.concerns(), "", err)
+	case err == nil && took > c.limit/2:
+		r.log.Warn("session: a hook takes more than half of its time", "hook", string(c.hook), c.about, "took", took, "limit", c.limit)
+	}
+	return v, err
+}
+
+// concerns returns the account that the call concerns; empty: none.
+func (c *hostCall) concerns() event.Account {
+	if c.hook == HookBus {
+		return ""
+	}
+	return c.account
+}
+
+// hookFailed tells of a call that failed.
+func (r *Registry) hookFailed(h Hook, account event.Account, login event.LoginID, err error) {
+	r.publish([]Change{{Kind: ChangeHookFailed, Session: Session{Account: account, Login: login}, Hook: h, Err: err}})
+}
+
+// none is what calls without a result return.
+type none = struct{}
+
+// wall reads the host's clock. If that panics, the system's stands in for it.
+func (r *Registry) wall() time.Time {
+	now, err := hostcall.Here(&r.calls.wall, func() (time.Time, error) { return r.cfg.Wall(), nil })
+	if err != nil {
+		r.wallPanic.Store(&err) // the sweep logs it, since the clock is read with locks held
+		return time.Now()
+	}
+	return now
 }

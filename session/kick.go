@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -21,7 +22,8 @@ type KickRequest struct {
 	Platform event.Platform
 	// Filter: those for which it returns true. It is called outside the account's turn; a login that is admitted meanwhile
 	// stays. If the state or the description of one that it was shown has changed by the time of the step, it is asked about
-	// all again; so it should not look at LastSeen alone.
+	// all again; so it should not look at LastSeen alone. It has Config.HookTimeout for all logins of the account; if it takes
+	// longer or panics, that is a [*HookError].
 	Filter func(Session) bool
 	// Reason must be one that ends logins. Empty means kicked_host, or kicked_self if By is set.
 	Reason event.Reason
@@ -140,7 +142,8 @@ func (r *Registry) Kick(ctx context.Context, q KickRequest) (_ []KickResult, err
 	return r.kick(ctx, q)
 }
 
-func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error) {
+func (r *Registry) kick(ctx context.Context, q KickRequest) (_ []KickResult, err error) {
+	defer func() { r.carriedOut("session: kick refused", err, q.Account, "by", string(q.By)) }()
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -149,13 +152,8 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		if shown, err = r.list(ctx, q.Account, q.By); err != nil {
 			return err
 		}
-		q.Logins = nil
-		for _, s := range shown {
-			if q.Filter(s) {
-				q.Logins = append(q.Logins, s.Login)
-			}
-		}
-		return nil
+		q.Logins, err = r.filter(ctx, q.Account, slices.Clone(shown), q.Filter)
+		return err
 	}
 	if q.Filter != nil {
 		if err := choose(ctx); err != nil {
@@ -163,7 +161,7 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		}
 	}
 	var results []KickResult
-	_, err := r.runAsking(ctx, q.Account, func(s *step) (err error) {
+	_, err = r.runAsking(ctx, q.Account, func(s *step) (err error) {
 		if s.differs(shown) {
 			s.lacks = &lack{about: aboutFilter, again: choose}
 			return nil
@@ -178,6 +176,26 @@ func (r *Registry) kick(ctx context.Context, q KickRequest) ([]KickResult, error
 		return nil, err
 	}
 	return results, nil
+}
+
+// filter asks the host which logins a kick is for. If it does not answer that is a [*HookError].
+func (r *Registry) filter(ctx context.Context, account event.Account, shown []Session, fn func(Session) bool) ([]event.LoginID, error) {
+	call := hostCall{
+		text: "session: the filter of a kick did not answer", hook: HookFilter, about: slog.String("account", string(account)),
+		account: account, limit: r.cfg.HookTimeout,
+	}
+	ids, err := callHost(ctx, r, call, func(context.Context) (ids []event.LoginID, _ error) {
+		for _, s := range shown {
+			if fn(s) {
+				ids = append(ids, s.Login)
+			}
+		}
+		return ids, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		err = &HookError{Hook: string(HookFilter), Err: err, RetryAfter: r.soon()}
+	}
+	return ids, err
 }
 
 // kick ends the logins that the request chooses, except those that policy protects from the login that asks.

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
-	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -115,17 +116,20 @@ func (n *nodes) wakeWaiting() {
 
 func (n *nodes) acquire() {
 	begin := n.r.clock.Read()
-	l, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Lease, error) {
+	call := n.hostCall("session: no lease", HookLeases, n.r.cfg.HookTimeout)
+	l, err := callHost(n.r.ctx, n.r, call, func(ctx context.Context) (store.Lease, error) {
 		return n.leases.Acquire(ctx, n.r.cfg.Node, n.life)
 	})
 	if err != nil { // one that comes after the time-out is not used, and expires
-		if n.r.ctx.Err() == nil {
-			n.r.warn("session: no lease", err, "node", string(n.r.cfg.Node))
-		}
 		return
 	}
 	n.hold(begin)
 	n.epoch.Store(l.Epoch)
+}
+
+// hostCall is a call that concerns this node.
+func (n *nodes) hostCall(text string, hook Hook, limit time.Duration) hostCall {
+	return hostCall{text: text, hook: hook, about: slog.String("node", string(n.r.cfg.Node)), limit: limit}
 }
 
 // servedFor is how long the node goes on after the beginning of its last renewal that succeeded.
@@ -176,16 +180,16 @@ func (n *nodes) rest(d time.Duration) bool {
 
 func (n *nodes) renew(e uint64) {
 	begin := n.r.clock.Read()
-	_, err := hostcall.Call(n.r.ctx, &n.r.calls.leases, "", time.Duration(n.until.Load())-begin.Elapsed, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
+	call := n.hostCall("session: lease not renewed", HookLeases, time.Duration(n.until.Load())-begin.Elapsed)
+	call.quiet = store.ErrLeaseLost
+	_, err := callHost(n.r.ctx, n.r, call, func(ctx context.Context) (none, error) {
+		return none{}, n.leases.Renew(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
 	switch {
 	case err == nil:
 		n.hold(begin)
 	case errors.Is(err, store.ErrLeaseLost):
 		n.lose(err)
-	case n.r.ctx.Err() == nil:
-		n.r.warn("session: lease not renewed", err, "node", string(n.r.cfg.Node))
 	}
 }
 
@@ -193,8 +197,10 @@ func (n *nodes) renew(e uint64) {
 func (n *nodes) lose(err error) {
 	n.epoch.Store(0)
 	n.wakeWaiting()
-	n.r.log.Warn("session: lease lost", "node", string(n.r.cfg.Node), "err", err)
-	for _, c := range n.r.connections() {
+	n.r.stats.leasesLost.Add(1)
+	all := n.r.connections()
+	for _, c := range all {
 		c.Close(event.LeaseLost.Closed(0))
 	}
+	n.r.log.Warn("session: lease lost", "node", string(n.r.cfg.Node), "connections", len(all), trace.Err(err))
 }

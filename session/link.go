@@ -14,9 +14,10 @@ import (
 // account is what is known of an account beside its record: its connections, and whose turn it is. It exists while there
 // is a connection, a resume window, or a step.
 type account struct {
-	id   event.Account
-	refs int           // steps that run or wait; guarded by the shard's mutex
-	turn chan struct{} // holds one token while a step runs; it is there as long as there are refs
+	id      event.Account
+	refs    int32         // steps that run or wait; guarded by the shard's mutex
+	waiting atomic.Int32  // steps that wait
+	turn    chan struct{} // holds one token while a step runs; it is there as long as there are refs
 
 	mu    sync.Mutex
 	links []*link
@@ -69,7 +70,7 @@ type link struct {
 	told      bool  // the record says that it is detached
 	held      bool  // one that has arrived was displaced by one that has not
 	served    bool  // it had a connection here
-	// unsure: what was sent to the device before is not known here, and nothing was since.
+	// unsure: another node has sent what is not known here, and nothing was sent since.
 	unsure atomic.Bool
 }
 

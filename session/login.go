@@ -78,24 +78,28 @@ func (q *LoginRequest) question() Question {
 // Login admits a device. In one step the newcomer is recorded and every login that policy names is ended; their
 // connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing
 // was changed, and so does a [*HookError], a [*ChangingError] or a [*RecordFullError]. The new login holds a slot from now on
-// and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. An
-// [*EndedError] means that the store could not say whether it was admitted, and when that was known, it had ended again.
+// and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. A
+// [*StoppingError] says when the next process or another node is there. An [*EndedError] means that the store could not say whether it was admitted, and when that was known, it had ended again.
 func (r *Registry) Login(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
 	defer fault.In("session", "login", &err)
 	return r.pacedLogin(ctx, q)
 }
 
 // pacedLogin is Login, without the name of the call in its errors.
-func (r *Registry) pacedLogin(ctx context.Context, q LoginRequest) (*LoginResult, error) {
+func (r *Registry) pacedLogin(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
+	defer func() {
+		r.turned("session: login refused", err, q.Account, "device", string(q.Device), "platform", string(q.Platform))
+	}()
+	defer r.Stopping(&err)
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
-	if r.draining.Load() {
-		return nil, ErrDraining
+	if err := r.leaving(); err != nil {
+		return nil, err
 	}
 	client := cmp.Or(string(q.Device), string(q.Platform))
 	if wait := r.refusals.take(r.elapsed(), q.Account, client); wait > 0 {
-		return nil, &LimitedError{Reason: event.RateLimited, RetryAfter: wait}
+		return nil, &LimitedError{by: RefusedLoginRate, Reason: event.RateLimited, RetryAfter: wait}
 	}
 	res, err := r.login(ctx, q)
 	if err == nil {
@@ -113,7 +117,7 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		return nil, err
 	}
 	res := &LoginResult{Token: event.NewResumeToken()}
-	id := event.NewLoginID()
+	id, fresh := event.NewLoginID(), false
 	s, err := r.runAsking(ctx, q.Account, func(s *step) error {
 		if l := s.rec.login(id); l != nil { // an earlier try of unknown outcome has landed after all
 			res.Session = r.view(s.a, l, s.at, id)
@@ -124,7 +128,9 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 		if t := s.rec.tombstone(id); t != nil { // it has landed, and another node has ended it
 			return &EndedError{Why: t.Closed.closed()}
 		}
-		return s.admit(q, id, res)
+		err := s.admit(q, id, res)
+		fresh = len(s.begin) > 0
+		return err
 	}, func(s *step) {
 		s.a.mu.Lock()
 		k := s.a.addLocked(s.rec.login(id))
@@ -133,6 +139,10 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 	})
 	if err != nil {
 		return nil, err
+	}
+	r.stats.logins.Add(1)
+	if fresh {
+		r.stats.newDevices.Add(1)
 	}
 	res.Position, res.Victims = s.head, s.victims(id)
 	if res.Position.Seq == 0 {

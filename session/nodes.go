@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,7 +12,6 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
 )
@@ -67,7 +67,10 @@ func (r *Registry) joinNodes() error {
 	n.first.Store(true) // until it knows of others
 	r.nodes = n
 	if n.bus != nil {
-		if n.stop, err = n.bus.Subscribe(r.cfg.Node, n.handle); err != nil {
+		n.stop, err = callHost(r.ctx, r, n.hostCall("session: no bus", HookBus, r.cfg.HookTimeout), func(context.Context) (func(), error) {
+			return n.bus.Subscribe(r.cfg.Node, n.handle)
+		})
+		if err != nil {
 			return fmt.Errorf("session: bus: %w", err)
 		}
 	}
@@ -83,18 +86,19 @@ func (n *nodes) leave(ctx context.Context) {
 		return
 	}
 	if n.stop != nil {
-		n.stop()
+		_, _ = callHost(ctx, n.r, n.hostCall("session: bus not left", HookBus, n.r.cfg.HookTimeout), func(context.Context) (none, error) {
+			n.stop()
+			return none{}, nil
+		})
 	}
 	e := n.epoch.Swap(0)
 	if e == 0 {
 		return
 	}
-	_, err := hostcall.Call(ctx, &n.r.calls.leases, "", n.r.cfg.HookTimeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
+	call := n.hostCall("session: lease not released", HookLeases, n.r.cfg.HookTimeout)
+	_, _ = callHost(ctx, n.r, call, func(ctx context.Context) (none, error) {
+		return none{}, n.leases.Release(ctx, store.Lease{Node: n.r.cfg.Node, Epoch: e})
 	})
-	if err != nil {
-		n.r.warn("session: lease not released", err, "node", string(n.r.cfg.Node))
-	}
 }
 
 // mine reports whether the record says that the login is attached here.
@@ -116,12 +120,9 @@ func (n *nodes) learn(ctx context.Context, rec *record) {
 		if v, ok := n.look(lease); ok && (v.dead || n.r.clock.Elapsed()-v.at < livenessAge) {
 			continue
 		}
-		v, err := hostcall.Call(ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, func(ctx context.Context) (store.Liveness, error) {
-			return n.leases.Alive(ctx, lease)
-		})
-		if err != nil {
-			n.r.warn("session: liveness of a node", err, "node", string(l.Node))
-		}
+		call := n.hostCall("session: it is not known whether a node lives", HookLiveness, n.r.cfg.HookTimeout)
+		call.about = slog.String("node", string(l.Node))
+		v, err := callHost(ctx, n.r, call, func(ctx context.Context) (store.Liveness, error) { return n.leases.Alive(ctx, lease) })
 		n.note(lease, err == nil && v == store.Dead)
 	}
 }
@@ -137,11 +138,9 @@ func (n *nodes) look(l store.Lease) (liveness, bool) {
 func (n *nodes) watch() {
 	var before []store.Lease
 	for n.sleep(n.life / renewsInLife) {
-		live, err := hostcall.Call(n.r.ctx, &n.r.calls.liveness, "", n.r.cfg.HookTimeout, n.leases.List)
+		call := n.hostCall("session: leases cannot be listed", HookLiveness, n.r.cfg.HookTimeout)
+		live, err := callHost(n.r.ctx, n.r, call, n.leases.List)
 		if err != nil {
-			if n.r.ctx.Err() == nil {
-				n.r.warn("session: list of leases", err)
-			}
 			continue
 		}
 		first := true

@@ -55,6 +55,7 @@ type ParkResult struct {
 // or the store's.
 func (r *Registry) Park(ctx context.Context, q ParkRequest) (_ ParkResult, err error) {
 	defer fault.In("session", "park", &err)
+	defer func() { r.turned("session: park refused", err, q.Account, "device", string(q.Device)) }()
 	if err := q.Account.Validate(); err != nil {
 		return ParkResult{}, err
 	}

@@ -56,6 +56,13 @@ func (c *recordCache) put(id event.Account, in cached) {
 	}
 }
 
+// size returns how many records there are, and how many bytes they have.
+func (c *recordCache) size() (records, bytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used.Len(), c.bytes
+}
+
 func (c *recordCache) drop(id event.Account) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +15,7 @@ import (
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/stream"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 )
@@ -34,7 +35,7 @@ type Registry struct {
 	ruled, enforced atomic.Uint64
 
 	issuer *event.Issuer
-	log    *slog.Logger
+	log    *trace.Log
 
 	seed       maphash.Seed
 	shards     [shardCount]shard
@@ -52,20 +53,28 @@ type Registry struct {
 	sweepers  crew
 	janitors  crew
 
-	draining   atomic.Bool
-	arriving   event.Closed // its address marks connections that are arriving
-	attaches   *limiter     // of the node
-	attachesOf *limiter     // of each account
-	refusals   *limiter     // logins of each account that were not admitted, and those that run
+	departure  atomic.Pointer[departure] // nil: the node is not about to stop
+	arriving   event.Closed              // its address marks connections that are arriving
+	attaches   *limiter                  // of the node
+	attachesOf *limiter                  // of each account
+	refusals   *limiter                  // logins of each account that were not admitted, and those that run
 
-	calls    calls
-	feed     stream.Feed[Change]
-	listener atomic.Pointer[stream.Listener[Change]] // the fan-out; nil: there is none
+	calls     calls
+	stats     counters
+	wallPanic atomic.Pointer[error] // of Config.Wall, to be logged; nil: none
+	feed      stream.Feed[Change]
+	listener  atomic.Pointer[stream.Listener[Change]] // the fan-out; nil: there is none
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
 	owned  owned.Group
-	beaten sync.Once // the heartbeat of the end was written
+	beaten sync.Once   // the heartbeat of the end was written
+	closed atomic.Bool // the line that says so was written
+
+	doubt   int64       // up to when entries are in doubt, Unix milliseconds; see orderly.go
+	begun   bool        // the first heartbeat is written
+	ended   atomic.Bool // nothing runs any more
+	orderly atomic.Bool // and all that was sent is known to the store
 }
 
 type shard struct {
@@ -114,11 +123,18 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 		}
 	}()
 	r := &Registry{
-		st: st, claim: held, free: free, failed: make(chan struct{}), cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
-		seed: maphash.MakeSeed(), records: records, clock: clock.New(cfg.Wall, cfg.AgeGrace),
+		claim: held, free: free, failed: make(chan struct{}), cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(), records: records,
 		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
 	}
+	r.st = countedStore{st, &r.stats}
+	r.stats.init()
+	r.watchHooks()
+	var wall func() time.Time // nil: the system's, which costs less
+	if cfg.Wall != nil {
+		wall = r.wall
+	}
+	r.clock = clock.New(wall, cfg.AgeGrace)
 	if err := cmp.Or(r.storeError(context.Background()), r.limit()); err != nil {
 		return nil, err
 	}
@@ -142,6 +158,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 	r.owned.Go(r.tidyLoop)
 	r.owned.Go(r.janitorLoop)
 	r.owned.Go(r.beatLoop)
+	r.log.Info("session: opened", "node", string(cfg.Node), "shared", cfg.Leases != nil, "grace", r.clock.Left())
 	return r, nil
 }
 
@@ -165,17 +182,23 @@ func (r *Registry) limit() (err error) {
 // elapsed is the time since the registry was opened.
 func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
-// Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows.
-// Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
+// Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows. Clients
+// are advised as by Drain with a zero [DrainRequest], unless Drain was called before; so are those that come in the meantime,
+// by a [*StoppingError]. Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It
+// may be called again.
 //
 // The store is free for another engine when the last work of this one has ended, and the router is closed as well. After a Close
 // that ran into its ctx that may take longer: until then another engine gets [store.ErrInUse]. Call Close again to wait.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
+	begun := time.Now()
+	r.departure.CompareAndSwap(nil, r.plan(DrainRequest{}, len(r.connections())))
 	r.cancel(ErrClosed)
+	all := r.connections() // with those that have come in meanwhile
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var last sync.WaitGroup
-	for _, c := range r.connections() {
-		last.Go(func() { c.end(event.Shutdown.Closed(time.Second)) })
+	for i, c := range all {
+		last.Go(func() { c.end(r.Shutdown(i, len(all))) })
 	}
 	done := make(chan struct{})
 	go func() {
@@ -184,16 +207,30 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 		r.beaten.Do(func() { r.lastBeat(context.WithoutCancel(ctx)) })
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.feed.Close()
+		r.ended.Store(true)
 		r.free()
 		close(done)
 	}()
 	select {
 	case <-done:
-		return nil
 	case <-ctx.Done():
 		r.feed.Close() // what is still to come is told to no one: a subscriber does not wait for what hangs
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	r.noteClosed(len(all), time.Since(begun), err)
+	return err
+}
+
+// noteClosed logs the end of the registry, and then what was left out of the log.
+func (r *Registry) noteClosed(connections int, took time.Duration, err error) {
+	log := r.log.With("node", string(r.cfg.Node), "connections", connections, "took", took)
+	switch {
+	case err != nil:
+		log.Warn("session: close has left something running", trace.Err(err))
+	case !r.closed.Swap(true):
+		log.Info("session: closed")
+	}
+	r.log.Close()
 }
 
 // connections returns the attached connections of all accounts.
@@ -249,6 +286,7 @@ func (r *Registry) hold(id event.Account) *account {
 func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error) {
 	a := r.hold(id)
 	var err error
+	a.waiting.Add(1)
 	select {
 	case a.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -256,6 +294,7 @@ func (r *Registry) enter(ctx context.Context, id event.Account) (*account, error
 	case <-r.ctx.Done():
 		err = ErrClosed
 	}
+	a.waiting.Add(-1)
 	if err == nil { // several cases may have been ready
 		if err = cmp.Or(context.Cause(r.ctx), ctx.Err()); err == nil {
 			return a, nil

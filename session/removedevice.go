@@ -39,6 +39,9 @@ func (q *RemoveDeviceRequest) validate() error {
 // [*ProtectedError] if By is set and policy protects the device from it (see [policy.Policy.MayEnd]).
 func (r *Registry) RemoveDevice(ctx context.Context, q RemoveDeviceRequest) (err error) {
 	defer fault.In("session", "remove device", &err)
+	defer func() {
+		r.carriedOut("session: removal of a device refused", err, q.Account, "device", string(q.Device), "by", string(q.By))
+	}()
 	if err := q.validate(); err != nil {
 		return err
 	}

@@ -130,6 +130,7 @@ func TestS29_Restart(t *testing.T) {
 		}
 		all[0][0].attach()
 		require.True(w.t, all[0][0].conn.Restored())
+		w.tick()
 		g := w.login("ann0", "d4", "ios")
 		require.False(w.t, g.attach().conn.Restored())
 		require.Len(w.t, g.res.Victims, 1, "quotas are as they were")
@@ -328,9 +329,7 @@ func TestRestart_NewLoginOfAnOldDevice(t *testing.T) {
 		g := w.login("ann", "a1", "ios")
 		require.True(w.t, g.attach().conn.Restored(), "what was sent to the device before the restart is not known")
 		g.attach()
-		require.True(w.t, g.conn.Restored(), "nothing was sent on the one before")
-		require.NoError(w.t, g.conn.Send(w.t.Context(), nil))
-		require.False(w.t, g.attach().conn.Restored())
+		require.True(w.t, g.conn.Restored(), "what was sent before the restart may not be acknowledged yet")
 		require.False(w.t, w.login("ann", "a2", "ios").attach().conn.Restored(), "a new device")
 	})
 }

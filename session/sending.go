@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -73,14 +72,3 @@ func (c *sendContext) end(cause error) {
 		c.stop(cause)
 	}
 }
-
-// sendPanic is the panic of a host's Send.
-type sendPanic struct {
-	value any
-	stack []byte
-}
-
-func (e *sendPanic) Error() string { return fmt.Sprintf("session: Conn.Send panicked: %v", e.value) }
-
-// Stack returns where it panicked.
-func (e *sendPanic) Stack() []byte { return e.stack }

@@ -82,6 +82,9 @@ const (
 	ChangeClockStepped ChangeKind = "clock_stepped"
 	// ChangeServerAway: no engine used the store for more than an hour, or the process stood still that long. Only By is set.
 	ChangeServerAway ChangeKind = "server_away"
+	// ChangeHookFailed: a call of the host's own code failed, panicked, took too long or was left out. Only Hook and Err are set,
+	// and Account and Login if it was about them.
+	ChangeHookFailed ChangeKind = "hook_failed"
 )
 
 // Change is one change of one login, device or account, or of the clock. Watchers get it after it was committed.
@@ -93,6 +96,10 @@ type Change struct {
 	// By is, for ChangeClockStepped, how far the wall clock moved, forwards if positive; for ChangeServerAway, how long the
 	// server was away, 0 if that is not known.
 	By time.Duration
+	// Hook and Err are, for ChangeHookFailed, whose call failed, and how. If it panicked, Err wraps an error with a method
+	// Stack() []byte.
+	Hook Hook
+	Err  error
 }
 
 // view describes a login as it is in the given state of the account's connections.

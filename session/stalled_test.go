@@ -166,7 +166,7 @@ func TestHooks_OneAccountsHangIsNobodyElses(t *testing.T) {
 		}
 		require.NoError(w.t, try("ann", "good", 0))
 		require.EqualValues(w.t, 8, calls.Load())
-		require.EqualValues(w.t, 292, w.reg.HookSkips())
+		require.EqualValues(w.t, 292, skips(w.reg))
 		close(stop)
 		synctest.Wait()
 		require.ErrorIs(w.t, try("eve", "bad", 0), session.ErrRefused, "it is called again")
@@ -210,7 +210,7 @@ func TestD9_I29_AttachMeetsTheEnd(t *testing.T) {
 		reason event.Reason
 	}{
 		"drain": {func(c *cluster, x *world) {
-			require.NoError(c.t, x.reg.Drain(context.Background(), 0))
+			require.NoError(c.t, x.reg.Drain(context.Background(), session.DrainRequest{}))
 		}, session.ErrDraining, event.Shutdown},
 		"close": {func(_ *cluster, x *world) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
@@ -274,7 +274,7 @@ func TestI28_DisplacedTabsAreShutTogether(t *testing.T) {
 		g.tab("4")
 		require.Zero(w.t, time.Since(start))
 		w.pass(time.Second)
-		require.EqualValues(w.t, 3, w.reg.HungCloses())
+		require.EqualValues(w.t, 3, w.reg.Stats().Hooks[session.HookClose].Timeouts)
 		close(stop)
 	})
 }

@@ -160,6 +160,7 @@ func (s *step) noteLocked() {
 // settled tells all whom a step concerns: other nodes, hooks, connections. It does not wait for a connection that hangs, and
 // for nodes and hooks a bounded time.
 func (r *Registry) settled(s *step, gone []*Connection) {
+	r.noteEnds(s)
 	if s.admits && s.enforced != r.enforced.Load() {
 		r.owned.Do(func() { r.enforceAgain(s.a.id) })
 	}

@@ -26,6 +26,8 @@ type LimitedError struct {
 	Reason event.Reason
 	// RetryAfter is when it is worth to try again, more than zero.
 	RetryAfter time.Duration
+
+	by Refusal // for the counters
 }
 
 // Closed returns what to tell the client.
@@ -51,7 +53,7 @@ func (s *step) pace() error {
 		due = now
 	}
 	if wait := due + each - now - each*perMinute; wait > 0 {
-		return &LimitedError{Reason: event.RateLimited, RetryAfter: time.Duration(wait) * time.Millisecond}
+		return &LimitedError{by: RefusedLoginRate, Reason: event.RateLimited, RetryAfter: time.Duration(wait) * time.Millisecond}
 	}
 	s.rec.Pace = due + each
 	return nil
@@ -66,7 +68,7 @@ func (s *step) leaveHalf() error {
 	}
 	each := max(minute/perMinute, 1)
 	if wait := s.rec.Pace - s.now.UnixMilli() - each*((perMinute+1)/2); wait > 0 {
-		return &LimitedError{Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
+		return &LimitedError{by: RefusedFlapping, Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
 	}
 	return nil
 }
@@ -116,7 +118,7 @@ func (s *step) damp(device event.DeviceID, platform event.Platform, gone []event
 	if len(added) > 0 && f.swap {
 		slow = f.told
 		if wait := f.last + flapPause.Milliseconds() - now; (slow || f.swaps >= limit) && wait > 0 {
-			return slow, &LimitedError{Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
+			return slow, &LimitedError{by: RefusedFlapping, Reason: event.Flapping, RetryAfter: time.Duration(wait) * time.Millisecond}
 		}
 		added[0].Swap, added[0].Told = true, slow || f.swaps+1 >= limit
 		if added[0].Told && !slow {

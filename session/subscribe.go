@@ -26,7 +26,7 @@ var ErrListening = errors.New("session: a fan-out listens already")
 //
 //   - important: [ChangeLogin], [ChangeEnded], [ChangeContended], [ChangeForgotten], [ChangeDeleted] and every kind that
 //     is not named here;
-//   - frequent: [ChangeOnline], [ChangeOffline], [ChangeAway], [ChangeActive].
+//   - frequent: [ChangeOnline], [ChangeOffline], [ChangeAway], [ChangeActive], [ChangeHookFailed].
 //
 // Of [ChangeAway] and [ChangeActive] of one login only the last one waits, and of a login that changes all the time 8 are
 // told within Config.SweepInterval, and then how it is at the end of that. So a subscriber may be told of a state that it
@@ -116,7 +116,7 @@ func (c *Change) item() stream.Item[Change] {
 	switch c.Kind {
 	case ChangeAway, ChangeActive:
 		i.Lane, i.Key = stream.Frequent, c.Session.Login
-	case ChangeOnline, ChangeOffline:
+	case ChangeOnline, ChangeOffline, ChangeHookFailed:
 		i.Lane = stream.Frequent
 	}
 	return i

@@ -2,12 +2,12 @@ package session
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
 const (
@@ -50,8 +50,17 @@ func (r *Registry) sweepLoop() {
 			now := r.clock.Tick(r.cfg.SweepInterval)
 			r.tellClock()
 			r.sweep(now)
+			r.flushLog()
 		}
 	}
+}
+
+// flushLog writes the log lines that were held back.
+func (r *Registry) flushLog() {
+	if err := r.wallPanic.Swap(nil); err != nil {
+		r.log.Error("session: Config.Wall panicked, the system's clock stands in for it", trace.Err(*err))
+	}
+	r.log.Flush()
 }
 
 func (r *Registry) sweep(now clock.Reading) {
@@ -137,8 +146,11 @@ func (r *Registry) tidy(id event.Account) {
 	s, gone, err := r.turn(ctx, a, func(*step) error { return nil }, nil)
 	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
 		r.owned.Do(func() { r.settled(s, gone) })
-	} else if !errors.Is(err, ErrClosed) && !unusable(err) && r.ctx.Err() == nil {
-		r.log.Warn("session: sweep", "err", err)
+	} else if r.ctx.Err() == nil {
+		r.stats.tidyFailures.Add(1)
+		if !silenced(err) {
+			r.log.Warn("session: an account cannot be brought up to date yet", "account", string(id), trace.Err(err))
+		}
 	}
 }
 
@@ -180,15 +192,17 @@ func (r *Registry) clean() {
 	for r.ctx.Err() == nil {
 		page, err := r.st.Accounts(r.ctx, after, janitorPage)
 		if err != nil {
-			if r.ctx.Err() == nil && !unusable(err) {
-				r.log.Warn("session: janitor", "err", err)
+			if r.ctx.Err() == nil && !silenced(err) {
+				r.log.Warn("session: the janitor cannot list accounts", "after", string(after), trace.Err(err))
 			}
 			return
 		}
 		for _, id := range page {
 			r.do(r.janitors, func() { r.tidy(id) })
 		}
+		r.stats.cleaned.Add(uint64(len(page)))
 		if len(page) < janitorPage {
+			r.stats.cleanings.Add(1)
 			return
 		}
 		after = page[len(page)-1]

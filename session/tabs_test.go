@@ -86,7 +86,7 @@ func TestA15_EndsReachAllTabs(t *testing.T) {
 			require.NoError(w.t, err)
 		}, event.KickedHost},
 		"logout": {func(w *world, g *gadget) { require.NoError(w.t, w.reg.Logout(w.t.Context(), "ann", g.id)) }, event.Logout},
-		"drain":  {func(w *world, g *gadget) { require.NoError(w.t, w.reg.Drain(w.t.Context(), 0)) }, event.Shutdown},
+		"drain":  {func(w *world, g *gadget) { require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{})) }, event.Shutdown},
 		"close":  {func(w *world, g *gadget) { require.NoError(w.t, w.reg.Close(w.t.Context())) }, event.Shutdown},
 		"evict":  {func(w *world, g *gadget) { w.login("ann", "browser", "web") }, event.Replaced},
 	} {

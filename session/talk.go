@@ -3,13 +3,13 @@ package session
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -41,7 +41,7 @@ func (n *nodes) handle(raw []byte) []byte {
 	case err == nil && m.Look.Validate() == nil && event.CheckID("node", string(m.From)) == nil:
 		n.lookSoon(m)
 	default:
-		n.r.log.Warn("session: message of another node", "bytes", len(raw))
+		n.r.log.Warn("session: a message of another node cannot be read", "bytes", len(raw), trace.Err(err))
 	}
 	return nil
 }
@@ -62,6 +62,7 @@ func (n *nodes) lookSoon(m message) {
 	n.mu.Unlock()
 	switch {
 	case full:
+		n.r.stats.looksRefused.Add(1)
 		n.r.log.Warn("session: too many looks of other nodes", "account", string(m.Look), "node", string(m.From))
 	case !runs:
 		n.r.owned.Do(func() { n.lookAt(m.Look, []message{m}) })
@@ -100,7 +101,9 @@ func (n *nodes) lookFor(account event.Account, asked []message) {
 		s, gone, err = n.r.turn(ctx, a, func(*step) error { return nil }, nil)
 	}
 	if err != nil {
-		n.r.log.Warn("session: look of another node", "account", string(account), "err", err)
+		if !silenced(err) {
+			n.r.log.Warn("session: an account cannot be looked at for another node", "account", string(account), trace.Err(err))
+		}
 		return
 	}
 	if len(s.strange) > 0 { // before the other node is told, since it will not say twice that its hooks have run
@@ -121,14 +124,15 @@ func (r *Registry) lives(id event.Account) bool {
 // say sends a message, and reports whether it is on its way.
 func (n *nodes) say(ctx context.Context, to event.NodeID, m message) bool {
 	raw, err := json.Marshal(m)
-	if err == nil { // one node that cannot be reached, and for which the bus hangs, is counted apart from the others
-		_, err = hostcall.Call(ctx, &n.r.calls.bus, event.Account(to), lookWait, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, n.bus.Publish(ctx, to, raw)
-		})
+	if err != nil {
+		n.r.log.Error("session: a message to another node cannot be encoded", "node", string(to), trace.Err(err))
+		return false
 	}
-	if err != nil && !errors.Is(err, transport.ErrGone) {
-		n.r.warn("session: another node was not told", err, "node", string(to))
+	call := hostCall{ // one node that cannot be reached, and for which the bus hangs, is counted apart from the others
+		text: "session: another node was not told", hook: HookBus, about: slog.String("node", string(to)), account: event.Account(to),
+		limit: lookWait, quiet: transport.ErrGone,
 	}
+	_, err = callHost(ctx, n.r, call, func(ctx context.Context) (none, error) { return none{}, n.bus.Publish(ctx, to, raw) })
 	return err == nil
 }
 

@@ -220,11 +220,11 @@ func streamRows() map[string]called {
 			},
 		},
 		"Registry.Drain": {
-			text: "drain", do: func(ctx context.Context, s *scene) error { return s.reg.Drain(ctx, 0) },
+			text: "drain", do: func(ctx context.Context, s *scene) error { return s.reg.Drain(ctx, session.DrainRequest{}) },
 			fails: []failure{{context.DeadlineExceeded, func(ctx context.Context, s *scene) error {
 				ctx, cancel := context.WithTimeout(ctx, time.Minute)
 				defer cancel()
-				return s.reg.Drain(ctx, time.Hour)
+				return s.reg.Drain(ctx, session.DrainRequest{Over: time.Hour, Back: -1})
 			}}},
 		},
 		"Registry.Close": {

@@ -107,7 +107,7 @@ func (s *scene) ban(a event.Account) {
 }
 
 func (s *scene) drain() {
-	if err := s.reg.Drain(context.Background(), 0); err != nil {
+	if err := s.reg.Drain(context.Background(), session.DrainRequest{}); err != nil {
 		s.t.Fatal(err)
 	}
 }

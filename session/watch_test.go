@@ -188,7 +188,7 @@ func TestB7_RevokeSlowOrBroken(t *testing.T) {
 	}{
 		{"slow", func(ctx context.Context) error { <-ctx.Done(); return nil }, 2 * time.Second, ""},
 		{"deaf", func(context.Context) error { time.Sleep(time.Hour); return nil }, 2 * time.Second, "timed out"},
-		{"panics", func(context.Context) error { panic("host") }, 0, "hook panicked: host"},
+		{"panics", func(context.Context) error { panic("host") }, 0, "panicked: host"},
 		{"fails", func(context.Context) error { return errDown }, 0, errDown.Error()},
 	}
 	for _, tt := range tests {

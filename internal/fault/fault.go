@@ -28,11 +28,11 @@ func In(pkg, call string, err *error) {
 }
 
 func (e *called) Error() string {
-	head, inner := e.pkg+": ", e.err
-	if same, ok := inner.(*called); ok && same.call == e.call { // one package calls the other
-		inner = same.err
+	head, text := e.pkg+": ", e.err.Error()
+	if _, after, ok := strings.Cut(text, ": "); ok && strings.HasPrefix(after, e.call+": ") { // one package calls the other
+		text = after
 	}
-	text := strings.TrimPrefix(strings.TrimPrefix(inner.Error(), head), e.call+": ")
+	text = strings.TrimPrefix(strings.TrimPrefix(text, head), e.call+": ")
 	return head + e.call + ": " + strings.ReplaceAll(text, ": "+head, ": ")
 }
 

@@ -12,13 +12,21 @@
 //  3. Calls that return in time are not bounded in number, since a crowd is no fault. So calls that were made at the same time
 //     may all hang, beyond these numbers: as many as there were callers.
 //  4. A call hangs from its time-out on, even if its caller went away earlier.
-//  5. A panic is an error with its stack. The engine never panics because of a host.
+//  5. A panic is an error with its stack. The engine never panics because of a host. One that comes when
+//     nobody waits for an answer any longer is told to [Hook].Late.
+//  6. An error that panics when it is looked at is a panic of the call that returned it.
+//  7. What calls take and what becomes of them is counted; see [Stats]. So a hook that takes most of its time is seen before it
+//     takes all of it.
+//
+// What must not wait for a goroutine is called by [Here], without a bound. What has no time for that either, such as a Send,
+// turns what recover returns into the same error by [Panicked].
 package hostcall
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -46,25 +54,64 @@ var (
 // PanicError is the panic of a host's code.
 type PanicError struct {
 	Value any
-	Stack []byte
+	stack []byte
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("hook panicked: %v", e.Value) }
+// Panicked returns the error for what recover has returned, with the stack. Call it in the deferred function that recovers. Nil means
+// that the host ended the goroutine, by [runtime.Goexit] as a test does that fails.
+func Panicked(value any) *PanicError {
+	if value == nil {
+		value = "the goroutine of the call was ended"
+	}
+	return &PanicError{Value: value, stack: debug.Stack()}
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panicked: %v", e.Value) }
+
+// Stack returns where it panicked; nil if that is not known. Hosts, who cannot name the type, find it by this method.
+func (e *PanicError) Stack() []byte { return e.stack }
+
+// Stats are what has become of a hook's calls. Counters only rise.
+type Stats struct {
+	Calls    uint64        // that were made
+	Failures uint64        // of them returned an error in time
+	Timeouts uint64        // had not returned at the time-out
+	Panics   uint64        // panicked, in time or later
+	Skipped  uint64        // were not made, since too many hang
+	Total    time.Duration // that those took together which have returned
+	Longest  time.Duration // that one of them took, or was waited for
+}
 
 // Hook is one function of the host's, with what is known of its calls. The zero value is ready. It is safe for concurrent use.
 type Hook struct {
-	skipped, late atomic.Uint64
+	// Late, if set, is told of a panic that came when nobody waited for the call any longer. It is set before the first call.
+	Late func(account event.Account, err error)
+
+	calls, failures, timeouts, panics, skipped atomic.Uint64
+	total, longest                             atomic.Int64
 
 	mu      sync.Mutex
 	hanging map[event.Account]int
 	all     int
 }
 
-// Skipped returns how many calls were not made because too many hang.
-func (h *Hook) Skipped() uint64 { return h.skipped.Load() }
+// Stats returns what has become of the calls so far.
+func (h *Hook) Stats() Stats {
+	return Stats{
+		Calls: h.calls.Load(), Failures: h.failures.Load(), Timeouts: h.timeouts.Load(), Panics: h.panics.Load(),
+		Skipped: h.skipped.Load(), Total: time.Duration(h.total.Load()), Longest: time.Duration(h.longest.Load()),
+	}
+}
 
-// Late returns how many calls did not return in time, whether or not they have returned since.
-func (h *Hook) Late() uint64 { return h.late.Load() }
+// took notes how long a call took.
+func (h *Hook) took(d time.Duration) {
+	for {
+		most := h.longest.Load()
+		if int64(d) <= most || h.longest.CompareAndSwap(most, int64(d)) {
+			return
+		}
+	}
+}
 
 // Hangs reports whether a call for the account hangs.
 func (h *Hook) Hangs(account event.Account) bool {
@@ -104,23 +151,43 @@ const (
 type call struct {
 	h       *Hook
 	account event.Account
+	begun   time.Time
+	limit   time.Duration
 	state   atomic.Int32
+	gone    atomic.Bool // its caller went away early
 }
 
-// hangs notes that the call is late, unless it has returned.
-func (c *call) hangs() {
+// hangs notes that the call is late, unless it has returned. It reports whether it is.
+func (c *call) hangs() bool {
 	c.h.count(c.account, 1)
 	if !c.state.CompareAndSwap(runs, hangs) {
 		c.h.count(c.account, -1)
-		return
+		return false
 	}
-	c.h.late.Add(1)
+	c.h.timeouts.Add(1)
+	c.h.took(c.limit)
+	return true
 }
 
-func (c *call) returns() {
-	if !c.state.CompareAndSwap(runs, returned) {
+// returns notes what became of the call. It reports whether it was late.
+func (c *call) returns(err error) (late bool) {
+	took := time.Since(c.begun)
+	c.h.total.Add(int64(took))
+	c.h.took(took)
+	if late = !c.state.CompareAndSwap(runs, returned); late {
 		c.h.count(c.account, -1)
 	}
+	_, panicked := err.(*PanicError)
+	switch {
+	case panicked:
+		c.h.panics.Add(1)
+	case err == nil, late: // a late one was counted when it was
+	case took >= c.limit: // it has looked at its context
+		c.h.timeouts.Add(1)
+	default:
+		c.h.failures.Add(1)
+	}
+	return late
 }
 
 // Call calls fn for an account ("" for what concerns none) and waits for it until limit is over or ctx ends. Its errors are
@@ -145,33 +212,69 @@ func Always[T any](
 		value T
 		err   error
 	}
-	late := time.Now().Add(limit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, ErrTimeout)
 	defer cancel()
-	c := &call{h: h, account: account}
+	c := &call{h: h, account: account, begun: time.Now(), limit: limit}
+	h.calls.Add(1)
 	done := make(chan answer, 1) // the call may go on when its caller no longer waits
 	go func() {                  // not owned: a hook that ignores its context must not hold up the end of the engine
-		a := answer{err: &PanicError{Value: "the hook's goroutine was ended"}} // by runtime.Goexit
+		var a answer
+		returned := false
 		defer func() {
-			if p := recover(); p != nil {
-				a = answer{err: &PanicError{Value: p, Stack: debug.Stack()}}
+			if p := recover(); p != nil || !returned {
+				a = answer{err: Panicked(p)}
 			}
+			late := c.returns(a.err)
 			done <- a
-			c.returns()
+			if _, ok := a.err.(*PanicError); ok && (late || c.gone.Load()) && h.Late != nil {
+				h.Late(account, a.err)
+			}
 		}()
 		v, err := fn(ctx)
-		a = answer{v, err}
+		a, returned = answer{v, Asked(err)}, true
 	}()
 	select {
 	case a := <-done:
 		return a.value, a.err
 	case <-ctx.Done():
 	}
-	if left := time.Until(late); left <= 0 {
-		c.hangs()
-	} else { // the caller's context has ended, and that of the call with it
-		time.AfterFunc(left, c.hangs)
-	}
 	var none T
+	if left := time.Until(c.begun.Add(limit)); left <= 0 {
+		if c.hangs() {
+			return none, context.Cause(ctx)
+		}
+		a := <-done // it has come at the same moment
+		return a.value, a.err
+	} else {
+		c.gone.Store(true)
+		time.AfterFunc(left, func() { c.hangs() }) // the caller's context has ended, and that of the call with it
+	}
 	return none, context.Cause(ctx)
+}
+
+// Here calls fn on the caller's goroutine and waits for it as long as it takes. A panic is a [*PanicError].
+func Here[T any](h *Hook, fn func() (T, error)) (v T, err error) {
+	c := &call{h: h, begun: time.Now(), limit: math.MaxInt64}
+	h.calls.Add(1)
+	returned := false
+	defer func() {
+		if p := recover(); p != nil || !returned {
+			err = Panicked(p)
+		}
+		c.returns(err)
+	}()
+	v, err = fn()
+	err, returned = Asked(err), true
+	return v, err
+}
+
+// Asked returns an error of the host's, once it was asked what the engine and its log ask errors. One that panics at that, such
+// as a nil pointer whose methods look into it, does so here, where the caller recovers.
+func Asked(err error) error {
+	if err != nil {
+		_ = err.Error()
+		_ = errors.Is(err, ErrTimeout)
+		_, _ = errors.AsType[*PanicError](err)
+	}
+	return err
 }

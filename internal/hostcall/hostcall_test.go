@@ -57,7 +57,7 @@ func TestCall_NoAnswerIsAnError(t *testing.T) {
 		require.True(t, ok, name)
 		if name == "panics" {
 			require.Equal(t, "host", p.Value)
-			require.Contains(t, string(p.Stack), "hostcall_test")
+			require.Contains(t, string(p.Stack()), "hostcall_test")
 			require.NotContains(t, err.Error(), "goroutine")
 		}
 	}
@@ -102,7 +102,7 @@ func TestCall_HangsAreCountedPerAccount(t *testing.T) {
 			require.NoError(t, ask("ann"))
 		}
 		require.Zero(t, time.Since(start))
-		require.EqualValues(t, 100, h.Skipped())
+		require.EqualValues(t, 100, h.Stats().Skipped)
 		require.EqualValues(t, hostcall.MaxHanging, calls.Load())
 		close(stop)
 		synctest.Wait()
@@ -122,8 +122,8 @@ func TestAlways_CallsHoweverManyHang(t *testing.T) {
 			require.ErrorIs(t, err, hostcall.ErrTimeout)
 		}
 		require.EqualValues(t, 3*hostcall.MaxHanging, calls.Load())
-		require.EqualValues(t, 3*hostcall.MaxHanging, h.Late())
-		require.Zero(t, h.Skipped())
+		require.EqualValues(t, 3*hostcall.MaxHanging, h.Stats().Timeouts)
+		require.Zero(t, h.Stats().Skipped)
 		_, err := hostcall.Call(t.Context(), &h, "ann", limit, hang)
 		require.ErrorIs(t, err, hostcall.ErrSkipped)
 		close(stop)
@@ -132,7 +132,7 @@ func TestAlways_CallsHoweverManyHang(t *testing.T) {
 		require.Zero(t, accounts+all)
 		_, err = hostcall.Always(t.Context(), &h, "ann", limit, func(context.Context) (int, error) { return 0, nil })
 		require.NoError(t, err)
-		require.EqualValues(t, 3*hostcall.MaxHanging, h.Late(), "they were late all the same")
+		require.EqualValues(t, 3*hostcall.MaxHanging, h.Stats().Timeouts, "they were late all the same")
 	})
 }
 

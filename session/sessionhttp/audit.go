@@ -2,12 +2,11 @@ package sessionhttp
 
 import (
 	"context"
-	"errors"
-	"runtime/debug"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
 // Outcomes of an [Audit], in addition to the codes of problems.
@@ -44,23 +43,12 @@ func (h *Handler) tell(c *call, a answer) {
 		Outcome: a.outcome, Status: a.status,
 	}
 	ctx := context.WithoutCancel(c.Context()) // that the client has gone is no reason to keep quiet
-	_, err := hostcall.Call(ctx, &h.audit, c.account, auditTime, func(ctx context.Context) (struct{}, error) {
+	_, err := hostcall.Call(ctx, &h.audited, c.account, auditTime, func(ctx context.Context) (struct{}, error) {
 		h.cfg.Audit(ctx, line)
 		return struct{}{}, nil
 	})
 	if err != nil {
-		h.log.Error("sessionhttp: audit hook", "account", string(line.Account), "action", string(line.Action), "outcome", line.Outcome,
-			"error", err, "stack", stackOf(err))
+		h.log.Error("sessionhttp: the audit hook failed", "account", string(line.Account), "action", string(line.Action),
+			"outcome", line.Outcome, trace.Err(err))
 	}
-}
-
-// panicked is the error for a panic of the host's code, to be called where it is recovered.
-func panicked(p any) error { return &hostcall.PanicError{Value: p, Stack: debug.Stack()} }
-
-// stackOf returns where an error comes from, if it is a panic.
-func stackOf(err error) string {
-	if p, ok := errors.AsType[*hostcall.PanicError](err); ok {
-		return string(p.Stack)
-	}
-	return ""
 }

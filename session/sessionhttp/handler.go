@@ -15,6 +15,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/hostcall"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/session"
 )
 
@@ -94,7 +95,8 @@ type Config struct {
 	// Audit is told of each request that has come as far as an action on an account, whether it was done or refused, before
 	// the answer is written. It is waited for 2 seconds at most; its panics are logged. Nil: none.
 	Audit func(ctx context.Context, a Audit)
-	// Logger receives errors whose text is not shown to callers. Nil discards them.
+	// Logger receives errors whose text is not shown to callers. Lines with the same text are folded as those of
+	// [session.Config]. Nil discards them.
 	Logger *slog.Logger
 }
 
@@ -124,8 +126,9 @@ type Handler struct {
 	cfg       Config
 	routes    []route
 	doc       map[string]json.RawMessage
-	log       *slog.Logger
-	audit     hostcall.Hook
+	log       *trace.Log
+	asked     hostcall.Hook // the authorizer
+	audited   hostcall.Hook
 }
 
 // New returns a handler over a registry, which stays the caller's.
@@ -144,10 +147,7 @@ func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, err
 		cfg.EaseMob = &own
 	}
 	cfg.Challenge = cmp.Or(cfg.Challenge, "Bearer")
-	h := &Handler{reg: reg, authorize: authorize, cfg: cfg, log: cfg.Logger}
-	if h.log == nil {
-		h.log = slog.New(slog.DiscardHandler)
-	}
+	h := &Handler{reg: reg, authorize: authorize, cfg: cfg, log: trace.New(cfg.Logger)}
 	h.routes = h.table()
 	var err error
 	if h.doc, err = h.document(); err != nil {
@@ -158,12 +158,13 @@ func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, err
 
 // ServeHTTP answers a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer h.log.Flush() // requests are the only loop that there is
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	c := &call{Request: r, h: h, begin: time.Now()}
 	segs, ok := h.path(r)
 	if !ok {
-		h.write(w, c.refuse(errPath))
+		h.write(w, c, c.refuse(errPath))
 		return
 	}
 	for _, s := range segs {
@@ -173,11 +174,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var allowed []string
 	if c.route, c.values, allowed = h.match(r.Method, segs); c.route == nil {
 		if len(allowed) == 0 {
-			h.write(w, c.refuse(errNoRoute))
+			h.write(w, c, c.refuse(errNoRoute))
 			return
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		h.write(w, c.refuse(errMethod))
+		h.write(w, c, c.refuse(errMethod))
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -185,7 +186,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c.route.action != "" {
 		h.tell(c, a)
 	}
-	h.write(w, a)
+	h.write(w, c, a)
 }
 
 // call is a request on its way through the handler.
@@ -236,14 +237,29 @@ func (h *Handler) serve(c *call) answer {
 
 // ask calls the authorizer. Its panics are errors, but for the one with which net/http is told to abort.
 func (h *Handler) ask(c *call) (who Caller, err error) {
-	defer func() {
-		if p := recover(); p == http.ErrAbortHandler {
-			panic(p)
-		} else if p != nil {
-			who, err = Caller{}, panicked(p)
+	var no error // it has decided
+	who, err = hostcall.Here(&h.asked, func() (Caller, error) {
+		who, err := h.authorize(c.Request, c.account, c.route.action)
+		if errors.Is(err, ErrUnauthenticated) || errors.Is(err, ErrForbidden) {
+			no, err = err, nil
 		}
-	}()
-	return h.authorize(c.Request, c.account, c.route.action)
+		return who, err
+	})
+	if p, ok := errors.AsType[*hostcall.PanicError](err); ok && p.Value == http.ErrAbortHandler {
+		panic(p.Value)
+	}
+	if err = cmp.Or(err, no); err != nil {
+		return Caller{}, err
+	}
+	return who, nil
+}
+
+// Stats says what became of calls of the host's code. The authorizer has no time-out; that it lets a caller in or not is no failure.
+type Stats struct{ Authorizer, Audit session.HookStats }
+
+// Stats returns the figures since the handler was made.
+func (h *Handler) Stats() Stats {
+	return Stats{Authorizer: session.HookStats(h.asked.Stats()), Audit: session.HookStats(h.audited.Stats())}
 }
 
 // admit holds the caller against its role.
@@ -292,7 +308,7 @@ func (c *call) done(out any, err error) answer {
 }
 
 // write sends an answer.
-func (h *Handler) write(w http.ResponseWriter, a answer) {
+func (h *Handler) write(w http.ResponseWriter, c *call, a answer) {
 	for name, value := range a.header {
 		w.Header().Set(name, value)
 	}
@@ -302,7 +318,7 @@ func (h *Handler) write(w http.ResponseWriter, a answer) {
 	}
 	body, err := json.Marshal(a.body)
 	if err != nil {
-		h.log.Error("sessionhttp: encode answer", "error", err)
+		h.log.Error("sessionhttp: an answer cannot be encoded", "account", string(c.account), trace.Err(err))
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}

@@ -3,9 +3,11 @@ package sessionhttp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 )
@@ -65,11 +67,11 @@ func (c *call) refuse(err error) answer {
 	case http.StatusServiceUnavailable:
 		a.header = map[string]string{"Retry-After": "1"}
 	case http.StatusInternalServerError:
-		stack := stackOf(err)
+		cause := err
 		if e, ok := errors.AsType[*authorizeError](err); ok {
-			stack = stackOf(e.err)
+			cause = fmt.Errorf("authorizer: %w", e.err)
 		}
-		c.h.log.Error("sessionhttp: request failed", "method", c.Method, "account", string(c.account), "error", err, "stack", stack)
+		c.h.log.Error("sessionhttp: request failed", "method", c.Method, "account", string(c.account), trace.Err(cause))
 	}
 	if c.easeMob {
 		a.media, a.body = "application/json", c.easeMobError(p)

@@ -227,7 +227,7 @@ func TestAudit_HasWhatWasDoneAndWhatWasRefused(t *testing.T) {
 	require.Empty(t, d.audited(), "these are about no account")
 }
 
-// An audit hook that panics is logged, and the caller is answered all the same.
+// An audit hook that panics is logged, and the caller is answered all the same; so is an authorizer. Both are counted (K10, I37).
 func TestAudit_ThatPanics(t *testing.T) {
 	d := newDesk(t, session.Config{})
 	d.login("ann", "d1", "ios")
@@ -246,4 +246,13 @@ func TestAudit_ThatPanics(t *testing.T) {
 	d.ask("GET", at("ann", "logins"), "", "Who", "panics").refused(t, 500, "internal")
 	require.Contains(t, out.String(), "no user directory")
 	require.Contains(t, out.String(), "desk_test.go")
+	require.Contains(t, out.String(), " err=")
+	require.NotContains(t, out.String(), " error=")
+	d.ask("GET", at("ann", "logins"), "", "Who", "user:bea").refused(t, 403, "forbidden")
+	s := h.Stats()
+	require.EqualValues(t, 3, s.Audit.Calls)
+	require.EqualValues(t, 3, s.Audit.Panics)
+	require.EqualValues(t, 3, s.Authorizer.Calls)
+	require.EqualValues(t, 1, s.Authorizer.Panics)
+	require.Zero(t, s.Authorizer.Failures, "to let nobody in is no failure")
 }

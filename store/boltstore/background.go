@@ -2,12 +2,11 @@ package boltstore
 
 import (
 	"context"
-	"errors"
-	"log/slog"
+	"fmt"
 	"math"
 	"time"
 
-	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
 // limits bound what is in memory and what is done in the background.
@@ -68,11 +67,16 @@ func (s *Store) maintain() {
 	defer s.leave()
 	again := time.NewTicker(s.limits.sweep) // for a sweep that could not be done at once
 	defer again.Stop()
+	lines := time.NewTicker(trace.Window)
+	defer lines.Stop()
 	var m maintenance
 	for {
 		select {
 		case <-s.life.Done():
 			return
+		case <-lines.C:
+			s.log.Flush()
+			continue
 		case <-s.wake:
 		case <-again.C:
 		}
@@ -80,9 +84,7 @@ func (s *Store) maintain() {
 			began := time.Now()
 			var err error
 			if more, err = s.maintainOnce(s.life, &m, s.unfinished); err != nil {
-				if s.life.Err() == nil && !errors.Is(err, store.ErrClosed) {
-					s.cfg.Logger.Error("boltstore: journal is not folded", slog.Any("error", err))
-				}
+				s.workFailed(fmt.Errorf("fold and merge: %w", err))
 				return
 			}
 			rest := time.Since(began) * restIdle
@@ -208,7 +210,10 @@ func (s *Store) background(w *writer) error {
 			n = math.MaxInt
 		}
 		if n >= s.limits.step {
-			if err := f.slice(w, s, n); err != nil {
+			began := time.Now()
+			err := f.slice(w, s, n)
+			timed(&s.meters.foldTime, began)
+			if err != nil {
 				return err
 			}
 		}
@@ -223,6 +228,7 @@ func (s *Store) background(w *writer) error {
 
 // mergeSome merges n rows, if there is anything to merge.
 func (s *Store) mergeSome(w *writer, n int) error {
+	defer timed(&s.meters.mergeTime, time.Now())
 	if s.merge == nil {
 		var err error
 		switch {

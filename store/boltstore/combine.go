@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -192,6 +193,8 @@ func (s *Store) take() *group {
 func (s *Store) process(g *group) error {
 	var tx *bolt.Tx
 	var w *writer
+	var took time.Duration
+	s.meters.operations.Add(uint64(len(g.ops)))
 	err := guard(func() (err error) {
 		defer close(g.applied)
 		if tx, err = s.db.Begin(true); err != nil {
@@ -208,9 +211,13 @@ func (s *Store) process(g *group) error {
 		id = tx.ID()
 		s.views.hold()
 		defer s.views.letGo()
+		began := time.Now()
 		err = guard(func() error { return s.commit(tx) })
+		took = time.Since(began)
 	}
+	s.meters.merging.Store(s.merge != nil)
 	if err == nil && written {
+		s.meters.committed(took)
 		s.publish(w, id)
 		return nil
 	}
@@ -240,6 +247,7 @@ func (s *Store) writer(tx *bolt.Tx) (*writer, error) {
 		w.room.pending = w.frozen.bytes
 	}
 	w.room.pending += w.active.bytes
+	s.meters.looked(&w.room)
 	return w, nil
 }
 

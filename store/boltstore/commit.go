@@ -49,8 +49,12 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error)
 		c.result = *p.answer
 		return nil
 	})
+	s.logRoom(p.room)
 	if err == nil {
 		return c.result, nil
+	}
+	if errors.Is(err, store.ErrWindowFull) {
+		s.meters.windowFull.Add(1)
 	}
 	if p.oldest != 0 && errors.Is(err, store.ErrWindowFull) {
 		// So that the next one is refused without counting.
@@ -85,6 +89,7 @@ type plan struct {
 	attempts uint64        // if there are any: how many are left then
 	oldest   uint64        // and when the next one expires
 	states   []register    // one for each of Batch.States
+	room     roomChange    // for the log
 }
 
 // register is one register after an update.
@@ -131,7 +136,8 @@ func (w *writer) check(b *store.Batch, p *plan) error {
 	if len(b.Messages) == 0 && b.Record == nil && len(b.States) == 0 && b.Idempotency == nil {
 		return nil // nothing that stays
 	}
-	return w.room.take(p.need, b.Reserve)
+	p.room, err = w.take(p.need, b.Reserve)
+	return err
 }
 
 // checkAttempt looks for an earlier batch of the same name. If there is none it sees to it that there is room for one.
@@ -155,6 +161,7 @@ func (w *writer) checkAttempt(b *store.Batch, p *plan) error {
 		}
 		p.again = true
 	}
+	w.s.meters.filled(b.Account, h.attempts, b.Idempotency.Max)
 	if h.attempts < uint64(b.Idempotency.Max) {
 		return nil
 	}

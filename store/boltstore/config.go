@@ -24,7 +24,9 @@ type Config struct {
 	// NewIncarnation changes the epochs of all inboxes, once, during Open. Set it for the first Open of a file that was
 	// put back from a copy by other means than [Restore].
 	NewIncarnation bool
-	// Logger gets the store's few lines: its failure, and trouble with rows of deleted accounts. Nil discards them.
+	// Logger gets the store's few lines: that it is open, what was left of the journal, that room has run out or come back,
+	// failures, and that it is closed. Lines that come again and again are folded into one that says how many it stands for.
+	// No line has more of path than its last element. Nil discards them.
 	Logger *slog.Logger
 
 	limits *limits // nil: those of newLimits; others are for tests
@@ -55,9 +57,6 @@ func (c Config) withDefaults() Config {
 	c.LockTimeout = cmp.Or(c.LockTimeout, defaultLockTimeout)
 	if c.LockTimeout < 0 {
 		c.LockTimeout = 1 // bbolt takes zero for ever
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
 }

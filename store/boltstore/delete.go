@@ -2,8 +2,7 @@ package boltstore
 
 import (
 	"context"
-	"errors"
-	"log/slog"
+	"fmt"
 	"math"
 
 	"github.com/manydevice/manydevice/event"
@@ -62,10 +61,14 @@ func (w *writer) dropLong(a *account) error {
 	}
 	if v, err := decodeRecord(record); err == nil { // what cannot be read stays, as in release
 		w.dropValue(&v)
+	} else if record != "" {
+		w.s.meters.readFailures.Add(1)
 	}
 	return a.scan(string(rune(tagState)), "", func(_, row string) (bool, error) {
 		if st, err := decodeState(row); err == nil {
 			w.dropValue(&st.value)
+		} else {
+			w.s.meters.readFailures.Add(1)
 		}
 		return w.err == nil, w.err
 	})
@@ -140,8 +143,8 @@ func (s *Store) purgeAll() {
 			_, err = w.purgeSlice(a)
 			return err
 		})
-		if errors.Is(err, ErrCorrupt) {
-			s.cfg.Logger.Error("boltstore: rows of deleted accounts stay", slog.Any("error", err))
+		if err != nil {
+			s.workFailed(fmt.Errorf("remove rows of deleted accounts: %w", err))
 		}
 		s.mu.Lock()
 		if err != nil || done && !s.again {

@@ -12,6 +12,9 @@
 // [store.ErrUnknownOutcome] and [store.ErrFailed], all that comes later [store.ErrFailed]. Close it and open it again. A
 // row or page that cannot be read is reported as [ErrCorrupt]; met in the middle of a write, it fails the store as well.
 //
+// [Store.Stats] says how long commits take, what waits, how much room is left, and why the store has failed. Config.Logger gets
+// a line when the store opens, when room runs out or comes back, at a failure, and at the end.
+//
 // # Layout
 //
 // A commit appends: payloads to one end of the file, all else to a journal, which is in memory too. A full window of the

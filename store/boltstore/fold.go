@@ -112,7 +112,10 @@ func (f *folding) finish(w *writer, s *Store, run *bolt.Bucket) error {
 	if err := w.tx.DeleteBucket(journalName(f.layer.number)); err != nil {
 		return err
 	}
-	w.after = append(w.after, func() { s.frozen, s.windows = nil, slices.Insert(slices.Clone(s.windows), 0, next) })
+	w.after = append(w.after, func() {
+		s.frozen, s.windows = nil, slices.Insert(slices.Clone(s.windows), 0, next)
+		s.meters.folds.Add(1)
+	})
 	s.fold = nil
 	return nil
 }

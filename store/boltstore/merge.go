@@ -140,6 +140,7 @@ func (m *merging) finish(w *writer, s *Store, run *bolt.Bucket) error {
 	w.after = append(w.after, func() { // folds may have added newer ones meanwhile
 		i := slices.IndexFunc(s.windows, func(w window) bool { return w.last == out.last })
 		s.windows = slices.Replace(slices.Clone(s.windows), i, i+n, out)
+		s.meters.merges.Add(1)
 	})
 	m.old = m.in
 	if m.last {

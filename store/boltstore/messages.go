@@ -69,7 +69,8 @@ func (w *writer) dropValue(v *value) {
 // changes it. If a row of it cannot be read, they all stay: that costs some room, but holds up nothing else.
 func (w *writer) release(mid uint64) error {
 	refs, err := w.references(mid)
-	if err != nil {
+	if err != nil { // what cannot be read stays
+		w.s.meters.readFailures.Add(1)
 		return w.err
 	}
 	refs.inboxes = max(refs.inboxes, 1) - 1
@@ -85,6 +86,7 @@ func (w *writer) unreferenced(mid uint64, refs references) error {
 	}
 	m, err := w.message(mid)
 	if err != nil {
+		w.s.meters.readFailures.Add(1)
 		return w.err
 	}
 	w.dropValue(&m.payload)

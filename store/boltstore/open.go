@@ -19,6 +19,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -47,7 +48,8 @@ func Open(path string, cfg Config) (*Store, error) {
 }
 
 func open(path string, cfg Config) (*Store, error) {
-	deadline := time.Now().Add(cfg.LockTimeout)
+	began := time.Now()
+	deadline := began.Add(cfg.LockTimeout)
 	if err := ensure(path, deadline); err != nil {
 		return nil, err
 	}
@@ -59,10 +61,12 @@ func open(path string, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := newStore(path, cfg, db)
-	waiting := false
-	if err := guard(func() (err error) { waiting, err = s.start(); return err }); err != nil {
+	var waiting bool
+	var read replayed
+	if err := guard(func() (err error) { waiting, read, err = s.start(); return err }); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	s.opened(began, read)
 	if s.frozen != nil || s.sweep != 0 || s.mergeable() {
 		s.signal()
 	}
@@ -76,7 +80,7 @@ func open(path string, cfg Config) (*Store, error) {
 
 func newStore(path string, cfg Config, db *bolt.DB) *Store {
 	s := &Store{
-		cfg: cfg, db: db, page: int64(db.Info().PageSize), commit: (*bolt.Tx).Commit,
+		cfg: cfg, log: trace.New(cfg.Logger), db: db, page: int64(db.Info().PageSize), commit: (*bolt.Tx).Commit,
 		disk:   diskSpace{path: path, stat: statFree},
 		limits: newLimits(&cfg), wake: make(chan struct{}, 1),
 		failed: make(chan struct{}), released: make(chan struct{}),
@@ -88,15 +92,15 @@ func newStore(path string, cfg Config, db *bolt.DB) *Store {
 }
 
 // start reads what the store is and what is left of the journal, and reports whether entries of deleted accounts wait to
-// be removed.
-func (s *Store) start() (waiting bool, err error) {
+// be removed, and what was read of the journal.
+func (s *Store) start() (waiting bool, read replayed, err error) {
 	if s.cfg.NewIncarnation {
 		if err := s.db.Update(renew); err != nil {
-			return false, err
+			return false, read, err
 		}
 	}
 	if err := s.db.Update(dropUnfinished); err != nil && !errors.Is(err, errNothing) {
-		return false, err
+		return false, read, err
 	}
 	err = s.db.View(func(tx *bolt.Tx) error {
 		m, err := readMeta(tx)
@@ -120,16 +124,27 @@ func (s *Store) start() (waiting bool, err error) {
 		k, _ := b.purge.Cursor().First()
 		waiting = k != nil
 		s.published = tx.ID()
-		return s.recover(tx, &b)
+		began := time.Now()
+		if read.changes, err = s.recover(tx, &b); err != nil {
+			return err
+		}
+		read.took = time.Since(began)
+		r := newRoom(s, tx)
+		r.pending = s.active.bytes
+		if s.frozen != nil {
+			r.pending += s.frozen.bytes
+		}
+		s.meters.looked(&r)
+		return nil
 	})
-	return waiting, err
+	return waiting, read, err
 }
 
-// recover reads the windows and the journal. The older of two journals is that of a window that was being folded.
-func (s *Store) recover(tx *bolt.Tx, b *base) error {
-	var err error
+// recover reads the windows and the journal, and returns how many changes of accounts it has. The older of two journals is that
+// of a window that was being folded.
+func (s *Store) recover(tx *bolt.Tx, b *base) (changes int, err error) {
 	if s.windows, err = readWindows(b.runs); err != nil {
-		return err
+		return 0, err
 	}
 	next := uint64(1)
 	if len(s.windows) != 0 {
@@ -141,21 +156,25 @@ func (s *Store) recover(tx *bolt.Tx, b *base) error {
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		n, err := number(k[len(prefix):], "journal")
 		if err != nil || n < next || n > next+1 {
-			return corrupt("journal")
+			return 0, corrupt("journal")
 		}
 		if n > next {
 			s.frozen, s.active = s.active, newLayer(n, s.limits.window)
 		}
 		one := tx.Bucket(k)
 		if one == nil {
-			return corrupt("journal")
+			return 0, corrupt("journal")
 		}
 		var scratch []byte
-		if err := replay(one, func(d *delta) { scratch = s.active.publish(d.name, d, scratch) }); err != nil {
-			return err
+		err = replay(one, func(d *delta) {
+			scratch = s.active.publish(d.name, d, scratch)
+			changes++
+		})
+		if err != nil {
+			return 0, err
 		}
 	}
-	return nil
+	return changes, nil
 }
 
 // errNothing has a transaction end without a commit.

@@ -54,8 +54,10 @@ func (w *writer) putRecord(a *account, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if v, err := decodeRecord(old); err == nil { // else there was none
+	if v, err := decodeRecord(old); err == nil {
 		w.dropValue(&v)
+	} else if old != "" { // else there was none
+		w.s.meters.readFailures.Add(1)
 	}
 	a.head.revision++
 	a.head.record = a.head.revision

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"math"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -47,45 +48,49 @@ type room struct {
 
 func newRoom(s *Store, tx *bolt.Tx) room {
 	stats := s.db.Stats()
-	limit := s.cfg.MaxSize
-	if limit > 0 {
-		limit -= int64(s.db.AllocSize) // the file grows in such steps
-	}
 	free := stats.FreePageN
 	if s.backups.Load() == 0 { // otherwise the pending ones stay what they are until its end
 		free += stats.PendingPageN
 	}
-	return room{disk: &s.disk, limit: limit, reserve: s.cfg.reserve(), high: tx.Size(), free: int64(free) * s.page}
+	return room{disk: &s.disk, limit: s.fileLimit(), reserve: s.cfg.reserve(), high: tx.Size(), free: int64(free) * s.page}
+}
+
+// fileLimit is how long the file may become; negative: there is no bound.
+func (s *Store) fileLimit() int64 {
+	if s.cfg.MaxSize < 0 {
+		return s.cfg.MaxSize
+	}
+	return s.cfg.MaxSize - int64(s.db.AllocSize) // the file grows in such steps
 }
 
 // take returns ErrFull if there is no room for need bytes, and reckons them otherwise. With spare, the reserve may be
 // used.
 func (r *room) take(need int64, spare bool) error {
-	keep := r.reserve + r.pending
-	if spare {
-		keep = 0
-	}
-	total := r.planned + need
-	if !r.grows(total+keep) && !r.reuses(total, keep) {
+	if !spare && !r.has(need) || spare && need > r.left(0) {
 		return store.ErrFull
 	}
-	if !spare && r.disk.below(total+keep) {
-		return store.ErrFull
-	}
-	r.planned = total
+	r.planned += need
 	return nil
 }
 
-// grows reports whether the file may become so much longer.
-func (r *room) grows(n int64) bool { return r.limit < 0 || r.high+n <= r.limit }
+// has reports whether there is room for need bytes besides what is kept back.
+func (r *room) has(need int64) bool {
+	keep := r.reserve + r.pending
+	return need <= r.left(keep) && !r.disk.below(r.planned+need+keep)
+}
 
-// reuses reports whether free pages are enough. A row that is longer than rowMax, or a reader, may make the file longer
-// all the same. Should that ever bring it to its bound, half of it must be free first.
-func (r *room) reuses(n, keep int64) bool {
+// left returns how many bytes fit into the file besides those that are planned and those to keep: at its end, or into its free
+// pages. A row that is longer than rowMax, or a reader, may make the file longer although free pages are enough. Should that
+// ever bring it to its bound, half of it must be free first.
+func (r *room) left(keep int64) int64 {
+	if r.limit < 0 {
+		return math.MaxInt64
+	}
+	grows := r.limit - r.high - keep
 	if r.high > r.limit {
 		keep = max(r.high/2, keep)
 	}
-	return r.free >= n+keep
+	return max(grows, r.free-keep) - r.planned
 }
 
 // size is how many bytes a batch stores, about.

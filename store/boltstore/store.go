@@ -3,7 +3,7 @@ package boltstore
 import (
 	"context"
 	"fmt"
-	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +11,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -21,6 +22,7 @@ type Store struct {
 	epochs epochs
 	keys   messageKeys
 	cfg    Config
+	log    *trace.Log
 	db     *bolt.DB
 	page   int64 // bytes
 	limits limits
@@ -44,15 +46,17 @@ type Store struct {
 	issuers   issuers
 	published int // number of the transaction up to which all this is
 
-	views views
+	views  views
+	meters meters
 
 	// Only the goroutine that commits uses these.
-	fold    *folding
-	merge   *merging
-	owed    int // rows that commits are behind with merging, times mergeShare
-	scratch scratch
-	now     uint64 // latest time of any batch, Unix milliseconds
-	sweep   uint64 // window up to which runs have to become one, see wantSweep; 0: none
+	fold     *folding
+	merge    *merging
+	owed     int // rows that commits are behind with merging, times mergeShare
+	scratch  scratch
+	refusals refusals
+	now      uint64 // latest time of any batch, Unix milliseconds
+	sweep    uint64 // window up to which runs have to become one, see wantSweep; 0: none
 	// sweepAfter is when the next sweep may be done.
 	sweepAfter time.Time
 
@@ -69,7 +73,10 @@ type Store struct {
 	closeErr error
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store    = (*Store)(nil)
+	_ store.Observed = (*Store)(nil)
+)
 
 // Info implements [store.Store].
 func (s *Store) Info() store.Info { return s.info }
@@ -149,12 +156,17 @@ func (s *Store) release() {
 		s.db.NoFreelistSync = false
 		err := guard(func() error { return s.db.Update(func(*bolt.Tx) error { return nil }) })
 		if err != nil {
-			s.cfg.Logger.Warn("boltstore: list of free pages not saved", slog.Any("error", err))
+			s.log.Warn("boltstore: list of free pages not saved", trace.Err(err))
 		}
 	}
+	about := []any{"file", filepath.Base(s.disk.path), "bytes", s.fileSize(), "commits", s.meters.commits.Load()}
 	if err := s.db.Close(); err != nil {
 		s.closeErr = fmt.Errorf("boltstore: close: %w", err)
+		s.log.Error("boltstore: close", append(about, trace.Err(err))...)
+	} else {
+		s.log.Info("boltstore: closed", about...)
 	}
+	s.log.Close()
 	close(s.released)
 }
 
@@ -171,7 +183,7 @@ func (s *Store) fail(cause error) {
 	}
 	s.unusable()
 	s.stop()
-	s.cfg.Logger.Error("boltstore: failed", slog.Any("error", cause))
+	s.log.Error("boltstore: failed", "file", filepath.Base(s.disk.path), trace.Err(cause))
 }
 
 // epochs turns what the file has of places and heads into what callers see; it is the store's incarnation.

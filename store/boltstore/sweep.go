@@ -40,7 +40,7 @@ func (s *Store) sweepOn(w *writer) error {
 	switch n := int64(bytes); {
 	case old <= 1:
 		w.swept(s, s.sweep)
-	case (w.room.grows(n) || w.room.reuses(n, 0)) && !w.room.disk.below(n):
+	case n <= w.room.left(0) && !w.room.disk.below(n):
 		err = s.mergeNewest(w, len(s.windows))
 	}
 	s.sweepAfter = time.Now().Add(s.limits.sweep)

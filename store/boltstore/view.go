@@ -55,11 +55,14 @@ func (s *Store) viewAccounts(ctx context.Context, f func(*view) error) error {
 		s.leave()
 		switch {
 		case err != errStale: // which is never wrapped
+			s.readFailed(err)
 			return err
 		case began.IsZero():
 			began = time.Now()
 		case time.Since(began) > staleFor:
-			return corrupt("reference to what is not there")
+			err = corrupt("reference to what is not there")
+			s.readFailed(err)
+			return err
 		}
 		runtime.Gosched()
 	}

@@ -56,7 +56,7 @@ type Fault struct {
 func LostAnswer() Fault { return Fault{Method: Commit, After: true, Err: store.ErrUnknownOutcome} }
 
 // Faulty is a store that passes everything to another one, but for the faults injected. Its methods are safe for
-// concurrent use. It has no optional interfaces of the store to pass on, since there are none yet.
+// concurrent use. It passes on the optional interface that there is, [store.Observed].
 type Faulty struct {
 	inner  store.Store
 	failed chan struct{}
@@ -76,7 +76,10 @@ type injected struct {
 	skipped, hits int
 }
 
-var _ store.Store = (*Faulty)(nil)
+var (
+	_ store.Store    = (*Faulty)(nil)
+	_ store.Observed = (*Faulty)(nil)
+)
 
 // WithFaults wraps a store. It runs one goroutine, which watches the wrapped store's Failed and ends with Close.
 func WithFaults(s store.Store) *Faulty {
@@ -193,6 +196,14 @@ func (f *Faulty) Info() store.Info { return f.inner.Info() }
 
 // Claim implements [store.Store]. Faults have no effect on it.
 func (f *Faulty) Claim(shared bool) (release func(), err error) { return f.inner.Claim(shared) }
+
+// Stats implements [store.Observed]: it returns those of the wrapped store, or nothing if that has none.
+func (f *Faulty) Stats() store.Stats {
+	if o, ok := f.inner.(store.Observed); ok {
+		return o.Stats()
+	}
+	return store.Stats{}
+}
 
 // Failed implements [store.Store].
 func (f *Faulty) Failed() <-chan struct{} { return f.failed }
