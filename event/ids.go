@@ -2,8 +2,6 @@ package event
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"strings"
 	"time"
 	"unicode"
@@ -221,32 +219,6 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, err
 	}
 	return a, nil
-}
-
-// ResumeToken is the secret with which a device comes back to its login: 256 random bits as 52 characters of lowercase
-// base32. It prints as a placeholder, also within structs, so that it does not end up in logs; convert it to a string to
-// hand it to its owner. Two ways around that are left: fmt calls no methods of unexported fields, so a struct that keeps
-// a token in one must not be printed; and encoding/json writes the token, since clients keep it in files.
-type ResumeToken string
-
-// String hides the token.
-func (ResumeToken) String() string { return "[resume token]" }
-
-// GoString hides the token.
-func (ResumeToken) GoString() string { return "[resume token]" }
-
-// Format hides the token whatever the verb.
-func (ResumeToken) Format(s fmt.State, _ rune) { io.WriteString(s, "[resume token]") }
-
-// LogValue hides the token.
-func (ResumeToken) LogValue() slog.Value { return slog.StringValue("[resume token]") }
-
-// Validate reports whether t has the form of a resume token.
-func (t ResumeToken) Validate() error {
-	if !isBase32(string(t), resumeTokenBytes) {
-		return &InvalidError{Field: "resume token", Reason: "want 52 characters of lowercase base32"}
-	}
-	return nil
 }
 
 // Millis is the resolution of every time that the engine stores or sends.

@@ -21,19 +21,12 @@ func NewLoginID() LoginID {
 	return LoginID(base32Lower.EncodeToString(b[:]))
 }
 
-// NewResumeToken returns a fresh secret of 256 bits from crypto/rand.
-func NewResumeToken() ResumeToken {
-	var b [32]byte
-	rand.Read(b[:])
-	return ResumeToken(base32Lower.EncodeToString(b[:]))
-}
-
 // Successor returns the token that follows t under a nonce: HMAC-SHA256 of the nonce with t's text as the key. It is the same
 // each time; the nonce alone says nothing about it. The nonce must come from crypto/rand.
 func (t ResumeToken) Successor(nonce [32]byte) ResumeToken {
-	h := hmac.New(sha256.New, []byte(t))
+	h := hmac.New(sha256.New, []byte(t.Reveal()))
 	h.Write(nonce[:])
-	return ResumeToken(base32Lower.EncodeToString(h.Sum(nil)))
+	return ResumeTokenOf(base32Lower.EncodeToString(h.Sum(nil)))
 }
 
 // Issuer makes message IDs and recognises those that belong to its store. An ID is one AES block over a random number of
@@ -45,9 +38,10 @@ type Issuer struct {
 	counter atomic.Uint64
 }
 
-// NewIssuer returns an issuer for the store with the given secret. Issuers of one store do not repeat each other's IDs:
+// NewIssuer returns an issuer for the store with the given key. Issuers of one store do not repeat each other's IDs:
 // each begins at a random place among 2^96.
-func NewIssuer(secret [32]byte) *Issuer {
+func NewIssuer(key IDKey) *Issuer {
+	secret := key.Reveal()
 	block, err := aes.NewCipher(secret[:])
 	if err != nil {
 		panic(err) // a key of 32 bytes is always accepted

@@ -207,10 +207,10 @@ func attachRows() map[string]called {
 			fields: append(ofConnection(attach, of, func(q *q) *session.Description { return q.q.Description }),
 				attach.with("account", faulttest.IDs, func(_ *scene, q *q, v string) { q.q.Account = event.Account(v) }),
 				attach.with("login", faulttest.Secrets, func(_ *scene, q *q, v string) { q.q.Login = event.LoginID(v) }),
-				attach.with("token", faulttest.Secrets, func(_ *scene, q *q, v string) { q.q.Token = event.ResumeToken(v) }),
+				attach.with("token", faulttest.Secrets, func(_ *scene, q *q, v string) { q.q.Token = event.ResumeTokenOf(v) }),
 				attach.with("device", nil, func(_ *scene, q *q, _ string) { q.q.Device = "a1" }),
 				attach.with("device", faulttest.IDs[1:], func(_ *scene, q *q, v string) {
-					q.q.Vouched, q.q.Login, q.q.Token, q.q.Device = true, "", "", event.DeviceID(v)
+					q.q.Vouched, q.q.Login, q.q.Token, q.q.Device = true, "", event.ResumeToken{}, event.DeviceID(v)
 				}),
 				attach.with("conn", nil, func(_ *scene, q *q, _ string) { q.conn = nil }),
 			),

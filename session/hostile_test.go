@@ -149,7 +149,7 @@ func TestInvalid_Rest(t *testing.T) {
 		{"attach without a connection", "conn", attach(session.AttachRequest{Login: ids[0], Token: event.NewResumeToken()}, nil)},
 		{"login ID", "login", attach(session.AttachRequest{Login: "x", Token: event.NewResumeToken()}, new(wire))},
 		{"no token", "token", attach(session.AttachRequest{Login: ids[0]}, new(wire))},
-		{"token", "token", attach(session.AttachRequest{Login: ids[0], Token: event.ResumeToken(long)}, new(wire))},
+		{"token", "token", attach(session.AttachRequest{Login: ids[0], Token: event.ResumeTokenOf(long)}, new(wire))},
 		{"nobody chosen", "logins", ask(kick{})},
 		{"empty list", "logins", ask(kick{Logins: []event.LoginID{}})},
 		{"list and all", "logins", ask(kick{Logins: ids, All: true})},

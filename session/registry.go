@@ -97,7 +97,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 		return nil, err
 	}
 	r := &Registry{
-		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
+		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().IDKey), log: cfg.Logger,
 		seed: maphash.MakeSeed(), records: records, clock: clock.New(cfg.Wall, cfg.AgeGrace),
 		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),

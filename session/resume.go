@@ -70,7 +70,7 @@ func (q *AttachRequest) validateProof() error {
 			return fault.Field("login", err)
 		}
 		return fault.Field("token", q.Token.Validate())
-	case q.Token != "":
+	case !q.Token.IsZero():
 		return &event.InvalidError{Field: "token", Reason: "the host vouches, so there must be none"}
 	case (q.Login == "") == (q.Device == ""):
 		return &event.InvalidError{Field: "login", Reason: "the host vouches: want either a login or a device"}
@@ -91,7 +91,7 @@ func onlyIfUnchanged(s *step, refusal error) error {
 
 // resume finds the login that a connection is for, and refuses one that is not the login's.
 func (s *step) resume(q *AttachRequest, in *arrival) (*login, error) {
-	in.proof, in.confirmed, in.token = proofToken, false, ""
+	in.proof, in.confirmed, in.token = proofToken, false, event.ResumeToken{}
 	if q.Vouched {
 		in.proof = proofVouched
 		return s.vouched(q)

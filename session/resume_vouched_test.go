@@ -36,7 +36,7 @@ func TestVouched_IsAnOrdinaryAttach(t *testing.T) {
 			conn, _, err := w.vouch("ann", "a1")
 			require.NoError(w.t, err)
 			require.Equal(w.t, g.id, conn.Login())
-			require.Empty(w.t, string(conn.Token()))
+			require.Empty(w.t, conn.Token().Reveal())
 			conn.Detach()
 			if !w.real {
 				w.pass(600 * time.Millisecond)
@@ -68,16 +68,16 @@ func TestVouched_NoTokenIsMadeOrConfirmed(t *testing.T) {
 		before := w.stored("ann")
 		conn, _, err := w.vouch("ann", "a1")
 		require.NoError(w.t, err)
-		require.Empty(w.t, string(conn.Token()))
+		require.Empty(w.t, conn.Token().Reveal())
 		require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), conn))
 		require.Equal(w.t, before, w.stored("ann"))
 		next := g.attach().conn.Token()
-		require.NotEmpty(w.t, string(next))
+		require.NotEmpty(w.t, next.Reveal())
 		before = w.stored("ann")
 		_, _, err = w.vouch("ann", "a1")
 		require.NoError(w.t, err)
 		require.Equal(w.t, before, w.stored("ann"))
-		require.Equal(w.t, string(next), string(g.attach().conn.Token()))
+		require.Equal(w.t, next.Reveal(), g.attach().conn.Token().Reveal())
 	})
 }
 

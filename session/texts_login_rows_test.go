@@ -144,16 +144,18 @@ func attachRow() called {
 		fields: append(ofDescription(with, func(q *session.AttachRequest) *session.Description { return q.Description }),
 			with("account", faulttest.IDs, func(q *session.AttachRequest, v string) { q.Account = event.Account(v) }),
 			with("login", faulttest.Secrets, func(q *session.AttachRequest, v string) { q.Login = event.LoginID(v) }),
-			with("token", faulttest.Secrets, func(q *session.AttachRequest, v string) { q.Token = event.ResumeToken(v) }),
+			with("token", faulttest.Secrets, func(q *session.AttachRequest, v string) { q.Token = event.ResumeTokenOf(v) }),
 			with("device", nil, func(q *session.AttachRequest, _ string) { q.Device = "a1" }),
 			with("token", nil, func(q *session.AttachRequest, _ string) { q.Vouched = true }),
-			with("login", nil, func(q *session.AttachRequest, _ string) { q.Vouched, q.Token, q.Device = true, "", "a1" }),
-			with("login", nil, func(q *session.AttachRequest, _ string) { q.Vouched, q.Token, q.Login = true, "", "" }),
+			with("login", nil, func(q *session.AttachRequest, _ string) {
+				q.Vouched, q.Token, q.Device = true, event.ResumeToken{}, "a1"
+			}),
+			with("login", nil, func(q *session.AttachRequest, _ string) { q.Vouched, q.Token, q.Login = true, event.ResumeToken{}, "" }),
 			with("login", faulttest.Secrets[1:], func(q *session.AttachRequest, v string) {
-				q.Vouched, q.Token, q.Login = true, "", event.LoginID(v)
+				q.Vouched, q.Token, q.Login = true, event.ResumeToken{}, event.LoginID(v)
 			}),
 			with("device", faulttest.IDs[1:], func(q *session.AttachRequest, v string) {
-				q.Vouched, q.Token, q.Login, q.Device = true, "", "", event.DeviceID(v)
+				q.Vouched, q.Token, q.Login, q.Device = true, event.ResumeToken{}, "", event.DeviceID(v)
 			}),
 			with("tab", faulttest.IDs[1:], func(q *session.AttachRequest, v string) { q.Tab = v }),
 			badField{"conn", nil, func(ctx context.Context, s *scene, _ string) error {
@@ -240,7 +242,7 @@ func (s *scene) pending() *gadget {
 	g.conn.Detach()
 	s.pass(25 * time.Hour)
 	g.attach()
-	if g.conn.Token() == "" {
+	if g.conn.Token().IsZero() {
 		s.t.Fatal("no token is due")
 	}
 	return g

@@ -144,7 +144,7 @@ func readRows() map[string]called {
 			return given(s.reg.Authenticate(ctx, "ann", event.LoginID(v), s.a.token))
 		}},
 		badField{"token", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
-			return given(s.reg.Authenticate(ctx, "ann", s.a.id, event.ResumeToken(v)))
+			return given(s.reg.Authenticate(ctx, "ann", s.a.id, event.ResumeTokenOf(v)))
 		}})
 	c.fails = []failure{
 		{session.ErrUnknownLogin, func(ctx context.Context, s *scene) error {

@@ -164,7 +164,7 @@ func TestSnapshotJSON(t *testing.T) {
 	receive(t, m, &event.StatePage{Epoch: epoch, States: []event.State{{Conversation: "c", Name: "x", Number: 1<<63 + 1, Value: []byte{0, 1}, Seq: 1<<63 + 1}}})
 	receive(t, m, data(1<<63+1, 1<<63+2, entry(1<<63+2)))
 	want := m.Snapshot()
-	encoded, err := json.Marshal(want)
+	encoded, err := want.Encode()
 	require.NoError(t, err)
 	var got client.State
 	require.NoError(t, json.Unmarshal(encoded, &got))
