@@ -196,8 +196,8 @@ func fill(v reflect.Value, outer []reflect.Type) (found bool) {
 	outer = append(slices.Clip(outer), typ)
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			found = fill(v.Field(i), outer) || found
+		for _, field := range v.Fields() {
+			found = fill(field, outer) || found
 		}
 	case reflect.Array:
 		for i := range v.Len() {

@@ -190,3 +190,23 @@ func TestI17_RegistersWithoutAPosition(t *testing.T) {
 	got, _ := m.Register("c", event.StateRead)
 	require.EqualValues(t, 1, got.Number)
 }
+
+// TestI24_StateIsSavedByAnExplicitStep (K10.5): Encode saves the token; what encoding/json writes by itself cannot be read back.
+func TestI24_StateIsSavedByAnExplicitStep(t *testing.T) {
+	token := event.NewResumeToken()
+	want := client.State{Login: event.NewLoginID(), Token: token, Position: atPtr(3)}
+	file, err := want.Encode()
+	require.NoError(t, err)
+	var got client.State
+	require.NoError(t, json.Unmarshal(file, &got))
+	require.Equal(t, want, got)
+
+	file, err = json.Marshal(want)
+	require.NoError(t, err)
+	require.NotContains(t, string(file), token.Reveal())
+	require.ErrorContains(t, json.Unmarshal(file, &got), "without Reveal")
+
+	file, err = client.State{}.Encode()
+	require.NoError(t, err)
+	require.Equal(t, `{}`, string(file))
+}
