@@ -16,9 +16,13 @@ var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPad
 
 // NewLoginID returns a fresh login ID of 160 bits from crypto/rand.
 func NewLoginID() LoginID {
-	var b [20]byte
-	rand.Read(b[:])
-	return LoginID(base32Lower.EncodeToString(b[:]))
+	for {
+		var b [20]byte
+		rand.Read(b[:])
+		if s := base32Lower.EncodeToString(b[:]); !isHex(s) { // once in 10^13; see Account
+			return LoginID(s)
+		}
+	}
 }
 
 // Successor returns the token that follows t under a nonce: HMAC-SHA256 of the nonce with t's text as the key. It is the same

@@ -30,7 +30,7 @@ type AttachRequest struct {
 	// connection of another tab is told tab_replaced, and does not come back by itself: do not name what a user does not see,
 	// such as a notification extension.
 	Tab string
-	// Description, if set, takes the place of the login's, as its other devices see it. It is bounded as in [LoginRequest].
+	// Description, if set, takes the place of the login's, as its other devices see it. Its texts are cleaned as in [LoginRequest].
 	// An IP address that alone has changed is written once an hour at most, or with something else. If the account's record
 	// has no room for it, the old description stays.
 	Description *Description
@@ -55,7 +55,11 @@ func (q *AttachRequest) validate() error {
 		}
 	}
 	if q.Description != nil {
-		return q.Description.validate()
+		d, err := q.Description.cleaned()
+		if err != nil {
+			return err
+		}
+		q.Description = &d // the caller's stays as it is
 	}
 	return nil
 }
@@ -66,8 +70,8 @@ func (q *AttachRequest) validateProof() error {
 	case !q.Vouched && q.Device != "":
 		return &event.InvalidError{Field: "device", Reason: "names a login only if the host vouches"}
 	case !q.Vouched:
-		if err := q.Login.Validate(); err != nil {
-			return fault.Field("login", err)
+		if err := q.ownLogin(); err != nil {
+			return err
 		}
 		return fault.Field("token", q.Token.Validate())
 	case !q.Token.IsZero():
@@ -77,7 +81,13 @@ func (q *AttachRequest) validateProof() error {
 	case q.Device != "":
 		return q.Device.Validate()
 	}
-	return fault.Field("login", q.Login.Validate())
+	return q.ownLogin()
+}
+
+// ownLogin replaces the address of a login of the account by the login.
+func (q *AttachRequest) ownLogin() (err error) {
+	q.Login, err = q.Login.Of(q.Account)
+	return fault.Field("login", err)
 }
 
 // onlyIfUnchanged returns the refusal as the step's failure, unless the step has to be committed all the same, because
