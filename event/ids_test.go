@@ -199,6 +199,31 @@ func TestS14_ParsePlatform(t *testing.T) {
 	}
 }
 
+// K12.4: a login of an account may be given by its ID or by its address.
+func TestLoginID_Of(t *testing.T) {
+	id := event.NewLoginID()
+	for _, tt := range []struct {
+		account event.Account
+		given   event.LoginID
+		reason  string // empty: it is meant
+	}{
+		{"ann", id, ""}, {"ann", "ann/" + id, ""}, {"acme/ann", "acme/ann/" + id, ""}, {"", id, ""},
+		{"ann", "bob/" + id, "another account"}, {"ann", "acme/ann/" + id, "another account"}, {"acme/ann", "ann/" + id, "another account"},
+		{"ann", "", "32 characters"}, {"ann", "ann", "32 characters"}, {"ann", "ann/", "32 characters"}, {"ann", "ann/" + id[1:], "32 characters"},
+		{"", "/" + id, "32 characters"}, {"ann", "ann/" + id + "/", "32 characters"}, {"ann", "ann//" + id, "another account"},
+	} {
+		got, err := tt.given.Of(tt.account)
+		if tt.reason == "" {
+			require.NoError(t, err)
+			require.Equal(t, id, got)
+			continue
+		}
+		require.Empty(t, got)
+		requireInvalid(t, err, "login ID", string(id))
+		require.ErrorContains(t, err, tt.reason)
+	}
+}
+
 func TestParseAddress(t *testing.T) {
 	login := event.NewLoginID()
 	tests := []struct {
@@ -209,12 +234,12 @@ func TestParseAddress(t *testing.T) {
 		{"plain", "ann/" + string(login), "ann", ""},
 		{"slashes in the account", "tenant/a/ann/" + string(login), "tenant/a/ann", ""},
 		{"account of a slash", "//" + string(login), "/", ""},
-		{"account that looks like an address", string(login) + "/" + string(login) + "/" + string(login), event.Account(login + "/" + login), ""},
+		{"account that looks like an address", "ann/" + string(login) + "/" + string(login), "", "account"},
 		{"no slash", string(login), "", "address"},
 		{"empty", "", "", "address"},
 		{"no account", "/" + string(login), "", "account"},
 		{"no login", "ann/", "", "login ID"},
-		{"slash behind", "ann/" + string(login) + "/", "", "login ID"},
+		{"slash behind", "ann/" + string(login) + "/", "", "account"},
 		{"bad account", "a\u202en/" + string(login), "", "account"},
 		{"bad login", "ann/" + string(login[1:]), "", "login ID"},
 		{"not UTF-8", "\xff/" + string(login), "", "account"},
