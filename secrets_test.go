@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/gob"
 	"encoding/hex"
 	"encoding/json"
@@ -320,4 +321,20 @@ func modulePackages(t *testing.T) (all []*types.Package) {
 		all = append(all, p)
 	}
 	return all
+}
+
+// TestI24_NoIssuerPrintsItsKey (K18.8): neither the key nor what AES makes of it, whose first words are the key, is shown by
+// what seals IDs.
+func TestI24_NoIssuerPrintsItsKey(t *testing.T) {
+	issuer := event.NewIssuer(markerKey)
+	for _, v := range []any{issuer, &issuer, []*event.Issuer{issuer}, struct{ i *event.Issuer }{issuer}} {
+		requireHidden(t, v)
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%t"} {
+			for _, word := range []uint32{binary.BigEndian.Uint32(markerBytes[:]), binary.LittleEndian.Uint32(markerBytes[:])} {
+				text := fmt.Sprintf(verb, v)
+				require.NotContains(t, text, fmt.Sprint(word), verb)
+				require.NotContains(t, text, fmt.Sprintf("%x", word), verb)
+			}
+		}
+	}
 }
