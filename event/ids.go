@@ -151,8 +151,8 @@ func hasDots(s string) bool {
 }
 
 // CheckName reports whether s may be shown to people: at most 128 runes of valid UTF-8 without control or bidirectional
-// override characters; empty is allowed. The error is an [*InvalidError] with the given field. [CleanName] makes any text
-// pass.
+// override characters; empty is allowed. The error is an [*InvalidError] with the given field. It is for short texts of the
+// protocol that have to stay as they are, such as the nonce of a ping. [CleanName] makes any text pass.
 func CheckName(field, s string) error {
 	if n := utf8.RuneCountInString(s); n > MaxNameRunes {
 		return &InvalidError{Field: field, Reason: fmt.Sprintf("%d characters, at most %d", n, MaxNameRunes)}

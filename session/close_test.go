@@ -196,7 +196,7 @@ func TestI24_SecretsStaySecret(t *testing.T) {
 		var said bytes.Buffer // whatever a host might print
 		note := func(g *gadget) {
 			secrets = append(secrets, g.token.Reveal())
-			fmt.Fprintf(&said, "%v %+v %s\n", g.res, *g.res, g.res)
+			fmt.Fprintf(&said, "%v %+v %#v\n", g.res, *g.res, g.res)
 		}
 		g, old, next := rotated(w)
 		note(g)
@@ -238,6 +238,5 @@ func TestI24_SecretsStaySecret(t *testing.T) {
 			require.NotContains(w.t, data, secret)
 			require.NotContains(w.t, said.String(), secret)
 		}
-		require.Contains(w.t, (&session.LoginResult{}).String(), "login")
 	})
 }

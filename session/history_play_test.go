@@ -35,7 +35,7 @@ func (h *history) down(err error) bool { return h.faulty && errors.Is(err, errDo
 
 // admitted compares an admission with what the model makes of it.
 func (h *history) admitted(m *modelAccount, q session.LoginRequest, g *gadget, err error, replaced []*modelLogin) {
-	in := &modelLogin{g: g, device: q.Device, platform: q.Platform, at: time.Now(), name: q.Description.Name}
+	in := &modelLogin{g: g, device: q.Device, platform: q.Platform, at: time.Now(), name: event.CleanName(q.Description.Name)}
 	if in.device == "" && g != nil {
 		in.device = g.res.Session.Device
 	}
@@ -143,7 +143,7 @@ func (h *history) attachBy(w *world, m *modelAccount, l *modelLogin, by showing,
 	}
 	require.NoError(h.t, err)
 	if q.Description != nil {
-		l.name = q.Description.Name
+		l.name = event.CleanName(q.Description.Name)
 	}
 	if confirms {
 		l.confirm()

@@ -42,7 +42,7 @@ type LoginRequest struct {
 // LoginResult is an admitted login.
 type LoginResult struct {
 	Session  Session
-	Token    event.ResumeToken // hand it to the device and nobody else; it is not kept
+	Token    event.ResumeToken // hand its Reveal to the device and nobody else; it is not kept
 	Position event.Position    // head of the account's inbox right after the admission
 	Decision policy.Decision   // rule, limit and count that the admission met
 	Victims  []Ended           // logins that had to end, earliest first
@@ -307,9 +307,4 @@ func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (_ policy.Explana
 
 func sortSessions(all []Session) {
 	slices.SortFunc(all, func(a, b Session) int { return cmp.Compare(a.Admission, b.Admission) })
-}
-
-// String names the result without its token.
-func (l *LoginResult) String() string {
-	return fmt.Sprintf("login %s of %s, %d evicted", l.Session.Login, l.Session.Account, len(l.Victims))
 }
