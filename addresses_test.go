@@ -50,6 +50,18 @@ func (p *pairOf) login(t *testing.T, device event.DeviceID) *session.LoginResult
 	return res
 }
 
+// didLast reports whether the other login is the one that has done the account's latest entry.
+func (p *pairOf) didLast(ctx context.Context, err error) (bool, error) {
+	if err != nil {
+		return false, err
+	}
+	in, err := p.Router.Inspect(ctx, p.account, fanout.InspectOptions{})
+	if err != nil {
+		return false, err
+	}
+	return in.Entries[len(in.Entries)-1].Origin == p.other.Session.Login, nil
+}
+
 // asLogin are the calls that ask for a login of an account. They say whether they have meant the other login.
 var asLogin = map[string]func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error){
 	"Get": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
@@ -113,7 +125,7 @@ var asLogin = map[string]func(ctx context.Context, p *pairOf, id event.LoginID) 
 		return given[0] == id, err
 	},
 	"Send, origin": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
-		return true, given(p.Router.Send(ctx, fanout.SendRequest{From: p.account, Origin: id, To: []event.Account{"bob"}}))
+		return p.didLast(ctx, given(p.Router.Send(ctx, fanout.SendRequest{From: p.account, Origin: id, To: []event.Account{"bob"}})))
 	},
 	"Send, narrow": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
 		n := []fanout.Narrow{{Account: p.account, Logins: []event.LoginID{id}}}
@@ -136,7 +148,7 @@ var asLogin = map[string]func(ctx context.Context, p *pairOf, id event.LoginID) 
 		return true, given(p.Router.Publish(ctx, fanout.PublishRequest{From: p.account, Kind: "typing", Mirror: true, Narrow: n}))
 	},
 	"MarkRead": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
-		return true, given(p.Router.MarkRead(ctx, fanout.MarkReadRequest{Account: p.account, Origin: id, Conversation: "c", Seq: 1}))
+		return p.didLast(ctx, given(p.Router.MarkRead(ctx, fanout.MarkReadRequest{Account: p.account, Origin: id, Conversation: "c", Seq: 1})))
 	},
 	"ClearUnread": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
 		return true, given(p.Router.ClearUnread(ctx, fanout.ClearUnreadRequest{Account: p.account, Origin: id}))
