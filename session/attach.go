@@ -201,7 +201,7 @@ func (r *Registry) unserved(lease uint64) error {
 	case r.draining.Load():
 		return ErrDraining
 	}
-	return nil
+	return r.storeError(r.ctx)
 }
 
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.
