@@ -12,9 +12,10 @@
 // # A connection's life
 //
 // The host authenticates a client in its own way and calls Sessions.Login once for each new login; the client keeps the
-// login ID and the resume token. For every connection the host calls Router.Attach, passes what the client's sync frames
-// say to Attachment.Handle, and calls Attachment.Detach when the connection is gone. Sends, read marks, kicks and lists
-// are plain calls that the host makes after it has decoded and authorised a request of its own protocol.
+// login ID and the resume token, whose text is LoginResult.Token.Reveal(). For every connection the host calls
+// Router.Attach, passes what the client's sync frames say to Attachment.Handle, and calls Attachment.Detach when the
+// connection is gone. Sends, read marks, kicks and lists are plain calls that the host makes after it has decoded and
+// authorised a request of its own protocol.
 //
 // # Promises
 //
