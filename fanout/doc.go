@@ -20,7 +20,8 @@
 // device that makes no progress is closed with advice to reconnect, and gets the same entries again, flagged. A watchdog looks
 // at every Send: one that takes longer than Config.FrameWrite without an ack coming in is ended by a Close, whatever it does
 // with its context. A connection may have limits of its own, see [AttachRequest]. Cursors are
-// written behind: after a crash they are at most Config.CursorFlush older than the last ack.
+// written behind: after a crash they are at most Config.CursorFlush older than the last ack, and what was committed before it
+// counts as redelivered. [Router.Drain] and [Router.Close] write them: after an orderly stop nothing does that was not sent.
 //
 // # Entries that defeat a device
 //

@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,10 @@ const (
 	// flushersAtOnce is how many accounts' receipts are committed at once, so that the store can group them: one after another
 	// those of 2,000 accounts took 5 s, which are two syncs each.
 	flushersAtOnce = 64
-	drainFlushWait = time.Second // how long the last flush of a drain may take at least
-	drainFlushGap  = time.Second // between two flushes while clients are sent away
+	// drainFlushLeast is how long the first flush of a drain may take at least: nobody is sent away yet.
+	drainFlushLeast = 500 * time.Millisecond
+	drainFlushWait  = time.Second // how long the last one may take at least
+	drainFlushGap   = time.Second // between two flushes while clients are sent away
 )
 
 // Flush writes cursors and delivered receipts that are pending, and returns when they are durable.
@@ -30,20 +33,26 @@ func (r *Router) Flush(ctx context.Context) (err error) {
 }
 
 // Drain prepares for a stop, for instance when a new version is rolled out. It writes what is pending (cursors and delivered
-// receipts), for half of q.Over at most, while the node serves as before. Then the registry drains: no logins and connections
-// are taken any more, and those that are there are closed; see [session.Registry.Drain] and [session.DrainRequest]. What comes
-// up meanwhile is written, too. So little is left to do for Close once clients wait for the next process.
+// receipts), for half of q.Over at most, or half a second if that is more, while the node serves as before. Then the registry
+// drains: no logins and connections are taken any more, and those that are there are closed; see [session.Registry.Drain] and
+// [session.DrainRequest]. What comes up meanwhile is written, too. So little is left to do for Close once clients wait for the
+// next process.
 //
-// It returns when all clients have been told and everything is written: a second after q.Over at the latest, but for
+// It returns when all clients have been told and everything is written: two seconds after q.Over at the latest, but for
 // Config.CloseTimeout of the registry, and never later than ctx. An error means that something could not be written yet, or
 // that ctx was over before all clients were told. Close, which comes next, does what is left.
 func (r *Router) Drain(ctx context.Context, q session.DrainRequest) (err error) {
 	defer fault.In("fanout", "drain", &err)
 	start, over := r.clock(), max(q.Over, 0)
-	if over/2 > 0 {
-		_ = r.flushFor(ctx, over/2) // the last flush says what is left
+	before := max(over/2, drainFlushLeast)
+	for range 2 { // what comes up during the first one is less. The last flush of all says what is left
+		if wait := before - (r.clock() - start); wait > 0 {
+			_ = r.flushFor(ctx, wait)
+		}
 	}
-	q.Over = max(over-(r.clock()-start), 0)
+	if q.Over > 0 {
+		q.Over = max(over-(r.clock()-start), time.Millisecond)
+	}
 	away := make(chan struct{})
 	var beside sync.WaitGroup
 	beside.Go(func() {
@@ -61,7 +70,8 @@ func (r *Router) Drain(ctx context.Context, q session.DrainRequest) (err error) 
 	err = r.reg.Drain(ctx, q)
 	close(away)
 	beside.Wait()
-	return errors.Join(err, r.flushFor(ctx, max(over-(r.clock()-start), drainFlushWait)))
+	left := r.flushFor(ctx, max(over-(r.clock()-start), drainFlushWait))
+	return cmp.Or(err, left)
 }
 
 // flushFor is flush that waits no longer than the given time, if that is not 0, and ctx, whatever the store does.

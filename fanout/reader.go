@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -344,7 +345,7 @@ func (a *Attachment) failed(err error) bool {
 		a.r.stats.readFailures.Add(1)
 		a.tell(Event{Kind: EventReadFailed, Err: err})
 		a.r.log.Warn("fanout: an inbox could not be read, its connection is closed", append(a.about(), trace.Err(err))...)
-		a.conn.Close(event.Unavailable.Closed(time.Second))
+		a.conn.Close(event.Unavailable.Closed(time.Second + rand.N(time.Second))) // the store may have failed for many
 	}
 	return false
 }

@@ -80,7 +80,8 @@
 // account: logins (Config.LoginsPerMinute, for those that fail too), devices that evict each other in turns
 // (Config.FlapLimit), attaches (Config.AttachesPerAccount). A client that uses up its part leaves the rest to its account's
 // other clients, and an account that uses up its own takes nothing from other accounts. Only then comes the bound of the
-// node, for crowds (Config.AttachesPerSecond). [Registry.Drain] sends everybody elsewhere, spread over a while.
+// node, for crowds (Config.AttachesPerSecond). Where a node stops, [Registry.Drain] and Close tell each
+// client when the next process, or another node, is there, as fast as that admits them all.
 //
 // # Watching
 //

@@ -17,34 +17,49 @@ const (
 	soonest     = 250 * time.Millisecond // least advice: a load balancer needs some time to turn away from a node
 	leastSpread = 100 * time.Millisecond // of a few clients
 	burstPart   = 0.75                   // of the attaches that a node admits at once
-	usualRate   = 2_000                  // attaches per second that a node without a bound is taken to admit
+	maxDrain    = 24 * time.Hour
+	usualRate   = 2_000 // attaches per second that a node without a bound is taken to admit
 )
 
-// DrainRequest says how a node is left. The zero value is valid.
+// DrainRequest says how a node is left. The zero value is valid. Times that are not zero are at least a millisecond, and at most a
+// day.
 type DrainRequest struct {
 	// Over bounds the drain. Where other nodes take the clients, connections are closed evenly over it, in random order. Where
 	// the clients have to wait for the next process, they are closed all at once, since each one that is closed earlier only
-	// waits longer; then Over is how long writing what is pending may take before that, see [fanout.Router.Drain]. Zero and
-	// negative mean at once.
-	//
-	// [fanout.Router.Drain]: https://pkg.go.dev/github.com/manydevice/manydevice/fanout#Router.Drain
+	// waits longer; then it bounds how long fanout.Router.Drain writes what is pending before and after that. Zero and negative
+	// mean at once, but for half a second for that.
 	Over time.Duration
-	// Back is when the next process takes connections, counted from when Drain closes the last one: the time that Close, the
-	// store's Close, the start of the process and the store's open take together. No client is told to come back earlier. Zero
-	// means 1 s on one node; on several, and if it is negative, it means that other nodes take the clients at once.
+	// Back is when the next process takes connections, counted from when Drain closes them: the time that Close, the store's
+	// Close, the start of the process and the store's open take together. No client is told to come back earlier. Zero means
+	// 1 s on one node. On several nodes zero means that others take the clients at once; negative means that on one node, too.
 	Back time.Duration
+}
+
+// validate returns an [*event.InvalidError] for each time that is out of bounds.
+func (q *DrainRequest) validate() error {
+	check := func(field string, d time.Duration) error {
+		if d > 0 && d < time.Millisecond || d > maxDrain {
+			return &event.InvalidError{Field: field, Reason: fmt.Sprintf("%v, want 0, or %v to %v", d, time.Millisecond, maxDrain)}
+		}
+		return nil
+	}
+	return errors.Join(check("Over", q.Over), check("Back", q.Back))
 }
 
 // departure is the plan by which clients leave a node that stops, and come back.
 //
-//  1. A client is told to wait until the next process is there, counted from the moment at which it is told, so that whoever
+//  1. A client is told to wait until the next process is there, counted from the moment at which it is told, so that one that
 //     follows the advice does not meet this process again. Where other nodes take over at once there is nothing to wait for.
 //  2. To that is added a part of a spread, in random order: the time in which a node admits all of them, by Config.AttachesPerSecond. Of
 //     the calls that may come at once a quarter is left to others.
 //  3. Those that come to this process in the meantime are refused with an advice by the same plan.
 //
-// The plan is fixed when the first of them is told. A process that is late finds them again at its successor's door, where they
-// are refused, or get no connection, and wait as for any server that does not answer.
+// The plan is fixed when the first of them is told. If the next process is later than was said, clients find no server, or are
+// refused by the old one, and wait as for any server that does not answer.
+//
+// The obvious way, to close connections evenly over some seconds and to advise each to wait about as long, is right where
+// others take over. On one node it made an outage of 8.2 s out of one of 0.9 s, and more than half of those who came back met
+// the process that had sent them away. See docs/operations.md, and go run -C bench ./deploy.
 type departure struct {
 	back   time.Duration // clock.Elapsed from which the next process is there; 0: others are
 	spread time.Duration
@@ -142,6 +157,9 @@ func (r *Registry) Shutdown(i, n int) event.Closed {
 // registry. With fan-out drain by fanout.Router.Drain or the engine's Drain, which also write what is pending.
 func (r *Registry) Drain(ctx context.Context, q DrainRequest) (err error) {
 	defer fault.In("session", "drain", &err)
+	if err := q.validate(); err != nil {
+		return err
+	}
 	all, begin := r.connections(), r.elapsed()
 	first := r.plan(q, len(all))
 	if !r.departure.CompareAndSwap(nil, first) {

@@ -1,10 +1,13 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -274,4 +277,35 @@ func TestK20_2_DoubtAfterAClockThatWasAhead(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A time of a few nanoseconds is one whose unit is missing.
+func TestDrain_RefusesTimesThatMakeNoSense(t *testing.T) {
+	inBubble(t, setup{}, func(w *world) {
+		g := w.join("ann", "a1", "ios")
+		for field, q := range map[string]session.DrainRequest{
+			"Over": {Over: 30}, "Back": {Back: 500}, "Over Back": {Over: 25 * time.Hour, Back: 1<<63 - 1},
+		} {
+			err := w.reg.Drain(w.t.Context(), q)
+			for f := range strings.FieldsSeq(field) {
+				require.ErrorContains(w.t, err, f)
+			}
+			_, ok := errors.AsType[*event.InvalidError](err)
+			require.True(w.t, ok)
+		}
+		require.True(w.t, g.live(), "nothing has happened")
+		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{Over: -1, Back: -1}))
+	})
+}
+
+// A drain leaves two lines in the log: what begins, and how it went.
+func TestK20_4_ADrainIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	s := setup{config: session.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}}
+	inBubble(t, s, func(w *world) {
+		w.crowd(3)
+		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{Back: 2 * time.Second}))
+		require.Contains(w.t, log.String(), "session: drain begins\" node=local connections=3 over=0s back=2s spread=100ms")
+		require.Contains(w.t, log.String(), "session: drain is over\" node=local connections=3 took=0s")
+	})
 }

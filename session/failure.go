@@ -29,9 +29,10 @@ func (r *Registry) watchStore() {
 	if r.ctx.Err() != nil { // both have ended: the order was right
 		return
 	}
-	all := r.connections() // one that is still arriving finds out itself; see unserved
-	for _, c := range all {
-		c.Close(event.ClosedOf(store.ErrFailed))
+	all := r.connections()                                     // one that is still arriving finds out itself; see unserved
+	again := r.plan(DrainRequest{Back: defaultBack}, len(all)) // the host opens store and engine again
+	for i, c := range all {
+		c.Close(event.Unavailable.Closed(again.retry(r.elapsed(), i, len(all))))
 	}
 	close(r.failed)
 	err := r.storeError(r.ctx)

@@ -70,6 +70,6 @@ func (r *Registry) Doubt() (time.Time, bool) { return time.UnixMilli(r.doubt), r
 func (r *Registry) Orderly(ctx context.Context) {
 	if r.nodes == nil && r.ended.Load() {
 		r.orderly.Store(true)
-		r.lastBeat(ctx)
+		r.lastBeat(context.WithoutCancel(ctx))
 	}
 }

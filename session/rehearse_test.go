@@ -62,7 +62,7 @@ func TestEnforce_ACandidateIsRehearsed(t *testing.T) {
 		for a, data := range before {
 			require.Equal(w.t, data, w.stored(a).data, "%s", a)
 		}
-		require.Empty(w.t, w.events.take())
+		require.Equal(w.t, []string{"hook_failed "}, w.events.take(), "nothing else")
 		require.True(w.t, all[0].live())
 		w.login("cyd", "a1", "ios") // the live policy admits on
 		require.NoError(w.t, w.reg.Logout(w.t.Context(), "cyd", w.list("cyd")[0].Login))
