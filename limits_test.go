@@ -242,7 +242,7 @@ func tryMemstore(t *testing.T, _ *limitScene, v any) error {
 	}
 	st := memstore.New(c)
 	defer st.Close(context.Background())
-	issuer := event.NewIssuer(st.Info().Secret)
+	issuer := event.NewIssuer(st.Info().IDKey)
 	for _, reserve := range []bool{false, true} {
 		_, err := st.Commit(t.Context(), store.Batch{Account: "ann", Now: time.Now(), Reserve: reserve, Messages: []store.Message{{
 			ID: issuer.Issue(), Kind: event.KindMessage, From: "ann", Payload: []byte("x"), To: []store.Inbox{{Account: "ann"}},

@@ -7,13 +7,13 @@ import (
 )
 
 // MaxCleanBytes is how long a text of [CleanName] is at most. Five of them (name, model, OS, app version and IP of a device)
-// leave more than 200 bytes for an extension of the host's within the 1,024 bytes of a session.Description.
+// leave 224 bytes for an extension of the host's within the 1,024 bytes of a session.Description.
 const MaxCleanBytes = 160
 
 // CleanName makes a cosmetic text that a client sent fit to be shown and stored: the name or model of a device, its
-// operating system, an app's version, an IP address, a user agent. What it returns passes [CheckName] and has at most 128
-// characters and [MaxCleanBytes] bytes, so that a host can pass on what a client says without a refused login. It may be
-// empty. To clean a clean text changes nothing.
+// operating system, an app's version, an IP address, a user agent. The engine does it to every such text that it is given,
+// so that none refuses a login; a host needs it for texts that it keeps or compares itself. What it returns has at most 128
+// characters and [MaxCleanBytes] bytes, and passes [CheckName]. It may be empty. To clean a clean text changes nothing.
 //
 //   - Each run of bytes that are no UTF-8 becomes one U+FFFD.
 //   - Each run of white space, line ends and tabs included, becomes one space; at both ends it goes.
@@ -24,8 +24,14 @@ const MaxCleanBytes = 160
 //     cut between two of them. Pairs of regional indicators (flags) may be parted.
 //
 // It is for texts that nothing is looked up by. Identifiers are never changed: see [CheckID].
-func CleanName(s string) string {
-	if isClean(s) {
+func CleanName(s string) string { return clean(s, MaxNameRunes, MaxCleanBytes) }
+
+// CleanText is [CleanName] for a text with a bound of its own: what it returns has at most so many bytes, and as many
+// characters as fit. It cleans the notes of hosts.
+func CleanText(s string, bytes int) string { return clean(s, max(bytes, 0), max(bytes, 0)) }
+
+func clean(s string, runes, bytes int) string {
+	if isClean(s, min(runes, bytes)) {
 		return s
 	}
 	var b strings.Builder
@@ -42,23 +48,20 @@ func CleanName(s string) string {
 			space = false
 		}
 		b.WriteRune(r)
-		if b.Len() > cleanAhead {
+		if b.Len() > bytes+utf8.UTFMax { // a cut looks at the character behind it
 			break // the rest is cut off whatever it is
 		}
 	}
-	return cutName(b.String())
+	return cut(b.String(), runes, bytes)
 }
 
 // maxExtenders is how many combining characters are taken for one with what is before them. Real text has at most a few;
 // a family emoji has 10 characters.
 const maxExtenders = 16
 
-// cleanAhead is how many bytes are cleaned at most. A cut looks at the character behind it.
-const cleanAhead = MaxCleanBytes + utf8.UTFMax
-
 // isClean is a quick look at texts that are as they should be.
-func isClean(s string) bool {
-	if len(s) > MaxNameRunes {
+func isClean(s string, most int) bool {
+	if len(s) > most {
 		return false
 	}
 	before := byte(' ')
@@ -72,11 +75,11 @@ func isClean(s string) bool {
 	return s == "" || before != ' '
 }
 
-// cutName cuts a text of valid UTF-8 to its bounds.
-func cutName(s string) string {
+// cut cuts a text of valid UTF-8 to its bounds.
+func cut(s string, runes, bytes int) string {
 	end, n := len(s), 0
 	for i, r := range s {
-		if n == MaxNameRunes || i+utf8.RuneLen(r) > MaxCleanBytes {
+		if n == runes || i+utf8.RuneLen(r) > bytes {
 			end = i
 			break
 		}

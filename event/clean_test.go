@@ -77,3 +77,22 @@ func FuzzCleanName(f *testing.F) {
 		}
 	})
 }
+
+// CleanText is CleanName with another bound, which no character is cut in half for.
+func TestCleanText_HasItsOwnBound(t *testing.T) {
+	for _, tt := range []struct {
+		in    string
+		bytes int
+		want  string
+	}{
+		{"bye,\r\nAnn", 512, "bye, Ann"}, {strings.Repeat("手", 300), 512, strings.Repeat("手", 170)}, {strings.Repeat("a", 600), 512, strings.Repeat("a", 512)},
+		{"手手", 5, "手"}, {"手", 2, ""}, {"e\u0301x", 2, ""}, {"a b", 2, "a"}, {"a", 0, ""}, {"a", -1, ""}, {"", 0, ""}, {"\u0301", 1, ""},
+	} {
+		got := event.CleanText(tt.in, tt.bytes)
+		require.Equal(t, tt.want, got)
+		require.Equal(t, got, event.CleanText(got, tt.bytes), "to clean a clean text changes nothing")
+	}
+	for _, tt := range hostile {
+		require.Equal(t, event.CleanName(tt.text), event.CleanText(event.CleanName(tt.text), event.MaxCleanBytes))
+	}
+}

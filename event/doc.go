@@ -6,7 +6,11 @@
 // Every identifier has its own type. Those that come from a host or a client are checked at the boundary: [Account],
 // [DeviceID], [LoginID], [ConversationID] and [ClientMessageID] with their Validate method, a [Platform] with
 // [ParsePlatform], an [Address] with [ParseAddress], a [MessageID] with [Issuer.Issued]. The error is an [*InvalidError]
-// that names the field.
+// that names the field. Identifiers are never changed. Texts for people are never refused: [CleanName] makes any text fit.
+//
+// # Secrets
+//
+// A [ResumeToken] and an [IDKey] print and encode as placeholders, whatever holds them. Reveal returns what they hold.
 //
 // # Entries and frames
 //

@@ -45,7 +45,7 @@ func ExampleNewRegistry() {
 }
 
 func ExampleNewIssuer() {
-	issuer := event.NewIssuer([32]byte{1, 2, 3}) // the store's secret, from its Info
+	issuer := event.NewIssuer(event.IDKeyOf([32]byte{1, 2, 3})) // the store's key, from its Info
 	id := issuer.Issue()
 	fmt.Println(len(id), issuer.Issued(id), issuer.Issued("made-up"))
 	// Output: 26 true false

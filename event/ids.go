@@ -2,8 +2,6 @@ package event
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"strings"
 	"time"
 	"unicode"
@@ -21,7 +19,11 @@ const (
 )
 
 // Account is the owner of an inbox: an opaque string of the host's, 1 to 128 bytes of UTF-8 without control characters;
-// see [CheckID]. A tenant is a prefix that the host chooses.
+// see [CheckID]. A tenant is a prefix that the host chooses, and slashes are allowed: "acme/ann".
+//
+// An [Address] is no account: what has the form of one is refused wherever an account is meant, since it would otherwise be
+// the name of a new inbox. That is exactly a slash and, behind the last one, 32 characters of lowercase base32 (a to z, 2 to
+// 7) of which one at least is beyond f. A UUID or another hexadecimal number behind a slash is therefore part of an account.
 type Account string
 
 // DeviceID names one installed client. The client keeps it over logins. Same charset as [Account].
@@ -31,7 +33,8 @@ type DeviceID string
 type Platform string
 
 // LoginID names one login. It is an address that the account's other devices may see, never a credential:
-// 32 characters of lowercase base32 (a to z, 2 to 7) that carry 160 random bits.
+// 32 characters of lowercase base32 (a to z, 2 to 7) that carry 160 random bits. Calls that ask for a login of an account
+// take its [Address] as well, "account/loginID"; see [LoginID.Of].
 type LoginID string
 
 // MessageID names one message or operation in one store. It is opaque; see [Issuer].
@@ -68,8 +71,16 @@ type InvalidError struct {
 
 func (e *InvalidError) Error() string { return "invalid " + e.Field + ": " + e.Reason }
 
-// Validate reports whether a may name an account.
-func (a Account) Validate() error { return CheckID("account", string(a)) }
+// Validate reports whether a may name an account. The address of a login may not.
+func (a Account) Validate() error {
+	if err := CheckID("account", string(a)); err != nil {
+		return err
+	}
+	if isAddress(string(a)) {
+		return &InvalidError{Field: "account", Reason: "the address of a login; its account ends before the last slash"}
+	}
+	return nil
+}
 
 // Validate reports whether d may name a device.
 func (d DeviceID) Validate() error { return CheckID("device", string(d)) }
@@ -86,6 +97,23 @@ func (l LoginID) Validate() error {
 		return &InvalidError{Field: "login ID", Reason: "want 32 characters of lowercase base32"}
 	}
 	return nil
+}
+
+// Of returns the login of an account that is meant: l itself, or that of its address "account/loginID". An [*InvalidError] if
+// l has neither form, or is the address of a login of another account. Whether there is such a login is another question.
+func (l LoginID) Of(a Account) (LoginID, error) {
+	err := l.Validate()
+	if err == nil {
+		return l, nil
+	}
+	at, bad := ParseAddress(string(l))
+	switch {
+	case bad != nil:
+		return "", err
+	case at.Account != a:
+		return "", &InvalidError{Field: "login ID", Reason: "the address of a login of another account"}
+	}
+	return at.Login, nil
 }
 
 // CheckID reports whether s may be an identifier: 1 to 128 bytes of valid UTF-8 without control or bidirectional
@@ -123,8 +151,8 @@ func hasDots(s string) bool {
 }
 
 // CheckName reports whether s may be shown to people: at most 128 runes of valid UTF-8 without control or bidirectional
-// override characters; empty is allowed. The error is an [*InvalidError] with the given field. [CleanName] makes any text
-// pass.
+// override characters; empty is allowed. The error is an [*InvalidError] with the given field. It is for short texts of the
+// protocol that have to stay as they are, such as the nonce of a ping. [CleanName] makes any text pass.
 func CheckName(field, s string) error {
 	if n := utf8.RuneCountInString(s); n > MaxNameRunes {
 		return &InvalidError{Field: field, Reason: fmt.Sprintf("%d characters, at most %d", n, MaxNameRunes)}
@@ -198,7 +226,8 @@ func ParsePlatform(s string) (Platform, error) {
 	return Platform(b), nil
 }
 
-// Address names one login of one account.
+// Address names one login of one account. Its text is taken where a login of the own account is meant, and refused where an
+// account is meant.
 type Address struct {
 	Account Account
 	Login   LoginID
@@ -206,6 +235,16 @@ type Address struct {
 
 // String returns "account/loginID".
 func (a Address) String() string { return string(a.Account) + "/" + string(a.Login) }
+
+// isAddress reports whether s reads "account/loginID". What the last part must have beyond the form of a login ID, every ID of
+// NewLoginID has.
+func isAddress(s string) bool {
+	i := len(s) - loginIDBytes - 1
+	return i > 0 && s[i] == '/' && isBase32(s[i+1:], loginIDBytes) && !isHex(s[i+1:])
+}
+
+// isHex reports whether a text of lowercase base32 is one of hexadecimal digits, too.
+func isHex(s string) bool { return strings.IndexFunc(s, func(r rune) bool { return r > 'f' }) < 0 }
 
 // ParseAddress reads "account/loginID", split at the last slash, since an account may hold slashes itself.
 func ParseAddress(s string) (Address, error) {
@@ -221,32 +260,6 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, err
 	}
 	return a, nil
-}
-
-// ResumeToken is the secret with which a device comes back to its login: 256 random bits as 52 characters of lowercase
-// base32. It prints as a placeholder, also within structs, so that it does not end up in logs; convert it to a string to
-// hand it to its owner. Two ways around that are left: fmt calls no methods of unexported fields, so a struct that keeps
-// a token in one must not be printed; and encoding/json writes the token, since clients keep it in files.
-type ResumeToken string
-
-// String hides the token.
-func (ResumeToken) String() string { return "[resume token]" }
-
-// GoString hides the token.
-func (ResumeToken) GoString() string { return "[resume token]" }
-
-// Format hides the token whatever the verb.
-func (ResumeToken) Format(s fmt.State, _ rune) { io.WriteString(s, "[resume token]") }
-
-// LogValue hides the token.
-func (ResumeToken) LogValue() slog.Value { return slog.StringValue("[resume token]") }
-
-// Validate reports whether t has the form of a resume token.
-func (t ResumeToken) Validate() error {
-	if !isBase32(string(t), resumeTokenBytes) {
-		return &InvalidError{Field: "resume token", Reason: "want 52 characters of lowercase base32"}
-	}
-	return nil
 }
 
 // Millis is the resolution of every time that the engine stores or sends.

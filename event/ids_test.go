@@ -109,14 +109,14 @@ func TestCheckName(t *testing.T) {
 
 func TestSecretsAndAddresses_Form(t *testing.T) {
 	login := string(event.NewLoginID())
-	token := string(event.NewResumeToken())
+	token := event.NewResumeToken().Reveal()
 	types := []struct {
 		field string
 		good  string
 		check func(string) error
 	}{
 		{"login ID", login, func(s string) error { return event.LoginID(s).Validate() }},
-		{"resume token", token, func(s string) error { return event.ResumeToken(s).Validate() }},
+		{"resume token", token, func(s string) error { return event.ResumeTokenOf(s).Validate() }},
 	}
 	for _, typ := range types {
 		t.Run(typ.field, func(t *testing.T) {
@@ -144,7 +144,7 @@ func TestI24_FreshSecrets(t *testing.T) {
 		require.NoError(t, l.Validate())
 		require.NoError(t, s.Validate())
 		require.Len(t, string(l), 32)
-		require.Len(t, string(s), 52)
+		require.Len(t, s.Reveal(), 52)
 		logins[l], tokens[s] = true, true
 		for i := range len(l) {
 			seen[l[i]] = true
@@ -199,6 +199,31 @@ func TestS14_ParsePlatform(t *testing.T) {
 	}
 }
 
+// K12.4: a login of an account may be given by its ID or by its address.
+func TestLoginID_Of(t *testing.T) {
+	id := event.NewLoginID()
+	for _, tt := range []struct {
+		account event.Account
+		given   event.LoginID
+		reason  string // empty: it is meant
+	}{
+		{"ann", id, ""}, {"ann", "ann/" + id, ""}, {"acme/ann", "acme/ann/" + id, ""}, {"", id, ""},
+		{"ann", "bob/" + id, "another account"}, {"ann", "acme/ann/" + id, "another account"}, {"acme/ann", "ann/" + id, "another account"},
+		{"ann", "", "32 characters"}, {"ann", "ann", "32 characters"}, {"ann", "ann/", "32 characters"}, {"ann", "ann/" + id[1:], "32 characters"},
+		{"", "/" + id, "32 characters"}, {"ann", "ann/" + id + "/", "32 characters"}, {"ann", "ann//" + id, "another account"},
+	} {
+		got, err := tt.given.Of(tt.account)
+		if tt.reason == "" {
+			require.NoError(t, err)
+			require.Equal(t, id, got)
+			continue
+		}
+		require.Empty(t, got)
+		requireInvalid(t, err, "login ID", string(id))
+		require.ErrorContains(t, err, tt.reason)
+	}
+}
+
 func TestParseAddress(t *testing.T) {
 	login := event.NewLoginID()
 	tests := []struct {
@@ -209,12 +234,12 @@ func TestParseAddress(t *testing.T) {
 		{"plain", "ann/" + string(login), "ann", ""},
 		{"slashes in the account", "tenant/a/ann/" + string(login), "tenant/a/ann", ""},
 		{"account of a slash", "//" + string(login), "/", ""},
-		{"account that looks like an address", string(login) + "/" + string(login) + "/" + string(login), event.Account(login + "/" + login), ""},
+		{"account that looks like an address", "ann/" + string(login) + "/" + string(login), "", "account"},
 		{"no slash", string(login), "", "address"},
 		{"empty", "", "", "address"},
 		{"no account", "/" + string(login), "", "account"},
 		{"no login", "ann/", "", "login ID"},
-		{"slash behind", "ann/" + string(login) + "/", "", "login ID"},
+		{"slash behind", "ann/" + string(login) + "/", "", "account"},
 		{"bad account", "a\u202en/" + string(login), "", "account"},
 		{"bad login", "ann/" + string(login[1:]), "", "login ID"},
 		{"not UTF-8", "\xff/" + string(login), "", "account"},
@@ -237,7 +262,7 @@ func TestParseAddress(t *testing.T) {
 // TestI24_TokensDoNotPrint goes through the ways in which a token could end up in a log.
 func TestI24_TokensDoNotPrint(t *testing.T) {
 	token := event.NewResumeToken()
-	secret := string(token)
+	secret := token.Reveal()
 	type outer struct {
 		Token event.ResumeToken
 		List  []event.ResumeToken
@@ -266,7 +291,7 @@ func TestI24_TokensDoNotPrint(t *testing.T) {
 	require.Equal(t, "[resume token]", token.GoString())
 	require.Equal(t, "[resume token]", token.LogValue().String())
 	require.Equal(t, "[resume token] [resume token]", fmt.Sprintf("%s %d", token, token))
-	require.NotContains(t, (token[1:] + "!").Validate().Error(), secret[1:])
+	require.NotContains(t, event.ResumeTokenOf(secret[1:]+"!").Validate().Error(), secret[1:])
 
 	for _, handler := range []func(io.Writer) slog.Handler{
 		func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },

@@ -2,7 +2,6 @@ package event
 
 import (
 	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -16,45 +15,43 @@ var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPad
 
 // NewLoginID returns a fresh login ID of 160 bits from crypto/rand.
 func NewLoginID() LoginID {
-	var b [20]byte
-	rand.Read(b[:])
-	return LoginID(base32Lower.EncodeToString(b[:]))
-}
-
-// NewResumeToken returns a fresh secret of 256 bits from crypto/rand.
-func NewResumeToken() ResumeToken {
-	var b [32]byte
-	rand.Read(b[:])
-	return ResumeToken(base32Lower.EncodeToString(b[:]))
+	for {
+		var b [20]byte
+		rand.Read(b[:])
+		if s := base32Lower.EncodeToString(b[:]); !isHex(s) { // once in 10^13; see Account
+			return LoginID(s)
+		}
+	}
 }
 
 // Successor returns the token that follows t under a nonce: HMAC-SHA256 of the nonce with t's text as the key. It is the same
 // each time; the nonce alone says nothing about it. The nonce must come from crypto/rand.
 func (t ResumeToken) Successor(nonce [32]byte) ResumeToken {
-	h := hmac.New(sha256.New, []byte(t))
+	h := hmac.New(sha256.New, []byte(t.Reveal()))
 	h.Write(nonce[:])
-	return ResumeToken(base32Lower.EncodeToString(h.Sum(nil)))
+	return ResumeTokenOf(base32Lower.EncodeToString(h.Sum(nil)))
 }
 
 // Issuer makes message IDs and recognises those that belong to its store. An ID is one AES block over a random number of
-// the issuer, a counter and 32 zero bits, under the store's secret: it tells neither rate nor order, and an ID made
-// without the secret passes [Issuer.Issued] with a chance of 2^-32. It is safe for concurrent use.
+// the issuer, a counter and 32 zero bits, under the store's key: it tells neither rate nor order, and an ID made
+// without the key passes [Issuer.Issued] with a chance of 2^-32. It is safe for concurrent use.
 type Issuer struct {
-	block   cipher.Block
-	node    uint32
-	counter atomic.Uint64
+	seal, open func(dst, src []byte) // of the cipher. As functions, since fmt follows a pointer to its round keys
+	node       uint32
+	counter    atomic.Uint64
 }
 
-// NewIssuer returns an issuer for the store with the given secret. Issuers of one store do not repeat each other's IDs:
+// NewIssuer returns an issuer for the store with the given key. Issuers of one store do not repeat each other's IDs:
 // each begins at a random place among 2^96.
-func NewIssuer(secret [32]byte) *Issuer {
+func NewIssuer(key IDKey) *Issuer {
+	secret := key.Reveal()
 	block, err := aes.NewCipher(secret[:])
 	if err != nil {
 		panic(err) // a key of 32 bytes is always accepted
 	}
 	var b [12]byte
 	rand.Read(b[:])
-	i := &Issuer{block: block, node: binary.BigEndian.Uint32(b[:])}
+	i := &Issuer{seal: block.Encrypt, open: block.Decrypt, node: binary.BigEndian.Uint32(b[:])}
 	i.counter.Store(binary.BigEndian.Uint64(b[4:]))
 	return i
 }
@@ -64,7 +61,7 @@ func (i *Issuer) Issue() MessageID {
 	b := make([]byte, aes.BlockSize)
 	binary.BigEndian.PutUint32(b, i.node)
 	binary.BigEndian.PutUint64(b[4:], i.counter.Add(1))
-	i.block.Encrypt(b, b)
+	i.seal(b, b)
 	var text [messageIDBytes]byte
 	base32Lower.Encode(text[:], b)
 	return MessageID(text[:])
@@ -87,7 +84,7 @@ func (i *Issuer) Open(id MessageID) (number [12]byte, ok bool) {
 	if !decodeBase32(b, string(id)) {
 		return number, false // the last character of an ID carries two unused bits, which must be zero
 	}
-	i.block.Decrypt(b, b)
+	i.open(b, b)
 	copy(number[:], b)
 	return number, binary.BigEndian.Uint32(b[12:]) == 0
 }

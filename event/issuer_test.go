@@ -11,9 +11,9 @@ import (
 )
 
 func TestIssuer_KnowsItsOwn(t *testing.T) {
-	mine := event.NewIssuer([32]byte{1})
-	same := event.NewIssuer([32]byte{1})
-	other := event.NewIssuer([32]byte{2})
+	mine := event.NewIssuer(event.IDKeyOf([32]byte{1}))
+	same := event.NewIssuer(event.IDKeyOf([32]byte{1}))
+	other := event.NewIssuer(event.IDKeyOf([32]byte{2}))
 	for range 200 {
 		id := mine.Issue()
 		require.Len(t, string(id), 26)
@@ -25,12 +25,12 @@ func TestIssuer_KnowsItsOwn(t *testing.T) {
 
 // Stores keep messages in the order of what is sealed in their IDs.
 func TestIssuer_OpenIsInOrder(t *testing.T) {
-	mine, other := event.NewIssuer([32]byte{1}), event.NewIssuer([32]byte{2})
+	mine, other := event.NewIssuer(event.IDKeyOf([32]byte{1})), event.NewIssuer(event.IDKeyOf([32]byte{2}))
 	var last [12]byte
 	rises := 0
 	for range 500 {
 		id := mine.Issue()
-		number, ok := event.NewIssuer([32]byte{1}).Open(id)
+		number, ok := event.NewIssuer(event.IDKeyOf([32]byte{1})).Open(id)
 		require.True(t, ok)
 		if string(number[:]) > string(last[:]) {
 			rises++
@@ -44,7 +44,7 @@ func TestIssuer_OpenIsInOrder(t *testing.T) {
 
 // TestI23_MadeUpMessageIDs: an ID that the store did not issue is known as such.
 func TestI23_MadeUpMessageIDs(t *testing.T) {
-	issuer := event.NewIssuer([32]byte{7})
+	issuer := event.NewIssuer(event.IDKeyOf([32]byte{7}))
 	id := string(issuer.Issue())
 	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
 	for i := range len(id) {
@@ -77,7 +77,7 @@ func TestIssuer_UniqueWhenConcurrent(t *testing.T) {
 		all = map[event.MessageID]bool{}
 	)
 	for range issuers { // of one store: several nodes, or one that was opened again
-		issuer := event.NewIssuer([32]byte{9})
+		issuer := event.NewIssuer(event.IDKeyOf([32]byte{9}))
 		for range goroutines {
 			wg.Go(func() {
 				ids := make([]event.MessageID, each)

@@ -106,7 +106,7 @@ func appendWelcome(dst []byte, f *Welcome) ([]byte, error) {
 	dst = appendOptional(dst, "login", string(f.Login))
 	dst = appendPosition(dst, "position", f.Position)
 	dst = appendNumber(dst, "head", f.Head)
-	return append(appendOptional(dst, "token", string(f.Token)), '}'), nil
+	return append(appendOptional(dst, "token", f.Token.Reveal()), '}'), nil
 }
 
 func appendData(dst []byte, f *Data) ([]byte, error) {

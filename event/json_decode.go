@@ -30,7 +30,7 @@ func decodeFrame(d *decoder, o *object) Frame {
 			Login:    LoginID(o.needID("login")),
 			Position: o.position("position"),
 			Head:     o.needNumber("head"),
-			Token:    ResumeToken(o.id("token")),
+			Token:    ResumeTokenOf(o.id("token")),
 		}
 	case "data":
 		return decodeData(o)

@@ -86,7 +86,7 @@ func (g generator) entry(seq uint64) event.Entry {
 func (g generator) frame() event.Frame {
 	switch g.IntN(8) {
 	case 0:
-		return &event.Welcome{Login: event.LoginID(g.id()), Position: g.position(), Head: g.number(), Token: event.ResumeToken(g.maybe())}
+		return &event.Welcome{Login: event.LoginID(g.id()), Position: g.position(), Head: g.number(), Token: event.ResumeTokenOf(g.maybe())}
 	case 1:
 		f := &event.Data{Epoch: event.Epoch(g.number()), Prev: g.number() / 2, Redelivered: g.IntN(2) == 0}
 		f.Seq = f.Prev + uint64(g.IntN(3))

@@ -57,7 +57,7 @@ func (m *meaning) buildClient(t *testing.T) event.ClientFrame {
 func describe(t *testing.T, f event.Frame) *meaning {
 	switch f := f.(type) {
 	case *event.Welcome:
-		return &meaning{Frame: "welcome", Login: string(f.Login), Position: placeOf(f.Position), Head: &f.Head, Token: string(f.Token)}
+		return &meaning{Frame: "welcome", Login: string(f.Login), Position: placeOf(f.Position), Head: &f.Head, Token: f.Token.Reveal()}
 	case *event.Data:
 		epoch := uint64(f.Epoch)
 		m := &meaning{Frame: "data", Epoch: &epoch, Prev: &f.Prev, Seq: &f.Seq, Redelivered: f.Redelivered}
@@ -96,7 +96,7 @@ func describe(t *testing.T, f event.Frame) *meaning {
 func (m *meaning) build(t *testing.T) event.Frame {
 	switch m.Frame {
 	case "welcome":
-		return &event.Welcome{Login: event.LoginID(m.Login), Position: m.Position.position(), Head: *m.Head, Token: event.ResumeToken(m.Token)}
+		return &event.Welcome{Login: event.LoginID(m.Login), Position: m.Position.position(), Head: *m.Head, Token: event.ResumeTokenOf(m.Token)}
 	case "data":
 		f := &event.Data{Epoch: event.Epoch(*m.Epoch), Prev: *m.Prev, Seq: *m.Seq, Redelivered: m.Redelivered}
 		for _, e := range m.Entries {

@@ -44,21 +44,18 @@ func (n *Narrow) validate() error {
 			return &event.InvalidError{Field: list.name, Reason: fmt.Sprintf("%d names, at most %d", list.size, maxNarrow)}
 		}
 	}
-	for i, id := range n.Logins {
-		if err := id.Validate(); err != nil {
-			return fault.Item("logins", i, err)
-		}
+	if err := ownLogins("logins", n.Account, &n.Logins); err != nil {
+		return err
 	}
-	for i, id := range n.Except {
-		if err := id.Validate(); err != nil {
-			return fault.Item("except", i, err)
-		}
+	if err := ownLogins("except", n.Account, &n.Except); err != nil {
+		return err
 	}
 	for i, id := range n.Devices {
 		if err := id.Validate(); err != nil {
 			return fault.Item("devices", i, err)
 		}
 	}
+	n.Platforms = slices.Clone(n.Platforms)
 	for i, p := range n.Platforms {
 		p, err := event.ParsePlatform(string(p))
 		if err != nil {
@@ -66,6 +63,18 @@ func (n *Narrow) validate() error {
 		}
 		n.Platforms[i] = p
 	}
+	return nil
+}
+
+// ownLogins replaces a list of logins, and of addresses of logins of the account, by one of logins.
+func ownLogins(list string, account event.Account, ids *[]event.LoginID) (err error) {
+	all := slices.Clone(*ids)
+	for i, id := range all {
+		if all[i], err = id.Of(account); err != nil {
+			return fault.Item(list, i, err)
+		}
+	}
+	*ids = all
 	return nil
 }
 
@@ -147,11 +156,14 @@ func (n *Narrow) devices(ctx context.Context, reg *session.Registry) ([]event.In
 	return all, nil
 }
 
-// checkNarrow checks the choices of a call. Each account has one at most, and is among those that get it.
-func checkNarrow(all []Narrow, from event.Account, origin event.LoginID, gets func(event.Account) bool) error {
-	if len(all) > maxNarrow {
-		return &event.InvalidError{Field: "narrow", Reason: fmt.Sprintf("%d, at most %d", len(all), maxNarrow)}
+// checkNarrow checks the choices of a call, and replaces them by a copy with logins and platforms as the engine knows them.
+// Each account has one at most, and is among those that get it.
+func checkNarrow(narrow *[]Narrow, from event.Account, origin event.LoginID, gets func(event.Account) bool) error {
+	if len(*narrow) > maxNarrow {
+		return &event.InvalidError{Field: "narrow", Reason: fmt.Sprintf("%d, at most %d", len(*narrow), maxNarrow)}
 	}
+	all := slices.Clone(*narrow)
+	*narrow = all
 	for i := range all {
 		n := &all[i]
 		at := fmt.Sprintf("narrow[%d]", i)
@@ -178,10 +190,8 @@ func checkAddressees(q *SendRequest) error {
 	if len(q.Targets) > MaxTargets {
 		return &event.InvalidError{Field: "targets", Reason: fmt.Sprintf("%d logins, at most %d", len(q.Targets), MaxTargets)}
 	}
-	for i, t := range q.Targets {
-		if err := t.Validate(); err != nil {
-			return fault.Item("targets", i, err)
-		}
+	if err := ownLogins("targets", q.From, &q.Targets); err != nil {
+		return err
 	}
 	others := len(q.To)
 	if _, self := slices.BinarySearch(q.To, q.From); self {
@@ -197,11 +207,7 @@ func checkAddressees(q *SendRequest) error {
 	case q.Receipts > ReceiptsOff:
 		return &event.InvalidError{Field: "receipts", Reason: "unknown mode"}
 	}
-	q.Narrow = slices.Clone(q.Narrow)
-	for i := range q.Narrow {
-		q.Narrow[i].Platforms = slices.Clone(q.Narrow[i].Platforms)
-	}
-	return checkNarrow(q.Narrow, q.From, q.Origin, func(a event.Account) bool {
+	return checkNarrow(&q.Narrow, q.From, q.Origin, func(a event.Account) bool {
 		_, to := slices.BinarySearch(q.To, a)
 		return to || a == q.From && !q.NoSenderCopy
 	})

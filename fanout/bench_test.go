@@ -188,7 +188,7 @@ func (s *lateSink) Send(ctx context.Context, frames []event.Frame) error {
 
 // fill puts messages into ann's inbox, many at a time.
 func fill(b *testing.B, w *world, n int, payload []byte) {
-	issuer := event.NewIssuer(w.st.Info().Secret)
+	issuer := event.NewIssuer(w.st.Info().IDKey)
 	for n > 0 {
 		batch := store.Batch{Account: "bob", Now: time.Now()}
 		for range min(n, 1_000) {

@@ -53,7 +53,7 @@ func (r *Router) Claim(ctx context.Context, q ClaimRequest) (_ ClaimResult, err 
 	if r.ctx.Err() != nil {
 		return ClaimResult{}, ErrClosed
 	}
-	if _, err := r.acting(ctx, q.Account, q.Origin); err != nil {
+	if _, err := r.acting(ctx, q.Account, &q.Origin); err != nil {
 		return ClaimResult{}, notFound(err, ErrUnknownOrigin)
 	}
 	from, err := r.reg.Get(ctx, q.Account, q.Origin)
@@ -98,7 +98,8 @@ func (q *ClaimRequest) validate() error {
 	if err := q.Account.Validate(); err != nil {
 		return err
 	}
-	if err := q.Origin.Validate(); err != nil {
+	var err error
+	if q.Origin, err = q.Origin.Of(q.Account); err != nil {
 		return fault.Field("origin", err)
 	}
 	if err := event.CheckID("key", q.Key); err != nil {

@@ -349,6 +349,7 @@ func onDoubtfulNode(t *testing.T, conn transport.Conn, story func(t *testing.T, 
 			for _, c := range []interface{ Close(context.Context) error }{reg, r, st} {
 				require.NoError(t, c.Close(context.Background()))
 			}
+			time.Sleep(time.Second) // a call of the leases that hung may take until then to return: nobody waits for it
 		}()
 		res, err := reg.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
 		require.NoError(t, err)

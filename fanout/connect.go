@@ -32,7 +32,7 @@ func (r *Router) Connect(
 		name string
 		set  bool
 	}{
-		{"account", q.Account != "" && q.Account != in.Account}, {"login", q.Login != ""}, {"token", q.Token != ""},
+		{"account", q.Account != "" && q.Account != in.Account}, {"login", q.Login != ""}, {"token", !q.Token.IsZero()},
 		{"device", q.Device != ""}, {"description", q.Description != nil},
 	} {
 		if f.set {

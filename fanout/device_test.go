@@ -76,7 +76,7 @@ func (d *device) relogin() {
 func (d *device) attach(conn transport.Conn, q transporttest.AttachRequest) (transporttest.Handle, error) {
 	r := fanout.AttachRequest{Account: d.account, Login: q.Login, Token: q.Token, Position: q.Position, Tab: d.tab}
 	if d.vouched {
-		r.Login, r.Token, r.Device, r.Vouched = "", "", d.id, true
+		r.Login, r.Token, r.Device, r.Vouched = "", event.ResumeToken{}, d.id, true
 	}
 	att, err := d.w.r.Attach(context.Background(), r, conn)
 	if err != nil {

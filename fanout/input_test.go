@@ -210,7 +210,7 @@ func TestI23_I25_Adversary(t *testing.T) {
 		place := w.head("ann")
 
 		real := e[0].attempts(a[0].Login(), a[0].Token(), secret.ID, "ann")
-		made := e[0].attempts(event.NewLoginID(), event.NewResumeToken(), event.NewIssuer(w.st.Info().Secret).Issue(), "nobody")
+		made := e[0].attempts(event.NewLoginID(), event.NewResumeToken(), event.NewIssuer(w.st.Info().IDKey).Issue(), "nobody")
 		require.Equal(w.t, made, real, "no difference between what exists and what does not")
 
 		for _, frame := range []event.ClientFrame{
@@ -251,7 +251,7 @@ func TestI23_I25_Adversary(t *testing.T) {
 // TestI27_Bounds floods a router with everything that it remembers for a client.
 func TestI27_Bounds(t *testing.T) {
 	inMemory(t, fanout.Config{TrimInterval: -1}, func(w *world) {
-		issuer := event.NewIssuer(w.st.Info().Secret)
+		issuer := event.NewIssuer(w.st.Info().IDKey)
 		for i := range 6_000 {
 			_, err := w.r.MarkRead(context.Background(), fanout.MarkReadRequest{Account: many(1)[0] + event.Account(fmt.Sprint(i)), Message: issuer.Issue()})
 			require.NoError(w.t, err)

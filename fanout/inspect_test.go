@@ -97,7 +97,7 @@ func TestD6_PayloadsOnlyOnRequest(t *testing.T) {
 		_, dying := w.story()
 		raw, err := json.Marshal(w.inspect("ann", fanout.InspectOptions{}))
 		require.NoError(w.t, err)
-		for _, text := range []string{"poison", "draft text", string(dying.token)} {
+		for _, text := range []string{"poison", "draft text", dying.token.Reveal()} {
 			require.NotContains(w.t, string(raw), text)
 		}
 		in := w.inspect("ann", fanout.InspectOptions{Payloads: true})

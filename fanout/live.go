@@ -66,11 +66,11 @@ func (r *Router) publish(ctx context.Context, q PublishRequest) (int, error) {
 		return 0, ErrClosed
 	}
 	if q.Origin != "" {
-		if _, err := r.acting(ctx, q.From, q.Origin); err != nil {
+		if _, err := r.acting(ctx, q.From, &q.Origin); err != nil {
 			return 0, notFound(err, ErrUnknownOrigin)
 		}
 	}
-	err := checkNarrow(q.Narrow, q.From, q.Origin, func(a event.Account) bool {
+	err := checkNarrow(&q.Narrow, q.From, q.Origin, func(a event.Account) bool {
 		return slices.Contains(q.To, a) && a != q.From || a == q.From && q.Mirror
 	})
 	if err != nil {

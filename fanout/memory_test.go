@@ -152,7 +152,7 @@ func stuckLogins(t testing.TB, logins, window, taken int) float64 {
 	ctx := context.Background()
 	stuck, release := make(chan struct{}, logins), make(chan struct{})
 	requests := make([]fanout.AttachRequest, logins)
-	issuer := event.NewIssuer(w.st.Info().Secret)
+	issuer := event.NewIssuer(w.st.Info().IDKey)
 	for i := range requests {
 		account := event.Account(fmt.Sprint("a", i))
 		d := w.login(account, "d")

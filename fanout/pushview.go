@@ -108,8 +108,14 @@ func (r *Router) pushAttached(account event.Account) map[event.Incarnation]attac
 	return here
 }
 
-// acting resolves a login that does something, and notes that somebody uses its device.
-func (r *Router) acting(ctx context.Context, account event.Account, id event.LoginID) (session.Bound, error) {
+// acting resolves a login that does something, and notes that somebody uses its device. The address of the login is replaced by
+// the login.
+func (r *Router) acting(ctx context.Context, account event.Account, origin *event.LoginID) (session.Bound, error) {
+	id, err := origin.Of(account)
+	if err != nil {
+		return session.Bound{}, fault.Field("origin", err)
+	}
+	*origin = id
 	b, err := r.reg.Resolve(ctx, account, id)
 	if err != nil || r.cfg.Push.Hook == nil {
 		return b, fault.Field("origin", err)

@@ -64,7 +64,7 @@ func (r *Router) markReadChecked(ctx context.Context, q MarkReadRequest) (MarkRe
 		return MarkReadResult{}, ErrClosed
 	}
 	if q.Origin != "" {
-		if _, err := r.acting(ctx, q.Account, q.Origin); err != nil {
+		if _, err := r.acting(ctx, q.Account, &q.Origin); err != nil {
 			return MarkReadResult{}, notFound(err, ErrUnknownOrigin)
 		}
 	}

@@ -238,7 +238,7 @@ func TestEarlyReadMarks(t *testing.T) {
 		foreign := w.host("bob", "for cid", "cid").ID
 		res, err := w.r.MarkRead(ctx, fanout.MarkReadRequest{Account: "ann", Message: foreign})
 		require.NoError(w.t, err)
-		never := event.NewIssuer(w.st.Info().Secret).Issue()
+		never := event.NewIssuer(w.st.Info().IDKey).Issue()
 		same, err := w.r.MarkRead(ctx, fanout.MarkReadRequest{Account: "ann", Message: never})
 		require.NoError(w.t, err)
 		require.True(w.t, res.Pending)
@@ -342,7 +342,7 @@ func TestEarlyReadMarksAreBounded(t *testing.T) {
 		ctx := context.Background()
 		st := &markingStore{Store: w.st, before: true}
 		r2 := w.second(st, fanout.Config{})
-		issuer := event.NewIssuer(w.st.Info().Secret)
+		issuer := event.NewIssuer(w.st.Info().IDKey)
 		fill := func(account event.Account, n int) {
 			for range n {
 				_, err := r2.MarkRead(ctx, fanout.MarkReadRequest{Account: account, Message: issuer.Issue()})

@@ -163,7 +163,7 @@ func TestD8_NothingIsLeft(t *testing.T) {
 		a := w.ready("ann-account", "ann-phone", "ann-desk")
 		w.send(b[0], "kept by bob", "ann-account")
 		w.post(fanout.SendRequest{From: "ann-account", Origin: a[0].Login(), ClientID: "ann-client-id", Conversation: "ann-talk", Payload: long("ann-secret")})
-		early := event.NewIssuer(w.st.Info().Secret).Issue()
+		early := event.NewIssuer(w.st.Info().IDKey).Issue()
 		_, err := w.r.MarkRead(ctx, fanout.MarkReadRequest{Account: "ann-account", Message: early})
 		require.NoError(w.t, err)
 		_, err = w.r.MarkRead(ctx, fanout.MarkReadRequest{Account: "ann-account", Conversation: "ann-talk", Seq: 2})

@@ -131,7 +131,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 		return nil, err
 	}
 	r := &Router{
-		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(),
+		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().IDKey), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(),
 		times: reg.Clock(),
 	}
 	r.early.waiting = waiting

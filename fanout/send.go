@@ -134,7 +134,7 @@ func (r *Router) accept(ctx context.Context, q SendRequest) (SendResult, error) 
 	}
 	var from session.Bound
 	if q.Origin != "" {
-		if from, err = r.acting(ctx, q.From, q.Origin); err != nil {
+		if from, err = r.acting(ctx, q.From, &q.Origin); err != nil {
 			return SendResult{}, notFound(err, ErrUnknownOrigin)
 		}
 	}

@@ -226,7 +226,7 @@ func (c *strangeClient) serve(conn *strangeConn, att *fanout.Attachment, random 
 				c.fails("a second welcome")
 			}
 			first, at = false, f.Position
-			if f.Token != "" {
+			if !f.Token.IsZero() {
 				c.token = f.Token
 			}
 			if c.pos == nil || c.pos.Seq < f.Position.Seq { // it has not named its position, and the cursor has passed what was skipped

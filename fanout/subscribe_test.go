@@ -102,7 +102,7 @@ func TestRegistryAttach_IsRefusedWhereARouterDelivers(t *testing.T) {
 		q := session.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}
 		for _, vouched := range []bool{false, true} {
 			if q.Vouched = vouched; vouched {
-				q.Token = ""
+				q.Token = event.ResumeToken{}
 			}
 			_, err = w.reg.Attach(context.Background(), q, transporttest.NewPair(transporttest.PairConfig{}).Conn())
 			require.ErrorIs(w.t, err, session.ErrListening)

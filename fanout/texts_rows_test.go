@@ -2,7 +2,6 @@ package fanout_test
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -32,12 +31,12 @@ func routerRows() map[string]called {
 		"New": newRow(),
 		"Router.Trim": {
 			text: "trim", do: func(ctx context.Context, s *scene) error { return trim(ctx, s, "ann") }, reads: true,
-			fields: []badField{{"account", faulttest.IDs, func(ctx context.Context, s *scene, v string) error { return trim(ctx, s, event.Account(v)) }}},
+			fields: []badField{{"account", faulttest.Accounts, func(ctx context.Context, s *scene, v string) error { return trim(ctx, s, event.Account(v)) }}},
 		},
 		"Router.Inspect": {
 			text: "inspect", do: inspect.do, closes: true, reads: true,
 			fields: []badField{
-				{"account", faulttest.IDs, func(ctx context.Context, s *scene, v string) error {
+				{"account", faulttest.Accounts, func(ctx context.Context, s *scene, v string) error {
 					return given(s.r.Inspect(ctx, event.Account(v), i{}))
 				}},
 				inspect.with("limit", nil, func(_ *scene, o *i, _ string) { o.Limit = -1 }),
@@ -162,16 +161,13 @@ func newRow() called {
 
 // ofConnection are the fields that Attach and Connect have in common. The description is that of description(q).
 func ofConnection[Q any](r request[Q], of func(q *Q) *fanout.AttachRequest, description func(q *Q) *session.Description) []badField {
-	texts := append([]string{strings.Repeat("a", event.MaxNameRunes+1)}, faulttest.Texts...)
 	return []badField{
 		r.with("tab", faulttest.IDs[1:], func(_ *scene, q *Q, v string) { of(q).Tab = v }),
 		r.with("window", nil, func(_ *scene, q *Q, _ string) { of(q).Window = -1 }),
 		r.with("windowBytes", nil, func(_ *scene, q *Q, _ string) { of(q).WindowBytes = 1 << 30 }),
 		r.with("ackWait", nil, func(_ *scene, q *Q, _ string) { of(q).AckWait = -1 }),
 		r.with("frameWrite", nil, func(_ *scene, q *Q, _ string) { of(q).FrameWrite = -1 }),
-		r.with("description.name", texts, func(_ *scene, q *Q, v string) { description(q).Name = v }),
-		r.with("description.IP", texts, func(_ *scene, q *Q, v string) { description(q).IP = v }),
-		r.with("description", nil, func(_ *scene, q *Q, _ string) { description(q).Extension = make([]byte, 1_025) }),
+		r.with("description.extension", nil, func(_ *scene, q *Q, _ string) { description(q).Extension = make([]byte, 1_025) }),
 	}
 }
 
@@ -213,12 +209,12 @@ func attachRows() map[string]called {
 		"Router.Attach": {
 			text: "attach", do: attach.do, closes: true, reads: true,
 			fields: append(ofConnection(attach, of, func(q *q) *session.Description { return q.q.Description }),
-				attach.with("account", faulttest.IDs, func(_ *scene, q *q, v string) { q.q.Account = event.Account(v) }),
-				attach.with("login", faulttest.Secrets, func(_ *scene, q *q, v string) { q.q.Login = event.LoginID(v) }),
-				attach.with("token", faulttest.Secrets, func(_ *scene, q *q, v string) { q.q.Token = event.ResumeToken(v) }),
+				attach.with("account", faulttest.Accounts, func(_ *scene, q *q, v string) { q.q.Account = event.Account(v) }),
+				attach.with("login", faulttest.Logins, func(_ *scene, q *q, v string) { q.q.Login = event.LoginID(v) }),
+				attach.with("token", faulttest.Secrets, func(_ *scene, q *q, v string) { q.q.Token = event.ResumeTokenOf(v) }),
 				attach.with("device", nil, func(_ *scene, q *q, _ string) { q.q.Device = "a1" }),
 				attach.with("device", faulttest.IDs[1:], func(_ *scene, q *q, v string) {
-					q.q.Vouched, q.q.Login, q.q.Token, q.q.Device = true, "", "", event.DeviceID(v)
+					q.q.Vouched, q.q.Login, q.q.Token, q.q.Device = true, "", event.ResumeToken{}, event.DeviceID(v)
 				}),
 				attach.with("conn", nil, func(_ *scene, q *q, _ string) { q.conn = nil }),
 			),
@@ -240,7 +236,7 @@ func attachRows() map[string]called {
 		"Router.Connect": {
 			text: "connect", do: connect.do, closes: true, reads: true,
 			fields: append(ofConnection(connect, of, func(q *q) *session.Description { return &q.in.Description }),
-				connect.with("account", faulttest.IDs, func(_ *scene, q *q, v string) { q.in.Account = event.Account(v) }),
+				connect.with("account", faulttest.Accounts, func(_ *scene, q *q, v string) { q.in.Account = event.Account(v) }),
 				connect.with("account", nil, func(_ *scene, q *q, _ string) { q.q.Account = "bob" }),
 				connect.with("device", faulttest.IDs, func(_ *scene, q *q, v string) { q.in.Device = event.DeviceID(v) }),
 				connect.with("device", nil, func(_ *scene, q *q, _ string) { q.q.Device = "m1" }),

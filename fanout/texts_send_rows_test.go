@@ -70,14 +70,14 @@ func narrowed[Q any](r request[Q], of func(q *Q) *[]fanout.Narrow) []badField {
 		}),
 		one("narrow[0]", nil, func(_ *scene, n *fanout.Narrow, _ string) { n.Devices = nil }),
 		one("narrow[0]", nil, func(_ *scene, n *fanout.Narrow, _ string) { n.Account = "bob" }),
-		one("narrow[0].account", faulttest.IDs, func(_ *scene, n *fanout.Narrow, v string) { n.Account = event.Account(v) }),
+		one("narrow[0].account", faulttest.Accounts, func(_ *scene, n *fanout.Narrow, v string) { n.Account = event.Account(v) }),
 		one("narrow[0].devices[1]", faulttest.IDs, func(_ *scene, n *fanout.Narrow, v string) {
 			n.Devices = append(n.Devices, event.DeviceID(v))
 		}),
-		one("narrow[0].logins[1]", faulttest.Secrets, func(s *scene, n *fanout.Narrow, v string) {
+		one("narrow[0].logins[1]", faulttest.Logins, func(s *scene, n *fanout.Narrow, v string) {
 			n.Logins = []event.LoginID{s.d.Login(), event.LoginID(v)}
 		}),
-		one("narrow[0].except[0]", faulttest.Secrets, func(_ *scene, n *fanout.Narrow, v string) { n.Except = []event.LoginID{event.LoginID(v)} }),
+		one("narrow[0].except[0]", faulttest.Logins, func(_ *scene, n *fanout.Narrow, v string) { n.Except = []event.LoginID{event.LoginID(v)} }),
 		one("narrow[0].platforms[0]", faulttest.Platforms, func(_ *scene, n *fanout.Narrow, v string) {
 			n.Platforms = []event.Platform{event.Platform(v)}
 		}),
@@ -97,8 +97,8 @@ func sendRow() called {
 		func(ctx context.Context, s *scene, q q) error { return given(s.r.Send(ctx, q)) },
 	}
 	fields := append(narrowed(r, func(q *q) *[]fanout.Narrow { return &q.Narrow }),
-		r.with("from", faulttest.IDs, func(_ *scene, q *q, v string) { q.From = event.Account(v) }),
-		r.with("origin", faulttest.Secrets[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
+		r.with("from", faulttest.Accounts, func(_ *scene, q *q, v string) { q.From = event.Account(v) }),
+		r.with("origin", faulttest.Logins[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
 		r.with("clientID", faulttest.IDs[1:], func(_ *scene, q *q, v string) { q.ClientID = event.ClientMessageID(v) }),
 		r.with("kind", kinds, func(_ *scene, q *q, v string) { q.Kind = event.Kind(v) }),
 		r.with("kind", []string{"typing", "receipt.read", "device.login", "claim", "conversation.read"}, func(_ *scene, q *q, v string) {
@@ -113,15 +113,15 @@ func sendRow() called {
 		r.with("TTL", nil, func(_ *scene, q *q, _ string) { q.TTL = -1 }),
 		r.with("TTL", nil, func(_ *scene, q *q, _ string) { q.TTL = 1 }),
 		r.with("payload", nil, func(_ *scene, q *q, _ string) { q.Payload = make([]byte, fanout.MaxPayloadBytes+1) }),
-		r.with("to[1]", faulttest.IDs, func(_ *scene, q *q, v string) { q.To = append(q.To, event.Account(v)) }),
-		r.with("members", faulttest.IDs, func(_ *scene, q *q, v string) { q.Members = slices.Values([]event.Account{event.Account(v)}) }),
+		r.with("to[1]", faulttest.Accounts, func(_ *scene, q *q, v string) { q.To = append(q.To, event.Account(v)) }),
+		r.with("members", faulttest.Accounts, func(_ *scene, q *q, v string) { q.Members = slices.Values([]event.Account{event.Account(v)}) }),
 		r.with("to", nil, func(_ *scene, q *q, _ string) { q.To = make([]event.Account, fanout.MaxRecipients+1) }),
 		r.with("to", nil, func(_ *scene, q *q, _ string) { q.To, q.NoSenderCopy = nil, true }),
 		r.with("to", nil, func(_ *scene, q *q, _ string) { q.Kind = event.KindConversationPin }),
 		r.with("to", nil, func(s *scene, q *q, _ string) { q.Kind, q.Of = event.KindDeleteForMe, s.got.ID }),
 		r.with("targets", nil, func(s *scene, q *q, _ string) { q.Targets = []event.LoginID{s.d.Login()} }),
 		r.with("targets", nil, func(_ *scene, q *q, _ string) { q.To, q.Targets = nil, make([]event.LoginID, fanout.MaxTargets+1) }),
-		r.with("targets[0]", faulttest.Secrets, func(_ *scene, q *q, v string) { q.To, q.Targets = nil, []event.LoginID{event.LoginID(v)} }),
+		r.with("targets[0]", faulttest.Logins, func(_ *scene, q *q, v string) { q.To, q.Targets = nil, []event.LoginID{event.LoginID(v)} }),
 		r.with("receipts", nil, func(_ *scene, q *q, _ string) { q.Receipts = 9 }),
 		r.with("receipts", nil, func(_ *scene, q *q, _ string) { q.To, q.Receipts = many(201), fanout.ReceiptsOn }),
 	)
@@ -149,15 +149,15 @@ func publishRow() called {
 		func(ctx context.Context, s *scene, q q) error { return given(s.r.Publish(ctx, q)) },
 	}
 	fields := append(narrowed(r, func(q *q) *[]fanout.Narrow { return &q.Narrow }),
-		r.with("from", faulttest.IDs, func(_ *scene, q *q, v string) { q.From = event.Account(v) }),
-		r.with("origin", faulttest.Secrets[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
+		r.with("from", faulttest.Accounts, func(_ *scene, q *q, v string) { q.From = event.Account(v) }),
+		r.with("origin", faulttest.Logins[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
 		r.with("kind", append(kinds, ""), func(_ *scene, q *q, v string) { q.Kind = event.Kind(v) }),
 		r.with("kind", nil, func(_ *scene, q *q, _ string) { q.Kind = event.KindRead }),
 		r.with("conversation", faulttest.IDs[1:], func(_ *scene, q *q, v string) { q.Conversation = event.ConversationID(v) }),
 		r.with("subject", subjects, func(_ *scene, q *q, v string) { q.Subject = v }),
 		r.with("priority", nil, func(_ *scene, q *q, _ string) { q.Priority = 9 }),
 		r.with("payload", nil, func(_ *scene, q *q, _ string) { q.Payload = make([]byte, fanout.MaxPayloadBytes+1) }),
-		r.with("to[1]", faulttest.IDs, func(_ *scene, q *q, v string) { q.To = append(q.To, event.Account(v)) }),
+		r.with("to[1]", faulttest.Accounts, func(_ *scene, q *q, v string) { q.To = append(q.To, event.Account(v)) }),
 		r.with("to", nil, func(_ *scene, q *q, _ string) { q.To = make([]event.Account, fanout.MaxRecipients+1) }),
 	)
 	return called{text: "publish", do: r.do, fields: fields, closes: true, fails: []failure{
@@ -193,8 +193,8 @@ func readRows() map[string]called {
 		"Router.MarkRead": {
 			text: "mark read", do: mark.do, closes: true, reads: true,
 			fields: []badField{
-				mark.with("account", faulttest.IDs, func(_ *scene, q *q, v string) { q.Account = event.Account(v) }),
-				mark.with("origin", faulttest.Secrets[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
+				mark.with("account", faulttest.Accounts, func(_ *scene, q *q, v string) { q.Account = event.Account(v) }),
+				mark.with("origin", faulttest.Logins[1:], func(_ *scene, q *q, v string) { q.Origin = event.LoginID(v) }),
 				mark.with("conversation", faulttest.IDs, func(_ *scene, q *q, v string) { q.Conversation = event.ConversationID(v) }),
 				mark.with("conversation", faulttest.IDs[1:], func(s *scene, q *q, v string) {
 					q.Conversation, q.Seq, q.Message = event.ConversationID(v), 0, s.got.ID
@@ -212,8 +212,8 @@ func readRows() map[string]called {
 		"Router.ClearUnread": {
 			text: "clear unread", do: clear.do, closes: true, reads: true,
 			fields: []badField{
-				clear.with("account", faulttest.IDs, func(_ *scene, q *c, v string) { q.Account = event.Account(v) }),
-				clear.with("origin", faulttest.Secrets[1:], func(_ *scene, q *c, v string) { q.Origin = event.LoginID(v) }),
+				clear.with("account", faulttest.Accounts, func(_ *scene, q *c, v string) { q.Account = event.Account(v) }),
+				clear.with("origin", faulttest.Logins[1:], func(_ *scene, q *c, v string) { q.Origin = event.LoginID(v) }),
 				clear.with("conversation", faulttest.IDs[1:], func(_ *scene, q *c, v string) { q.Conversation = event.ConversationID(v) }),
 			},
 			fails: []failure{clear.fails(fanout.ErrUnknownOrigin, func(_ *scene, q *c) { q.Origin = unknown() })},
@@ -221,7 +221,7 @@ func readRows() map[string]called {
 		"Router.Unread": {
 			text: "unread", do: unread.do, reads: true,
 			fields: []badField{
-				unread.with("account", faulttest.IDs, func(_ *scene, q *u, v string) { q.account = event.Account(v) }),
+				unread.with("account", faulttest.Accounts, func(_ *scene, q *u, v string) { q.account = event.Account(v) }),
 				unread.with("conversation", faulttest.IDs[1:], func(_ *scene, q *u, v string) { q.conversation = event.ConversationID(v) }),
 			},
 		},
@@ -238,8 +238,8 @@ func entryRows() map[string]called {
 	rows := map[string]called{"Router.Claim": {
 		text: "claim", do: claim.do, closes: true, reads: true,
 		fields: []badField{
-			claim.with("account", faulttest.IDs, func(_ *scene, q *c, v string) { q.Account = event.Account(v) }),
-			claim.with("origin", faulttest.Secrets, func(_ *scene, q *c, v string) { q.Origin = event.LoginID(v) }),
+			claim.with("account", faulttest.Accounts, func(_ *scene, q *c, v string) { q.Account = event.Account(v) }),
+			claim.with("origin", faulttest.Logins, func(_ *scene, q *c, v string) { q.Origin = event.LoginID(v) }),
 			claim.with("key", faulttest.IDs, func(_ *scene, q *c, v string) { q.Key = v }),
 			claim.with("conversation", faulttest.IDs[1:], func(_ *scene, q *c, v string) { q.Conversation = event.ConversationID(v) }),
 			claim.with("data", nil, func(_ *scene, q *c, _ string) { q.Data = make([]byte, fanout.MaxClaimBytes+1) }),
@@ -266,7 +266,7 @@ func entryRows() map[string]called {
 		rows[name] = called{
 			text: text, do: park.do, closes: true, reads: true,
 			fields: []badField{
-				park.with("account", faulttest.IDs, func(_ *scene, q *p, v string) { q.Account = event.Account(v) }),
+				park.with("account", faulttest.Accounts, func(_ *scene, q *p, v string) { q.Account = event.Account(v) }),
 				park.with("device", faulttest.IDs, func(_ *scene, q *p, v string) { q.Device = event.DeviceID(v) }),
 				park.with("entry.epoch", nil, func(_ *scene, q *p, _ string) { q.Position.Epoch++ }),
 				park.with("entry.seq", nil, func(_ *scene, q *p, _ string) { q.Position.Seq = 0 }),

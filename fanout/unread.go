@@ -253,7 +253,7 @@ func (r *Router) clearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUn
 		return out, err
 	}
 	if q.Origin != "" {
-		if _, err := r.acting(ctx, q.Account, q.Origin); err != nil {
+		if _, err := r.acting(ctx, q.Account, &q.Origin); err != nil {
 			return out, notFound(err, ErrUnknownOrigin)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"slices"
 
 	"github.com/manydevice/manydevice/event"
 )
@@ -37,12 +36,7 @@ func New(r Rules) (*Policy, error) {
 
 // compile makes the policy of rules that are valid and whose defaults are filled in.
 func compile(r Rules) *Policy {
-	names := builtIn()
-	for name := range r.Platforms {
-		if name != Other && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
+	names := r.platforms()
 	groups := make(map[event.Platform]mark)
 	for i := range r.Groups {
 		for _, m := range r.members(&r.Groups[i]) {
@@ -66,6 +60,10 @@ func compile(r Rules) *Policy {
 
 // Rules returns a copy of the rules, with the defaults filled in.
 func (p *Policy) Rules() Rules { return p.compiled().rules.clone() }
+
+// Platforms returns the platforms that are known: those that always are, in a fixed order, then those that the rules add, in
+// alphabetical order. A closed platform is a known one. [Other] is none. The slice is the caller's.
+func (p *Policy) Platforms() Platforms { return p.compiled().rules.platforms() }
 
 // Tabs returns how many connections one login on the platform may have at once: 1 if the newest replaces the one
 // before, and for platforms that are refused.

@@ -268,7 +268,7 @@ func ExampleExplanation_Summary() {
 	var p policy.Policy // of the zero Rules
 	fmt.Println(p.Explain(nil, policy.Newcomer{Platform: "ipad"}, time.Time{}).Summary())
 	// Output:
-	// refused: platform "ipad" is not known
+	// refused: platform "ipad" is not one of android, ios, web, windows, macos, linux, harmony
 }
 
 func ExamplePolicy_MayReplace() {

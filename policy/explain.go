@@ -14,6 +14,8 @@ type Explanation struct {
 	Decision
 	// Newcomer is the one that was decided about. A refusal by [RuleUnknownPlatform] is about its Platform.
 	Newcomer Newcomer
+	// Known are the platforms that are known, if the newcomer is refused because its own is not. Nil otherwise.
+	Known Platforms
 	// Steps are the rules that were asked, in order. A rule that refuses or asks is the last. There are none if the
 	// platform is unknown.
 	Steps []Step
@@ -45,6 +47,7 @@ type Step struct {
 func (p *Policy) Explain(logins []Login, in Newcomer, now time.Time) Explanation {
 	e := Explanation{Newcomer: in}
 	e.Decision = p.decide(logins, in, now, nil, nil, &e)
+	e.know(p)
 	return e
 }
 
@@ -52,18 +55,24 @@ func (p *Policy) Explain(logins []Login, in Newcomer, now time.Time) Explanation
 func (p *Policy) ExplainAnswer(logins []Login, in Newcomer, now time.Time, a Answer) Explanation {
 	e := Explanation{Newcomer: in}
 	e.Decision = p.decide(logins, in, now, &a, nil, &e)
+	e.know(p)
 	return e
 }
 
+// know notes which platforms are known, if that is what the newcomer is refused for.
+func (e *Explanation) know(p *Policy) {
+	if e.Rule == RuleUnknownPlatform || e.Verdict == Refuse && e.Rule == RulePlatform && e.Limit == 0 && e.Platform == Other {
+		e.Known = p.Platforms()
+	}
+}
+
 // Summary returns the verdict as one line of text for people. A refusal names what it is about: the platform that is not
-// known or closed, or the rule with its limit, how many logins must end, and why it did not evict. The wording is not
+// known, with those that are, or that is closed, or the rule with its limit, how many logins must end, and why it did not evict. The wording is not
 // stable.
 func (e Explanation) Summary() string {
 	switch {
-	case e.Rule == RuleUnknownPlatform:
-		return fmt.Sprintf("refused: platform %s is not known", e.platform())
-	case e.Verdict == Refuse && e.Rule == RulePlatform && e.Limit == 0 && e.Platform == Other:
-		return fmt.Sprintf("refused: platform %s is not known, and unknown ones are closed", e.platform())
+	case len(e.Known) > 0:
+		return fmt.Sprintf("refused: platform %s is not one of %v", e.platform(), e.Known)
 	case e.Verdict == Refuse && e.Rule == RulePlatform && e.Limit == 0:
 		return fmt.Sprintf("refused: platform %s is closed", e.platform())
 	case e.Verdict == Refuse:

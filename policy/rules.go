@@ -2,8 +2,10 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -131,6 +133,38 @@ func (r Rules) clone() Rules {
 // builtIn are the platforms that are always known.
 func builtIn() []event.Platform {
 	return []event.Platform{"android", "ios", "web", "windows", "macos", "linux", "harmony"}
+}
+
+// Platforms are names of platforms.
+type Platforms []event.Platform
+
+// maxListed is how many platforms a text names: those that are always known, and some more.
+const maxListed = 24
+
+// String returns the names as a list for people. Of many it has the first 24, and the number of the others.
+func (all Platforms) String() string {
+	var b strings.Builder
+	for i, p := range all[:min(len(all), maxListed)] {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(p))
+	}
+	if more := len(all) - maxListed; more > 0 {
+		fmt.Fprintf(&b, " and %d more", more)
+	}
+	return b.String()
+}
+
+// platforms returns the known platforms.
+func (r *Rules) platforms() Platforms {
+	all := Platforms(builtIn())
+	for _, name := range slices.Sorted(maps.Keys(r.Platforms)) {
+		if name != Other && !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }
 
 // known reports whether the platform is a known one.

@@ -314,7 +314,7 @@ func (s *step) bind(in *arrival, tab string) {
 		s.r.replaced.add(s.rec.login(k.login), now)
 	}
 	s.fenced, s.displaced, moves = k.makeRoom(tab, in.tabs, moves, now)
-	if tab != "" || in.token != "" || in.parked != nil || moves > 0 || in.idle != 0 {
+	if tab != "" || !in.token.IsZero() || in.parked != nil || moves > 0 || in.idle != 0 {
 		c.extra = &extra{token: in.token, tab: strings.Clone(tab), parked: in.parked, moves: moves, at: now, idle: in.idle}
 	}
 	k.conns = append(k.conns, c)

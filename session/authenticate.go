@@ -28,7 +28,7 @@ func (r *Registry) Authenticate(ctx context.Context, account event.Account, id e
 	// It is not limited like attaches: anybody may try it for any account, and would keep the account's own devices out.
 	var refusal error
 	view, err := r.looking(ctx, account, func(s *step) *login {
-		l := s.rec.login(id)
+		l := s.rec.login(q.Login)
 		refusal = nil
 		switch {
 		case l == nil:
@@ -54,7 +54,8 @@ func (r *Registry) Current(ctx context.Context, account event.Account, id event.
 	if err := account.Validate(); err != nil {
 		return Session{}, err
 	}
-	if err := id.Validate(); err != nil {
+	id, err = id.Of(account)
+	if err != nil {
 		return Session{}, fault.Field("login", err)
 	}
 	return r.looking(ctx, account, func(s *step) *login { return s.rec.login(id) })

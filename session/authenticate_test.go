@@ -45,10 +45,10 @@ func TestAuthenticate_IsTheHolderOfTheToken(t *testing.T) {
 			require.Equal(w.t, tt.account, s.Account)
 		}
 		for field, bad := range map[string][3]string{
-			"account": {"..", string(g.id), string(g.token)}, "login": {"ann", "x", string(g.token)},
+			"account": {"..", string(g.id), g.token.Reveal()}, "login": {"ann", "x", g.token.Reveal()},
 			"token": {"ann", string(g.id), ""},
 		} {
-			_, err := w.reg.Authenticate(w.t.Context(), event.Account(bad[0]), event.LoginID(bad[1]), event.ResumeToken(bad[2]))
+			_, err := w.reg.Authenticate(w.t.Context(), event.Account(bad[0]), event.LoginID(bad[1]), event.ResumeTokenOf(bad[2]))
 			invalid, ok := errors.AsType[*event.InvalidError](err)
 			require.True(w.t, ok, "%v", err)
 			require.Equal(w.t, field, invalid.Field)

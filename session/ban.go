@@ -17,7 +17,7 @@ type BanRequest struct {
 	Account event.Account
 	// Until is when the ban ends by itself: in the future, up to the year 9999. Zero means never.
 	Until time.Time
-	// Note is shown to whoever uses the account's devices: at most 512 bytes.
+	// Note is shown to whoever uses the account's devices; see [KickRequest.Note].
 	Note string
 }
 
@@ -99,9 +99,7 @@ func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error)
 	if err := q.Account.Validate(); err != nil {
 		return nil, err
 	}
-	if err := checkNote(q.Note); err != nil {
-		return nil, err
-	}
+	q.Note = event.CleanText(q.Note, maxNote)
 	b := &ban{Reason: event.Banned, Note: q.Note}
 	if !q.Until.IsZero() {
 		switch b.Until = q.Until.UnixMilli(); {
@@ -163,7 +161,7 @@ type DeleteRequest struct {
 	// Refuse: later logins are refused with a [*BannedError] of reason account_deleted, until Unban. Otherwise whoever
 	// logs in under that name begins anew.
 	Refuse bool
-	// Note is shown to whoever uses the account's devices: at most 512 bytes.
+	// Note is shown to whoever uses the account's devices; see [KickRequest.Note].
 	Note string
 }
 
@@ -180,9 +178,7 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) (_ []Ende
 	if err := q.Account.Validate(); err != nil {
 		return nil, err
 	}
-	if err := checkNote(q.Note); err != nil {
-		return nil, err
-	}
+	q.Note = event.CleanText(q.Note, maxNote)
 	var keep *ban
 	var erased error
 	s, err := r.run(ctx, q.Account, func(s *step) error {

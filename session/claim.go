@@ -28,7 +28,7 @@ func claimStore(st store.Store, shared bool) (*claim, error) {
 // have no use for it.
 func (r *Registry) Over(st store.Store) bool {
 	mine, other := r.st.Info(), st.Info()
-	return mine.Secret == other.Secret && mine.Incarnation == other.Incarnation
+	return mine.IDKey == other.IDKey && mine.Incarnation == other.Incarnation
 }
 
 // hold adds a holder, and returns what takes it away again; calls after the first do nothing. It returns false if the claim was

@@ -195,12 +195,12 @@ func TestI24_SecretsStaySecret(t *testing.T) {
 		var secrets []string
 		var said bytes.Buffer // whatever a host might print
 		note := func(g *gadget) {
-			secrets = append(secrets, string(g.token))
-			fmt.Fprintf(&said, "%v %+v %s\n", g.res, *g.res, g.res)
+			secrets = append(secrets, g.token.Reveal())
+			fmt.Fprintf(&said, "%v %+v %#v\n", g.res, *g.res, g.res)
 		}
 		g, old, next := rotated(w)
 		note(g)
-		secrets = append(secrets, string(old), string(next))
+		secrets = append(secrets, old.Reveal(), next.Reveal())
 		fmt.Fprintln(&said, g.conn.Token(), slog.AnyValue(next))
 		for i := range 6 {
 			g := w.login("ann", event.DeviceID(fmt.Sprint("d", i)), "ios")
@@ -212,7 +212,7 @@ func TestI24_SecretsStaySecret(t *testing.T) {
 		_, err := g.tryAttach(new(wire))
 		fmt.Fprintln(&said, err)
 		wrong := event.NewResumeToken()
-		secrets = append(secrets, string(wrong))
+		secrets = append(secrets, wrong.Reveal())
 		_, err = w.reg.Attach(w.t.Context(), session.AttachRequest{Account: "ann", Login: g.id, Token: wrong}, new(wire))
 		fmt.Fprintf(&said, "%v %+v\n", err, session.AttachRequest{Account: "ann", Login: g.id, Token: wrong})
 		w.st.set(func(f *faults) { f.before = func(store.Batch) error { return errDown } })
@@ -238,6 +238,5 @@ func TestI24_SecretsStaySecret(t *testing.T) {
 			require.NotContains(w.t, data, secret)
 			require.NotContains(w.t, said.String(), secret)
 		}
-		require.Contains(w.t, (&session.LoginResult{}).String(), "login")
 	})
 }

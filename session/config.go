@@ -199,8 +199,12 @@ func checkIdle(field string, d time.Duration, also bounds.Also) error {
 	return bounds.Duration(field, d, time.Second, bounds.Longest, also)
 }
 
-// Description says what a device is, in its own words. All of it may be shown to the account's other devices. The texts
-// are at most 128 characters each, and everything together at most 1,024 bytes.
+// Description says what a device is, in its own words. All of it may be shown to the account's other devices.
+//
+// The texts are cosmetic: nothing is looked up by them, and no login is refused for them, whatever a client says. Every call
+// that takes a description cleans them with [event.CleanName], so that each has at most 128 characters and 160 bytes, and
+// what lists, hooks and changes show is the cleaned text. Texts and extension have at most 1,024 bytes together. An extension
+// beyond 224 bytes takes the room that is left from the texts, the last one first; one beyond 1,024 bytes is refused.
 type Description struct {
 	Name       string `json:"name,omitempty"`
 	Model      string `json:"model,omitempty"`
@@ -210,17 +214,17 @@ type Description struct {
 	Extension  []byte `json:"ext,omitempty"` // anything of the host's
 }
 
-func (d *Description) validate() error {
-	for _, f := range []struct{ name, text string }{
-		{"description.name", d.Name}, {"description.model", d.Model}, {"description.OS", d.OS},
-		{"description.appVersion", d.AppVersion}, {"description.IP", d.IP},
-	} {
-		if err := event.CheckName(f.name, f.text); err != nil {
-			return err
+// cleaned returns the description with its texts cleaned and cut. The extension is shared.
+func (d Description) cleaned() (Description, error) {
+	room := maxDescription - len(d.Extension)
+	if room < 0 {
+		return d, &event.InvalidError{
+			Field: "description.extension", Reason: fmt.Sprintf("%d bytes, at most %d", len(d.Extension), maxDescription),
 		}
 	}
-	if size := d.size(); size > maxDescription {
-		return &event.InvalidError{Field: "description", Reason: fmt.Sprintf("%d bytes, at most %d", size, maxDescription)}
+	for _, text := range []*string{&d.Name, &d.Model, &d.OS, &d.AppVersion, &d.IP} {
+		*text = event.CleanText(event.CleanName(*text), room)
+		room -= len(*text)
 	}
-	return nil
+	return d, nil
 }

@@ -54,7 +54,7 @@ type ending struct {
 
 // extra is what few connections have.
 type extra struct {
-	token  event.ResumeToken // to hand out; empty: unchanged
+	token  event.ResumeToken // to hand out; none: unchanged
 	tab    string            // empty: not named
 	parked *parked           // what was parked for the device when it attached
 	moves  uint64            // which displacement in turns it came by; 0: it displaced nobody. See takeover
@@ -77,10 +77,10 @@ func (c *Connection) Incarnation() event.Incarnation { return c.k.incarnation }
 // Generation numbers the connections of this registry: a later one has a higher number.
 func (c *Connection) Generation() uint64 { return c.generation }
 
-// Token returns the new resume token that the device must be given, or "" if it keeps its old one.
+// Token returns the new resume token that the device must be given, or none if it keeps its old one.
 func (c *Connection) Token() event.ResumeToken {
 	if c.extra == nil {
-		return ""
+		return event.ResumeToken{}
 	}
 	return c.extra.token
 }

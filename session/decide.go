@@ -68,7 +68,9 @@ func (s *step) policyLogin(l *login) policy.Login {
 
 // refused says who could make room: of those that the rule counts, whom LoginReplacing may end for this device.
 func (s *step) refused(d policy.Explanation) error {
-	e := &RefusedError{Rule: d.Rule, Limit: d.Limit, Platform: s.who.Platform, Need: d.Need, Cause: d.Cause, RetryAfter: d.Wait}
+	e := &RefusedError{
+		Rule: d.Rule, Limit: d.Limit, Platform: s.who.Platform, Known: d.Known, Need: d.Need, Cause: d.Cause, RetryAfter: d.Wait,
+	}
 	if n := len(d.Steps); n > 0 {
 		for _, id := range d.Steps[n-1].Removable {
 			e.Logins = append(e.Logins, s.r.view(s.a, s.rec.login(id), s.at, ""))

@@ -53,6 +53,8 @@ type RefusedError struct {
 	Limit int    // logins that the rule allows at once
 	// Platform is the newcomer's, as [event.ParsePlatform] returns it.
 	Platform event.Platform
+	// Known are the platforms that the rules know, if the newcomer was refused because its own is not among them. Nil otherwise.
+	Known policy.Platforms
 	// Logins are those that the rule counts and that [Registry.LoginReplacing] may end for this device, earliest first.
 	// None: nobody can make room.
 	Logins []Session
@@ -67,12 +69,12 @@ type RefusedError struct {
 func (e *RefusedError) Closed() event.Closed { return event.RefusedQuota.Closed(0) }
 
 func (e *RefusedError) Error() string {
-	switch e.Rule {
-	case policy.RuleUnknownPlatform:
-		return fmt.Sprintf("session: refused: platform %q is not known", e.Platform)
-	case RuleHost:
+	switch {
+	case len(e.Known) > 0:
+		return fmt.Sprintf("session: refused: platform %q is not one of %v", e.Platform, e.Known)
+	case e.Rule == RuleHost:
 		return "session: refused by the host"
-	case RuleReplace:
+	case e.Rule == RuleReplace:
 		return fmt.Sprintf("session: refused: what it is to replace is protected (%s)", e.Cause)
 	}
 	if e.Limit == 0 {

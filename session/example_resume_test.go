@@ -18,7 +18,7 @@ func ExampleAttachRequest_vouched() {
 	login(reg, "phone", "ios")
 	q := session.AttachRequest{Account: "ann", Device: "phone", Vouched: true}
 	conn := must(reg.Attach(ctx, q, nowhere{}))
-	fmt.Println(conn.Device(), "has a new token:", conn.Token() != "")
+	fmt.Println(conn.Device(), "has a new token:", !conn.Token().IsZero())
 	must(reg.Kick(ctx, session.KickRequest{Account: "ann", All: true, Note: "stolen"}))
 	_, err := reg.Attach(ctx, q, nowhere{})
 	if ended, ok := errors.AsType[*session.EndedError](err); ok {

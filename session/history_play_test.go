@@ -35,7 +35,7 @@ func (h *history) down(err error) bool { return h.faulty && errors.Is(err, errDo
 
 // admitted compares an admission with what the model makes of it.
 func (h *history) admitted(m *modelAccount, q session.LoginRequest, g *gadget, err error, replaced []*modelLogin) {
-	in := &modelLogin{g: g, device: q.Device, platform: q.Platform, at: time.Now(), name: q.Description.Name}
+	in := &modelLogin{g: g, device: q.Device, platform: q.Platform, at: time.Now(), name: event.CleanName(q.Description.Name)}
 	if in.device == "" && g != nil {
 		in.device = g.res.Session.Device
 	}
@@ -107,13 +107,13 @@ func (h *history) attachRequest(l *modelLogin, by showing) (q session.AttachRequ
 	q = session.AttachRequest{Account: l.g.acc, Login: l.g.id, Token: l.g.token}
 	switch {
 	case by == isVouched:
-		q.Token, q.Vouched = "", true
+		q.Token, q.Vouched = event.ResumeToken{}, true
 		if h.random.IntN(2) == 0 {
 			q.Login, q.Device = "", l.device
 		}
 	case by == repeatsLast:
 		q.Token = l.old[len(l.old)-1]
-	case l.next != "" && h.random.IntN(2) == 0: // it has the new one
+	case !l.next.IsZero() && h.random.IntN(2) == 0: // it has the new one
 		q.Token, confirms = l.next, true
 	}
 	if h.random.IntN(10) == 0 {
@@ -143,7 +143,7 @@ func (h *history) attachBy(w *world, m *modelAccount, l *modelLogin, by showing,
 	}
 	require.NoError(h.t, err)
 	if q.Description != nil {
-		l.name = q.Description.Name
+		l.name = event.CleanName(q.Description.Name)
 	}
 	if confirms {
 		l.confirm()
@@ -168,9 +168,9 @@ func (h *history) handed(w *world, l *modelLogin, b tab, by showing) {
 		require.Empty(h.t, next, "one that is vouched for has no place to keep it")
 	case by == repeatsLast:
 		require.Equal(h.t, l.g.token, next, "K18.4: the one that took its place")
-	case next != "":
-		require.True(h.t, l.next == "" || next == l.next, "K18.4: the same one as before")
-		require.True(h.t, l.next != "" || !l.online || l.platform != "web" || l.on != w, "no rotation beside a tab")
+	case !next.IsZero():
+		require.True(h.t, l.next.IsZero() || next == l.next, "K18.4: the same one as before")
+		require.True(h.t, !l.next.IsZero() || !l.online || l.platform != "web" || l.on != w, "no rotation beside a tab")
 		l.next = next
 	}
 }
@@ -200,13 +200,13 @@ func (h *history) displace(w *world, l *modelLogin) {
 func (l *modelLogin) confirm() {
 	l.old = append(l.old, l.g.token)
 	l.old = l.old[max(len(l.old)-64, 0):]
-	l.g.token, l.next, l.confirmed = l.next, "", time.Now()
+	l.g.token, l.next, l.confirmed = l.next, event.ResumeToken{}, time.Now()
 }
 
 // stored has the device say that it has stored its new token.
 func (h *history) stored(w *world, l *modelLogin) {
 	for _, b := range l.tabs {
-		if l.on == w && l.next != "" && b.conn.Token() == l.next && !h.failed(w.reg.ConfirmToken(h.t.Context(), b.conn)) {
+		if l.on == w && !l.next.IsZero() && b.conn.Token() == l.next && !h.failed(w.reg.ConfirmToken(h.t.Context(), b.conn)) {
 			l.confirm()
 		}
 	}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -27,7 +28,8 @@ type KickRequest struct {
 	Filter func(Session) bool
 	// Reason must be one that ends logins. Empty means kicked_host, or kicked_self if By is set.
 	Reason event.Reason
-	// Note is shown to whoever uses the device: at most 512 bytes.
+	// Note is shown to whoever uses the device: one line of at most 512 bytes. It is cleaned and cut by [event.CleanText],
+	// so that no kick fails for it.
 	Note string
 	// By is the account's own login that asked for it. It is named as the cause. Empty: the host.
 	By event.LoginID
@@ -76,24 +78,17 @@ func (q *KickRequest) validate() error {
 	if ways != 1 {
 		return &event.InvalidError{Field: "logins", Reason: "want exactly one of a list, all, all others, a platform, a filter"}
 	}
+	q.Logins = slices.Clone(q.Logins)
 	for i, id := range q.Logins {
-		if err := id.Validate(); err != nil {
+		var err error
+		if q.Logins[i], err = id.Of(q.Account); err != nil {
 			return fault.Item("logins", i, err)
 		}
 	}
-	if q.Others != "" {
-		if err := q.Others.Validate(); err != nil {
-			return fault.Field("others", err)
-		}
-	}
-	if q.By != "" {
-		if err := q.By.Validate(); err != nil {
-			return fault.Field("by", err)
-		}
-	}
-	if err := checkNote(q.Note); err != nil {
+	if err := cmp.Or(ownLogin("others", q.Account, &q.Others), ownLogin("by", q.Account, &q.By)); err != nil {
 		return err
 	}
+	q.Note = event.CleanText(q.Note, maxNote)
 	if q.Platform != "" {
 		p, err := event.ParsePlatform(string(q.Platform))
 		if err != nil {
@@ -111,17 +106,6 @@ func (q *KickRequest) validate() error {
 		return &event.InvalidError{Field: "reason", Reason: "not one that ends a login"}
 	}
 	return nil
-}
-
-// checkNote checks what a host says to whoever uses a device.
-func checkNote(note string) error {
-	switch {
-	case len(note) > maxNote:
-		return &event.InvalidError{Field: "note", Reason: fmt.Sprintf("%d bytes, at most %d", len(note), maxNote)}
-	case note == "":
-		return nil
-	}
-	return event.CheckText("note", note)
 }
 
 // Kick ends logins. When it returns, the ends are committed, no Send begins on their connections, and the revoke hook has
@@ -300,7 +284,8 @@ func (s *step) chosen(q *KickRequest) []event.LoginID {
 // Logout ends a login at its own wish. [ErrNotFound] if it is not there.
 func (r *Registry) Logout(ctx context.Context, account event.Account, id event.LoginID) (err error) {
 	defer fault.In("session", "logout", &err)
-	if err := id.Validate(); err != nil {
+	id, err = id.Of(account)
+	if err != nil {
 		return fault.Field("login", err)
 	}
 	res, err := r.kick(ctx, KickRequest{Account: account, Logins: []event.LoginID{id}, Reason: event.Logout})

@@ -72,8 +72,19 @@ func (r *Registry) list(ctx context.Context, account event.Account, self event.L
 	if err := account.Validate(); err != nil {
 		return nil, err
 	}
+	if err := ownLogin("self", account, &self); err != nil {
+		return nil, err
+	}
 	_, all, err := r.look(ctx, account, self)
 	return all, err
+}
+
+// ownLogin replaces the address of a login of the account by the login. An empty one stays empty.
+func ownLogin(field string, account event.Account, id *event.LoginID) (err error) {
+	if *id != "" {
+		*id, err = id.Of(account)
+	}
+	return fault.Field(field, err)
 }
 
 // Get returns one login. [ErrNotFound] if the account has none of that ID.
@@ -82,7 +93,8 @@ func (r *Registry) Get(ctx context.Context, account event.Account, id event.Logi
 	if err := account.Validate(); err != nil {
 		return Session{}, err
 	}
-	if err := id.Validate(); err != nil {
+	id, err = id.Of(account)
+	if err != nil {
 		return Session{}, fault.Field("login", err)
 	}
 	_, all, err := r.look(ctx, account, "")
@@ -171,7 +183,8 @@ func (r *Registry) Resolve(ctx context.Context, account event.Account, id event.
 	if err := account.Validate(); err != nil {
 		return Bound{}, err
 	}
-	if err := id.Validate(); err != nil {
+	id, err = id.Of(account)
+	if err != nil {
 		return Bound{}, fault.Field("login", err)
 	}
 	rec, _, err := r.load(ctx, account)

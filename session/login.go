@@ -24,7 +24,7 @@ type LoginRequest struct {
 	Device event.DeviceID
 	// Platform is the client's class, in any letter case.
 	Platform event.Platform
-	// Description is shown to the account's other devices.
+	// Description is shown to the account's other devices. Its texts are cleaned.
 	Description Description
 	// BackFill lets a device that the account has not had before start so many sequence numbers before the head of the
 	// inbox. Zero means at the head, except for the account's first device, which always starts at the oldest entry.
@@ -42,7 +42,7 @@ type LoginRequest struct {
 // LoginResult is an admitted login.
 type LoginResult struct {
 	Session  Session
-	Token    event.ResumeToken // hand it to the device and nobody else; it is not kept
+	Token    event.ResumeToken // hand its Reveal to the device and nobody else; it is not kept
 	Position event.Position    // head of the account's inbox right after the admission
 	Decision policy.Decision   // rule, limit and count that the admission met
 	Victims  []Ended           // logins that had to end, earliest first
@@ -65,7 +65,8 @@ func (q *LoginRequest) validate() error {
 	if q.Wish > policy.NeverEvict {
 		return &event.InvalidError{Field: "wish", Reason: "none of those that there are"}
 	}
-	return q.Description.validate()
+	q.Description, err = q.Description.cleaned()
+	return err
 }
 
 // question is what the host is asked about the request.
@@ -162,11 +163,10 @@ func (r *Registry) login(ctx context.Context, q LoginRequest) (*LoginResult, err
 func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ...event.LoginID) (_ *LoginResult, err error) {
 	defer fault.In("session", "login replacing", &err)
 	for i, id := range logins {
-		if err := id.Validate(); err != nil {
+		id, err := id.Of(q.Account)
+		if err != nil {
 			return nil, fault.Item("logins", i, err)
 		}
-	}
-	for _, id := range logins {
 		if !slices.Contains(q.replace, id) {
 			q.replace = append(q.replace, id)
 		}
@@ -317,9 +317,4 @@ func (r *Registry) DryRun(ctx context.Context, q LoginRequest) (_ policy.Explana
 
 func sortSessions(all []Session) {
 	slices.SortFunc(all, func(a, b Session) int { return cmp.Compare(a.Admission, b.Admission) })
-}
-
-// String names the result without its token.
-func (l *LoginResult) String() string {
-	return fmt.Sprintf("login %s of %s, %d evicted", l.Session.Login, l.Session.Account, len(l.Victims))
 }

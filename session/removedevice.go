@@ -16,7 +16,7 @@ type RemoveDeviceRequest struct {
 	Account event.Account
 	Device  event.DeviceID
 	By      event.LoginID // login of the account that asks for it; empty: the host
-	Note    string        // what its user is shown, at most 512 bytes
+	Note    string        // what its user is shown; see [KickRequest.Note]
 }
 
 func (q *RemoveDeviceRequest) validate() error {
@@ -26,12 +26,11 @@ func (q *RemoveDeviceRequest) validate() error {
 	if err := q.Device.Validate(); err != nil {
 		return err
 	}
-	if q.By != "" {
-		if err := q.By.Validate(); err != nil {
-			return fault.Field("by", err)
-		}
+	if err := ownLogin("by", q.Account, &q.By); err != nil {
+		return err
 	}
-	return checkNote(q.Note)
+	q.Note = event.CleanText(q.Note, maxNote)
+	return nil
 }
 
 // RemoveDevice ends the device's logins with reason device_removed and forgets the device with its place in the inbox.

@@ -31,7 +31,7 @@ type AttachRequest struct {
 	// connection of another tab is told tab_replaced, and does not come back by itself: do not name what a user does not see,
 	// such as a notification extension.
 	Tab string
-	// Description, if set, takes the place of the login's, as its other devices see it. It is bounded as in [LoginRequest].
+	// Description, if set, takes the place of the login's, as its other devices see it. Its texts are cleaned as in [LoginRequest].
 	// An IP address that alone has changed is written once an hour at most, or with something else. If the account's record
 	// has no room for it, the old description stays.
 	Description *Description
@@ -59,7 +59,11 @@ func (q *AttachRequest) validate() error {
 		return err
 	}
 	if q.Description != nil {
-		return q.Description.validate()
+		d, err := q.Description.cleaned()
+		if err != nil {
+			return err
+		}
+		q.Description = &d // the caller's stays as it is
 	}
 	return nil
 }
@@ -70,18 +74,24 @@ func (q *AttachRequest) validateProof() error {
 	case !q.Vouched && q.Device != "":
 		return &event.InvalidError{Field: "device", Reason: "names a login only if the host vouches"}
 	case !q.Vouched:
-		if err := q.Login.Validate(); err != nil {
-			return fault.Field("login", err)
+		if err := q.ownLogin(); err != nil {
+			return err
 		}
 		return fault.Field("token", q.Token.Validate())
-	case q.Token != "":
+	case !q.Token.IsZero():
 		return &event.InvalidError{Field: "token", Reason: "the host vouches, so there must be none"}
 	case (q.Login == "") == (q.Device == ""):
 		return &event.InvalidError{Field: "login", Reason: "the host vouches: want either a login or a device"}
 	case q.Device != "":
 		return q.Device.Validate()
 	}
-	return fault.Field("login", q.Login.Validate())
+	return q.ownLogin()
+}
+
+// ownLogin replaces the address of a login of the account by the login.
+func (q *AttachRequest) ownLogin() (err error) {
+	q.Login, err = q.Login.Of(q.Account)
+	return fault.Field("login", err)
 }
 
 // onlyIfUnchanged returns the refusal as the step's failure, unless the step has to be committed all the same, because
@@ -95,7 +105,7 @@ func onlyIfUnchanged(s *step, refusal error) error {
 
 // resume finds the login that a connection is for, and refuses one that is not the login's.
 func (s *step) resume(q *AttachRequest, in *arrival) (*login, error) {
-	in.proof, in.confirmed, in.token = proofToken, false, ""
+	in.proof, in.confirmed, in.token = proofToken, false, event.ResumeToken{}
 	if q.Vouched {
 		in.proof = proofVouched
 		return s.vouched(q)

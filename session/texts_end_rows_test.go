@@ -31,17 +31,16 @@ func kickRow() called {
 			return given(s.reg.Kick(ctx, session.KickRequest{Account: "ann", Filter: func(session.Session) bool { return true }}))
 		},
 		fields: []badField{
-			kick("account", faulttest.IDs, func(_ *scene, q *session.KickRequest, v string) { q.Account = event.Account(v) }),
+			kick("account", faulttest.Accounts, func(_ *scene, q *session.KickRequest, v string) { q.Account = event.Account(v) }),
 			kick("logins", nil, func(_ *scene, q *session.KickRequest, _ string) { q.Logins = nil }),
 			kick("logins", nil, func(_ *scene, q *session.KickRequest, _ string) { q.All = true }),
-			kick("logins[1]", faulttest.Secrets, func(_ *scene, q *session.KickRequest, v string) {
+			kick("logins[1]", faulttest.Logins, func(_ *scene, q *session.KickRequest, v string) {
 				q.Logins = append(q.Logins, event.LoginID(v))
 			}),
-			kick("others", faulttest.Secrets[1:], func(_ *scene, q *session.KickRequest, v string) {
+			kick("others", faulttest.Logins[1:], func(_ *scene, q *session.KickRequest, v string) {
 				q.Logins, q.Others = nil, event.LoginID(v)
 			}),
-			kick("by", faulttest.Secrets[1:], func(_ *scene, q *session.KickRequest, v string) { q.By = event.LoginID(v) }),
-			kick("note", notes, func(_ *scene, q *session.KickRequest, v string) { q.Note = v }),
+			kick("by", faulttest.Logins[1:], func(_ *scene, q *session.KickRequest, v string) { q.By = event.LoginID(v) }),
 			kick("platform", faulttest.Platforms[1:], func(_ *scene, q *session.KickRequest, v string) {
 				q.Logins, q.Platform = nil, event.Platform(v)
 			}),
@@ -70,10 +69,10 @@ func endRows() map[string]called {
 		"Registry.Logout": {
 			text: "logout", steps: true, do: func(ctx context.Context, s *scene) error { return s.reg.Logout(ctx, "ann", s.a.id) },
 			fields: []badField{
-				{"account", faulttest.IDs, func(ctx context.Context, s *scene, v string) error {
+				{"account", faulttest.Accounts, func(ctx context.Context, s *scene, v string) error {
 					return s.reg.Logout(ctx, event.Account(v), s.a.id)
 				}},
-				{"login", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
+				{"login", faulttest.Logins, func(ctx context.Context, s *scene, v string) error {
 					return s.reg.Logout(ctx, "ann", event.LoginID(v))
 				}},
 			},
@@ -84,10 +83,9 @@ func endRows() map[string]called {
 		"Registry.RemoveDevice": {
 			text: "remove device", steps: true, do: func(ctx context.Context, s *scene) error { return s.reg.RemoveDevice(ctx, a1) },
 			fields: []badField{
-				{"account", faulttest.IDs, remove(a1, func(q *session.RemoveDeviceRequest, v string) { q.Account = event.Account(v) })},
+				{"account", faulttest.Accounts, remove(a1, func(q *session.RemoveDeviceRequest, v string) { q.Account = event.Account(v) })},
 				{"device", faulttest.IDs, remove(a1, func(q *session.RemoveDeviceRequest, v string) { q.Device = event.DeviceID(v) })},
-				{"by", faulttest.Secrets[1:], remove(a1, func(q *session.RemoveDeviceRequest, v string) { q.By = event.LoginID(v) })},
-				{"note", notes, remove(a1, func(q *session.RemoveDeviceRequest, v string) { q.Note = v })},
+				{"by", faulttest.Logins[1:], remove(a1, func(q *session.RemoveDeviceRequest, v string) { q.By = event.LoginID(v) })},
 			},
 			fails: []failure{
 				{session.ErrNotFound, func(ctx context.Context, s *scene) error {
@@ -113,19 +111,12 @@ func hostRows() map[string]called {
 	ban := ofAccount("ban", true, func(ctx context.Context, s *scene, a event.Account) error {
 		return given(s.reg.Ban(ctx, session.BanRequest{Account: a}))
 	})
-	ban.fields = append(ban.fields,
-		badField{"note", notes, func(ctx context.Context, s *scene, v string) error {
-			return given(s.reg.Ban(ctx, session.BanRequest{Account: "ann", Note: v}))
-		}},
-		badField{"until", nil, func(ctx context.Context, s *scene, _ string) error {
-			return given(s.reg.Ban(ctx, session.BanRequest{Account: "ann", Until: time.Now().Add(-time.Second)}))
-		}})
+	ban.fields = append(ban.fields, badField{"until", nil, func(ctx context.Context, s *scene, _ string) error {
+		return given(s.reg.Ban(ctx, session.BanRequest{Account: "ann", Until: time.Now().Add(-time.Second)}))
+	}})
 	erase := ofAccount("delete account", true, func(ctx context.Context, s *scene, a event.Account) error {
 		return given(s.reg.DeleteAccount(ctx, session.DeleteRequest{Account: a}))
 	})
-	erase.fields = append(erase.fields, badField{"note", notes, func(ctx context.Context, s *scene, v string) error {
-		return given(s.reg.DeleteAccount(ctx, session.DeleteRequest{Account: "ann", Note: v}))
-	}})
 	primary := ofAccount("set primary", true, func(ctx context.Context, s *scene, a event.Account) error {
 		return s.reg.SetPrimary(ctx, a, "a1")
 	})

@@ -20,7 +20,7 @@ func ofLogin(call func(ctx context.Context, s *scene, q session.LoginRequest) er
 		}}
 	}
 	return append(ofDescription(with, func(q *session.LoginRequest) *session.Description { return &q.Description }),
-		with("account", faulttest.IDs, func(q *session.LoginRequest, v string) { q.Account = event.Account(v) }),
+		with("account", faulttest.Accounts, func(q *session.LoginRequest, v string) { q.Account = event.Account(v) }),
 		with("device", faulttest.IDs[1:], func(q *session.LoginRequest, v string) { q.Device = event.DeviceID(v) }),
 		with("platform", faulttest.Platforms, func(q *session.LoginRequest, v string) { q.Platform = event.Platform(v) }),
 		with("wish", nil, func(q *session.LoginRequest, _ string) { q.Wish = 9 }),
@@ -28,14 +28,8 @@ func ofLogin(call func(ctx context.Context, s *scene, q session.LoginRequest) er
 }
 
 func ofDescription[Q any](with func(string, []string, func(*Q, string)) badField, of func(*Q) *session.Description) []badField {
-	texts := append([]string{strings.Repeat("a", event.MaxNameRunes+1)}, faulttest.Texts...)
 	return []badField{
-		with("description.name", texts, func(q *Q, v string) { of(q).Name = v }),
-		with("description.model", texts, func(q *Q, v string) { of(q).Model = v }),
-		with("description.OS", texts, func(q *Q, v string) { of(q).OS = v }),
-		with("description.appVersion", texts, func(q *Q, v string) { of(q).AppVersion = v }),
-		with("description.IP", texts, func(q *Q, v string) { of(q).IP = v }),
-		with("description", nil, func(q *Q, _ string) { of(q).Extension = make([]byte, 1_025) }),
+		with("description.extension", nil, func(q *Q, _ string) { of(q).Extension = make([]byte, 1_025) }),
 	}
 }
 
@@ -81,7 +75,7 @@ func loginRows() map[string]called {
 		"Registry.Login": {text: "login", steps: true, do: in(login), fields: ofLogin(login), fails: refusals(login)},
 		"Registry.LoginReplacing": {
 			text: "login replacing", steps: true, do: in(replacing),
-			fields: append(ofLogin(replacing), badField{"logins[1]", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
+			fields: append(ofLogin(replacing), badField{"logins[1]", faulttest.Logins, func(ctx context.Context, s *scene, v string) error {
 				return given(s.reg.LoginReplacing(ctx, request("ann", "a3", "ios"), s.a.id, event.LoginID(v)))
 			}}),
 			fails: append(refusals(replacing),
@@ -142,18 +136,20 @@ func attachRow() called {
 			return attach(ctx, s, session.AttachRequest{Account: "ann", Login: s.a.id, Token: s.a.token})
 		},
 		fields: append(ofDescription(with, func(q *session.AttachRequest) *session.Description { return q.Description }),
-			with("account", faulttest.IDs, func(q *session.AttachRequest, v string) { q.Account = event.Account(v) }),
-			with("login", faulttest.Secrets, func(q *session.AttachRequest, v string) { q.Login = event.LoginID(v) }),
-			with("token", faulttest.Secrets, func(q *session.AttachRequest, v string) { q.Token = event.ResumeToken(v) }),
+			with("account", faulttest.Accounts, func(q *session.AttachRequest, v string) { q.Account = event.Account(v) }),
+			with("login", faulttest.Logins, func(q *session.AttachRequest, v string) { q.Login = event.LoginID(v) }),
+			with("token", faulttest.Secrets, func(q *session.AttachRequest, v string) { q.Token = event.ResumeTokenOf(v) }),
 			with("device", nil, func(q *session.AttachRequest, _ string) { q.Device = "a1" }),
 			with("token", nil, func(q *session.AttachRequest, _ string) { q.Vouched = true }),
-			with("login", nil, func(q *session.AttachRequest, _ string) { q.Vouched, q.Token, q.Device = true, "", "a1" }),
-			with("login", nil, func(q *session.AttachRequest, _ string) { q.Vouched, q.Token, q.Login = true, "", "" }),
-			with("login", faulttest.Secrets[1:], func(q *session.AttachRequest, v string) {
-				q.Vouched, q.Token, q.Login = true, "", event.LoginID(v)
+			with("login", nil, func(q *session.AttachRequest, _ string) {
+				q.Vouched, q.Token, q.Device = true, event.ResumeToken{}, "a1"
+			}),
+			with("login", nil, func(q *session.AttachRequest, _ string) { q.Vouched, q.Token, q.Login = true, event.ResumeToken{}, "" }),
+			with("login", faulttest.Logins[1:], func(q *session.AttachRequest, v string) {
+				q.Vouched, q.Token, q.Login = true, event.ResumeToken{}, event.LoginID(v)
 			}),
 			with("device", faulttest.IDs[1:], func(q *session.AttachRequest, v string) {
-				q.Vouched, q.Token, q.Login, q.Device = true, "", "", event.DeviceID(v)
+				q.Vouched, q.Token, q.Login, q.Device = true, event.ResumeToken{}, "", event.DeviceID(v)
 			}),
 			with("tab", faulttest.IDs[1:], func(q *session.AttachRequest, v string) { q.Tab = v }),
 			badField{"conn", nil, func(ctx context.Context, s *scene, _ string) error {
@@ -240,7 +236,7 @@ func (s *scene) pending() *gadget {
 	g.conn.Detach()
 	s.pass(25 * time.Hour)
 	g.attach()
-	if g.conn.Token() == "" {
+	if g.conn.Token().IsZero() {
 		s.t.Fatal("no token is due")
 	}
 	return g

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
@@ -18,14 +17,11 @@ import (
 func ofAccount(text string, steps bool, call func(ctx context.Context, s *scene, a event.Account) error) called {
 	return called{
 		text: text, steps: steps, do: func(ctx context.Context, s *scene) error { return call(ctx, s, "ann") },
-		fields: []badField{{"account", faulttest.IDs, func(ctx context.Context, s *scene, v string) error {
+		fields: []badField{{"account", faulttest.Accounts, func(ctx context.Context, s *scene, v string) error {
 			return call(ctx, s, event.Account(v))
 		}}},
 	}
 }
-
-// notes are none for whoever uses a device.
-var notes = append([]string{strings.Repeat("n", 513)}, faulttest.Texts...)
 
 // given drops what a call returns beside its error.
 func given[T any](_ T, err error) error { return err }
@@ -85,7 +81,7 @@ func newRow() called {
 
 func readRows() map[string]called {
 	login := func(c called, call func(ctx context.Context, s *scene, id event.LoginID) error) called {
-		c.fields = append(c.fields, badField{"login", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
+		c.fields = append(c.fields, badField{"login", faulttest.Logins, func(ctx context.Context, s *scene, v string) error {
 			return call(ctx, s, event.LoginID(v))
 		}})
 		c.fails = append(c.fails, failure{session.ErrNotFound, func(ctx context.Context, s *scene) error {
@@ -138,13 +134,27 @@ func readRows() map[string]called {
 			return given(s.reg.Authenticate(ctx, a, s.a.id, s.a.token))
 		}),
 	}
+	for name, call := range map[string]func(ctx context.Context, s *scene, self event.LoginID) error{
+		"Registry.List": func(ctx context.Context, s *scene, self event.LoginID) error {
+			return given(s.reg.List(ctx, "ann", self))
+		},
+		"Registry.Peers": func(ctx context.Context, s *scene, self event.LoginID) error {
+			return given(s.reg.Peers(ctx, "ann", self))
+		},
+	} {
+		c := rows[name]
+		c.fields = append(c.fields, badField{"self", faulttest.Logins[1:], func(ctx context.Context, s *scene, v string) error {
+			return call(ctx, s, event.LoginID(v))
+		}})
+		rows[name] = c
+	}
 	c := rows["Registry.Authenticate"]
 	c.fields = append(c.fields,
-		badField{"login", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
+		badField{"login", faulttest.Logins, func(ctx context.Context, s *scene, v string) error {
 			return given(s.reg.Authenticate(ctx, "ann", event.LoginID(v), s.a.token))
 		}},
 		badField{"token", faulttest.Secrets, func(ctx context.Context, s *scene, v string) error {
-			return given(s.reg.Authenticate(ctx, "ann", s.a.id, event.ResumeToken(v)))
+			return given(s.reg.Authenticate(ctx, "ann", s.a.id, event.ResumeTokenOf(v)))
 		}})
 	c.fails = []failure{
 		{session.ErrUnknownLogin, func(ctx context.Context, s *scene) error {

@@ -194,7 +194,7 @@ func TestErrors_NameTheUnknownPlatform(t *testing.T) {
 	onStores(t, setup{}, func(w *world) {
 		for _, platform := range []event.Platform{"ipad", "iPad"} {
 			_, err := w.tryLogin(request("ann", "a1", platform))
-			require.EqualError(w.t, err, `session: login: refused: platform "ipad" is not known`)
+			require.EqualError(w.t, err, `session: login: refused: platform "ipad" is not one of android, ios, web, windows, macos, linux, harmony`)
 			require.ErrorIs(w.t, err, session.ErrRefused)
 			e, ok := errors.AsType[*session.RefusedError](err)
 			require.True(w.t, ok)
@@ -203,10 +203,10 @@ func TestErrors_NameTheUnknownPlatform(t *testing.T) {
 		}
 		g := w.login("ann", "a1", "ios")
 		_, err := w.reg.LoginReplacing(w.t.Context(), request("ann", "a2", "ipad"), g.id)
-		require.EqualError(w.t, err, `session: login replacing: refused: platform "ipad" is not known`)
+		require.EqualError(w.t, err, `session: login replacing: refused: platform "ipad" is not one of android, ios, web, windows, macos, linux, harmony`)
 		why, err := w.reg.DryRun(w.t.Context(), request("ann", "a2", "ipad"))
 		require.NoError(w.t, err, "the answer is what would be")
-		require.Contains(w.t, why.String(), `platform "ipad" is not known`)
+		require.Contains(w.t, why.String(), `platform "ipad" is not one of android, ios, web, windows, macos, linux, harmony`)
 	})
 }
 

@@ -45,7 +45,7 @@ type digest [sha256.Size]byte
 // nonce leads from one token to the next.
 type nonce [32]byte
 
-func digestOf(t event.ResumeToken) digest { return sha256.Sum256([]byte(t)) }
+func digestOf(t event.ResumeToken) digest { return sha256.Sum256([]byte(t.Reveal())) }
 
 // is reports whether it is the digest of the token.
 func (d *digest) is(t event.ResumeToken) bool {
@@ -193,19 +193,19 @@ func (s *step) replacedFor(l *login) (ago time.Duration, exact bool) {
 	return ago, false
 }
 
-// hand returns the token that the connection is to store in place of the one that it has shown; empty: it keeps that one.
+// hand returns the token that the connection is to store in place of the one that it has shown; none: it keeps that one.
 // shared: others of the login's connections stay, which may have stored the token they came with.
 func (s *step) hand(l *login, shown event.ResumeToken, by proof, shared bool) event.ResumeToken {
 	every, in := s.r.cfg.TokenRotation, s.r.st.Info().Incarnation
 	switch {
 	case by == proofVouched:
-		return ""
+		return event.ResumeToken{}
 	case by == proofReplaced:
 		return shown.Successor(*l.Nonce)
 	case l.Issued != nil && l.Issued.Store == in:
 		return shown.Successor(l.Issued.Nonce)
 	case every < 0, shared, l.TokenStore == in && (s.since(l.TokenAt) <= every || l.Nonce != nil && s.justReplaced(l)):
-		return ""
+		return event.ResumeToken{}
 	}
 	i := &issued{Store: in}
 	rand.Read(i.Nonce[:])
@@ -224,7 +224,7 @@ func (r *Registry) ConfirmToken(ctx context.Context, c *Connection) (err error) 
 		return &event.InvalidError{Field: "connection", Reason: "nil"}
 	}
 	token := c.Token()
-	if token == "" {
+	if token.IsZero() {
 		return nil
 	}
 	var confirmed *login

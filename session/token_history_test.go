@@ -64,7 +64,7 @@ func (k *keeper) attach(p process) *session.Connection {
 	}, new(wire))
 	require.NoError(k.t, err, "nobody honest is logged out")
 	next := c.Token()
-	if next == "" || k.chance(20) { // welcome got lost
+	if next.IsZero() || k.chance(20) { // welcome got lost
 		return c
 	}
 	if p.shown != k.token {
@@ -74,7 +74,7 @@ func (k *keeper) attach(p process) *session.Connection {
 		k.past = append(k.past, k.token)
 		k.token = next
 	}
-	require.Equal(k.t, string(k.token), string(next), "all that are handed out at a time are one")
+	require.Equal(k.t, k.token.Reveal(), next.Reveal(), "all that are handed out at a time are one")
 	if k.chance(70) {
 		require.NoError(k.t, w.reg.ConfirmToken(context.Background(), c))
 	}
@@ -112,7 +112,7 @@ func (k *keeper) play() {
 
 // theft has somebody come with a token that was replaced before.
 func (k *keeper) theft() {
-	for shown := event.ResumeToken(""); shown != k.token; { // until the one in use is confirmed by its use
+	for shown := (event.ResumeToken{}); shown != k.token; { // until the one in use is confirmed by its use
 		shown = k.token
 		k.attach(process{shown: shown})
 	}

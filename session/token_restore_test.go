@@ -23,7 +23,7 @@ func TestToken_AfterRestore(t *testing.T) {
 		g.conn.Detach()
 		w.pass(25 * time.Hour)
 		g.attach()
-		require.NotEmpty(w.t, string(g.conn.Token()))
+		require.NotEmpty(w.t, g.conn.Token().Reveal())
 	}
 	confirmed := func(w *world, g *gadget) {
 		require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), g.conn))
@@ -36,9 +36,9 @@ func TestToken_AfterRestore(t *testing.T) {
 	}{
 		"nothing has happened since": {then: func(w *world, g, _ *gadget) {
 			g.attach()
-			require.NotEmpty(w.t, string(g.conn.Token()))
+			require.NotEmpty(w.t, g.conn.Token().Reveal())
 			confirmed(w, g)
-			require.Empty(w.t, string(g.attach().conn.Token()), "once")
+			require.Empty(w.t, g.attach().conn.Token().Reveal(), "once")
 			require.Equal(w.t, "a1", w.devices("ann"))
 		}},
 		"a second holder": {then: func(w *world, g, old *gadget) {
@@ -52,7 +52,7 @@ func TestToken_AfterRestore(t *testing.T) {
 			after: func(w *world, g *gadget) { day(w, g); confirmed(w, g) },
 			then: func(w *world, g, old *gadget) {
 				old.attach() // the file does not know better
-				require.NotEqual(w.t, string(g.token), string(old.conn.Token()))
+				require.NotEqual(w.t, g.token.Reveal(), old.conn.Token().Reveal())
 				confirmed(w, old)
 				_, err := g.tryAttach(new(wire))
 				require.ErrorIs(w.t, err, session.ErrUnknownLogin, "the owner logs in")
@@ -66,7 +66,7 @@ func TestToken_AfterRestore(t *testing.T) {
 			before: day, after: confirmed,
 			then: func(w *world, g, old *gadget) {
 				g.attach()
-				require.NotEmpty(w.t, string(g.conn.Token()), "it may have got around before")
+				require.NotEmpty(w.t, g.conn.Token().Reveal(), "it may have got around before")
 				confirmed(w, g)
 				w.pass(10 * time.Second)
 				require.Equal(w.t, event.TokenReuse, old.refused().Reason)
@@ -76,20 +76,20 @@ func TestToken_AfterRestore(t *testing.T) {
 			before: day, after: confirmed,
 			then: func(w *world, g, old *gadget) {
 				old.attach()
-				require.NotEqual(w.t, string(g.token), string(old.conn.Token()), "the owner's is not handed out again")
+				require.NotEqual(w.t, g.token.Reveal(), old.conn.Token().Reveal(), "the owner's is not handed out again")
 				_, err := g.tryAttach(new(wire))
 				require.ErrorIs(w.t, err, session.ErrUnknownLogin, "the owner logs in")
 			},
 		},
 		"tokens are never replaced": {
 			config: session.Config{TokenRotation: -1},
-			then:   func(w *world, g, _ *gadget) { require.Empty(w.t, string(g.attach().conn.Token())) },
+			then:   func(w *world, g, _ *gadget) { require.Empty(w.t, g.attach().conn.Token().Reveal()) },
 		},
 		"by the host's word": {then: func(w *world, _, _ *gadget) {
 			before := w.stored("ann")
 			conn, _, err := w.vouch("ann", "a1")
 			require.NoError(w.t, err)
-			require.Empty(w.t, string(conn.Token()))
+			require.Empty(w.t, conn.Token().Reveal())
 			require.Equal(w.t, before, w.stored("ann"))
 		}},
 	}

@@ -31,7 +31,7 @@ func rotated(w *world) (g *gadget, old, next event.ResumeToken) {
 	g.attach()
 	next = g.conn.Token()
 	require.NoError(w.t, next.Validate())
-	require.NotEqual(w.t, string(old), string(next))
+	require.NotEqual(w.t, old.Reveal(), next.Reveal())
 	return g, old, next
 }
 
@@ -63,15 +63,15 @@ func TestToken_OldIsGoodUntilConfirmed(t *testing.T) {
 		for range 50 {
 			g.conn.Detach()
 			w.pass(time.Second)
-			require.Equal(w.t, string(next), string(g.attach().conn.Token()))
+			require.Equal(w.t, next.Reveal(), g.attach().conn.Token().Reveal())
 		}
 		require.Equal(w.t, before, w.stored("ann"), "nothing was written")
 		w.restart(w.now)
-		require.Equal(w.t, string(next), string(g.attach().conn.Token()), "known after a restart, though it is not stored")
+		require.Equal(w.t, next.Reveal(), g.attach().conn.Token().Reveal(), "known after a restart, though it is not stored")
 		require.Equal(w.t, before, w.stored("ann"))
-		require.NotContains(w.t, before.data, string(next), "I24")
+		require.NotContains(w.t, before.data, next.Reveal(), "I24")
 		g.token = next
-		require.Empty(w.t, string(g.attach().conn.Token()))
+		require.Empty(w.t, g.attach().conn.Token().Reveal())
 		require.Equal(w.t, "a1", w.devices("ann"))
 	})
 }
@@ -85,7 +85,7 @@ func TestToken_TwoHoldersInTurnsAreNoticed(t *testing.T) {
 		w.pass(25 * time.Hour)
 		thief.attach() // over the owner's connection
 		require.Equal(w.t, []event.Reason{event.Moved}, owner.wire.reasons())
-		require.NotEmpty(w.t, string(thief.conn.Token()))
+		require.NotEmpty(w.t, thief.conn.Token().Reveal())
 		require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), thief.conn))
 		thief.token = thief.conn.Token()
 		w.pass(owner.wire.ends()[0].After + 10*time.Second)
@@ -122,7 +122,7 @@ func TestToken_Interval(t *testing.T) {
 				}
 				before := w.stored("ann")
 				extension.attach()
-				require.Equal(w.t, string(next), string(extension.conn.Token()), "it is handed the token that the app has")
+				require.Equal(w.t, next.Reveal(), extension.conn.Token().Reveal(), "it is handed the token that the app has")
 				require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), extension.conn))
 				require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), app.conn), "late")
 				require.Equal(w.t, before, w.stored("ann"))
@@ -130,8 +130,8 @@ func TestToken_Interval(t *testing.T) {
 				app.token, extension.token = next, next
 				app.attach()
 				extension.attach()
-				require.NotEmpty(w.t, string(app.conn.Token()))
-				require.Equal(w.t, string(app.conn.Token()), string(extension.conn.Token()), "the next day is like the first")
+				require.NotEmpty(w.t, app.conn.Token().Reveal())
+				require.Equal(w.t, app.conn.Token().Reveal(), extension.conn.Token().Reveal(), "the next day is like the first")
 			})
 		})
 	}
@@ -188,7 +188,7 @@ func TestToken_ConfirmByAnOlderConnection(t *testing.T) {
 		g.attach()
 		require.NoError(w.t, w.reg.ConfirmToken(w.t.Context(), first))
 		g.token = next
-		require.Empty(w.t, string(g.attach().conn.Token()))
+		require.Empty(w.t, g.attach().conn.Token().Reveal())
 	})
 }
 
@@ -225,11 +225,11 @@ func TestToken_OneIntervalAtATime(t *testing.T) {
 		for range 9 {
 			w.pass(time.Second)
 			app.attach()
-			require.Empty(w.t, string(app.conn.Token()))
+			require.Empty(w.t, app.conn.Token().Reveal())
 		}
-		require.Equal(w.t, string(app.token), string(extension.attach().conn.Token()))
+		require.Equal(w.t, app.token.Reveal(), extension.attach().conn.Token().Reveal())
 		w.pass(11 * time.Second)
-		require.NotEmpty(w.t, string(app.attach().conn.Token()))
+		require.NotEmpty(w.t, app.attach().conn.Token().Reveal())
 	})
 }
 
@@ -241,7 +241,7 @@ func TestToken_IntervalAfterARestart(t *testing.T) {
 		g.token = old
 		w.pass(4 * time.Second)
 		w.restart(w.now)
-		require.Equal(w.t, string(next), string(g.attach().conn.Token()))
+		require.Equal(w.t, next.Reveal(), g.attach().conn.Token().Reveal())
 		w.pass(6 * time.Second)
 		w.restart(w.now)
 		require.Equal(w.t, event.TokenReuse, g.refused().Reason)
@@ -302,8 +302,8 @@ func TestToken_ALostConfirmation(t *testing.T) {
 					do(w, app, extension)
 				}
 				next := extension.conn.Token()
-				require.NotEmpty(w.t, string(next))
-				require.Equal(w.t, string(next), string(app.conn.Token()))
+				require.NotEmpty(w.t, next.Reveal())
+				require.Equal(w.t, next.Reveal(), app.conn.Token().Reveal())
 				if !w.real {
 					w.pass(time.Minute)
 				}

@@ -75,8 +75,8 @@ type Store interface {
 
 // Info says what a store is.
 type Info struct {
-	Incarnation  uint32   // high half of every epoch; changes when the store is restored from a backup
-	Secret       [32]byte // random, made with the store, same for all nodes; message IDs are sealed with it
+	Incarnation  uint32      // high half of every epoch; changes when the store is restored from a backup
+	IDKey        event.IDKey // random, made with the store, same for all nodes; message IDs are sealed with it
 	Capabilities Capabilities
 }
 

@@ -112,7 +112,7 @@ func attach(ctx context.Context, engine *manydevice.Engine, c *conn) (*fanout.At
 			return nil, "", err
 		}
 		h.Login, h.Token = res.Session.Login, res.Token
-		if err := c.reply(ctx, map[string]any{"t": "login", "login": h.Login, "token": h.Token}); err != nil {
+		if err := c.reply(ctx, map[string]any{"t": "login", "login": h.Login, "token": h.Token.Reveal()}); err != nil {
 			return nil, "", err
 		}
 	}

@@ -169,10 +169,13 @@ func newApp(t *testing.T, addr string, account event.Account, device event.Devic
 func (a *app) connect() {
 	a.t.Helper()
 	a.dial()
-	a.say(map[string]any{
-		"account": a.account, "password": "secret of " + a.account, "device": a.device, "platform": "ios",
-		"login": a.m.Login(), "token": a.m.Token(), "position": a.m.Attach(),
-	})
+	hello := map[string]any{
+		"account": a.account, "password": "secret of " + a.account, "device": a.device, "platform": "ios", "position": a.m.Attach(),
+	}
+	if a.m.Login() != "" {
+		hello["login"], hello["token"] = a.m.Login(), a.m.Token().Reveal()
+	}
+	a.say(hello)
 }
 
 func (a *app) dial() {
@@ -211,7 +214,7 @@ func (a *app) read() bool {
 	switch head.T {
 	case "login":
 		a.logins++
-		a.m.LoggedIn(event.LoginID(head.Login), event.ResumeToken(head.Token))
+		a.m.LoggedIn(event.LoginID(head.Login), event.ResumeTokenOf(head.Token))
 		return true
 	case "sent":
 		a.sent = append(a.sent, head.ID)

@@ -195,7 +195,7 @@ func TestWrongToken_IsToldToLogIn(t *testing.T) {
 	owner.connect()
 	require.True(t, owner.reads())
 	thief := h.app("ann", "phone")
-	thief.m.LoggedIn(owner.m.Login(), event.ResumeToken(strings.Repeat("a", 52)))
+	thief.m.LoggedIn(owner.m.Login(), event.ResumeTokenOf(strings.Repeat("a", 52)))
 	thief.connect()
 	require.Equal(t, event.Unknown.Closed(0), thief.end())
 	h.send("ann", "still there")
@@ -226,7 +226,7 @@ func TestKickedLogin_IsToldWhyAndStaysAway(t *testing.T) {
 	}
 	require.Empty(t, h.logins("ann"))
 
-	here.m.LoggedIn("", "") // its user logs in
+	here.m.LoggedIn("", event.ResumeToken{}) // its user logs in
 	here.connect()
 	require.True(t, here.reads())
 	require.Equal(t, 2, here.logins)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
@@ -76,6 +77,9 @@ func (s *server) describe(err error) errorAnswer {
 func refusal(e *session.RefusedError) errorAnswer {
 	a := errorAnswer{
 		Code: codeRefused, Message: "no room for another login", Rule: e.Rule, Limit: e.Limit, RetryAfter: e.RetryAfter.Milliseconds(),
+	}
+	if len(e.Known) > 0 {
+		a.Message = fmt.Sprintf("platform %q is not one of %v", e.Platform, e.Known)
 	}
 	for i := range e.Logins {
 		a.Logins = append(a.Logins, listed(&e.Logins[i]))

@@ -64,7 +64,7 @@ func (d *device) logIn(ctx context.Context) (loginAnswer, error) {
 	err := d.call(ctx, "login", &loginRequest{Device: d.id, Platform: d.platform, Name: d.String()}, &a)
 	if err == nil {
 		d.mu.Lock()
-		d.machine.LoggedIn(a.Login, a.Token)
+		d.machine.LoggedIn(a.Login, event.ResumeTokenOf(a.Token))
 		d.mu.Unlock()
 	}
 	return a, err
@@ -74,7 +74,7 @@ func (d *device) logIn(ctx context.Context) (loginAnswer, error) {
 func (d *device) attach(ctx context.Context) error {
 	d.mu.Lock()
 	d.begun, d.caught, d.closed = true, false, nil
-	q := &attachRequest{Position: d.machine.Attach(), Login: d.machine.Login(), Token: d.machine.Token()}
+	q := &attachRequest{Position: d.machine.Attach(), Login: d.machine.Login(), Token: d.machine.Token().Reveal()}
 	d.mu.Unlock()
 	return d.call(ctx, "attach", q, nil)
 }
@@ -155,7 +155,7 @@ func (d *device) restart() error {
 	d.drop()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	file, err := json.Marshal(d.machine.Snapshot())
+	file, err := d.machine.Snapshot().Encode()
 	if err != nil {
 		return err
 	}

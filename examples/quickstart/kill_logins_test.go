@@ -154,7 +154,7 @@ func (c *churner) refused(ctx context.Context, addr string, e endedEntry) error 
 	if err := d.connect(ctx, addr); err != nil {
 		return err
 	}
-	d.machine.LoggedIn(e.login.Login, e.login.Token)
+	d.machine.LoggedIn(e.login.Login, event.ResumeTokenOf(e.login.Token))
 	err := d.attach(ctx)
 	if errors.Is(err, errOver) {
 		return err
@@ -181,7 +181,7 @@ func (c *churner) check(t *testing.T, addr string) {
 		}
 		d := newDevice("eve", a.Device, "ios", "phone")
 		require.NoError(t, d.connect(ctx, addr))
-		d.machine.LoggedIn(a.Login, a.Token)
+		d.machine.LoggedIn(a.Login, event.ResumeTokenOf(a.Token))
 		require.NoError(t, d.attach(ctx), "I1: a login that was answered is there")
 		d.drop()
 	}

@@ -225,7 +225,7 @@ func (a *writer) come(ctx context.Context, addr string) error {
 	a.d.mu.Lock()
 	a.d.begun, a.d.caught, a.d.closed = true, false, nil
 	a.d.machine.Attach()
-	q := &attachRequest{Login: a.d.machine.Login(), Token: a.d.machine.Token()}
+	q := &attachRequest{Login: a.d.machine.Login(), Token: a.d.machine.Token().Reveal()}
 	a.d.mu.Unlock()
 	return a.d.call(ctx, "attach", q, nil)
 }

@@ -157,7 +157,7 @@ func (g *guest) logOut(ctx context.Context, _ *plainRequest) (any, error) {
 	if err := g.s.engine.Sessions.Logout(ctx, g.account, g.login); err != nil {
 		return nil, err
 	}
-	g.login, g.token = "", ""
+	g.login, g.token = "", event.ResumeToken{}
 	return nothing{}, nil
 }
 

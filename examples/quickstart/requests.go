@@ -42,11 +42,11 @@ type loginRequest struct {
 }
 
 type loginAnswer struct {
-	Login    event.LoginID     `json:"login"`
-	Token    event.ResumeToken `json:"token"`
-	Device   event.DeviceID    `json:"device"`
-	Position event.Position    `json:"position"`
-	Ended    []endedLogin      `json:"ended,omitempty"`
+	Login    event.LoginID  `json:"login"`
+	Token    string         `json:"token"`
+	Device   event.DeviceID `json:"device"`
+	Position event.Position `json:"position"`
+	Ended    []endedLogin   `json:"ended,omitempty"`
 }
 
 func (q *loginRequest) admission(g *guest) session.LoginRequest {
@@ -73,7 +73,7 @@ func (g *guest) logIn(ctx context.Context, q *loginRequest) (any, error) {
 	}
 	g.login, g.token = res.Session.Login, res.Token
 	return loginAnswer{
-		Login: g.login, Token: g.token, Device: res.Session.Device, Position: res.Position, Ended: endedLogins(res.Victims),
+		Login: g.login, Token: g.token.Reveal(), Device: res.Session.Device, Position: res.Position, Ended: endedLogins(res.Victims),
 	}, nil
 }
 
@@ -108,9 +108,9 @@ func (g *guest) dryRun(ctx context.Context, q *loginRequest) (any, error) {
 // attachRequest binds the connection to a login, which is that of this connection if it names none.
 type attachRequest struct {
 	envelope
-	Login    event.LoginID     `json:"login,omitempty"`
-	Token    event.ResumeToken `json:"token,omitempty"`
-	Position *event.Position   `json:"position,omitempty"`
+	Login    event.LoginID   `json:"login,omitempty"`
+	Token    string          `json:"token,omitempty"`
+	Position *event.Position `json:"position,omitempty"`
 }
 
 type attachAnswer struct {
@@ -125,16 +125,17 @@ func (g *guest) attach(ctx context.Context, q *attachRequest) (any, error) {
 	if g.att != nil {
 		return nil, &fault{codeConflict, "this connection is attached already"}
 	}
+	token := event.ResumeTokenOf(q.Token)
 	if q.Login == "" && q.Token == "" {
-		q.Login, q.Token = g.login, g.token
+		q.Login, token = g.login, g.token
 	}
 	att, err := g.s.engine.Router.Attach(ctx, fanout.AttachRequest{
-		Account: g.account, Login: q.Login, Token: q.Token, Position: q.Position,
+		Account: g.account, Login: q.Login, Token: token, Position: q.Position,
 	}, g.conn)
 	if err != nil {
 		return nil, err
 	}
-	g.att, g.login, g.token = att, att.Login(), ""
+	g.att, g.login, g.token = att, att.Login(), event.ResumeToken{}
 	return attachAnswer{Login: att.Login(), Device: att.Device()}, nil
 }
 

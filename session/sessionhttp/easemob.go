@@ -117,8 +117,8 @@ func (h *Handler) disconnect(c *call) (any, error) {
 		return nil, err
 	}
 	c.target = text
-	id := event.LoginID(text)
-	if id.Validate() != nil {
+	id, err := event.LoginID(text).Of(c.account)
+	if err != nil {
 		c.nothing = true
 		return c.envelope(result{}), nil
 	}

@@ -109,7 +109,7 @@ func ExampleAuthorizer_yourDevices() {
 	defer reg.Close(ctx)
 	page, err := sessionhttp.New(reg, func(r *http.Request, account event.Account, _ sessionhttp.Action) (sessionhttp.Caller, error) {
 		login, token, _ := r.BasicAuth()
-		s, err := reg.Authenticate(r.Context(), account, event.LoginID(login), event.ResumeToken(token))
+		s, err := reg.Authenticate(r.Context(), account, event.LoginID(login), event.ResumeTokenOf(token))
 		_, invalid := errors.AsType[*event.InvalidError](err)
 		if invalid || errors.Is(err, session.ErrUnknownLogin) || errors.Is(err, session.ErrEnded) {
 			return sessionhttp.Caller{}, sessionhttp.ErrUnauthenticated
@@ -124,7 +124,7 @@ func ExampleAuthorizer_yourDevices() {
 	for _, ask := range []string{"GET /accounts/ann/logins", "POST /accounts/ann/unban", "GET /accounts/bob/logins"} {
 		method, path, _ := strings.Cut(ask, " ")
 		r := httptest.NewRequest(method, path, nil)
-		r.SetBasicAuth(string(phone.Session.Login), string(phone.Token))
+		r.SetBasicAuth(string(phone.Session.Login), phone.Token.Reveal())
 		w := httptest.NewRecorder()
 		page.ServeHTTP(w, r)
 		fmt.Println(ask, w.Code)

@@ -271,11 +271,12 @@ func (h *Handler) admit(c *call) error {
 		if !slices.Contains(deviceActions, c.route.action) {
 			return &forbiddenError{detail: "an own device may not do this"}
 		}
-		if who.Self.Validate() != nil {
+		self, err := who.Self.Of(c.account)
+		if err != nil {
 			return errSelf
 		}
-		c.self = who.Self
-		_, err := h.reg.Current(c.Context(), c.account, c.self)
+		c.self = self
+		_, err = h.reg.Current(c.Context(), c.account, c.self)
 		if errors.Is(err, session.ErrNotFound) {
 			return errSelf
 		}

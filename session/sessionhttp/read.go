@@ -46,6 +46,9 @@ func (c *call) readQuery(known []string) error {
 		if len(values) != 1 {
 			return &event.InvalidError{Field: name, Reason: "is there more than once"}
 		}
+		if !utf8.ValidString(values[0]) {
+			return &event.InvalidError{Field: name, Reason: "not valid UTF-8"}
+		}
 		c.query[name] = values[0]
 	}
 	return nil

@@ -7,10 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/manydevice/manydevice/event"
 )
 
 // K12.2: a parameter that a route does not take, one that is there twice or cannot be read, is never one that is absent.
@@ -31,7 +30,7 @@ func TestQueries_AreReadAsAWholeOrNotAtAll(t *testing.T) {
 			for _, name := range []string{"note", "limit", "after"} {
 				for _, nasty := range nasties {
 					status := send(name + "=" + url.QueryEscape(nasty))
-					if rt.HasBody || !slices.Contains(rt.Takes, name) || event.CheckText(name, nasty) != nil {
+					if rt.HasBody || !slices.Contains(rt.Takes, name) || name != "note" || !utf8.ValidString(nasty) { // notes are cleaned
 						require.Equal(a.t, 400, status, "%s %s %s=%q", rt.Method, target, name, nasty)
 					}
 					send(name + "=" + nasty)
@@ -72,8 +71,8 @@ func TestBodies_AreReadAsAWholeOrNotAtAll(t *testing.T) {
 				text, err := json.Marshal(nasty)
 				require.NoError(t, err)
 				for _, value := range []string{string(text), "[" + string(text) + "]", `"` + nasty + `"`} {
-					if member == "note" && value == string(text) && event.CheckText("note", nasty) == nil {
-						continue // a note like any other
+					if member == "note" && json.Unmarshal([]byte(value), new(string)) == nil {
+						continue // a note like any other: it is cleaned
 					}
 					send(fmt.Sprintf(`{%q:%s}`, member, value), "application/json")
 				}

@@ -84,8 +84,8 @@ func (h *Handler) logins(c *call) (any, error) {
 
 // loginID reads the login in the path.
 func (c *call) loginID() (event.LoginID, error) {
-	id := event.LoginID(c.values["login"])
-	if err := id.Validate(); err != nil {
+	id, err := event.LoginID(c.values["login"]).Of(c.account)
+	if err != nil {
 		return "", err
 	}
 	c.target = string(id)

@@ -64,7 +64,7 @@ func TestS33_D11_Restore(t *testing.T) {
 	require.Equal(t, os.FileMode(0o600), st.Mode().Perm())
 	back := open(t, path, boltstore.Config{})
 	require.NotEqual(t, s.Info().Incarnation, back.Info().Incarnation)
-	require.Equal(t, s.Info().Secret, back.Info().Secret, "message IDs stay what they are")
+	require.Equal(t, s.Info().IDKey, back.Info().IDKey, "message IDs stay what they are")
 	for _, a := range []event.Account{"ann", "bob", "never"} {
 		before, _, err := readAll(ctx, s, a)
 		require.NoError(t, err)

@@ -52,7 +52,7 @@ func BenchmarkHistory(b *testing.B) {
 	for _, windows := range []int{1, 40} {
 		b.Run(fmt.Sprint("windows=", windows), func(b *testing.B) {
 			s := open(b, newPath(b), boltstore.Config{})
-			issuer := event.NewIssuer(s.Info().Secret)
+			issuer := event.NewIssuer(s.Info().IDKey)
 			raw := newRawLane(b, sequential)
 			for w := range windows {
 				for n := 0; n < entries/windows; n += 250 {
@@ -116,7 +116,7 @@ func BenchmarkFold(b *testing.B) {
 	}
 	const accounts, senders = 1_000_000, 256
 	s := open(b, newPath(b), boltstore.Config{})
-	issuer := event.NewIssuer(s.Info().Secret)
+	issuer := event.NewIssuer(s.Info().IDKey)
 	populate(b, s, issuer, accounts)
 	for b.Loop() {
 		var times [2][]time.Duration // without, with
@@ -153,7 +153,7 @@ func BenchmarkOpen(b *testing.B) {
 		b.Run(fmt.Sprint("entries=", entries), func(b *testing.B) {
 			path := newPath(b)
 			s := open(b, path, boltstore.Config{})
-			populate(b, s, event.NewIssuer(s.Info().Secret), entries)
+			populate(b, s, event.NewIssuer(s.Info().IDKey), entries)
 			_, accounts := s.Memory()
 			s.Crash()
 			var ours, ref time.Duration
@@ -184,7 +184,7 @@ func BenchmarkFileSize(b *testing.B) {
 	const accounts, each = 2000, 20
 	for range b.N {
 		s := open(b, newPath(b), boltstore.Config{}.WithLimits(2<<20, 512, 8))
-		issuer := event.NewIssuer(s.Info().Secret)
+		issuer := event.NewIssuer(s.Info().IDKey)
 		size := func() float64 { return float64(s.HighWater()) / (accounts * each) }
 		fill := func() {
 			var wg sync.WaitGroup

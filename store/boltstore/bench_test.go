@@ -253,7 +253,7 @@ func BenchmarkSend(b *testing.B) {
 
 func benchSend(b *testing.B, accounts, senders int, named bool) {
 	s := open(b, newPath(b), boltstore.Config{})
-	issuer := event.NewIssuer(s.Info().Secret)
+	issuer := event.NewIssuer(s.Info().IDKey)
 	populate(b, s, issuer, accounts)
 	ours := &storeLane{b, s, named}
 	raw, ordered := newRawLane(b, sequential), newRawLane(b, byAccount)

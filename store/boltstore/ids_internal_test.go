@@ -19,7 +19,8 @@ import (
 
 // seal makes the message ID that an issuer would make.
 func seal(t *testing.T, s *Store, issuer uint32, counter uint64) string {
-	c, err := aes.NewCipher(s.info.Secret[:])
+	secret := s.info.IDKey.Reveal()
+	c, err := aes.NewCipher(secret[:])
 	require.NoError(t, err)
 	b := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, issuer), counter)
 	b = append(b, 0, 0, 0, 0)

@@ -107,8 +107,8 @@ func (s *Store) start() (waiting bool, read replayed, err error) {
 		if err != nil {
 			return err
 		}
-		s.info.Incarnation, s.info.Secret = m.incarnation, m.secret
-		s.epochs, s.keys = epochs(m.incarnation), messageKeys{event.NewIssuer(m.secret)}
+		s.info.Incarnation, s.info.IDKey = m.incarnation, m.key
+		s.epochs, s.keys = epochs(m.incarnation), messageKeys{event.NewIssuer(m.key)}
 		b, err := openBase(tx, nil)
 		if err != nil {
 			return err
@@ -320,8 +320,7 @@ func initialise(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	var secret [secretBytes]byte
-	rand.Read(secret[:])
+	secret := event.NewIDKey().Reveal()
 	b := tx.Bucket([]byte(bucketMeta))
 	return errors.Join(
 		b.Put([]byte(metaSchema), binary.BigEndian.AppendUint32(nil, schemaVersion)),
@@ -355,7 +354,7 @@ func renew(tx *bolt.Tx) error {
 // meta is what a file says about itself.
 type meta struct {
 	incarnation uint32
-	secret      [secretBytes]byte
+	key         event.IDKey
 }
 
 func readMeta(tx *bolt.Tx) (meta, error) {
@@ -379,7 +378,7 @@ func readMeta(tx *bolt.Tx) (meta, error) {
 		return m, corrupt("incarnation or secret")
 	}
 	m.incarnation = binary.BigEndian.Uint32(incarnation)
-	copy(m.secret[:], secret)
+	m.key = event.IDKeyOf([secretBytes]byte(secret))
 	if m.incarnation == 0 {
 		return m, corrupt("incarnation")
 	}

@@ -21,7 +21,7 @@ func TestOpenKeepsIncarnationAndSecret(t *testing.T) {
 	s := open(t, path, boltstore.Config{})
 	info := s.Info()
 	require.NotZero(t, info.Incarnation)
-	require.NotZero(t, info.Secret)
+	require.NotZero(t, info.IDKey)
 	closeStore(t, s)
 	require.Equal(t, info, open(t, path, boltstore.Config{}).Info())
 
@@ -76,7 +76,7 @@ func TestS33_NewIncarnationChangesEveryEpoch(t *testing.T) {
 	s = open(t, path, boltstore.Config{NewIncarnation: true})
 	require.NotEqual(t, old.Incarnation, s.Info().Incarnation)
 	require.NotZero(t, s.Info().Incarnation)
-	require.Equal(t, old.Secret, s.Info().Secret, "message IDs stay what they are")
+	require.Equal(t, old.IDKey, s.Info().IDKey, "message IDs stay what they are")
 	after, err := s.Read(t.Context(), "bob", store.ReadOptions{Limit: 9})
 	require.NoError(t, err)
 	require.NotEqual(t, before.Head.Epoch, after.Head.Epoch)

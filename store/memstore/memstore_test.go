@@ -64,7 +64,7 @@ func TestMaxBytes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := memstore.New(c.cfg)
-			b := batch(event.NewIssuer(s.Info().Secret), c.payload, "ann", "bob")
+			b := batch(event.NewIssuer(s.Info().IDKey), c.payload, "ann", "bob")
 			b.Reserve = c.reserve
 			_, err := s.Commit(t.Context(), b)
 			require.ErrorIs(t, err, c.want)
@@ -75,7 +75,7 @@ func TestMaxBytes(t *testing.T) {
 // TestMaxBytes_ComesBack fills a store again and again, and removes what is in it in each of the ways there are.
 func TestMaxBytes_ComesBack(t *testing.T) {
 	s := memstore.New(memstore.Config{MaxBytes: 500 + 2*64, Reserve: -1})
-	issuer := event.NewIssuer(s.Info().Secret)
+	issuer := event.NewIssuer(s.Info().IDKey)
 	for round := range 20 {
 		b := batch(issuer, 500, "ann", "bob")
 		r, err := s.Commit(t.Context(), b)
@@ -97,7 +97,7 @@ func TestMaxBytes_ComesBack(t *testing.T) {
 
 func TestMessageIDInUse(t *testing.T) {
 	s := memstore.New(memstore.Config{})
-	b := batch(event.NewIssuer(s.Info().Secret), 1, "ann")
+	b := batch(event.NewIssuer(s.Info().IDKey), 1, "ann")
 	_, err := s.Commit(t.Context(), b)
 	require.NoError(t, err)
 	_, err = s.Commit(t.Context(), b)
@@ -111,7 +111,7 @@ func TestMessageIDInUse(t *testing.T) {
 // TestWindow_AnyOrder has records that do not expire in the order in which they came.
 func TestWindow_AnyOrder(t *testing.T) {
 	s := memstore.New(memstore.Config{})
-	issuer := event.NewIssuer(s.Info().Secret)
+	issuer := event.NewIssuer(s.Info().IDKey)
 	named := func(id event.ClientMessageID, at int64, window time.Duration) (store.Result, error) {
 		b := batch(issuer, 1, "ann")
 		b.Now = time.UnixMilli(at)
@@ -161,7 +161,7 @@ func TestStates_ForeignCursor(t *testing.T) {
 // TestS57_HolesDoNotPileUp supersedes one entry over and over, behind an entry that stays.
 func TestS57_HolesDoNotPileUp(t *testing.T) {
 	s := memstore.New(memstore.Config{})
-	issuer := event.NewIssuer(s.Info().Secret)
+	issuer := event.NewIssuer(s.Info().IDKey)
 	_, err := s.Commit(t.Context(), batch(issuer, 1, "ann"))
 	require.NoError(t, err)
 	for range 10_000 {
@@ -183,7 +183,7 @@ func BenchmarkCommit(b *testing.B) {
 	for _, inboxes := range []int{1, 2, 1000} {
 		b.Run(fmt.Sprintf("inboxes=%d", inboxes), func(b *testing.B) {
 			s := memstore.New(memstore.Config{})
-			issuer := event.NewIssuer(s.Info().Secret)
+			issuer := event.NewIssuer(s.Info().IDKey)
 			var names []event.Account
 			for i := range inboxes {
 				names = append(names, event.Account(fmt.Sprintf("account-%d", i)))
@@ -210,7 +210,7 @@ func BenchmarkCommit(b *testing.B) {
 
 func BenchmarkRead(b *testing.B) {
 	s := memstore.New(memstore.Config{})
-	issuer := event.NewIssuer(s.Info().Secret)
+	issuer := event.NewIssuer(s.Info().IDKey)
 	for range 10_000 {
 		if _, err := s.Commit(b.Context(), batch(issuer, 512, "ann")); err != nil {
 			b.Fatal(err)

@@ -55,7 +55,7 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// New returns an empty store with a random incarnation and secret. It starts nothing, so that Close is not needed to
+// New returns an empty store with a random incarnation and ID key. It starts nothing, so that Close is not needed to
 // free it.
 func New(cfg Config) *Store {
 	var b [4]byte
@@ -63,6 +63,7 @@ func New(cfg Config) *Store {
 	s := &Store{
 		info: store.Info{
 			Incarnation:  max(binary.BigEndian.Uint32(b[:]), 1),
+			IDKey:        event.NewIDKey(),
 			Capabilities: store.Capabilities{AtomicSend: true, UniformOrder: true, Dense: true, Shared: true},
 		},
 		maximum:  min(max(cfg.MaxBytes, 0), mostBytes),
@@ -71,7 +72,6 @@ func New(cfg Config) *Store {
 		accounts: make(map[event.Account]*account),
 		messages: make(map[event.MessageID]*message),
 	}
-	rand.Read(s.info.Secret[:])
 	return s
 }
 

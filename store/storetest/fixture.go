@@ -24,7 +24,7 @@ type fixture struct {
 
 func newFixture(t *testing.T, h Harness, s store.Store) *fixture {
 	f := &fixture{
-		t: t, ctx: t.Context(), h: h, s: s, issuer: event.NewIssuer(s.Info().Secret),
+		t: t, ctx: t.Context(), h: h, s: s, issuer: event.NewIssuer(s.Info().IDKey),
 		now: time.UnixMilli(1_700_000_000_123),
 	}
 	t.Cleanup(func() { _ = closeStore(f.s) }) // f.s is by then what Reopen made of s; rules may have closed it

@@ -76,13 +76,13 @@ var infoRules = []rule{
 		info := f.s.Info()
 		require.Equal(f.t, f.h.Capabilities, info.Capabilities)
 		require.NotZero(f.t, info.Incarnation)
-		require.NotZero(f.t, info.Secret)
+		require.NotZero(f.t, info.IDKey)
 		f.send("ann", "ann")
 		require.Equal(f.t, info, f.s.Info())
 	}},
 	{name: "info differs between two stores", check: func(f *fixture) {
 		other := newFixture(f.t, f.h, f.h.Open(f.t))
-		require.NotEqual(f.t, f.s.Info().Secret, other.s.Info().Secret)
+		require.NotEqual(f.t, f.s.Info().IDKey, other.s.Info().IDKey)
 	}},
 	{name: "a working store has not failed", check: func(f *fixture) {
 		f.send("ann", "ann")

@@ -7,13 +7,13 @@
 //	m := client.New(load(), client.Config{})          // what was saved last; the zero State on first start
 //	for {
 //		pos := m.Attach()                             // begins a connection
-//		conn := attach(m.Login(), m.Token(), pos)     // pos nil: the engine says where to start
+//		conn := attach(m.Login(), m.Token().Reveal(), pos) // pos nil: the engine says where to start
 //		for frame := range conn.frames {
 //			step, err := m.Receive(frame)
 //			if err != nil {
 //				break                                 // the engine broke a rule: drop the connection
 //			}
-//			save(m.Snapshot(), step)                  // in one transaction, if step.Save
+//			save(m.Snapshot().Encode(), step)         // in one transaction, if step.Save
 //			for _, reply := range m.Replies() {
 //				conn.send(reply)                      // only now
 //			}

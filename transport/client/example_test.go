@@ -50,7 +50,7 @@ func Example() {
 				fmt.Printf("apply %d %s\n", e.Seq, e.Payload)
 			}
 			if step.Save {
-				if file, err = json.Marshal(m.Snapshot()); err != nil {
+				if file, err = m.Snapshot().Encode(); err != nil {
 					fmt.Println(err)
 					return
 				}

@@ -64,7 +64,7 @@ func FuzzMachine(f *testing.F) {
 					require.Equal(t, after, ack.Position)
 				}
 			}
-			saved, err := json.Marshal(m.Snapshot())
+			saved, err := m.Snapshot().Encode()
 			require.NoError(t, err)
 			var again client.State
 			require.NoError(t, json.Unmarshal(saved, &again))

@@ -105,7 +105,7 @@ func (m *Machine) LoggedIn(login event.LoginID, token event.ResumeToken) {
 // Login returns the login to attach with, or "" if there is none.
 func (m *Machine) Login() event.LoginID { return m.login }
 
-// Token returns the latest token, or "" if there is none.
+// Token returns the latest token, or none.
 func (m *Machine) Token() event.ResumeToken { return m.token }
 
 // Position returns the place that the connection has come to, or false if it is not known yet.

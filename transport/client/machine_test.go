@@ -77,19 +77,19 @@ func TestFirstAttach(t *testing.T) {
 	_, known := m.Position()
 	require.False(t, known)
 	require.Nil(t, m.Attach(), "a client without a position claims none")
-	step := receive(t, m, &event.Welcome{Login: "l1", Position: at(7), Head: 9, Token: "secret"})
+	step := receive(t, m, &event.Welcome{Login: "l1", Position: at(7), Head: 9, Token: event.ResumeTokenOf("secret")})
 	require.True(t, step.Save)
 	require.True(t, receive(t, m, &event.CaughtUp{Position: at(7)}).Save)
 	require.Equal(t, at(7), position(t, m), "it takes the position of the Welcome")
 	require.Equal(t, event.LoginID("l1"), m.Login())
-	require.Equal(t, event.ResumeToken("secret"), m.Token())
+	require.Equal(t, event.ResumeTokenOf("secret"), m.Token())
 	require.Equal(t, []event.ClientFrame{&event.TokenStored{}}, m.Replies(), "the token is confirmed, the position is not news")
 	require.Empty(t, m.Replies(), "replies are handed out once")
 
-	m.LoggedIn("l2", "other")
+	m.LoggedIn("l2", event.ResumeTokenOf("other"))
 	require.Equal(t, atPtr(7), m.Attach(), "a new login keeps the position")
 	require.False(t, receive(t, m, &event.Welcome{Login: "l2", Position: at(7), Head: 9}).Save)
-	require.Equal(t, event.ResumeToken("other"), m.Token())
+	require.Equal(t, event.ResumeTokenOf("other"), m.Token())
 }
 
 func TestI10_Data(t *testing.T) {

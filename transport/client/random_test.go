@@ -184,7 +184,7 @@ func (a *app) connect(t *testing.T, in *inbox, faulty bool) (caughtUp bool) {
 		if a.rnd.IntN(3) > 0 && !step.CaughtUp && step.Reset == nil {
 			continue // save several steps at once
 		}
-		mem.state, err = json.Marshal(m.Snapshot())
+		mem.state, err = m.Snapshot().Encode()
 		require.NoError(t, err)
 		a.disk = mem
 		if faulty && a.rnd.IntN(30) == 0 {
@@ -288,7 +288,7 @@ func TestI10_RestoredIsTheSame(t *testing.T) {
 				for range rnd.IntN(12) {
 					in.change()
 				}
-				saved, err := json.Marshal(restored.Snapshot())
+				saved, err := restored.Snapshot().Encode()
 				require.NoError(t, err)
 				var st client.State
 				require.NoError(t, json.Unmarshal(saved, &st))

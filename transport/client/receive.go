@@ -104,9 +104,9 @@ func (m *Machine) closed(f *event.Closed) Step {
 
 func (m *Machine) welcome(f *event.Welcome) Step {
 	m.phase = stating
-	step := Step{Save: f.Token != "" || f.Login != m.login}
+	step := Step{Save: !f.Token.IsZero() || f.Login != m.login}
 	m.login = f.Login
-	if f.Token != "" {
+	if !f.Token.IsZero() {
 		m.token, m.confirm = f.Token, true
 	}
 	if !m.known {

@@ -164,7 +164,7 @@ func TestSnapshotJSON(t *testing.T) {
 	receive(t, m, &event.StatePage{Epoch: epoch, States: []event.State{{Conversation: "c", Name: "x", Number: 1<<63 + 1, Value: []byte{0, 1}, Seq: 1<<63 + 1}}})
 	receive(t, m, data(1<<63+1, 1<<63+2, entry(1<<63+2)))
 	want := m.Snapshot()
-	encoded, err := json.Marshal(want)
+	encoded, err := want.Encode()
 	require.NoError(t, err)
 	var got client.State
 	require.NoError(t, json.Unmarshal(encoded, &got))
@@ -189,4 +189,24 @@ func TestI17_RegistersWithoutAPosition(t *testing.T) {
 	receive(t, m, &event.StatePage{Epoch: epoch + 1, States: []event.State{{Conversation: "c", Name: event.StateRead, Number: 1, Seq: 2}}})
 	got, _ := m.Register("c", event.StateRead)
 	require.EqualValues(t, 1, got.Number)
+}
+
+// TestI24_StateIsSavedByAnExplicitStep (K10.5): Encode saves the token; what encoding/json writes by itself cannot be read back.
+func TestI24_StateIsSavedByAnExplicitStep(t *testing.T) {
+	token := event.NewResumeToken()
+	want := client.State{Login: event.NewLoginID(), Token: token, Position: atPtr(3)}
+	file, err := want.Encode()
+	require.NoError(t, err)
+	var got client.State
+	require.NoError(t, json.Unmarshal(file, &got))
+	require.Equal(t, want, got)
+
+	file, err = json.Marshal(want)
+	require.NoError(t, err)
+	require.NotContains(t, string(file), token.Reveal())
+	require.ErrorContains(t, json.Unmarshal(file, &got), "without Reveal")
+
+	file, err = client.State{}.Encode()
+	require.NoError(t, err)
+	require.Equal(t, `{}`, string(file))
 }

@@ -2,21 +2,32 @@ package client
 
 import (
 	"cmp"
+	"encoding/json"
 
 	"github.com/manydevice/manydevice/event"
 )
 
 // State is what a client saves together with the data it applied. The zero value is that of a client that was never
-// attached. It can be encoded with encoding/json; it holds a secret, so keep it where the platform keeps such things.
+// attached. [State.Encode] writes it as JSON, which json.Unmarshal reads. It holds a secret: keep what Encode returns where
+// the platform keeps such things. What json.Marshal writes has a placeholder instead of the token, which json.Unmarshal
+// refuses.
 type State struct {
 	Login event.LoginID     `json:"login,omitempty"`
-	Token event.ResumeToken `json:"token,omitempty"` // the latest; secret
+	Token event.ResumeToken `json:"token,omitzero"` // the latest; secret
 	// Position is the place up to which everything was applied. Nil: not known, the engine says where to start.
 	Position *event.Position `json:"position,omitempty"`
 	// Held are the IDs of the messages applied last, oldest first, at most Config.Keep of them.
 	Held []event.MessageID `json:"held,omitempty"`
 	// Registers are the conversation state, in order of conversation and name.
 	Registers []event.State `json:"registers,omitempty"`
+}
+
+// Encode returns the state as JSON, with the token in clear.
+func (s State) Encode() ([]byte, error) {
+	return json.Marshal(struct {
+		State
+		Token string `json:"token,omitempty"`
+	}{s, s.Token.Reveal()})
 }
 
 // DefaultKeep is how many message IDs a machine keeps by itself: as many as an inbox keeps entries by default, so that

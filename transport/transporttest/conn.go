@@ -174,7 +174,7 @@ func (c *connRun) end() (last event.Frame, err error) {
 func describe(f event.Frame) string {
 	switch f := f.(type) {
 	case *event.Welcome:
-		return fmt.Sprintf("Welcome %s %v %d %q", f.Login, f.Position, f.Head, string(f.Token))
+		return fmt.Sprintf("Welcome %s %v %d %q", f.Login, f.Position, f.Head, f.Token.Reveal())
 	case *event.Data:
 		words := []string{fmt.Sprintf("Data %d (%d, %d] %t", f.Epoch, f.Prev, f.Seq, f.Redelivered)}
 		for _, e := range f.Entries {

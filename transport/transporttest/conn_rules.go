@@ -52,7 +52,7 @@ func testEntry(seq uint64, payload []byte) *event.Sealed {
 
 func checkKinds(c *connRun) error {
 	pos := event.Position{Epoch: 1<<63 + 1, Seq: 1<<63 + 7} // numbers that a float64 cannot hold
-	login, token := event.LoginID(strings.Repeat("a", 32)), event.ResumeToken(strings.Repeat("b", 52))
+	login, token := event.LoginID(strings.Repeat("a", 32)), event.ResumeTokenOf(strings.Repeat("b", 52))
 	frames := []event.Frame{
 		&event.Welcome{Login: login, Position: pos, Head: pos.Seq, Token: token},
 		&event.Welcome{Login: login, Position: pos, Head: pos.Seq},

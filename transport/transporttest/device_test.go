@@ -94,7 +94,7 @@ func device(t *testing.T, cfg transporttest.DeviceConfig, test func(t *testing.T
 
 func TestDeviceApplies(t *testing.T) {
 	device(t, transporttest.DeviceConfig{}, func(t *testing.T, d *transporttest.Device, s *server) {
-		s.send(t, &event.Welcome{Login: "l1", Position: at(0), Token: "token"},
+		s.send(t, &event.Welcome{Login: "l1", Position: at(0), Token: event.ResumeTokenOf("token")},
 			&event.StatePage{Epoch: 1, States: []event.State{{Conversation: "c", Name: event.StateRead, Number: 1}}},
 			data(0, 2, message(1), message(2)), &event.CaughtUp{Position: at(2)}, &event.Live{Event: message(9)})
 		require.Equal(t, []event.ClientFrame{&event.TokenStored{}, &event.Ack{Position: at(2)}}, s.take())
@@ -108,7 +108,7 @@ func TestDeviceApplies(t *testing.T) {
 		require.NoError(t, d.WaitPosition(t.Context(), 4))
 		require.NoError(t, d.WaitLives(t.Context(), 1))
 		require.Equal(t, event.LoginID("l1"), d.Login())
-		require.Equal(t, event.ResumeToken("token"), d.Token())
+		require.Equal(t, event.ResumeTokenOf("token"), d.Token())
 		require.Equal(t, at(4), d.Position())
 		require.Len(t, d.Messages(event.KindMessage), 3)
 		require.Empty(t, d.Messages(event.KindTyping))
@@ -198,10 +198,10 @@ func TestDeviceReconnects(t *testing.T) {
 		require.Empty(t, d.Frames())
 
 		pair := transporttest.NewPair(transporttest.PairConfig{})
-		d.LoggedIn("l2", "t2")
+		d.LoggedIn("l2", event.ResumeTokenOf("t2"))
 		require.NoError(t, d.Connect(pair))
 		pos := at(2)
-		require.Equal(t, transporttest.AttachRequest{Login: "l2", Token: "t2", Position: &pos}, s.requests[1])
+		require.Equal(t, transporttest.AttachRequest{Login: "l2", Token: event.ResumeTokenOf("t2"), Position: &pos}, s.requests[1])
 		s.send(t, welcome(2), data(2, 3, message(3)))
 		require.Len(t, d.Entries(), 3)
 		pair.Cut()

@@ -92,7 +92,7 @@ func Conversation(i int) event.ConversationID {
 // Fill puts messages into inboxes, a number of rounds into each of the accounts, many with one commit.
 func Fill(ctx context.Context, st store.Store, accounts, rounds int, payload []byte) error {
 	const batch, writers = 256, 8
-	issuer := event.NewIssuer(st.Info().Secret)
+	issuer := event.NewIssuer(st.Info().IDKey)
 	for range rounds {
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(writers)
@@ -119,7 +119,7 @@ func Fill(ctx context.Context, st store.Store, accounts, rounds int, payload []b
 
 // FillOne puts n messages into one inbox, many with one commit.
 func FillOne(ctx context.Context, st store.Store, account event.Account, n int, payload []byte) error {
-	issuer := event.NewIssuer(st.Info().Secret)
+	issuer := event.NewIssuer(st.Info().IDKey)
 	for n > 0 {
 		b := store.Batch{Account: "filler", Now: time.Now()}
 		for range min(n, 512) {

@@ -99,6 +99,12 @@ func Names(t testing.TB, err error, pkg, call, field, value string) {
 // IDs are no identifiers.
 var IDs = []string{"", strings.Repeat("a", event.MaxIDBytes+1), "a\nb", "a\xffb", "a\u202eb", "..", "a/../b"}
 
+// Accounts are none: no identifiers, and addresses of logins.
+var Accounts = append(slices.Clone(IDs), "ann/7ixajkf3nd3dbs7n3ctq2lw4xe5mzq6o", "acme/ann/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaz")
+
+// Logins are neither login IDs nor addresses of logins of ann.
+var Logins = append(slices.Clone(Secrets), "bob/7ixajkf3nd3dbs7n3ctq2lw4xe5mzq6o", "ann/7ixajkf3nd3dbs7n3ctq2lw4xe5mzq6", "/7ixajkf3nd3dbs7n3ctq2lw4xe5mzq6o")
+
 // Secrets are neither login IDs nor resume tokens.
 var Secrets = []string{"", "x", strings.Repeat("a", 31), strings.Repeat("a", 53), strings.Repeat("A", 32), strings.Repeat("A", 52), "a\nb"}
 
