@@ -112,7 +112,7 @@ func TestReadmeExampleWorks(t *testing.T) {
 			continue
 		}
 		require.Equal(t, "hello", string(d.Entries[0].Payload))
-		ack, err := event.AppendClientFrame(nil, event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: d.Seq}})
+		ack, err := event.AppendClientFrame(nil, &event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: d.Seq}})
 		require.NoError(t, err)
 		_, err = fmt.Fprintf(client, "%s\n", ack)
 		require.NoError(t, err)

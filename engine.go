@@ -27,11 +27,10 @@ type Engine struct {
 	Sessions *session.Registry
 	// Router says who gets a copy: Attach, Send, MarkRead.
 	Router *fanout.Router
-
-	st store.Store
 }
 
-// Open starts an engine over a store, which stays the caller's and must be closed after the engine.
+// Open starts an engine over a store, which stays the caller's and must be closed after the engine. A store that another engine
+// uses already is refused with [store.ErrInUse], unless both have Leases.
 func Open(st store.Store, cfg Config) (*Engine, error) {
 	if st == nil {
 		return nil, fmt.Errorf("manydevice: open: %w", &event.InvalidError{Field: "store", Reason: "nil"})
@@ -44,12 +43,13 @@ func Open(st store.Store, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("manydevice: open: %w", err), reg.Close(context.Background()))
 	}
-	return &Engine{Sessions: reg, Router: router, st: st}, nil
+	return &Engine{Sessions: reg, Router: router}, nil
 }
 
-// Failed is closed when the store can no longer be used, because a physical write failed. Connections have been closed
-// with advice to come back. The host closes the engine and the store, and opens them again.
-func (e *Engine) Failed() <-chan struct{} { return e.st.Failed() }
+// Failed is closed when the store can no longer be used, because a physical write failed or because it was closed before the
+// engine. Connections have been closed with advice to come back. The host closes the engine and the store, and opens them
+// again. It stays open if the engine is closed first.
+func (e *Engine) Failed() <-chan struct{} { return e.Sessions.Failed() }
 
 // Drain prepares for a stop, for instance when a new version is rolled out: what is pending is written, no logins and
 // connections are taken any more, and those that are there are closed. Each client is told when the next process, or another

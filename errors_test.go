@@ -89,6 +89,7 @@ var answers = map[string][]struct {
 	"store.ErrWindowFull":     {{store.ErrWindowFull, event.Unavailable.Closed(0)}},
 	"store.ErrFull":           {{store.ErrFull, event.Unavailable.Closed(0)}},
 	"store.ErrClosed":         {{store.ErrClosed, event.Unavailable.Closed(0)}},
+	"store.ErrInUse":          {{store.ErrInUse, event.Unavailable.Closed(0)}},
 	"store.ErrFailed":         {{store.ErrFailed, event.Unavailable.Closed(0)}},
 	"store.ErrSchema":         {{store.ErrSchema, event.Unavailable.Closed(0)}},
 	"store.ErrLeaseHeld":      {{store.ErrLeaseHeld, event.Unavailable.Closed(0)}},

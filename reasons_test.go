@@ -166,7 +166,7 @@ var endings = map[event.Reason]func(s *stage) event.Closed{
 	},
 	event.ExpiredAbsolute: func(s *stage) event.Closed {
 		d := s.login("a1", "ios").attach("")
-		for d.att.Handle(s.ctx, event.Ping{}) == nil {
+		for d.att.Handle(s.ctx, &event.Ping{}) == nil {
 			time.Sleep(30 * time.Minute)
 		}
 		return d.told()
@@ -175,7 +175,7 @@ var endings = map[event.Reason]func(s *stage) event.Closed{
 		d := s.login("a1", "ios")
 		time.Sleep(90 * time.Minute)
 		d.attach("")
-		require.NoError(s.t, d.att.Handle(s.ctx, event.TokenStored{})) // the new token counts from here on
+		require.NoError(s.t, d.att.Handle(s.ctx, &event.TokenStored{})) // the new token counts from here on
 		time.Sleep(10 * time.Second)
 		thief := &on{s: s, res: d.res}
 		require.Error(s.t, thief.try(""))

@@ -30,7 +30,7 @@ func ExampleDecodeClientFrame() {
 	fault, _ := errors.AsType[*event.FrameError](err)
 	fmt.Println(fault.Fault, "-", err)
 	// Output:
-	// {Position:{Epoch:1 Seq:118}} <nil>
+	// &{Position:{Epoch:1 Seq:118}} <nil>
 	// field - ack frame: unknown field
 }
 

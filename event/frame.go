@@ -3,8 +3,11 @@ package event
 import "time"
 
 // Frame is what the engine sends to a device: *Welcome, *Data, *StatePage, *CaughtUp, *Reset, *Live, *Pong or *Closed.
-// Frames are valid until Send returns; entries and their encodings may be kept.
-type Frame interface{ frame() }
+// Frames are pointers in both directions; values do not compile. Frames are valid until Send returns; entries and their
+// encodings may be kept.
+type Frame interface {
+	frame() string // its name in the reference encoding; empty for a nil pointer
+}
 
 // Welcome is the first frame of every connection.
 type Welcome struct {
@@ -55,17 +58,36 @@ type Live struct{ Event *Sealed }
 // Pong answers a Ping.
 type Pong struct{ Nonce string }
 
-func (*Welcome) frame()   {}
-func (*Data) frame()      {}
-func (*StatePage) frame() {}
-func (*CaughtUp) frame()  {}
-func (*Reset) frame()     {}
-func (*Live) frame()      {}
-func (*Pong) frame()      {}
-func (*Closed) frame()    {}
+func (f *Welcome) frame() string   { return named(f, "welcome") }
+func (f *Data) frame() string      { return named(f, "data") }
+func (f *StatePage) frame() string { return named(f, "state") }
+func (f *CaughtUp) frame() string  { return named(f, "caughtUp") }
+func (f *Reset) frame() string     { return named(f, "reset") }
+func (f *Live) frame() string      { return named(f, "live") }
+func (f *Pong) frame() string      { return named(f, "pong") }
+func (f *Closed) frame() string    { return named(f, "closed") }
 
-// ClientFrame is what a device sends to the engine: Ack, Nack, ResetAck, TokenStored, Background or Ping.
-type ClientFrame interface{ clientFrame() }
+// FrameName returns the name that the reference encoding has for a frame, such as "data". It is empty for nil and for a nil
+// pointer.
+func FrameName(f Frame) string {
+	if f == nil {
+		return ""
+	}
+	return f.frame()
+}
+
+// named returns a frame's name, or nothing for a frame that is not there.
+func named[T any](f *T, name string) string {
+	if f == nil {
+		return ""
+	}
+	return name
+}
+
+// ClientFrame is what a device sends to the engine: *Ack, *Nack, *ResetAck, *TokenStored, *Background or *Ping.
+type ClientFrame interface {
+	clientFrame() string // as of Frame
+}
 
 // Ack says that the device has stored everything up to Position.
 type Ack struct{ Position Position }
@@ -88,12 +110,20 @@ type Background struct{ On bool }
 // Ping asks for a Pong with the same nonce, at most 128 characters.
 type Ping struct{ Nonce string }
 
-func (Ack) clientFrame()         {}
-func (Nack) clientFrame()        {}
-func (ResetAck) clientFrame()    {}
-func (TokenStored) clientFrame() {}
-func (Background) clientFrame()  {}
-func (Ping) clientFrame()        {}
+func (f *Ack) clientFrame() string         { return named(f, "ack") }
+func (f *Nack) clientFrame() string        { return named(f, "nack") }
+func (f *ResetAck) clientFrame() string    { return named(f, "resetAck") }
+func (f *TokenStored) clientFrame() string { return named(f, "tokenStored") }
+func (f *Background) clientFrame() string  { return named(f, "background") }
+func (f *Ping) clientFrame() string        { return named(f, "ping") }
+
+// ClientFrameName is [FrameName] for what a device sends.
+func ClientFrameName(f ClientFrame) string {
+	if f == nil {
+		return ""
+	}
+	return f.clientFrame()
+}
 
 // Closed is the last frame of a connection: why it or its login ended, and what the client should do.
 type Closed struct {

@@ -29,7 +29,7 @@ const textSlack = 1024
 func AppendFrame(dst []byte, f Frame) ([]byte, error) {
 	out, err := appendFrame(dst, f)
 	if err == nil && len(out)-len(dst) > MaxFrameBytes {
-		err = &FrameError{Type: frameName(f), Fault: FaultSize, Reason: "longer than MaxFrameBytes"}
+		err = &FrameError{Type: FrameName(f), Fault: FaultSize, Reason: "longer than MaxFrameBytes"}
 	}
 	if err != nil {
 		return dst, err
@@ -38,92 +38,61 @@ func AppendFrame(dst []byte, f Frame) ([]byte, error) {
 }
 
 func appendFrame(dst []byte, f Frame) ([]byte, error) {
+	if FrameName(f) == "" {
+		return dst, &FrameError{Fault: FaultValue, Reason: "nothing there"}
+	}
 	switch f := f.(type) {
 	case *Welcome:
-		if f != nil {
-			return appendWelcome(dst, f)
-		}
+		return appendWelcome(dst, f)
 	case *Data:
-		if f != nil {
-			return appendData(dst, f)
-		}
+		return appendData(dst, f)
 	case *StatePage:
-		if f != nil {
-			return appendStatePage(dst, f)
-		}
+		return appendStatePage(dst, f)
 	case *CaughtUp:
-		if f != nil {
-			dst = append(dst, `{"t":"caughtUp"`...)
-			return append(appendPosition(dst, "position", f.Position), '}'), nil
-		}
+		dst = append(dst, `{"t":"caughtUp"`...)
+		return append(appendPosition(dst, "position", f.Position), '}'), nil
 	case *Reset:
-		if f != nil {
-			return appendReset(dst, f)
-		}
+		return appendReset(dst, f)
 	case *Live:
-		if f != nil && f.Event != nil {
+		if f.Event != nil {
 			dst = append(dst, `{"t":"live","event":`...)
 			return append(append(dst, f.Event.JSON()...), '}'), nil
 		}
 	case *Pong:
-		if f != nil {
-			return appendNonce(dst, "pong", f.Nonce)
-		}
+		return appendNonce(dst, "pong", f.Nonce)
 	case *Closed:
-		if f != nil {
-			return appendClosed(dst, f)
-		}
+		return appendClosed(dst, f)
 	}
-	return dst, &FrameError{Type: frameName(f), Fault: FaultValue, Reason: "nothing there"}
-}
-
-// frameName returns the name that the encoding has for f, or "" if it has none.
-func frameName(f Frame) string {
-	switch f.(type) {
-	case *Welcome:
-		return "welcome"
-	case *Data:
-		return "data"
-	case *StatePage:
-		return "state"
-	case *CaughtUp:
-		return "caughtUp"
-	case *Reset:
-		return "reset"
-	case *Live:
-		return "live"
-	case *Pong:
-		return "pong"
-	case *Closed:
-		return "closed"
-	}
-	return ""
+	return dst, &FrameError{Type: FrameName(f), Fault: FaultValue, Reason: "nothing there"}
 }
 
 // AppendClientFrame appends the reference encoding of f to dst: one JSON object without a line end. A frame that is nil,
 // or whose code or nonce breaks its bounds, is refused with a [*FrameError], and dst is returned as it was. It is safe
 // for concurrent use.
 func AppendClientFrame(dst []byte, f ClientFrame) ([]byte, error) {
+	if ClientFrameName(f) == "" {
+		return dst, &FrameError{Fault: FaultValue, Reason: "nothing there"}
+	}
 	switch f := f.(type) {
-	case Ack:
+	case *Ack:
 		dst = append(dst, `{"t":"ack"`...)
 		return append(appendPosition(dst, "position", f.Position), '}'), nil
-	case Nack:
+	case *Nack:
 		if err := CheckName("code", f.Code); err != nil {
 			return dst, valueError("nack", err)
 		}
 		dst = append(dst, `{"t":"nack"`...)
 		dst = appendPosition(dst, "position", f.Position)
 		return append(appendOptional(dst, "code", f.Code), '}'), nil
-	case ResetAck:
+	case *ResetAck:
 		dst = append(dst, `{"t":"resetAck"`...)
 		return append(appendPosition(dst, "position", f.Position), '}'), nil
-	case TokenStored:
+	case *TokenStored:
 		return append(dst, `{"t":"tokenStored"}`...), nil
-	case Background:
+	case *Background:
 		dst = append(dst, `{"t":"background","on":`...)
 		return append(strconv.AppendBool(dst, f.On), '}'), nil
-	case Ping:
+	case *Ping:
 		return appendNonce(dst, "ping", f.Nonce)
 	}
 	return dst, &FrameError{Fault: FaultType, Reason: "no such frame"}

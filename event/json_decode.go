@@ -78,17 +78,17 @@ func DecodeClientFrame(b []byte) (ClientFrame, error) {
 func decodeClientFrame(d *decoder, o *object) ClientFrame {
 	switch o.frameType() {
 	case "ack":
-		return Ack{Position: o.position("position")}
+		return &Ack{Position: o.position("position")}
 	case "nack":
-		return Nack{Position: o.position("position"), Code: o.name("code")}
+		return &Nack{Position: o.position("position"), Code: o.name("code")}
 	case "resetAck":
-		return ResetAck{Position: o.position("position")}
+		return &ResetAck{Position: o.position("position")}
 	case "tokenStored":
-		return TokenStored{}
+		return &TokenStored{}
 	case "background":
-		return Background{On: o.parseFlag("on", o.need("on"))}
+		return &Background{On: o.parseFlag("on", o.need("on"))}
 	case "ping":
-		return Ping{Nonce: o.name("nonce")}
+		return &Ping{Nonce: o.name("nonce")}
 	}
 	d.fail(FaultType, "no frame from a device to the engine")
 	return nil

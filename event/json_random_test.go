@@ -126,17 +126,17 @@ func (g generator) frame() event.Frame {
 func (g generator) clientFrame() event.ClientFrame {
 	switch g.IntN(6) {
 	case 0:
-		return event.Ack{Position: g.position()}
+		return &event.Ack{Position: g.position()}
 	case 1:
-		return event.Nack{Position: g.position(), Code: g.maybe()}
+		return &event.Nack{Position: g.position(), Code: g.maybe()}
 	case 2:
-		return event.ResetAck{Position: g.position()}
+		return &event.ResetAck{Position: g.position()}
 	case 3:
-		return event.TokenStored{}
+		return &event.TokenStored{}
 	case 4:
-		return event.Background{On: g.IntN(2) == 0}
+		return &event.Background{On: g.IntN(2) == 0}
 	}
-	return event.Ping{Nonce: g.maybe()}
+	return &event.Ping{Nonce: g.maybe()}
 }
 
 // forget drops the encodings of entries, which a frame that was encoded has and one that was decoded has not.

@@ -23,14 +23,14 @@ func TestAppendFrame_Refused(t *testing.T) {
 		fault event.FrameFault
 	}{
 		{"nil", nil, "", event.FaultValue},
-		{"nil welcome", (*event.Welcome)(nil), "welcome", event.FaultValue},
-		{"nil data", (*event.Data)(nil), "data", event.FaultValue},
-		{"nil state", (*event.StatePage)(nil), "state", event.FaultValue},
-		{"nil caught up", (*event.CaughtUp)(nil), "caughtUp", event.FaultValue},
-		{"nil reset", (*event.Reset)(nil), "reset", event.FaultValue},
-		{"nil live", (*event.Live)(nil), "live", event.FaultValue},
-		{"nil pong", (*event.Pong)(nil), "pong", event.FaultValue},
-		{"nil closed", (*event.Closed)(nil), "closed", event.FaultValue},
+		{"nil welcome", (*event.Welcome)(nil), "", event.FaultValue},
+		{"nil data", (*event.Data)(nil), "", event.FaultValue},
+		{"nil state", (*event.StatePage)(nil), "", event.FaultValue},
+		{"nil caught up", (*event.CaughtUp)(nil), "", event.FaultValue},
+		{"nil reset", (*event.Reset)(nil), "", event.FaultValue},
+		{"nil live", (*event.Live)(nil), "", event.FaultValue},
+		{"nil pong", (*event.Pong)(nil), "", event.FaultValue},
+		{"nil closed", (*event.Closed)(nil), "", event.FaultValue},
 		{"welcome without a login", &event.Welcome{}, "welcome", event.FaultValue},
 		{"data with a nil entry", &event.Data{Entries: []*event.Sealed{nil}}, "data", event.FaultValue},
 		{"live without an event", &event.Live{}, "live", event.FaultValue},
@@ -73,11 +73,12 @@ func TestAppendClientFrame_Refused(t *testing.T) {
 		frame event.ClientFrame
 		fault event.FrameFault
 	}{
-		{"nil", nil, event.FaultType},
-		{"nack with a line end", event.Nack{Code: "a\nb"}, event.FaultValue},
-		{"nack with a long code", event.Nack{Code: strings.Repeat("x", 129)}, event.FaultValue},
-		{"nack that is not UTF-8", event.Nack{Code: "\xff"}, event.FaultValue},
-		{"ping with a long nonce", event.Ping{Nonce: strings.Repeat("x", 129)}, event.FaultValue},
+		{"nil", nil, event.FaultValue},
+		{"nil pointer", (*event.Ack)(nil), event.FaultValue},
+		{"nack with a line end", &event.Nack{Code: "a\nb"}, event.FaultValue},
+		{"nack with a long code", &event.Nack{Code: strings.Repeat("x", 129)}, event.FaultValue},
+		{"nack that is not UTF-8", &event.Nack{Code: "\xff"}, event.FaultValue},
+		{"ping with a long nonce", &event.Ping{Nonce: strings.Repeat("x", 129)}, event.FaultValue},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

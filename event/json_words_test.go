@@ -18,17 +18,17 @@ func (p *place) position() event.Position {
 
 func describeClient(t *testing.T, f event.ClientFrame) *meaning {
 	switch f := f.(type) {
-	case event.Ack:
+	case *event.Ack:
 		return &meaning{Frame: "ack", Position: placeOf(f.Position)}
-	case event.Nack:
+	case *event.Nack:
 		return &meaning{Frame: "nack", Position: placeOf(f.Position), Code: f.Code}
-	case event.ResetAck:
+	case *event.ResetAck:
 		return &meaning{Frame: "resetAck", Position: placeOf(f.Position)}
-	case event.TokenStored:
+	case *event.TokenStored:
 		return &meaning{Frame: "tokenStored"}
-	case event.Background:
+	case *event.Background:
 		return &meaning{Frame: "background", On: &f.On}
-	case event.Ping:
+	case *event.Ping:
 		return &meaning{Frame: "ping", Nonce: f.Nonce}
 	}
 	require.FailNow(t, "unknown frame", "%T", f)
@@ -38,17 +38,17 @@ func describeClient(t *testing.T, f event.ClientFrame) *meaning {
 func (m *meaning) buildClient(t *testing.T) event.ClientFrame {
 	switch m.Frame {
 	case "ack":
-		return event.Ack{Position: m.Position.position()}
+		return &event.Ack{Position: m.Position.position()}
 	case "nack":
-		return event.Nack{Position: m.Position.position(), Code: m.Code}
+		return &event.Nack{Position: m.Position.position(), Code: m.Code}
 	case "resetAck":
-		return event.ResetAck{Position: m.Position.position()}
+		return &event.ResetAck{Position: m.Position.position()}
 	case "tokenStored":
-		return event.TokenStored{}
+		return &event.TokenStored{}
 	case "background":
-		return event.Background{On: *m.On}
+		return &event.Background{On: *m.On}
 	case "ping":
-		return event.Ping{Nonce: m.Nonce}
+		return &event.Ping{Nonce: m.Nonce}
 	}
 	require.FailNow(t, "unknown frame", m.Frame)
 	return nil

@@ -43,7 +43,7 @@ func quotedNames(text string) []string {
 func wireFields(v any, hidden ...string) []string {
 	special := map[string][]string{"ID": {"id"}, "ClientID": {"clientId"}, "Payload": {"data", "text"}, "Value": {"data", "text"}, "After": {"afterMs"}}
 	var names []string
-	for f := range reflect.TypeOf(v).Fields() {
+	for f := range reflect.Indirect(reflect.ValueOf(v)).Type().Fields() {
 		switch {
 		case slices.Contains(hidden, f.Name):
 		case special[f.Name] != nil:
@@ -69,8 +69,8 @@ func TestProtocolDoc_Fields(t *testing.T) {
 	cause := page[strings.Index(page, "| `cause` | object"):]
 	require.Subset(t, quotedNames(cause[:strings.Index(cause, "\n")]), wireFields(event.Cause{}))
 	for name, v := range map[string]event.ClientFrame{
-		"ack": event.Ack{}, "nack": event.Nack{}, "resetAck": event.ResetAck{}, "tokenStored": event.TokenStored{},
-		"background": event.Background{}, "ping": event.Ping{},
+		"ack": &event.Ack{}, "nack": &event.Nack{}, "resetAck": &event.ResetAck{}, "tokenStored": &event.TokenStored{},
+		"background": &event.Background{}, "ping": &event.Ping{},
 	} {
 		row := regexp.MustCompile("(?m)^\\| `" + name + "` \\|([^|]*)\\|").FindStringSubmatch(page)
 		require.NotNil(t, row, name)
@@ -88,7 +88,7 @@ func TestProtocolDoc_Payloads(t *testing.T) {
 		"**`device.login`": event.DeviceChange{}, "**Operations**": event.Operation{},
 	} {
 		var names []string
-		for f := range reflect.TypeOf(v).Fields() {
+		for f := range reflect.Indirect(reflect.ValueOf(v)).Type().Fields() {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			if name == "-" { // written by MarshalJSON
 				name = strings.ToLower(f.Name)
@@ -160,8 +160,8 @@ func TestVectors_Coverage(t *testing.T) {
 	for name, v := range map[string]any{
 		"welcome": event.Welcome{}, "state": event.StatePage{}, "data": event.Data{}, "caughtUp": event.CaughtUp{}, "reset": event.Reset{},
 		"live": event.Live{}, "pong": event.Pong{}, "closed": event.Closed{}, "entries": event.Entry{}, "states": event.State{},
-		"cause": event.Cause{}, "ack": event.Ack{}, "nack": event.Nack{}, "resetAck": event.ResetAck{}, "background": event.Background{},
-		"ping": event.Ping{},
+		"cause": event.Cause{}, "ack": &event.Ack{}, "nack": &event.Nack{}, "resetAck": &event.ResetAck{}, "background": &event.Background{},
+		"ping": &event.Ping{},
 	} {
 		require.Subset(t, slices.Collect(maps.Keys(seen[name])), wireFields(v, "Targets"), name)
 	}

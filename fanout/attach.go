@@ -3,13 +3,11 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"math"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/session"
@@ -34,7 +32,7 @@ type AttachRequest struct {
 
 	// Window, WindowBytes, AckWait and FrameWrite are those of [Config] for this connection, such as an MQTT client's Receive
 	// Maximum. Zero means those of the router. A window has at most 65,535 entries, and WindowBytes at most 4 MiB or those of
-	// the router, whichever is more. Times shorter than two seconds cost a look at the account twice in each of them.
+	// the router, whichever is more. Times are from 10 ms to 100 years; those shorter than two seconds cost a look at the account twice in each of them.
 	Window, WindowBytes int
 	AckWait, FrameWrite time.Duration
 	// IdleTimeout detaches the connection if nothing was heard of it for this long; see [session.AttachRequest].
@@ -53,17 +51,12 @@ const (
 
 // limits returns what the connection is held to: r's if it has nothing of its own.
 func (q *AttachRequest) limits(r *Router) (*limits, error) {
-	var errs []error
-	within := func(field string, n, most int64) {
-		if n < 0 || n > most {
-			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%d, want 0 to %d", n, most)})
-		}
-	}
-	within("window", int64(q.Window), max(maxWindow, int64(r.cfg.Window)))
-	within("windowBytes", int64(q.WindowBytes), max(maxWindowBytes, int64(r.cfg.WindowBytes)))
-	within("ackWait", int64(q.AckWait), math.MaxInt64)
-	within("frameWrite", int64(q.FrameWrite), math.MaxInt64)
-	if err := errors.Join(errs...); err != nil {
+	var check bounds.Check
+	check.Count("window", int64(q.Window), 1, maxWindow, bounds.Zero)
+	check.Bytes("windowBytes", int64(q.WindowBytes), 1, max(maxWindowBytes, int64(r.cfg.WindowBytes)), bounds.Zero)
+	checkWaits(&check, "ackWait", q.AckWait, bounds.Zero)
+	checkWaits(&check, "frameWrite", q.FrameWrite, bounds.Zero)
+	if err := check.Err(); err != nil {
 		return nil, err
 	}
 	l := limits{

@@ -142,7 +142,13 @@ func (a *Attachment) Start() {
 
 // ProtocolError is the error of a frame that a correct client does not send. The connection has been closed with reason
 // protocol_error.
-type ProtocolError struct{ Reason string }
+type ProtocolError struct {
+	Reason string
+	Err    error // what was wrong with it, such as an [*event.FrameError]; nil: it came at the wrong time
+}
+
+// Unwrap returns Err.
+func (e *ProtocolError) Unwrap() error { return e.Err }
 
 // Closed returns what the client was told.
 func (e *ProtocolError) Closed() event.Closed { return event.ProtocolError.Closed(0) }
@@ -194,7 +200,7 @@ func (a *Attachment) resetAck(p event.Position) error {
 	}
 	if a.phase != awaitResetAck || p != a.reset {
 		a.hub.mu.Unlock()
-		return a.violation("reset acknowledged that was not asked for")
+		return a.violation("reset acknowledged that was not asked for", nil)
 	}
 	defer a.hub.mu.Unlock()
 	a.pos, a.scan, a.acked = p.Seq, p.Seq, max(a.acked, p.Seq)

@@ -34,7 +34,7 @@ func (s *sink) Send(ctx context.Context, frames []event.Frame) error {
 			s.delivered.Add(int64(len(f.Entries)))
 			s.position.Store(f.Seq)
 			if a := s.att.Load(); a != nil {
-				if err := a.Handle(ctx, event.Ack{Position: event.Position{Epoch: f.Epoch, Seq: f.Seq}}); err != nil {
+				if err := a.Handle(ctx, &event.Ack{Position: event.Position{Epoch: f.Epoch, Seq: f.Seq}}); err != nil {
 					return err
 				}
 			}

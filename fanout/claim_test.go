@@ -130,9 +130,12 @@ func TestC21_AClaimEnds(t *testing.T) {
 }
 
 func TestC21_WinnerTrimmed(t *testing.T) {
-	overStores(t, fanout.Config{MaxBytes: 1, TrimInterval: -1}, func(w *world) {
+	overStores(t, fanout.Config{MaxBytes: 128 << 10, TrimInterval: -1}, func(w *world) {
 		a := w.ready("ann", "a1", "a2")
 		require.True(w.t, a[0].claimKey("call", "").Won)
+		for range 3 {
+			w.host("bob", strings.Repeat("x", 60_000), "ann")
+		}
 		w.fence("ann")
 		require.NoError(w.t, w.r.Trim(context.Background(), "ann"))
 		res := a[1].claimKey("call", "")

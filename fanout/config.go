@@ -3,12 +3,12 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 )
 
 // Bounds of one call.
@@ -34,44 +34,48 @@ const (
 	idempotencyHours = 24 * time.Hour
 )
 
-// Config tunes a [Router]. The zero value is valid.
+// Config tunes a [Router]. The zero value is valid. A value outside of its range is an [*event.InvalidError] of New, so that a
+// duration without its unit, which Go takes for nanoseconds, removes nothing.
 type Config struct {
 	// Kinds knows the kinds of events. Nil means the built-in ones; unknown kinds pass through.
 	Kinds *event.Registry
-	// Window is how many entries a connection may have unacknowledged. Zero means 64. This and the bounds below hold for
+	// Window is how many entries a connection may have unacknowledged. Zero means 64; at most 65,535. This and the bounds below hold for
 	// connections that were not attached with their own, see [AttachRequest].
 	Window int
-	// WindowBytes bounds their sizes together; a single larger entry is sent alone. Zero means 1 MiB.
+	// WindowBytes bounds their sizes together; a single larger entry is sent alone. Zero means 1 MiB; at most 1 GiB.
 	WindowBytes int
 	// LiveRing is how many live-only events wait for a connection. Beyond that one of the lowest priority is dropped, the oldest
-	// of those. Zero means 64.
+	// of those. Zero means 64; at most 65,535.
 	LiveRing int
-	// LiveLife is how long a live-only event may wait. Zero means 10 s.
+	// LiveLife is how long a live-only event may wait. Zero means 10 s; from 1 ms to 100 years.
 	LiveLife time.Duration
 	// AckWait closes a connection that has unacknowledged entries and made no progress for this long. It is looked at once a
-	// second, or twice in this time if that is more often. Zero means 30 s.
+	// second, or twice in this time if that is more often. Zero means 30 s; from 10 ms to 100
+	// years.
 	AckWait time.Duration
 	// FrameWrite bounds each Send of a connection, counted from its last ack if one comes in meanwhile: the connection is then
 	// closed, whatever its Send does. The same holds for a queue that is full, see [transport.ErrFull]. It is looked at as often
-	// as AckWait. Zero means 10 s.
+	// as AckWait. Zero means 10 s; from 10 ms to 100 years.
 	FrameWrite time.Duration
-	// CursorFlush bounds how far a cursor on disk is behind the last ack. Zero means 10 s.
+	// CursorFlush bounds how far a cursor on disk is behind the last ack. Zero means 10 s; from 1 ms to 100 years.
 	CursorFlush time.Duration
-	// PageEntries and PageBytes bound one read of an inbox. Zero means 256 and 1 MiB.
+	// PageEntries and PageBytes bound one read of an inbox. Zero means 256 and 1 MiB; at most 65,535 and 1 GiB.
 	PageEntries, PageBytes int
-	// TailCache bounds the bytes of recent entries that are kept for readers. Zero means 64 MiB; negative means none.
+	// TailCache bounds the bytes of recent entries that are kept for readers. Zero means 64 MiB; at most 1 TiB; negative means
+	// none.
 	TailCache int64
 	// MaxAge, MaxEntries and MaxBytes bound each inbox, whatever its devices have acknowledged. Zero means 30 days,
-	// 10,000 and 16 MiB; negative means no bound. Entries with a coalesce key do not count as entries.
+	// 10,000 and 16 MiB; negative means no bound. Entries with a coalesce key do not count as entries. MaxAge is from 10 min to 100
+	// years, MaxEntries at most 2,147,483,647, and MaxBytes from 128 KiB, so that the largest message fits, to 1 TiB.
 	// MaxAge and KeepMinimum wait for session.Config.AgeGrace after the clock was set or the server was away.
 	MaxAge     time.Duration
 	MaxEntries int
 	MaxBytes   int64
 	// KeepMinimum is the age up to which entries are kept although all devices have acknowledged them. Zero means 24 h;
-	// negative means that acknowledged entries go at once.
+	// negative means that acknowledged entries go at once; from 1 min to 100 years.
 	KeepMinimum time.Duration
 	// TrimInterval is how often inboxes that have grown are trimmed. All others are looked at every hundredth time.
-	// Zero means 1 min; negative means never.
+	// Zero means 1 min; negative means never; from 1 ms to 100 years.
 	TrimInterval time.Duration
 	// Push says when the host is asked to wake devices by push. The zero value means never.
 	Push PushConfig
@@ -128,20 +132,27 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 func (c *Config) validate() error {
-	var errs []error
-	positive := func(field string, n int64) {
-		if n < 1 {
-			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%d, want at least 1", n)})
-		}
-	}
-	positive("Window", int64(c.Window))
-	positive("WindowBytes", int64(c.WindowBytes))
-	positive("LiveRing", int64(c.LiveRing))
-	positive("LiveLife", int64(c.LiveLife))
-	positive("AckWait", int64(c.AckWait))
-	positive("FrameWrite", int64(c.FrameWrite))
-	positive("CursorFlush", int64(c.CursorFlush))
-	positive("PageEntries", int64(c.PageEntries))
-	positive("PageBytes", int64(c.PageBytes))
-	return errors.Join(append(errs, c.Push.validate())...)
+	var check bounds.Check
+	check.Count("Window", int64(c.Window), 1, maxWindow, 0)
+	check.Bytes("WindowBytes", int64(c.WindowBytes), 1, 1<<30, 0)
+	check.Count("LiveRing", int64(c.LiveRing), 1, maxWindow, 0)
+	check.Duration("LiveLife", c.LiveLife, time.Millisecond, bounds.Longest, 0)
+	checkWaits(&check, "AckWait", c.AckWait, 0)
+	checkWaits(&check, "FrameWrite", c.FrameWrite, 0)
+	check.Duration("CursorFlush", c.CursorFlush, time.Millisecond, bounds.Longest, 0)
+	check.Count("PageEntries", int64(c.PageEntries), 1, maxWindow, 0)
+	check.Bytes("PageBytes", int64(c.PageBytes), 1, 1<<30, 0)
+	check.Bytes("TailCache", c.TailCache, 1, 1<<40, bounds.Negative)
+	check.Duration("MaxAge", c.MaxAge, 10*time.Minute, bounds.Longest, bounds.Negative)
+	check.Count("MaxEntries", int64(c.MaxEntries), 1, math.MaxInt32, bounds.Negative)
+	check.Bytes("MaxBytes", c.MaxBytes, 2*MaxPayloadBytes, 1<<40, bounds.Negative)
+	check.Duration("KeepMinimum", c.KeepMinimum, time.Minute, bounds.Longest, bounds.Negative)
+	check.Duration("TrimInterval", c.TrimInterval, time.Millisecond, bounds.Longest, bounds.Negative)
+	c.Push.check(&check)
+	return check.Err()
+}
+
+// checkWaits checks how long the router waits for a connection, in a config or for one alone.
+func checkWaits(c *bounds.Check, field string, d time.Duration, also bounds.Also) {
+	c.Duration(field, d, 10*time.Millisecond, bounds.Longest, also)
 }

@@ -154,7 +154,7 @@ func (d *device) leave() {
 	d.w.t.Helper()
 	d.drop()
 	d.w.until("detached", func() bool {
-		return errors.Is(d.attachment().Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+		return errors.Is(d.attachment().Handle(context.Background(), &event.Ping{}), fanout.ErrDetached)
 	})
 }
 

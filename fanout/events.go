@@ -119,10 +119,10 @@ func causeOf(err error) Cause {
 		err   error
 		cause Cause
 	}{
+		{store.ErrUnknownOutcome, CauseUnknownOutcome}, // first: it may have been done
 		{ErrUnknownOrigin, CauseUnknownOrigin}, {ErrUnknownTarget, CauseUnknownTarget}, {ErrUnknownMessage, CauseUnknownMessage},
 		{store.ErrMismatch, CauseMismatch}, {store.ErrWindowFull, CauseWindowFull}, {store.ErrFull, CauseFull},
 		{ErrClosed, CauseClosed}, {session.ErrClosed, CauseClosed}, {store.ErrClosed, CauseClosed},
-		{store.ErrUnknownOutcome, CauseUnknownOutcome},
 		{context.Canceled, CauseCanceled}, {context.DeadlineExceeded, CauseCanceled},
 	} {
 		if errors.Is(err, c.err) {

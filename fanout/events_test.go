@@ -150,9 +150,9 @@ func TestD4_S65_LiveDropped(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		d.pair.Unblock() // too old by now
 		w.fence("ann")
-		require.NoError(w.t, d.Send(event.Background{On: true}))
+		require.NoError(w.t, d.Send(&event.Background{On: true}))
 		publish(2, false)
-		require.NoError(w.t, d.Send(event.Background{}))
+		require.NoError(w.t, d.Send(&event.Background{}))
 		block()
 		publish(3, false)
 		d.leave()
@@ -175,14 +175,14 @@ func TestD4_S65_LiveDropped(t *testing.T) {
 }
 
 func TestD4_TrimmedByCause(t *testing.T) {
-	inMemory(t, fanout.Config{MaxAge: 100 * time.Hour, MaxEntries: 8, MaxBytes: 5 * 1064, KeepMinimum: time.Hour, TrimInterval: -1}, func(w *world) {
+	inMemory(t, fanout.Config{MaxAge: 100 * time.Hour, MaxEntries: 8, MaxBytes: 5 * 40_064, KeepMinimum: time.Hour, TrimInterval: -1}, func(w *world) {
 		d := w.ready("ann", "a1")[0]
 		d.acked()
 		w.flush()
 		time.Sleep(101 * time.Hour)
 		logins := w.head("ann").Seq
 		for i := range 10 {
-			w.host("bob", fmt.Sprintf("%01000d", i), "ann")
+			w.host("bob", fmt.Sprintf("%040000d", i), "ann")
 		}
 		w.until("all", func() bool { return len(d.wire()) == 10 })
 		events := w.watch()
@@ -353,7 +353,7 @@ func TestD4_PoisonAndNack(t *testing.T) {
 		w.host("ann", "x", "cid")
 		w.until("x", func() bool { return len(d.wire()) == 1 })
 		at = w.seqOf("cid", "x")
-		require.NoError(w.t, d.Send(event.Nack{Position: at, Code: "no key"}))
+		require.NoError(w.t, d.Send(&event.Nack{Position: at, Code: "no key"}))
 		require.Equal(w.t, fanout.Event{
 			Kind: fanout.EventNacked, Account: "cid", Login: d.Login(), Device: "c1", To: at, Code: "no key",
 		}, events.wait(1, fanout.EventNacked)[0])

@@ -117,7 +117,7 @@ func ExampleRouter_Attach() {
 	}
 	<-conn.done
 	// What the client sends goes to the attachment; here, that it has stored all of it.
-	if err := att.Handle(ctx, event.Ack{Position: event.Position{Epoch: login.Position.Epoch, Seq: login.Position.Seq + 2}}); err != nil {
+	if err := att.Handle(ctx, &event.Ack{Position: event.Position{Epoch: login.Position.Epoch, Seq: login.Position.Seq + 2}}); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(reg.Close(ctx), router.Close(ctx))

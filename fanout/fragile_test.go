@@ -104,7 +104,7 @@ func (f *fragile) connect() (died bool) {
 // gone waits until the engine has let go of the connection.
 func (f *fragile) gone() {
 	f.w.until("detached", func() bool {
-		return errors.Is(f.att.Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+		return errors.Is(f.att.Handle(context.Background(), &event.Ping{}), fanout.ErrDetached)
 	})
 }
 
@@ -130,7 +130,7 @@ func (f *fragile) take(d *event.Data) bool {
 		}
 	}
 	f.pos = &event.Position{Epoch: d.Epoch, Seq: d.Seq}
-	require.NoError(f.w.t, f.att.Handle(context.Background(), event.Ack{Position: *f.pos}))
+	require.NoError(f.w.t, f.att.Handle(context.Background(), &event.Ack{Position: *f.pos}))
 	return true
 }
 

@@ -18,7 +18,7 @@ import (
 func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 	f, err := event.DecodeClientFrame(line)
 	if err != nil {
-		err = a.violation(err.Error())
+		err = a.violation(err.Error(), err)
 	} else {
 		err = a.handle(ctx, f)
 	}
@@ -26,7 +26,8 @@ func (a *Attachment) HandleJSON(ctx context.Context, line []byte) error {
 }
 
 // Handle takes in one frame of the client. It returns a [*DetachedError] after the connection has ended, a
-// [*ProtocolError] for a frame that ended it, or the store's error if a confirmed token could not be written.
+// [*ProtocolError] for a frame that ended it, or the store's error if a confirmed token could not be written. A frame that is nil,
+// also a nil pointer, is an [*event.InvalidError] and has no effect. Handle does not keep the frame.
 //
 // With the first two it returns only after Conn.Close has, so that the host may close the socket at once and the client has
 // been told why. It waits for that no longer than ctx and Config.CloseTimeout of the registry allow.
@@ -51,8 +52,11 @@ func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
 	if a.conn.Fenced() {
 		return ErrDetached
 	}
+	if event.ClientFrameName(f) == "" { // the host's mistake, not the client's
+		return &event.InvalidError{Field: "frame", Reason: "nil"}
+	}
 	a.conn.Touch()
-	if f, ok := f.(event.Ack); ok {
+	if f, ok := f.(*event.Ack); ok {
 		_, err := a.ack(f.Position)
 		return err
 	}
@@ -60,22 +64,22 @@ func (a *Attachment) handle(ctx context.Context, f event.ClientFrame) error {
 		return err
 	}
 	switch f := f.(type) {
-	case event.Nack:
+	case *event.Nack:
 		return a.nack(ctx, f)
-	case event.ResetAck:
+	case *event.ResetAck:
 		return a.resetAck(f.Position)
-	case event.TokenStored:
+	case *event.TokenStored:
 		return a.confirmToken(ctx)
-	case event.Background:
+	case *event.Background:
 		a.conn.SetBackground(f.On)
 		if !f.On {
 			a.foreground()
 		}
 		return nil
-	case event.Ping:
+	case *event.Ping:
 		return a.enqueue(&event.Pong{Nonce: f.Nonce})
 	}
-	return a.violation("unknown frame")
+	return a.violation("unknown frame", nil)
 }
 
 // confirmToken says that the device has stored its token. If its login has ended or its registry no longer serves, the
@@ -104,11 +108,11 @@ func (a *Attachment) goneLocked() error {
 	return &DetachedError{Why: *a.why}
 }
 
-func (a *Attachment) violation(reason string) error {
+func (a *Attachment) violation(reason string, err error) error {
 	if !a.conn.Close(event.ProtocolError.Closed(0)) {
 		return ErrDetached
 	}
-	return &ProtocolError{Reason: reason}
+	return &ProtocolError{Reason: reason, Err: err}
 }
 
 // enqueue adds a control frame. A client that asks faster than it reads loses answers.
@@ -140,7 +144,7 @@ func (a *Attachment) ack(p event.Position) (waited bool, err error) {
 	}
 	if p.Epoch != a.epoch || p.Seq > max(a.sentLocked(), a.acked) {
 		a.hub.mu.Unlock()
-		return false, a.violation("ack of a position that was not sent")
+		return false, a.violation("ack of a position that was not sent", nil)
 	}
 	waited = slices.ContainsFunc(a.window, func(e *event.Sealed) bool { return e.Seq == p.Seq })
 	due := a.ackedLocked(p.Seq)
@@ -204,7 +208,7 @@ func (a *Attachment) cursorLocked() store.Cursor {
 
 // nack acknowledges and tells the host that the last entry could not be processed: once, and only of an entry that was
 // sent.
-func (a *Attachment) nack(ctx context.Context, f event.Nack) error {
+func (a *Attachment) nack(ctx context.Context, f *event.Nack) error {
 	waited, err := a.ack(f.Position)
 	if err != nil || !waited {
 		return err

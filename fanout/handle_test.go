@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
+	"github.com/manydevice/manydevice/transport/transporttest"
 )
 
 // A violation is answered after the client was told, so that a host that closes its socket then comes second (K3.4).
@@ -48,7 +50,7 @@ func TestK3_ViolationIsToldBeforeHandleReturns(t *testing.T) {
 		require.Contains(t, got[len(got)-1], `"reason":"protocol_error"`)
 		violation := new(fanout.ProtocolError)
 		require.ErrorAs(t, <-done, &violation)
-		require.ErrorIs(t, att.Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+		require.ErrorIs(t, att.Handle(context.Background(), &event.Ping{}), fanout.ErrDetached)
 		require.ErrorIs(t, att.HandleJSON(context.Background(), []byte("nonsense")), fanout.ErrDetached)
 		client.Close()
 	}
@@ -86,7 +88,7 @@ func TestK3_DetachedIsToldBeforeHandleReturns(t *testing.T) {
 		start := time.Now()
 		att.Close(event.KickedHost.Closed(0))
 		require.Zero(w.t, time.Since(start))
-		require.ErrorIs(w.t, att.Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+		require.ErrorIs(w.t, att.Handle(context.Background(), &event.Ping{}), fanout.ErrDetached)
 		require.Equal(w.t, 300*time.Millisecond, time.Since(start))
 	})
 }
@@ -152,7 +154,7 @@ func TestK3_HandleWaitsForCloseABoundedTime(t *testing.T) {
 				return err
 			}
 			c.onClose = func() {
-				err := c.attachment().Handle(context.Background(), event.Ping{})
+				err := c.attachment().Handle(context.Background(), &event.Ping{})
 				c.mu.Lock()
 				errs = append(errs, err)
 				c.mu.Unlock()
@@ -164,4 +166,25 @@ func TestK3_HandleWaitsForCloseABoundedTime(t *testing.T) {
 			require.Len(w.t, errs, 2)
 		})
 	})
+}
+
+// TestHandle_NilFrame: a frame that is not there is the host's mistake. It is refused, nil pointers like nil, and the
+// connection goes on (K20.10).
+func TestHandle_NilFrame(t *testing.T) {
+	w := newWorld(t, "", fanout.Config{})
+	conn := transporttest.NewPair(transporttest.PairConfig{})
+	att := w.hosted("ann", "phone", fanout.AttachRequest{}, conn.Conn())
+	for _, f := range []event.ClientFrame{
+		nil, (*event.Ack)(nil), (*event.Nack)(nil), (*event.ResetAck)(nil), (*event.TokenStored)(nil), (*event.Background)(nil), (*event.Ping)(nil),
+	} {
+		invalid, ok := errors.AsType[*event.InvalidError](att.Handle(context.Background(), f))
+		require.True(t, ok, "%T", f)
+		require.Equal(t, "frame", invalid.Field)
+	}
+	require.NoError(t, att.Handle(context.Background(), &event.Ping{Nonce: "still there"}))
+}
+
+// sent reports whether the device has sent a frame of that type.
+func sent[F event.ClientFrame](d *device) bool {
+	return slices.ContainsFunc(d.Sent(), func(f event.ClientFrame) bool { _, is := f.(F); return is })
 }

@@ -74,7 +74,7 @@ func TestI29_CloseWithEverythingHanging(t *testing.T) {
 					synctest.Wait()
 					sending = true
 					head := w.head("ann")
-					go att.Handle(context.Background(), event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}}) //nolint
+					go att.Handle(context.Background(), &event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}}) //nolint
 					w.host("bob", "1", "ann")
 					synctest.Wait()
 					st.shut = what == "store"

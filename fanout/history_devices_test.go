@@ -144,7 +144,7 @@ func (h *history) lose() {
 	m.drop()
 	at := m.saved.State.Position
 	for _, f := range m.Sent() {
-		if a, ok := f.(event.Ack); ok && (at == nil || a.Position.Epoch != at.Epoch || a.Position.Seq > at.Seq) {
+		if a, ok := f.(*event.Ack); ok && (at == nil || a.Position.Epoch != at.Epoch || a.Position.Seq > at.Seq) {
 			m.saved = m.Save() // it had saved more
 			break
 		}

@@ -214,9 +214,9 @@ func TestI23_I25_Adversary(t *testing.T) {
 		require.Equal(w.t, made, real, "no difference between what exists and what does not")
 
 		for _, frame := range []event.ClientFrame{
-			event.Ack{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
-			event.Nack{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
-			event.ResetAck{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
+			&event.Ack{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
+			&event.Nack{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
+			&event.ResetAck{Position: event.Position{Epoch: place.Epoch, Seq: place.Seq}},
 		} {
 			if e[0].attachment().Handle(ctx, frame) != nil { // taken if it also fits eve's own inbox, refused if not
 				e[0].closed()

@@ -3,11 +3,11 @@ package fanout
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
 	"strconv"
 	"unicode/utf8"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
@@ -28,8 +28,8 @@ func (r *Router) Inspect(ctx context.Context, account event.Account, o InspectOp
 	if err := account.Validate(); err != nil {
 		return Inspection{}, err
 	}
-	if o.Limit < 0 || o.Limit > maxInspectLimit {
-		return Inspection{}, &event.InvalidError{Field: "limit", Reason: fmt.Sprintf("%d, want 0 to %d", o.Limit, maxInspectLimit)}
+	if err := bounds.Count("limit", int64(o.Limit), 1, maxInspectLimit, bounds.Zero); err != nil {
+		return Inspection{}, err
 	}
 	if o.Limit == 0 {
 		o.Limit = inspectLimit

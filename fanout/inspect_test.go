@@ -128,7 +128,7 @@ func TestD6_Numbers(t *testing.T) {
 		a[0].HoldAcks(true)
 		w.feed("ann", 5, 8)
 		w.until("all", func() bool { return len(a[0].wire()) == 8 })
-		require.NoError(w.t, a[0].Send(event.Background{On: true}))
+		require.NoError(w.t, a[0].Send(&event.Background{On: true}))
 		in := w.inspect("ann", fanout.InspectOptions{})
 		require.Equal(w.t, cursor+8, in.Inbox.Head)
 		one, two := in.Devices[0], in.Devices[1]

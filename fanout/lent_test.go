@@ -62,7 +62,7 @@ func (c *endless) take(ctx context.Context, f *event.Data) error {
 			c.w.t.Error("the sender still delivers")
 		}
 	}
-	if err := att.Handle(ctx, event.Ack{Position: event.Position{Epoch: f.Epoch, Seq: f.Seq}}); err != nil {
+	if err := att.Handle(ctx, &event.Ack{Position: event.Position{Epoch: f.Epoch, Seq: f.Seq}}); err != nil {
 		return err
 	}
 	if n < endlessMessages {

@@ -123,7 +123,7 @@ func (c *sponge) Send(ctx context.Context, frames []event.Frame) error {
 	att := c.att.Load()
 	for _, f := range frames {
 		if data, ok := f.(*event.Data); ok && att != nil {
-			_ = att.Handle(ctx, event.Ack{Position: event.Position{Epoch: data.Epoch, Seq: data.Seq}})
+			_ = att.Handle(ctx, &event.Ack{Position: event.Position{Epoch: data.Epoch, Seq: data.Seq}})
 		}
 	}
 	return nil
@@ -202,7 +202,7 @@ func stress(w *world, random *rand.Rand, a event.Account, all []event.Account) {
 	for range 20 {
 		switch random.IntN(9) {
 		case 0:
-			_ = att.Handle(ctx, event.Background{On: random.IntN(2) == 0})
+			_ = att.Handle(ctx, &event.Background{On: random.IntN(2) == 0})
 		case 1:
 			_, _ = w.r.Send(ctx, fanout.SendRequest{From: a, Origin: res.Session.Login, Conversation: "c", To: all, Payload: []byte("x")})
 		case 2:
@@ -214,7 +214,7 @@ func stress(w *world, random *rand.Rand, a event.Account, all []event.Account) {
 		case 5:
 			_, _ = w.r.MarkRead(ctx, fanout.MarkReadRequest{Account: a, Conversation: "c", Seq: 1})
 		case 6:
-			_ = att.Handle(ctx, event.Ping{})
+			_ = att.Handle(ctx, &event.Ping{})
 		case 7:
 			_ = w.r.Flush(ctx)
 		case 8:

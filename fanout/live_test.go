@@ -100,13 +100,13 @@ func TestI15_Coalesces(t *testing.T) {
 func TestBackground(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {
 		d := w.ready("ann", "a1")[0]
-		require.NoError(w.t, d.Send(event.Background{On: true}))
+		require.NoError(w.t, d.Send(&event.Background{On: true}))
 		require.Zero(w.t, w.publish(typing("t", "", "ann")))
 		require.Equal(w.t, uint64(1), w.r.Stats().LiveDropped)
 		w.host("bob", "x", "ann")
 		w.fence("ann")
 		require.Equal(w.t, []string{"x"}, d.wire(), "Data is not concerned")
-		require.NoError(w.t, d.Send(event.Background{On: false}))
+		require.NoError(w.t, d.Send(&event.Background{On: false}))
 		require.Equal(w.t, 1, w.publish(typing("t2", "", "ann")))
 		w.until("live again", func() bool { return len(d.typed()) == 1 })
 	})

@@ -84,7 +84,7 @@ func idleLogins(t testing.TB, logins, perAccount int) float64 {
 			runtime.Gosched()
 		}
 		if seq := conns[i].seq.Load(); seq > 0 {
-			require.NoError(t, atts[i].Handle(ctx, event.Ack{Position: event.Position{Epoch: event.Epoch(conns[i].epoch.Load()), Seq: seq}}))
+			require.NoError(t, atts[i].Handle(ctx, &event.Ack{Position: event.Position{Epoch: event.Epoch(conns[i].epoch.Load()), Seq: seq}}))
 		}
 	}
 	require.NoError(t, r.Flush(ctx))
@@ -227,7 +227,7 @@ func TestI27_ParkedWindowKeepsNothing(t *testing.T) {
 		w.feed("ann", 0, 10)
 		w.until("all", func() bool { return len(c.seqs()) >= 10 })
 		last := w.head("ann")
-		require.NoError(w.t, att.Handle(context.Background(), event.Ack{Position: event.Position{Epoch: last.Epoch, Seq: last.Seq - 1}}))
+		require.NoError(w.t, att.Handle(context.Background(), &event.Ack{Position: event.Position{Epoch: last.Epoch, Seq: last.Seq - 1}}))
 		require.NoError(w.t, w.r.Park(context.Background(), "ann", "a1", event.Position{Epoch: last.Epoch, Seq: last.Seq}))
 		n, _, _, _ := att.Window()
 		require.Zero(w.t, n)

@@ -121,7 +121,7 @@ func TestS45_StrangeAcks(t *testing.T) {
 		d.HoldAcks(true)
 		d.online()
 		at := func(seq uint64) event.ClientFrame {
-			return event.Ack{Position: event.Position{Epoch: w.head("ann").Epoch, Seq: seq}}
+			return &event.Ack{Position: event.Position{Epoch: w.head("ann").Epoch, Seq: seq}}
 		}
 		cursor := func() uint64 {
 			w.flush()
@@ -143,7 +143,7 @@ func TestS45_StrangeAcks(t *testing.T) {
 		old := d.attachment()
 		d.online()
 		require.ErrorIs(w.t, old.Handle(context.Background(), at(10)), fanout.ErrDetached, "of an earlier connection")
-		other := event.Ack{Position: event.Position{Epoch: w.head("ann").Epoch + 1, Seq: 7}}
+		other := &event.Ack{Position: event.Position{Epoch: w.head("ann").Epoch + 1, Seq: 7}}
 		require.ErrorAs(w.t, d.Send(other), &violation, "I9: of another epoch")
 		d.closed()
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -168,16 +167,16 @@ func TestResetAckMustMatch(t *testing.T) {
 			resets := len(d.Resets())
 			d.claim(event.Position{Epoch: place.Epoch, Seq: place.Seq + 100})
 			w.until("reset", func() bool { return len(d.Resets()) > resets })
-			require.NoError(w.t, d.Send(event.Ack{Position: p}), "an ack sent before the Reset was seen is passed over")
+			require.NoError(w.t, d.Send(&event.Ack{Position: p}), "an ack sent before the Reset was seen is passed over")
 			violation := new(fanout.ProtocolError)
-			require.ErrorAs(w.t, d.Send(event.ResetAck{Position: p}), &violation, name)
+			require.ErrorAs(w.t, d.Send(&event.ResetAck{Position: p}), &violation, name)
 			require.Equal(w.t, event.ProtocolError, d.closed().Reason, name)
 			d.HoldResetAcks(false)
 		}
 		d.claim(place)
 		d.caughtUp()
 		violation := new(fanout.ProtocolError)
-		require.ErrorAs(w.t, d.Send(event.ResetAck{Position: place}), &violation, "nobody asked")
+		require.ErrorAs(w.t, d.Send(&event.ResetAck{Position: place}), &violation, "nobody asked")
 		require.Equal(w.t, event.ProtocolError, d.closed().Reason)
 		w.flush()
 		require.Equal(w.t, place.Seq, w.cursor(d).Seq, "I9")
@@ -221,8 +220,8 @@ func TestI9_AcksDuringAReplay(t *testing.T) {
 		d.HoldAcks(true)
 		d.claim(event.Position{Epoch: place.Epoch, Seq: 1})
 		w.until("a window", func() bool { return d.Position().Seq == 3 })
-		require.NoError(w.t, d.Send(event.Ack{Position: event.Position{Epoch: place.Epoch, Seq: 2}}))
-		require.NoError(w.t, d.Send(event.Ack{Position: place}))
+		require.NoError(w.t, d.Send(&event.Ack{Position: event.Position{Epoch: place.Epoch, Seq: 2}}))
+		require.NoError(w.t, d.Send(&event.Ack{Position: place}))
 		w.flush()
 		require.Equal(w.t, place.Seq, w.cursor(d).Seq)
 		d.HoldAcks(false)
@@ -242,7 +241,7 @@ func TestI7_CursorPassesNothingUnseen(t *testing.T) {
 		}
 		for range 40 {
 			at := d.Position()
-			require.NoError(w.t, d.Send(event.Ack{Position: at}))
+			require.NoError(w.t, d.Send(&event.Ack{Position: at}))
 			w.flush()
 			cursor := w.cursor(d).Seq
 			have := map[event.MessageID]bool{}
@@ -323,7 +322,7 @@ func TestTokenRotation(t *testing.T) {
 		d.online()
 		require.NotEqual(w.t, first, d.Token(), "the new token is in Welcome")
 		w.until("the device says that it has stored it", func() bool {
-			return slices.Contains(d.Sent(), event.ClientFrame(event.TokenStored{}))
+			return sent[*event.TokenStored](d)
 		})
 		d.drop()
 		second := d.Token()

@@ -82,7 +82,7 @@ func TestAckWaitIsAboutProgress(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			if e := d.Messages(event.KindMessage); len(e) > 0 {
 				first := d.Position().Seq
-				require.NoError(w.t, d.Send(event.Ack{Position: event.Position{Epoch: d.Position().Epoch, Seq: first}}))
+				require.NoError(w.t, d.Send(&event.Ack{Position: event.Position{Epoch: d.Position().Epoch, Seq: first}}))
 			}
 		}
 		require.Equal(w.t, numbers(0, 20), d.wire())
@@ -135,7 +135,7 @@ func TestS67_SendAgainstClose(t *testing.T) {
 			wg.Wait()
 			require.NoError(w.t, errors.Join(errs...))
 			w.until("detached", func() bool {
-				return errors.Is(att.Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+				return errors.Is(att.Handle(context.Background(), &event.Ping{}), fanout.ErrDetached)
 			})
 		}
 		d.online()
@@ -179,12 +179,12 @@ func TestBlockedReaderRests(t *testing.T) {
 func TestPongsAreBounded(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {
 		d := w.ready("ann", "a1")[0]
-		require.NoError(w.t, d.Send(event.Ping{Nonce: "n1"}))
+		require.NoError(w.t, d.Send(&event.Ping{Nonce: "n1"}))
 		w.until("pong", func() bool { return count[*event.Pong](d) == 1 })
 		require.Equal(w.t, "n1", framesOf[*event.Pong](d)[0].Nonce)
 		d.pair.Block()
 		for range 1000 {
-			require.NoError(w.t, d.Send(event.Ping{Nonce: "flood"}))
+			require.NoError(w.t, d.Send(&event.Ping{Nonce: "flood"}))
 		}
 		_, _, control, _ := d.attachment().Window()
 		require.LessOrEqual(w.t, control, 8)
@@ -229,9 +229,9 @@ func TestNack(t *testing.T) {
 		w.flush()
 		require.Equal(w.t, w.head("ann").Seq, w.cursor(d).Seq, "it counts as an ack")
 
-		require.NoError(w.t, d.Send(event.Nack{Position: want.Position, Code: "again"}))
+		require.NoError(w.t, d.Send(&event.Nack{Position: want.Position, Code: "again"}))
 		violation := new(fanout.ProtocolError)
-		require.ErrorAs(w.t, d.Send(event.Nack{Position: event.Position{Epoch: want.Position.Epoch, Seq: 99}}), &violation)
+		require.ErrorAs(w.t, d.Send(&event.Nack{Position: event.Position{Epoch: want.Position.Epoch, Seq: 99}}), &violation)
 		require.Equal(w.t, uint64(1), w.r.Stats().Nacked, "the host is told once, and of nothing that was not sent")
 	})
 }
@@ -246,17 +246,17 @@ func TestHandle(t *testing.T) {
 		require.Equal(w.t, event.DeviceID("a1"), att.Device())
 		require.NoError(w.t, att.HandleJSON(ctx, []byte(`{"t":"ping","nonce":"x"}`)))
 		w.until("pong", func() bool { return count[*event.Pong](d) == 1 })
-		require.NoError(w.t, att.Handle(ctx, event.TokenStored{}))
+		require.NoError(w.t, att.Handle(ctx, &event.TokenStored{}))
 		for name, send := range map[string]func(a *fanout.Attachment) error{
 			"garbage":       func(a *fanout.Attachment) error { return a.HandleJSON(ctx, []byte(`{`)) },
-			"unknown frame": func(a *fanout.Attachment) error { return a.Handle(ctx, nil) },
+			"unknown frame": func(a *fanout.Attachment) error { return a.HandleJSON(ctx, []byte(`{"t":"nonsense"}`)) },
 		} {
 			d.online()
 			violation := new(fanout.ProtocolError)
 			require.ErrorAs(w.t, send(d.attachment()), &violation, name)
 			require.NotEmpty(w.t, violation.Error())
 			require.Equal(w.t, event.ProtocolError, d.closed().Reason)
-			for _, f := range []event.ClientFrame{event.Ack{}, event.Nack{}, event.ResetAck{}, event.TokenStored{}, event.Background{On: true}, event.Ping{}} {
+			for _, f := range []event.ClientFrame{&event.Ack{}, &event.Nack{}, &event.ResetAck{}, &event.TokenStored{}, &event.Background{On: true}, &event.Ping{}} {
 				require.ErrorIs(w.t, d.attachment().Handle(ctx, f), fanout.ErrDetached, "I22: %T", f)
 			}
 		}
@@ -290,11 +290,11 @@ func TestI22_TokenOfALoginThatEnds(t *testing.T) {
 		att, err := w.r.Attach(ctx, fanout.AttachRequest{Account: "ann", Login: d.Login(), Token: d.Token()}, conn)
 		require.NoError(w.t, err)
 		defer att.Detach()
-		other, err := session.New(w.inner, w.scfg)
+		other, err := session.New(unclaimed{w.inner}, w.scfg)
 		require.NoError(w.t, err)
 		_, err = other.Kick(ctx, session.KickRequest{Account: "ann", All: true})
 		require.NoError(w.t, err)
 		require.NoError(w.t, other.Close(ctx))
-		require.ErrorIs(w.t, att.Handle(ctx, event.TokenStored{}), fanout.ErrDetached)
+		require.ErrorIs(w.t, att.Handle(ctx, &event.TokenStored{}), fanout.ErrDetached)
 	})
 }

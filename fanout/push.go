@@ -3,11 +3,11 @@ package fanout
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/session"
 )
 
@@ -31,10 +31,11 @@ type PushConfig struct {
 	// A call may use the router and the registry. It is at least once: see [Push].
 	Hook func(ctx context.Context, p Push) error
 	// Delay is how long devices have to acknowledge an entry, and the user to read it, before a push is decided. Zero means
-	// 10 s.
+	// 10 s; from 1 ms to 1 year.
 	Delay time.Duration
 	// MaxAge is the age from which an entry is no longer pushed, however late its turn comes. Setting the wall clock makes
-	// no entry older; an absence of the server does. More than Delay. Zero means 1 h.
+	// no entry older; an absence of the server does. More than Delay. Zero means 1 h; from 1 s to
+	// 100 years.
 	MaxAge time.Duration
 	// Rules say which of the devices that were not reached get a push.
 	Rules PushRules
@@ -42,18 +43,18 @@ type PushConfig struct {
 	// it names and that have missed nothing are passed over. After an error, a panic or a time-out q.Default holds. It may
 	// be asked about the same entries again.
 	Decide func(ctx context.Context, q PushQuestion) ([]event.DeviceID, error)
-	// HookTimeout bounds each call of Hook and Decide. Zero means 2 s.
+	// HookTimeout bounds each call of Hook and Decide. Zero means 2 s; from 1 ms to 100 years.
 	HookTimeout time.Duration
 	// Tries is how often Hook is called for the same entries before they are given up. Zero means 5: with the default Delay
-	// that is 40 s, by then a push service that fails is not about to come back.
+	// that is 40 s, by then a push service that fails is not about to come back. At most 1,000.
 	Tries int
-	// Concurrency is how many accounts have their turn at once. Zero means 64. Accounts for which a hook did not return in
+	// Concurrency is how many accounts have their turn at once. Zero means 64; at most 65,536. Accounts for which a hook did not return in
 	// time when it was called last have turns of their own, a quarter as many, so that others do not wait for them. A call
 	// that does not return in time is left to itself. While 8 calls of a hook hang for one account, it is not called for
 	// that account, see [Stats].HookSkips.
 	Concurrency int
 	// Pending is how many accounts may wait for their turn in memory, at less than 200 bytes each. Those beyond it are found
-	// in the store later, which takes longer. Zero means 262,144.
+	// in the store later, which takes longer. Zero means 262,144; at most 16,777,216.
 	Pending int
 }
 
@@ -100,22 +101,21 @@ func (c PushConfig) withDefaults() PushConfig {
 	return c
 }
 
-// validate returns all faults of a configuration that has its defaults.
-func (c *PushConfig) validate() error {
-	var errs []error
-	bad := func(field string, fault bool, reason string) {
-		if fault {
-			errs = append(errs, &event.InvalidError{Field: "Push." + field, Reason: reason})
-		}
+// check notes all faults of a configuration that has its defaults.
+func (c *PushConfig) check(check *bounds.Check) {
+	check.Duration("Push.Delay", c.Delay, time.Millisecond, bounds.Year, 0)
+	check.Duration("Push.MaxAge", c.MaxAge, time.Second, bounds.Longest, 0)
+	if c.MaxAge <= c.Delay {
+		check.Add(&event.InvalidError{Field: "Push.MaxAge", Reason: "want more than Delay"})
 	}
-	bad("Delay", c.Delay <= 0, "want more than 0")
-	bad("MaxAge", c.MaxAge <= c.Delay, "want more than Delay")
-	bad("HookTimeout", c.HookTimeout <= 0, "want more than 0")
-	bad("Tries", c.Tries < 1, "want at least 1")
-	bad("Concurrency", c.Concurrency < 1, "want at least 1")
-	bad("Pending", c.Pending < 1, "want at least 1")
-	bad("Decide", c.Decide != nil && c.Hook == nil, "is of no use without Hook")
-	return errors.Join(append(errs, c.Rules.validate())...)
+	check.Duration("Push.HookTimeout", c.HookTimeout, time.Millisecond, bounds.Longest, 0)
+	check.Count("Push.Tries", int64(c.Tries), 1, 1_000, 0)
+	check.Count("Push.Concurrency", int64(c.Concurrency), 1, 1<<16, 0)
+	check.Count("Push.Pending", int64(c.Pending), 1, 1<<24, 0)
+	if c.Decide != nil && c.Hook == nil {
+		check.Add(&event.InvalidError{Field: "Push.Decide", Reason: "is of no use without Hook"})
+	}
+	c.Rules.check(check)
 }
 
 // PushPreset is a rule for who gets a push. The names are stable.
@@ -137,7 +137,8 @@ type PushRules struct {
 	// Desktops are the platforms that ActiveDesktopMutesPhone takes for desktops. Nil means windows, macos, linux and web.
 	Desktops []event.Platform
 	// Idle is how long after the last sign of its user a desktop does not mute any more; one whose app says that it is in
-	// background does not either. Zero means 5 min; negative means that only the app says so.
+	// background does not either. Zero means 5 min; negative means that only the app says so;
+	// from 1 s to 100 years.
 	Idle time.Duration
 }
 
@@ -150,17 +151,16 @@ func (p PushRules) withDefaults() PushRules {
 	return p
 }
 
-func (p *PushRules) validate() error {
-	var errs []error
+func (p *PushRules) check(check *bounds.Check) {
 	if !slices.Contains([]PushPreset{AllOffline, AnyOffline, ActiveDesktopMutesPhone}, p.Preset) {
-		errs = append(errs, &event.InvalidError{Field: "Push.Rules.Preset", Reason: "unknown"})
+		check.Add(&event.InvalidError{Field: "Push.Rules.Preset", Reason: "unknown"})
 	}
 	for _, platform := range p.Desktops {
 		if same, err := event.ParsePlatform(string(platform)); err != nil || same != platform {
-			errs = append(errs, &event.InvalidError{Field: "Push.Rules.Desktops", Reason: "not a platform in lower case"})
+			check.Add(&event.InvalidError{Field: "Push.Rules.Desktops", Reason: "not a platform in lower case"})
 		}
 	}
-	return errors.Join(errs...)
+	check.Duration("Push.Rules.Idle", p.Idle, time.Second, bounds.Longest, bounds.Negative)
 }
 
 // Choose returns which of the account's devices get a push at a time, if they have missed something: of those that are

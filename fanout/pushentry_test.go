@@ -162,7 +162,7 @@ func TestC23_EditNotAcknowledged(t *testing.T) {
 		w.post(fanout.SendRequest{From: "bob", Kind: event.KindEdit, Of: id, Payload: []byte("edited")})
 		d.HoldAcks(true)
 		d.online()
-		require.NoError(w.t, d.Send(event.Ack{Position: event.Position{Epoch: at.Epoch, Seq: at.Seq}}))
+		require.NoError(w.t, d.Send(&event.Ack{Position: event.Position{Epoch: at.Epoch, Seq: at.Seq}}))
 		d.leave()
 		w.decided()
 		require.Equal(w.t, []string{"ann: a1 edited"}, l.take())

@@ -130,10 +130,10 @@ func TestC23_ActiveDesktopMutesPhone(t *testing.T) {
 			return got["phone"] == "x"
 		}
 		require.False(w.t, pushed(), "it has just connected")
-		require.NoError(w.t, desk.Send(event.Background{On: true}))
+		require.NoError(w.t, desk.Send(&event.Background{On: true}))
 		require.True(w.t, pushed(), "its app is in background")
 		time.Sleep(time.Hour)
-		require.NoError(w.t, desk.Send(event.Background{On: false}))
+		require.NoError(w.t, desk.Send(&event.Background{On: false}))
 		require.False(w.t, pushed(), "it has come back")
 		require.False(w.t, pushed())
 		for _, act := range []func(){
@@ -149,7 +149,7 @@ func TestC23_ActiveDesktopMutesPhone(t *testing.T) {
 			},
 		} {
 			time.Sleep(time.Minute - 10*time.Second)
-			require.NoError(w.t, desk.Send(event.Ping{}))
+			require.NoError(w.t, desk.Send(&event.Ping{}))
 			require.True(w.t, pushed(), "a sign of life is not one of a user")
 			act()
 			require.False(w.t, pushed(), "somebody sits there")
@@ -237,9 +237,9 @@ func TestS30_OfflinePushOnce(t *testing.T) {
 		a[0].Abandon() // without a word
 		for range 12 {
 			<-keep.C
-			require.NoError(w.t, a[1].Send(event.Ping{}))
+			require.NoError(w.t, a[1].Send(&event.Ping{}))
 		}
-		require.ErrorIs(w.t, lost.Handle(context.Background(), event.Ping{}), fanout.ErrDetached, "lost after the idle bound")
+		require.ErrorIs(w.t, lost.Handle(context.Background(), &event.Ping{}), fanout.ErrDetached, "lost after the idle bound")
 		w.host("bob", "x", "ann")
 		a[1].until("x")
 		w.decided()

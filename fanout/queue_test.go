@@ -95,7 +95,7 @@ func (c *queueConn) drain() (n int) {
 	for _, d := range data {
 		c.wrote(d)
 		n += len(d.Entries)
-		_ = c.attachment().Handle(context.Background(), event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: d.Seq}})
+		_ = c.attachment().Handle(context.Background(), &event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: d.Seq}})
 	}
 	return n
 }
@@ -319,7 +319,7 @@ func TestFull_WhatWasNotTakenWasNotSent(t *testing.T) {
 		require.Empty(w.t, told.take())
 		synctest.Wait()
 		head := w.head("ann")
-		err := att.Handle(context.Background(), event.Ack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}})
+		err := att.Handle(context.Background(), &event.Ack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}})
 		_, bad := errors.AsType[*fanout.ProtocolError](err)
 		require.True(w.t, bad, "%v", err)
 

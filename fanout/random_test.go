@@ -107,7 +107,7 @@ func (h *simpleHistory) lose(i int) {
 	d := h.devices[i]
 	d.drop()
 	for _, f := range d.Sent() {
-		if a, ok := f.(event.Ack); ok && (h.saved[i].State.Position == nil || a.Position.Seq > h.saved[i].State.Position.Seq) {
+		if a, ok := f.(*event.Ack); ok && (h.saved[i].State.Position == nil || a.Position.Seq > h.saved[i].State.Position.Seq) {
 			h.saved[i] = d.Save() // it had saved more
 			break
 		}

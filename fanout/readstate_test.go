@@ -264,10 +264,10 @@ func TestEarlyReadMarks(t *testing.T) {
 	})
 }
 
-// second returns another router over a store, besides the world's own, with a registry of its own.
+// second returns another router over a store, besides the world's own, with a registry of its own, as another node has them.
 func (w *world) second(st store.Store, cfg fanout.Config) *fanout.Router {
 	w.t.Helper()
-	reg, err := session.New(st, w.scfg)
+	reg, err := session.New(unclaimed{st}, w.scfg)
 	require.NoError(w.t, err)
 	r, err := fanout.New(reg, st, cfg)
 	require.NoError(w.t, err)

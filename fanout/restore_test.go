@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,7 +123,7 @@ func TestS33_TokensOfABackup(t *testing.T) {
 		d.online()
 		require.NotEqual(t, old, d.Token())
 		w.until("the new token is confirmed", func() bool {
-			return slices.Contains(d.Sent(), event.ClientFrame(event.TokenStored{}))
+			return sent[*event.TokenStored](d)
 		})
 		w.restore(backup)
 		require.ErrorIs(t, d.tryConnect(), session.ErrUnknownLogin)

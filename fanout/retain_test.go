@@ -121,14 +121,14 @@ func TestRetentionByCount(t *testing.T) {
 }
 
 func TestRetentionByBytes(t *testing.T) {
-	overStores(t, fanout.Config{MaxBytes: 10 * (1000 + 64), TrimInterval: -1}, func(w *world) {
+	overStores(t, fanout.Config{MaxBytes: 10 * (20_000 + 64), TrimInterval: -1}, func(w *world) {
 		for i := range 25 {
-			w.host("bob", fmt.Sprintf("%01000d", i), "ann")
+			w.host("bob", fmt.Sprintf("%020000d", i), "ann")
 		}
 		w.trim("ann")
 		require.Len(w.t, w.kept("ann"), 10)
-		require.LessOrEqual(w.t, w.head("ann").Bytes, int64(10*(1000+64)))
-		require.Equal(w.t, fmt.Sprintf("%01000d", 15), w.kept("ann")[0])
+		require.LessOrEqual(w.t, w.head("ann").Bytes, int64(10*(20_000+64)))
+		require.Equal(w.t, fmt.Sprintf("%020000d", 15), w.kept("ann")[0])
 	})
 }
 

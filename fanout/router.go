@@ -104,8 +104,8 @@ type hub struct {
 }
 
 // New returns a router over a registry and the store that the registry uses. Both stay the caller's, and are to be closed
-// in the order registry, router, store. It starts goroutines that Close ends. A registry has one router at a time: a second
-// one is refused with [session.ErrListening].
+// in the order registry, router, store. It keeps the registry's claim on the store until it is closed. It starts goroutines that
+// Close ends. A registry has one router at a time: a second one is refused with [session.ErrListening].
 func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err error) {
 	defer fault.In("fanout", "new", &err)
 	cfg, err = cfg.withDefaults()
@@ -117,6 +117,8 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 		return nil, &event.InvalidError{Field: "registry", Reason: "nil"}
 	case st == nil:
 		return nil, &event.InvalidError{Field: "store", Reason: "nil"}
+	case !reg.Over(st):
+		return nil, &event.InvalidError{Field: "store", Reason: "not the registry's"}
 	}
 	waiting, err := lru.New[event.Account, []earlyRead](pendingAccounts)
 	if err != nil {
@@ -188,11 +190,11 @@ func (r *Router) Close(ctx context.Context) (err error) {
 		r.closeConnections()
 		r.owned.Wait()
 		err := r.flush(ctx) // what came meanwhile, and what could not be written before
-		r.deaf()
-		r.feed.Close()
 		if err == nil {
 			r.reg.Orderly(ctx) // the next engine knows then what was sent
 		}
+		r.deaf() // from then on the store is free for it
+		r.feed.Close()
 		last <- err
 	}()
 	select {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
@@ -53,7 +54,7 @@ type SendRequest struct {
 	// Payload is the content, at most 64 KiB.
 	Payload []byte
 	// TTL is how long it may still be delivered, in whole milliseconds: what is finer is cut off. Zero means as long as it is
-	// kept; less than a millisecond, or negative, is refused.
+	// kept; from 1 ms to 100 years.
 	TTL time.Duration
 	// NoSenderCopy: the devices of From get no carbon, and the result has no position.
 	NoSenderCopy bool
@@ -253,6 +254,9 @@ func (r *Router) check(q *SendRequest) (event.KindInfo, error) {
 	if err := checkCommon(q.From, q.Kind, q.Conversation, q.Payload); err != nil {
 		return info, err
 	}
+	if err := bounds.Duration("TTL", q.TTL, event.Millis, bounds.Longest, bounds.Zero); err != nil {
+		return info, err
+	}
 	switch {
 	case !info.Durable:
 		return info, &event.InvalidError{Field: "kind", Reason: "live-only: use Publish"}
@@ -262,10 +266,6 @@ func (r *Router) check(q *SendRequest) (event.KindInfo, error) {
 		return info, &event.InvalidError{Field: "of", Reason: "want a message for kinds that change one, and for no others"}
 	case q.Priority > PriorityLow:
 		return info, &event.InvalidError{Field: "priority", Reason: "unknown"}
-	case q.TTL < 0:
-		return info, &event.InvalidError{Field: "TTL", Reason: "negative"}
-	case q.TTL > 0 && q.TTL < event.Millis:
-		return info, &event.InvalidError{Field: "TTL", Reason: "less than a millisecond"}
 	case len(q.Subject) > maxSubjectBytes:
 		return info, &event.InvalidError{Field: "subject", Reason: fmt.Sprintf("%d bytes, at most %d", len(q.Subject), maxSubjectBytes)}
 	}

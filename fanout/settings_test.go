@@ -54,7 +54,7 @@ func TestK11_LimitsOfOneConnection(t *testing.T) {
 		for i := range 5 { // each ack makes room for one
 			seqs := one.seqs()
 			require.NoError(w.t, one.attachment().Handle(context.Background(),
-				event.Ack{Position: event.Position{Epoch: w.head("ann").Epoch, Seq: seqs[len(seqs)-1]}}))
+				&event.Ack{Position: event.Position{Epoch: w.head("ann").Epoch, Seq: seqs[len(seqs)-1]}}))
 			w.until("the next", func() bool { return len(one.seqs()) == i+2 })
 		}
 		w.host("bob", "live", "ann")
@@ -144,7 +144,7 @@ func TestHold_NothingIsSentBeforeStart(t *testing.T) {
 		w.host("bob", "live one", "ann")
 		_, err := w.r.Publish(context.Background(), fanout.PublishRequest{From: "bob", Kind: event.KindTyping, To: []event.Account{"ann"}})
 		require.NoError(w.t, err)
-		require.NoError(w.t, att.Handle(context.Background(), event.Ping{}))
+		require.NoError(w.t, att.Handle(context.Background(), &event.Ping{}))
 		p, err := w.reg.Presence(context.Background(), "ann")
 		require.NoError(w.t, err)
 		require.Equal(w.t, session.Online, p.State)
@@ -197,6 +197,6 @@ func TestHold_IsNotSlowButMayBeIdle(t *testing.T) {
 		synctest.Wait()
 		require.Equal(w.t, []event.Reason{event.KickedHost}, c.reasons())
 		att.Start()
-		require.ErrorIs(w.t, att.Handle(context.Background(), event.Ping{}), fanout.ErrDetached)
+		require.ErrorIs(w.t, att.Handle(context.Background(), &event.Ping{}), fanout.ErrDetached)
 	})
 }

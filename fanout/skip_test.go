@@ -152,7 +152,7 @@ func TestK11_SkippedEntryIsNackedAndDeliveryGoesOn(t *testing.T) {
 					c.instant = instant
 					c.ack = func(p event.Position) {
 						if a := c.attachment(); a != nil {
-							go a.Handle(context.Background(), event.Ack{Position: p}) //nolint
+							go a.Handle(context.Background(), &event.Ack{Position: p}) //nolint
 						}
 					}
 					q.Hold = true
@@ -229,7 +229,7 @@ func TestK11_SkipAcknowledgesNothingElse(t *testing.T) {
 		base := w.head("ann").Seq
 		epoch := w.head("ann").Epoch
 		ack := func(seq uint64) {
-			require.NoError(w.t, c.attachment().Handle(context.Background(), event.Ack{Position: event.Position{Epoch: epoch, Seq: seq}}))
+			require.NoError(w.t, c.attachment().Handle(context.Background(), &event.Ack{Position: event.Position{Epoch: epoch, Seq: seq}}))
 			w.flush()
 		}
 		w.sized(5, 2) // base+1 … base+5, of which base+3 is skipped
@@ -301,7 +301,7 @@ func TestK11_RandomSkips(t *testing.T) {
 					c.mu.Lock()
 					p := event.Position{Epoch: w.head("ann").Epoch, Seq: c.pos}
 					c.mu.Unlock()
-					require.NoError(w.t, c.attachment().Handle(context.Background(), event.Ack{Position: p}), "seed %d", seed)
+					require.NoError(w.t, c.attachment().Handle(context.Background(), &event.Ack{Position: p}), "seed %d", seed)
 				}
 				if rnd.IntN(40) == 0 {
 					c = w.note(c, seen)
@@ -316,7 +316,7 @@ func TestK11_RandomSkips(t *testing.T) {
 				c.mu.Lock()
 				p := event.Position{Epoch: w.head("ann").Epoch, Seq: c.pos}
 				c.mu.Unlock()
-				require.NoError(w.t, c.attachment().Handle(context.Background(), event.Ack{Position: p}), "seed %d", seed)
+				require.NoError(w.t, c.attachment().Handle(context.Background(), &event.Ack{Position: p}), "seed %d", seed)
 			}
 			w.note(c, seen)
 			for _, text := range want {
@@ -366,7 +366,7 @@ func TestI35_OnNackThatHangs(t *testing.T) {
 				synctest.Wait()
 				start = time.Now()
 				head := w.head("ann")
-				require.NoError(w.t, att.Handle(context.Background(), event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}, Code: "odd"}))
+				require.NoError(w.t, att.Handle(context.Background(), &event.Nack{Position: event.Position{Epoch: head.Epoch, Seq: head.Seq}, Code: "odd"}))
 				require.LessOrEqual(w.t, time.Since(start), 2*time.Second)
 				require.Empty(w.t, c.reasons())
 			})

@@ -263,12 +263,12 @@ func (c *strangeClient) serve(conn *strangeConn, att *fanout.Attachment, random 
 			return // the other side finds out by itself
 		}
 		if _, ok := f.(*event.Data); ok && (calm || random.IntN(3) > 0) && at.Seq > 0 {
-			if err := att.Handle(ctx, event.Ack{Position: event.Position{Epoch: p.Epoch, Seq: min(at.Seq, p.Seq)}}); err != nil && !errors.Is(err, fanout.ErrDetached) {
+			if err := att.Handle(ctx, &event.Ack{Position: event.Position{Epoch: p.Epoch, Seq: min(at.Seq, p.Seq)}}); err != nil && !errors.Is(err, fanout.ErrDetached) {
 				c.fails("ack: %v", err)
 			}
 		}
 		if random.IntN(30) == 0 {
-			if err := att.Handle(ctx, event.Ping{}); err != nil && !errors.Is(err, fanout.ErrDetached) {
+			if err := att.Handle(ctx, &event.Ping{}); err != nil && !errors.Is(err, fanout.ErrDetached) {
 				c.fails("ping: %v", err)
 			}
 		}

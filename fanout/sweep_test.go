@@ -36,7 +36,7 @@ func TestK11_ShortTimesOfOneConnection(t *testing.T) {
 				start := time.Now()
 				att := w.hosted("ann", "a1", tt.q, tt.conn())
 				w.host("bob", "x", "ann")
-				w.until("closed", func() bool { return att.Handle(context.Background(), event.Ping{}) != nil })
+				w.until("closed", func() bool { return att.Handle(context.Background(), &event.Ping{}) != nil })
 				require.GreaterOrEqual(w.t, time.Since(start), tt.want)
 				require.LessOrEqual(w.t, time.Since(start), tt.want*3/2+5*time.Millisecond)
 				require.EqualValues(w.t, 1, w.r.Stats().Slow)

@@ -282,13 +282,13 @@ func handleRows() map[string]called {
 	away := func(s *scene) { s.st.Inject(storetest.Fault{Method: storetest.Commit, Account: "ann", Err: errAway}) }
 	violation, detached := as[*fanout.ProtocolError], as[*fanout.DetachedError]
 	return map[string]called{
-		"Attachment.Handle": {text: "handle", do: handle(event.Ping{Nonce: "n"}), closes: true, fails: []failure{
-			{has: violation, call: handle(nil)},
-			{has: violation, call: handle(event.Ack{Position: event.Position{Seq: 1 << 60}})},
-			{has: violation, call: handle(event.Nack{Position: event.Position{Seq: 1 << 60}})},
-			{is: fanout.ErrDetached, has: detached, call: after((*scene).kick, handle(event.Ping{}))},
-			{is: fanout.ErrDetached, has: detached, call: after((*scene).kick, handle(event.Ack{}))},
-			{is: errAway, call: confirm(away, func(ctx context.Context, a *fanout.Attachment) error { return a.Handle(ctx, event.TokenStored{}) })},
+		"Attachment.Handle": {text: "handle", do: handle(&event.Ping{Nonce: "n"}), closes: true, fails: []failure{
+			{has: as[*event.InvalidError], call: handle(nil)},
+			{has: violation, call: handle(&event.Ack{Position: event.Position{Seq: 1 << 60}})},
+			{has: violation, call: handle(&event.Nack{Position: event.Position{Seq: 1 << 60}})},
+			{is: fanout.ErrDetached, has: detached, call: after((*scene).kick, handle(&event.Ping{}))},
+			{is: fanout.ErrDetached, has: detached, call: after((*scene).kick, handle(&event.Ack{}))},
+			{is: errAway, call: confirm(away, func(ctx context.Context, a *fanout.Attachment) error { return a.Handle(ctx, &event.TokenStored{}) })},
 		}},
 		"Attachment.HandleJSON": {text: "handle JSON", do: decode(`{"t":"ping","nonce":"x"}`), closes: true, fails: []failure{
 			{has: violation, call: decode(`{`)},

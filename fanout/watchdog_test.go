@@ -29,7 +29,7 @@ func TestK3_ClientThatPingsAndReadsNothingIsSlow(t *testing.T) {
 		"by the config":          {cfg: fanout.Config{FrameWrite: 4 * time.Second}, want: 4 * time.Second},
 		"by a very short one":    {cfg: fanout.Config{FrameWrite: 200 * time.Millisecond}, want: 200 * time.Millisecond},
 		"of the connection":      {req: fanout.AttachRequest{FrameWrite: time.Minute}, want: time.Minute},
-		"shorter than the sweep": {req: fanout.AttachRequest{FrameWrite: time.Millisecond}, want: time.Millisecond},
+		"shorter than the sweep": {req: fanout.AttachRequest{FrameWrite: 10 * time.Millisecond}, want: 10 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inMemory(t, tt.cfg, func(w *world) {
@@ -38,7 +38,7 @@ func TestK3_ClientThatPingsAndReadsNothingIsSlow(t *testing.T) {
 				start := time.Now()
 				for len(c.reasons()) == 0 && time.Since(start) < 30*time.Minute {
 					time.Sleep(100 * time.Millisecond)
-					_ = att.Handle(context.Background(), event.Ping{})
+					_ = att.Handle(context.Background(), &event.Ping{})
 				}
 				require.Equal(w.t, []event.Reason{event.Slow}, c.reasons())
 				require.InDelta(w.t, tt.want.Seconds()+0.5, time.Since(start).Seconds(), 0.61)
@@ -68,7 +68,7 @@ func TestK3_AcksDuringASendAreProgress(t *testing.T) {
 					case <-ctx.Done():
 						return context.Cause(ctx)
 					}
-					if err := c.attachment().Handle(ctx, event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: e.Seq}}); err != nil {
+					if err := c.attachment().Handle(ctx, &event.Ack{Position: event.Position{Epoch: d.Epoch, Seq: e.Seq}}); err != nil {
 						return err
 					}
 				}

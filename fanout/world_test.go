@@ -45,6 +45,11 @@ type kept struct{ store.Store }
 
 func (kept) Close(context.Context) error { return nil }
 
+// unclaimed is a store that lets several engines without leases in, which real stores refuse.
+type unclaimed struct{ store.Store }
+
+func (unclaimed) Claim(bool) (func(), error) { return func() {}, nil }
+
 // inMemory runs a test in a bubble over a store in memory.
 func inMemory(t *testing.T, cfg fanout.Config, run func(w *world)) {
 	t.Helper()

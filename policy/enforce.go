@@ -19,12 +19,40 @@ import (
 // was not needed are spared in the same way. A protected primary device keeps its newest login, even if a rule stays
 // broken. Wishes, Reconnect and MinAge do not matter.
 func (p *Policy) Enforce(logins []Login, victims []Victim) []Victim {
-	f := enforcement{policy: p.compiled(), logins: logins, gone: make([]bool, len(logins)), victims: victims[:0]}
+	return p.enforce(logins, victims).victims
+}
+
+// Protected names the logins that stay beyond a rule when [Policy.Enforce] has named its victims, since their device is the
+// primary one and protected. Each stands with the first rule that it breaks, and without a reason, since it does not end.
+func (p *Policy) Protected(logins []Login) []Victim {
+	f := p.enforce(logins, nil)
+	var stay []Victim
+	named := make([]bool, len(logins))
+	for _, r := range f.done {
+		over := f.left(&r) - r.limit
+		for _, i := range r.members {
+			if over <= 0 {
+				break
+			}
+			if l := &f.logins[i]; !f.gone[i] && l.Primary {
+				over--
+				if !named[i] {
+					named[i] = true
+					stay = append(stay, Victim{Index: i, Login: l.ID, Rule: r.rule})
+				}
+			}
+		}
+	}
+	return stay
+}
+
+func (p *Policy) enforce(logins []Login, victims []Victim) *enforcement {
+	f := &enforcement{policy: p.compiled(), logins: logins, gone: make([]bool, len(logins)), victims: victims[:0]}
 	for _, row := range f.rows() {
 		f.meet(row)
 	}
 	f.spare()
-	return f.victims
+	return f
 }
 
 // enforcement is the use of rules on logins that are there.
@@ -186,21 +214,28 @@ type Tally struct {
 	Logins   int            // of all of them
 	Ends     int            // logins that would end
 	ByRule   map[string]int // those by the rule that names them
+	// Protected counts logins that are beyond a rule and stay, see [Policy.Protected], by that rule. Nil: there are none.
+	Protected map[string]int
 }
 
-// Add counts an account that has so many logins, of which the victims would end.
-func (t *Tally) Add(logins int, victims []Victim) {
+// Add counts an account with this number of logins: the victims would end, and the protected ones are beyond a rule and stay.
+func (t *Tally) Add(logins int, victims, protected []Victim) {
 	t.Accounts++
 	t.Logins += logins
 	t.Ends += len(victims)
-	if len(victims) == 0 {
-		return
+	if len(victims) > 0 {
+		t.Affected++
 	}
-	t.Affected++
-	if t.ByRule == nil {
-		t.ByRule = make(map[string]int)
+	t.ByRule = byRule(t.ByRule, victims)
+	t.Protected = byRule(t.Protected, protected)
+}
+
+func byRule(counts map[string]int, logins []Victim) map[string]int {
+	if counts == nil && len(logins) > 0 {
+		counts = make(map[string]int)
 	}
-	for _, v := range victims {
-		t.ByRule[v.Rule]++
+	for _, v := range logins {
+		counts[v.Rule]++
 	}
+	return counts
 }

@@ -184,7 +184,7 @@ func TestTally(t *testing.T) {
 	var buffer []policy.Victim
 	for _, all := range [][]policy.Login{logins(1, "ios"), logins(3, "ios"), logins(4, "ios", "web", "macos", "linux"), nil} {
 		buffer = p.Enforce(all, buffer)
-		tally.Add(len(all), buffer)
+		tally.Add(len(all), buffer, nil)
 	}
 	require.Equal(t, policy.Tally{
 		Accounts: 4, Affected: 2, Logins: 8, Ends: 3,
@@ -235,4 +235,45 @@ func TestA15_Tabs(t *testing.T) {
 		require.Equal(t, want, p.Tabs(platform), platform)
 	}
 	require.Equal(t, 1, newPolicy(t, policy.Rules{}).Tabs("toaster"))
+}
+
+// TestProtected_NamesWhoStaysBeyondARule: a protected primary device that keeps a rule broken is named with the rule (K20.11).
+func TestProtected_NamesWhoStaysBeyondARule(t *testing.T) {
+	logins := []policy.Login{
+		{ID: "first", Device: "phone", Platform: "ios", Admission: 1, Holds: true, Primary: true},
+		{ID: "second", Device: "tablet", Platform: "ios", Admission: 2, Holds: true},
+		{ID: "third", Device: "laptop", Platform: "web", Admission: 3, Holds: true},
+	}
+	tests := []struct {
+		name      string
+		rules     policy.Rules
+		ends      []event.LoginID
+		protected map[event.LoginID]string
+	}{
+		{"nobody is beyond", policy.Rules{}, nil, nil},
+		{"others make room", policy.Rules{PerPlatform: 1}, []event.LoginID{"second"}, nil},
+		{"its platform is closed", policy.Rules{Platforms: map[event.Platform]int{"ios": 0, "web": 1}}, []event.LoginID{"second"}, map[event.LoginID]string{"first": policy.RulePlatform}},
+		{"nobody protects it", policy.Rules{Platforms: map[event.Platform]int{"ios": 0, "web": 1}, Primary: policy.PrimaryOrdinary}, []event.LoginID{"second", "first"}, nil},
+		{"single, and it is the older one", policy.Rules{Single: true}, []event.LoginID{"second", "third"}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPolicy(t, tt.rules)
+			var ends []event.LoginID
+			for _, v := range p.Enforce(logins, nil) {
+				ends = append(ends, v.Login)
+			}
+			require.ElementsMatch(t, tt.ends, ends)
+			var stay map[event.LoginID]string
+			for _, v := range p.Protected(logins) {
+				if stay == nil {
+					stay = map[event.LoginID]string{}
+				}
+				stay[v.Login] = v.Rule
+				require.Empty(t, v.Reason)
+				require.Equal(t, v.Login, logins[v.Index].ID)
+			}
+			require.Equal(t, tt.protected, stay)
+		})
+	}
 }

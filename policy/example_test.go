@@ -151,7 +151,7 @@ func ExamplePolicy_Enforce() {
 		fmt.Println(v.Login, v.Reason, v.Rule)
 	}
 	var preview policy.Tally
-	preview.Add(len(logins), victims)
+	preview.Add(len(logins), victims, p.Protected(logins))
 	fmt.Println("accounts affected:", preview.Affected, "logins that would end:", preview.Ends)
 	// Output:
 	// first policy_changed platform

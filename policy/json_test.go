@@ -108,7 +108,7 @@ func TestA19_Faults(t *testing.T) {
 				"groups[0].limit: want 1 or more",
 				"groups[1].members[0]: neither a known platform nor a class", "groups[1].members[2]: there twice",
 				"groups[1].limit: want 1 or more", "total.limit: want -1 or 0 for no limit, or more",
-				`platforms["web"].tabs: want 1 to 32`, "min_age: want 0 to turn it off, or more",
+				`platforms["web"].tabs: want 1 to 32`, "min_age: -1h, want 1m to 100y, or 0",
 			}},
 		{"shape and values together", `{"groups": [{"name": 1, "members": ["tv"], "limit": -1, "why": 1}], "max_logins": 99}`,
 			[]string{

@@ -89,7 +89,7 @@ type Rules struct {
 	Tabs map[event.Platform]int
 	// MinAge is how long the account must have known a device before that device may end logins of devices that are older
 	// than itself. It holds for evictions, [Policy.MayEnd] and [Policy.MayReplace]; see the package comment. Zero turns it
-	// off; negative is invalid.
+	// off; otherwise from 1 min to 100 years.
 	MinAge time.Duration
 }
 

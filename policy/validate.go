@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 )
 
 const (
@@ -180,7 +182,7 @@ func (r *Rules) validateRest(f *faults) {
 			f.add(path, "want 1 to %d", MaxTabs)
 		}
 	}
-	if r.MinAge < 0 {
-		f.add(f.path("MinAge", "min_age"), "want 0 to turn it off, or more")
+	if err := bounds.Duration(f.path("MinAge", "min_age"), r.MinAge, time.Minute, bounds.Longest, bounds.Zero); err != nil {
+		f.errs = append(f.errs, err)
 	}
 }

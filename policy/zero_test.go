@@ -58,7 +58,7 @@ func TestZeroValues_DoNotPanic(t *testing.T) {
 		p.MayReplace(policy.Newcomer{}, policy.Login{}, time.Time{})
 		require.NotEmpty(t, policy.Explanation{}.String())
 		var tally policy.Tally
-		tally.Add(0, nil)
+		tally.Add(0, nil, nil)
 		require.Equal(t, policy.Tally{Accounts: 1}, tally)
 	})
 }

@@ -176,7 +176,7 @@ func TestS8_SameDeviceTwiceAtOnce(t *testing.T) {
 
 // TestS9_TwoRegistriesOneSlot: two engines over one store admit two devices at the same time.
 func TestS9_TwoRegistriesOneSlot(t *testing.T) {
-	inBubble(t, setup{rules: policy.Rules{Single: true}}, func(w *world) {
+	inBubble(t, setup{crowd: true, rules: policy.Rules{Single: true}}, func(w *world) {
 		regs := []*session.Registry{w.reg, w.open(w.now)}
 		for round := range 50 {
 			a := event.Account(fmt.Sprintf("ann %d", round))

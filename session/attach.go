@@ -198,7 +198,7 @@ func (r *Registry) unserved(lease uint64) error {
 	if r.ctx.Err() == nil && r.nodes.standing(lease) == leaseOver { // a registry that is closed gives it back
 		return ErrNoLease
 	}
-	return r.leaving()
+	return cmp.Or(r.leaving(), r.storeError(r.ctx))
 }
 
 // attach gives the login its slot back if it has lost it, and a new token if the old one is due.

@@ -15,7 +15,7 @@ import (
 // BanRequest keeps an account from logging in.
 type BanRequest struct {
 	Account event.Account
-	// Until is when the ban ends by itself. Zero means never.
+	// Until is when the ban ends by itself: in the future, up to the year 9999. Zero means never.
 	Until time.Time
 	// Note is shown to whoever uses the account's devices: at most 512 bytes.
 	Note string
@@ -103,8 +103,11 @@ func (r *Registry) Ban(ctx context.Context, q BanRequest) (_ []Ended, err error)
 	}
 	b := &ban{Reason: event.Banned, Note: q.Note}
 	if !q.Until.IsZero() {
-		if b.Until = q.Until.UnixMilli(); !q.Until.After(r.clock.Now()) {
+		switch b.Until = q.Until.UnixMilli(); {
+		case !q.Until.After(r.clock.Now()):
 			return nil, &event.InvalidError{Field: "until", Reason: "is over already"}
+		case q.Until.UTC().Year() > 9999: // which JSON cannot write, and milliseconds may not
+			return nil, &event.InvalidError{Field: "until", Reason: "after the year 9999; for good it is zero"}
 		}
 	}
 	s, err := r.run(ctx, q.Account, func(s *step) error {
@@ -216,21 +219,19 @@ func (r *Registry) DeleteAccount(ctx context.Context, q DeleteRequest) (_ []Ende
 // ends before.
 func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error {
 	defer r.records.drop(id)
-	var last error
-	for try := range maxConflicts {
-		if last != nil {
-			if err := backOff(ctx, try); err != nil {
-				return fmt.Errorf("session: delete account: %w, after %w", err, last)
-			}
+	var t tries
+	for t.n < maxConflicts {
+		if err := t.pause(ctx); err != nil {
+			return fmt.Errorf("session: delete account: %w", err)
 		}
 		r.records.drop(id)
 		rec, rev, err := r.load(ctx, id)
 		if err != nil {
-			return err
+			return t.over(err)
 		}
 		switch {
 		case len(rec.Logins) > 0 || rec.Ban == nil && rev != 0:
-			return fmt.Errorf("session: delete account: it was opened again meanwhile: %w", store.ErrConflict)
+			return fmt.Errorf("session: delete account: it was opened again meanwhile: %w", t.over(store.ErrConflict))
 		case rev == 0 && keep == nil:
 			return nil
 		case rev == 0:
@@ -239,16 +240,14 @@ func (r *Registry) erase(ctx context.Context, id event.Account, keep *ban) error
 			ctx = context.WithoutCancel(ctx) // from here on there may be no ban that keeps others out
 			err = r.st.Delete(ctx, id, rev)
 		}
-		if err == nil || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrUnknownOutcome) {
-			if err == nil && rev == 0 {
-				return nil
-			}
-			last = err
-			continue
+		if err == nil && (rev == 0 || keep == nil) {
+			return nil
 		}
-		return fmt.Errorf("session: delete account: %w", err)
+		if !t.note(err) && err != nil {
+			return fmt.Errorf("session: delete account: %w", t.over(err))
+		}
 	}
-	return fmt.Errorf("session: delete account: %d tries: %w", maxConflicts, last)
+	return fmt.Errorf("session: delete account: %w", t.spent())
 }
 
 // keepBan gives a deleted account a record that has nothing but a ban.

@@ -205,3 +205,23 @@ func TestD8_BadInput(t *testing.T) {
 		require.Equal(w.t, before, w.stored("ann"))
 	})
 }
+
+// TestBan_UntilIsWithinReach: a ban beyond what can be written would be over at once, or never be shown (K20.7).
+func TestBan_UntilIsWithinReach(t *testing.T) {
+	onStores(t, setup{}, func(w *world) {
+		w.login("ann", "phone", "ios")
+		for name, until := range map[string]time.Time{
+			"year 10000": time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC), "overflow": time.Unix(1<<60, 0),
+		} {
+			_, err := w.reg.Ban(w.t.Context(), session.BanRequest{Account: "ann", Until: until})
+			invalid, ok := errors.AsType[*event.InvalidError](err)
+			require.True(w.t, ok, "%s: %v", name, err)
+			require.Equal(w.t, "until", invalid.Field)
+		}
+		require.Len(w.t, w.list("ann"), 1, "nobody has ended")
+		_, err := w.reg.Ban(w.t.Context(), session.BanRequest{Account: "ann", Until: time.Date(9_999, 12, 31, 0, 0, 0, 0, time.UTC)})
+		require.NoError(w.t, err)
+		_, err = w.tryLogin(request("ann", "phone", "ios"))
+		require.ErrorIs(w.t, err, session.ErrBanned)
+	})
+}

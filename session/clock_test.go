@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -215,7 +214,7 @@ func TestI30_WhatWasStoredWhileTheClockWasBehind(t *testing.T) {
 
 // TestI30_AGraceWithoutEnd: the longest one that a host can ask for is not none.
 func TestI30_AGraceWithoutEnd(t *testing.T) {
-	s, wall := withWall(setup{config: session.Config{AgeGrace: math.MaxInt64, IdleDevice: 30 * day}})
+	s, wall := withWall(setup{config: session.Config{AgeGrace: 30 * 365 * day, IdleDevice: 30 * day}})
 	inBubble(t, s, func(w *world) {
 		w.join("ann", "phone", "ios").conn.Detach()
 		w.pass(time.Hour)

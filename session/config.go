@@ -3,13 +3,12 @@ package session
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/internal/fault"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/transport"
@@ -27,33 +26,36 @@ const (
 	defaultAgeGrace    = 24 * time.Hour
 	janitorPage        = 256
 	maxLoginsPerMinute = 60_000
-	refreshSeenPerIdle = 10 // how often the time of last contact is written within the idle bound
+	maxPerSecond       = 1_000_000        // attaches and accounts: more than one process can do
+	minAge             = 10 * time.Minute // of what is removed for its age: nobody means less, and a forgotten unit is
+	refreshSeenPerIdle = 10               // how often the time of last contact is written within the idle bound
 )
 
-// Config tunes a [Registry]. The zero value is valid.
+// Config tunes a [Registry]. The zero value is valid. A value outside of its range is an [*event.InvalidError] of New, so that a
+// duration without its unit, which Go takes for nanoseconds, removes nothing.
 type Config struct {
 	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform. Its Tabs say how many
 	// connections a login may have.
 	Policy *policy.Policy
 	// ResumeWindow is how long a login without a connection keeps its slot and is not announced as offline. Zero means
-	// 2 min; negative means that it goes offline at the next sweep.
+	// 2 min; negative means that it goes offline at the next sweep. From 1 s to 100 years.
 	ResumeWindow time.Duration
 	// IdleTimeout detaches a connection that nothing was heard of for this long, unless [AttachRequest.IdleTimeout] says
-	// otherwise. Zero means 90 s; negative means never.
+	// otherwise. Zero means 90 s; negative means never; from 1 s to 100 years.
 	IdleTimeout time.Duration
 	// IdleDevice ends a login that had no contact for this long, and forgets a device that was not seen for this long,
-	// with its place in the inbox. Zero means 30 days; negative means never.
+	// with its place in the inbox. Zero means 30 days; negative means never; from 10 min to 100 years.
 	IdleDevice time.Duration
 	// AbsoluteLifetime ends a login that long after its admission, whether or not it is attached. Zero and negative mean
-	// never.
+	// never; from 1 min to 100 years.
 	AbsoluteLifetime time.Duration
-	// TombstoneTTL is how long an ended login's device can learn why. Zero means 30 days.
+	// TombstoneTTL is how long an ended login's device can learn why. Zero means 30 days; from 10 min to 100 years.
 	TombstoneTTL time.Duration
-	// TokenRotation is the time after which a confirmed resume token is replaced when its login attaches. Zero means 24 h; less
-	// than 10 s counts as 10 s; negative means never.
+	// TokenRotation is the time after which a confirmed resume token is replaced when its login attaches. Zero means 24 h;
+	// negative means never; from 10 s to 100 years.
 	TokenRotation time.Duration
 	// MaxDevices bounds the devices that an account remembers; those seen longest ago are forgotten, but never one that is
-	// logged in. Logins without a device ID do not count. Zero means 32.
+	// logged in. Logins without a device ID do not count. Zero means 32; from 1 to 64.
 	MaxDevices int
 	// LoginsPerMinute bounds the logins of one account: so many at once, and as many per minute after that. A login that
 	// comes too early is refused with a [*LimitedError]. Logins that fail are counted apart, in memory: each device may fail
@@ -68,23 +70,23 @@ type Config struct {
 	// AttachesPerAccount bounds the attaches of one account per second; twice as many may come at once. One login may use
 	// half of that, and so may all logins together that have no connection on this node and have not lost one within their
 	// resume window. One beyond it is refused with a [*LimitedError] before anything is read, and does not count for
-	// AttachesPerSecond. Zero means 10; negative means no bound.
+	// AttachesPerSecond. Zero means 10; at most 1,000,000; negative means no bound.
 	AttachesPerAccount int
 	// AttachesPerSecond bounds the attaches of this node, and as many may come at once. One beyond that is refused with a
-	// [*LimitedError] before anything is read, with an advice that spreads the crowd. Zero means 2,000; negative means no
-	// bound.
+	// [*LimitedError] before anything is read, with an advice that spreads the crowd. Zero means 2,000; at most 1,000,000;
+	// negative means no bound.
 	AttachesPerSecond int
-	// SweepInterval is how often connections and resume windows are looked at. Zero means 5 s.
+	// SweepInterval is how often connections and resume windows are looked at. Zero means 5 s; from 1 ms to 100 years.
 	SweepInterval time.Duration
 	// JanitorInterval is how often all accounts of the store are looked through for what has expired. Zero means 1 h;
-	// negative means never.
+	// negative means never; from 1 ms to 100 years.
 	JanitorInterval time.Duration
 	// HookTimeout bounds each call of the functions below and of Leases, but for a renewal, which may take as long as the lease
 	// lasts. One that takes longer is left to itself. While 8 calls of one function hang for one account, it is not called for
-	// that account, see [Registry.HookSkips]. Zero means 2 s.
+	// that account, see [Registry.HookSkips]. Zero means 2 s; from 1 ms to 100 years.
 	HookTimeout time.Duration
 	// CloseTimeout is how long a Conn.Close may take. One that takes longer is logged and counted, see
-	// [Registry.HungCloses], and left to itself. Zero means 1 s.
+	// [Registry.HungCloses], and left to itself. Zero means 1 s; from 1 ms to 100 years.
 	CloseTimeout time.Duration
 	// Node is the name of this engine among several, which no other one has at the same time. Empty means "local", and is
 	// refused with Leases.
@@ -129,8 +131,8 @@ type Config struct {
 	// AgeGrace is how long nothing is ended or removed for its age after the wall clock was set by more than a minute, or
 	// after the server was away for more than an hour: no idle login or device, no tombstone, and, in fan-out, no entry by
 	// MaxAge or KeepMinimum. It is counted while the engine is up, over any number of starts. AbsoluteLifetime, bans and
-	// expiries of messages go by the wall clock all the same. Zero means 24 h; negative means none; 30 years at
-	// most, beyond which it is those. Among several nodes it begins on all of them.
+	// expiries of messages go by the wall clock all the same. Zero means 24 h; negative means none; from
+	// 1 min to 30 years. Among several nodes it begins on all of them.
 	AgeGrace time.Duration
 	// Wall tells the time of the wall clock. It is called often, from many goroutines, and must not block. Nil means
 	// time.Now. Tests and simulations move it without moving elapsed time.
@@ -166,38 +168,37 @@ func (c Config) withDefaults() Config {
 }
 
 func (c *Config) validate() error {
-	var errs []error
-	positive := func(field string, d time.Duration) {
-		if d <= 0 {
-			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%v, want more than 0", d)})
-		}
-	}
-	positive("TombstoneTTL", c.TombstoneTTL)
-	positive("SweepInterval", c.SweepInterval)
-	positive("HookTimeout", c.HookTimeout)
-	positive("CloseTimeout", c.CloseTimeout)
-	if c.MaxDevices < 1 || c.MaxDevices > 64 {
-		errs = append(errs, &event.InvalidError{Field: "MaxDevices", Reason: fmt.Sprintf("%d, want 1 to 64", c.MaxDevices)})
-	}
-	atMost := func(field string, n, limit int) {
-		if n > limit {
-			errs = append(errs, &event.InvalidError{Field: field, Reason: fmt.Sprintf("%d, at most %d", n, limit)})
-		}
-	}
-	atMost("LoginsPerMinute", c.LoginsPerMinute, maxLoginsPerMinute)
-	atMost("FlapLimit", c.FlapLimit, maxFlapLimit)
-	atMost("DecideLoginFallback", int(c.DecideLoginFallback), int(Admit))
-	atMost("DecidePolicyFallback", int(c.DecidePolicyFallback), int(Admit))
-	atMost("DecideVictimsFallback", int(c.DecideVictimsFallback), int(Admit))
+	var check bounds.Check
+	check.Duration("ResumeWindow", c.ResumeWindow, time.Second, bounds.Longest, bounds.Negative)
+	check.Add(checkIdle("IdleTimeout", c.IdleTimeout, bounds.Negative))
+	check.Duration("IdleDevice", c.IdleDevice, minAge, bounds.Longest, bounds.Negative)
+	check.Duration("AbsoluteLifetime", c.AbsoluteLifetime, time.Minute, bounds.Longest, bounds.Zero|bounds.Negative)
+	check.Duration("TombstoneTTL", c.TombstoneTTL, minAge, bounds.Longest, 0)
+	check.Duration("TokenRotation", c.TokenRotation, tokenReuse, bounds.Longest, bounds.Negative)
+	check.Duration("SweepInterval", c.SweepInterval, time.Millisecond, bounds.Longest, 0)
+	check.Duration("JanitorInterval", c.JanitorInterval, time.Millisecond, bounds.Longest, bounds.Negative)
+	check.Duration("HookTimeout", c.HookTimeout, time.Millisecond, bounds.Longest, 0)
+	check.Duration("CloseTimeout", c.CloseTimeout, time.Millisecond, bounds.Longest, 0)
+	check.Duration("AgeGrace", c.AgeGrace, time.Minute, 30*bounds.Year, bounds.Negative)
+	check.Count("MaxDevices", int64(c.MaxDevices), 1, 64, 0)
+	check.Count("LoginsPerMinute", int64(c.LoginsPerMinute), 1, maxLoginsPerMinute, bounds.Negative)
+	check.Count("FlapLimit", int64(c.FlapLimit), 1, maxFlapLimit, bounds.Negative)
+	check.Count("AttachesPerAccount", int64(c.AttachesPerAccount), 1, maxPerSecond, bounds.Negative)
+	check.Count("AttachesPerSecond", int64(c.AttachesPerSecond), 1, maxPerSecond, bounds.Negative)
+	check.Count("DecideLoginFallback", int64(c.DecideLoginFallback), 0, int64(Admit), 0)
+	check.Count("DecidePolicyFallback", int64(c.DecidePolicyFallback), 0, int64(Admit), 0)
+	check.Count("DecideVictimsFallback", int64(c.DecideVictimsFallback), 0, int64(Admit), 0)
 	if c.Bus != nil && c.Leases == nil {
-		errs = append(errs, &event.InvalidError{Field: "Bus", Reason: "is of no use without Leases"})
+		check.Add(&event.InvalidError{Field: "Bus", Reason: "is of no use without Leases"})
 	}
-	node := event.CheckID("Node", string(c.Node))
-	errs = append(errs, node)
-	if c.Leases != nil && node == nil {
-		errs = append(errs, fault.Field("LeaseLife", store.ValidateLease(c.Node, c.LeaseLife)))
-	}
-	return errors.Join(errs...)
+	check.Add(event.CheckID("Node", string(c.Node)))
+	check.Duration("LeaseLife", c.LeaseLife, store.MinLease, store.MaxLease, 0)
+	return check.Err()
+}
+
+// checkIdle checks how long a connection may be silent.
+func checkIdle(field string, d time.Duration, also bounds.Also) error {
+	return bounds.Duration(field, d, time.Second, bounds.Longest, also)
 }
 
 // Description says what a device is, in its own words. All of it may be shown to the account's other devices. The texts

@@ -87,7 +87,7 @@ func TestB7_S12_EndsOfUnknownOutcome(t *testing.T) {
 
 // What a step of unknown outcome found ended by another registry stays that one's, also where no leases tell them apart.
 func TestB7_S12_AStrangeEndInAStepOfUnknownOutcome(t *testing.T) {
-	inBubble(t, setup{}, func(w *world) {
+	inBubble(t, setup{crowd: true}, func(w *world) {
 		here := w.reg
 		other := w.open(w.now)
 		w.reg = here

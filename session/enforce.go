@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/policy"
-	"github.com/manydevice/manydevice/store"
 )
 
 const (
@@ -39,16 +39,22 @@ func (r *Registry) SetPolicy(p *policy.Policy) (err error) {
 type EnforceRequest struct {
 	// After is where an earlier call stopped: its report's Next. Empty: from the beginning.
 	After event.Account
-	// PerSecond is the pace, in accounts. Zero means 1,000; negative means no bound.
+	// PerSecond is the pace, in accounts. Zero means 1,000; at most 1,000,000; negative means no bound.
 	PerSecond int
 	// DryRun: only count who would end.
 	DryRun bool
+	// Candidate, if set, is rehearsed: only count who would end if it were the registry's policy, before it is set. DryRun is
+	// implied, and nothing changes. What Config.DecidePolicy returns for an account holds instead of it, as it would afterwards.
+	Candidate *policy.Policy
 }
 
 // EnforceReport says what came of it.
 type EnforceReport struct {
 	// Tally counts accounts and logins that were looked at and those that end, also by the rule that names them.
 	policy.Tally
+	// Own is how many of the accounts have a policy of their own, by Config.DecidePolicy. The registry's and a candidate do not
+	// count for them.
+	Own int
 	// Failed is how many accounts could not be read or written. They are passed over.
 	Failed int
 	// Failures are the first 100 of them.
@@ -71,8 +77,15 @@ type EnforceFailure struct {
 // After it, no account of this node is above the rules, whatever hung meanwhile: a login that was being decided when Enforce
 // began asks the host anew, and one that was being committed is looked at once more. Among several nodes it has to be called
 // on each, after SetPolicy on each.
+//
+// With EnforceRequest.DryRun or Candidate nothing is changed or committed, and logins go on meanwhile: each account is counted as
+// it stands when it is read. If nothing changes in between, SetPolicy of the candidate and Enforce come to the same report.
 func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (_ EnforceReport, err error) {
 	defer fault.In("session", "enforce", &err)
+	if err := bounds.Count("perSecond", int64(q.PerSecond), 1, maxPerSecond, bounds.Zero|bounds.Negative); err != nil {
+		return EnforceReport{}, err
+	}
+	q.DryRun = q.DryRun || q.Candidate != nil
 	if !q.DryRun {
 		r.ruled.Add(1) // first; see Registry.begin
 		r.enforced.Add(1)
@@ -90,7 +103,7 @@ func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (_ EnforceRepo
 					return report, err
 				}
 			}
-			if err := report.add(ctx, r, id, q.DryRun); err != nil {
+			if err := report.add(ctx, r, id, &q); err != nil {
 				return report, err
 			}
 			report.Next = id
@@ -103,14 +116,17 @@ func (r *Registry) Enforce(ctx context.Context, q EnforceRequest) (_ EnforceRepo
 }
 
 // add enforces the rules on one account and counts it. An error means that others would fare no better.
-func (e *EnforceReport) add(ctx context.Context, r *Registry, id event.Account, dryRun bool) error {
-	logins, victims, err := r.enforce(ctx, id, dryRun)
+func (e *EnforceReport) add(ctx context.Context, r *Registry, id event.Account, q *EnforceRequest) error {
+	found, err := r.enforce(ctx, id, q)
 	switch {
 	case err == nil:
-		e.Tally.Add(logins, victims)
+		e.Tally.Add(found.logins, found.victims, found.protected)
+		if found.own {
+			e.Own++
+		}
 		return nil
 	case errors.Is(err, ErrHookFailed): // whatever the hook returned
-	case ctx.Err() != nil, errors.Is(err, ErrClosed), errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrFailed):
+	case ctx.Err() != nil, errors.Is(err, ErrClosed), unusable(err):
 		return err
 	}
 	if e.Failed++; len(e.Failures) < maxFailures {
@@ -130,25 +146,35 @@ func pause(ctx context.Context, d time.Duration) error {
 	return ctx.Err()
 }
 
-// enforce does so for one account and returns how many logins it has, and which of them end. If the host has rules of its
-// own for accounts and does not say which hold here, nobody ends, whatever the hook's fallback.
-func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (logins int, victims []policy.Victim, err error) {
+// enforced is what the rules say about the logins of an account.
+type enforced struct {
+	logins             int
+	victims, protected []policy.Victim
+	own                bool // the rules are the account's own
+}
+
+// look holds a policy against the logins of the step.
+func (e *enforced) look(s *step, rules *policy.Policy, own bool) {
+	logins := s.policyLogins()
+	*e = enforced{logins: len(logins), victims: rules.Enforce(logins, nil), protected: rules.Protected(logins), own: own}
+}
+
+// enforce has the rules hold for one account, or only looks, as the request says. If the host has rules of its own for accounts
+// and does not say which hold here, nobody ends, whatever the hook's fallback.
+func (r *Registry) enforce(ctx context.Context, id event.Account, q *EnforceRequest) (found enforced, err error) {
 	ctx, cancel := context.WithTimeout(ctx, enforceWait+r.cfg.HookTimeout)
 	defer cancel()
-	name := func(s *step, rules *policy.Policy) {
-		logins, victims = len(s.rec.Logins), rules.Enforce(s.policyLogins(), nil)
-	}
-	if dryRun {
+	if q.DryRun {
 		own, err := r.askPolicy(ctx, Question{Account: id})
 		if err = cmp.Or(err, own.err); err != nil {
-			return 0, nil, err
+			return found, err
 		}
 		s, err := r.glance(ctx, id)
 		if err != nil {
-			return 0, nil, err
+			return found, err
 		}
-		name(s, cmp.Or(own.value, r.policy.Load()))
-		return logins, victims, nil
+		found.look(s, cmp.Or(own.value, q.Candidate, r.policy.Load()), own.value != nil)
+		return found, nil
 	}
 	_, err = r.runAsking(ctx, id, func(s *step) error {
 		rules := s.rules()
@@ -158,21 +184,21 @@ func (r *Registry) enforce(ctx context.Context, id event.Account, dryRun bool) (
 		if err := s.answers.policy.err; err != nil {
 			return err
 		}
-		name(s, rules)
-		for _, v := range victims {
+		found.look(s, rules, s.answers.policy.value != nil)
+		for _, v := range found.victims {
 			s.end(v.Login, v.Reason.Closed(0), "")
 		}
 		return nil
 	}, nil)
-	return logins, victims, err
+	return found, err
 }
 
 // enforceAgain enforces the rules on an account that a login came to while Enforce went through the others. Nobody else would
 // do so, so it is tried again until it is done, ever more slowly.
 func (r *Registry) enforceAgain(id event.Account) {
 	for try := time.Duration(1); ; try = min(2*try, againMost) {
-		_, _, err := r.enforce(r.ctx, id, false)
-		if err == nil || r.ctx.Err() != nil || errors.Is(err, store.ErrFailed) || errors.Is(err, store.ErrClosed) {
+		_, err := r.enforce(r.ctx, id, &EnforceRequest{})
+		if err == nil || r.ctx.Err() != nil || unusable(err) {
 			return
 		}
 		r.log.Warn("session: rules are not enforced yet", "account", string(id), "err", err)

@@ -28,7 +28,7 @@ func ExampleNew() {
 	ctx := context.Background()
 	st := memstore.New(memstore.Config{})
 	defer st.Close(ctx)
-	_, err := session.New(st, session.Config{MaxDevices: 100, HookTimeout: -1})
+	_, err := session.New(st, session.Config{MaxDevices: 100, IdleDevice: 30})
 	fmt.Println(err)
 
 	reg, err := session.New(st, session.Config{})
@@ -40,7 +40,7 @@ func ExampleNew() {
 	fmt.Println(presence.State, err)
 	fmt.Println(reg.Close(ctx))
 	// Output:
-	// session: new: config: invalid HookTimeout: -1ns, want more than 0
+	// session: new: config: invalid IdleDevice: 30ns, want 10m to 100y, or negative; a number without a unit counts nanoseconds, 30 seconds are 30*time.Second
 	// invalid MaxDevices: 100, want 1 to 64
 	// offline <nil>
 	// <nil>

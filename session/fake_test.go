@@ -117,6 +117,7 @@ type faults struct {
 	store.Store
 	failed chan struct{} // closed by break
 	hidden bool          // capability Shared is not declared, so that the registry trusts its cache
+	crowd  bool          // several registries without leases are let in, which real stores refuse
 
 	mu     sync.Mutex
 	before func(store.Batch) error        // an error: Commit does nothing and returns it
@@ -128,6 +129,7 @@ type faults struct {
 	states func() error                   // an error: States returns it
 	beat   func() error                   // an error: Commit of a heartbeat does nothing and returns it
 	saves  int                            // calls of Commit that were tried
+	claims []func()                       // give the claims back
 }
 
 func withFaults(st store.Store) *faults { return &faults{Store: st, failed: make(chan struct{})} }
@@ -252,6 +254,27 @@ func (f *faults) States(ctx context.Context, a event.Account, o store.StateOptio
 }
 
 func (f *faults) Failed() <-chan struct{} { return f.failed }
+
+func (f *faults) Claim(shared bool) (func(), error) {
+	if f.crowd {
+		return func() {}, nil
+	}
+	release, err := f.Store.Claim(shared)
+	if err == nil {
+		f.set(func(f *faults) { f.claims = append(f.claims, release) })
+	}
+	return release, err
+}
+
+// abandon takes the claims of all registries away, as the end of their process would. They are left alone otherwise.
+func (f *faults) abandon() {
+	f.set(func(f *faults) {
+		for _, release := range f.claims {
+			release()
+		}
+		f.claims = nil
+	})
+}
 
 // once returns a hook that fails the first call with err.
 func once(err error) func() error {

@@ -165,7 +165,7 @@ func TestCommit_OutcomeUnknownPosition(t *testing.T) {
 // TestCommit_OutcomeUnknownThenOvertaken: the batch took effect, but before that can be seen another node changes the
 // record. The victim's connection must not live on.
 func TestCommit_OutcomeUnknownThenOvertaken(t *testing.T) {
-	inBubble(t, setup{}, func(w *world) {
+	inBubble(t, setup{crowd: true}, func(w *world) {
 		here := w.reg
 		other := w.open(w.now)
 		w.reg = here
@@ -239,7 +239,7 @@ func TestCommit_ConflictIsTriedAgain(t *testing.T) {
 
 // TestTwoRegistries: what one does to a record is seen by the other, whose cache is out of date.
 func TestTwoRegistries(t *testing.T) {
-	inBubble(t, setup{rules: policy.Rules{PerPlatform: 2}}, func(w *world) {
+	inBubble(t, setup{crowd: true, rules: policy.Rules{PerPlatform: 2}}, func(w *world) {
 		regs := []*session.Registry{w.reg, w.open(w.now)}
 		var failed journal
 		var wg sync.WaitGroup

@@ -277,7 +277,7 @@ func (r *Registry) beatLoop() {
 			written = false
 		} else if err := r.beat(r.ctx); err != nil && r.ctx.Err() == nil {
 			wait = beatRetry
-			if !failing {
+			if !failing && !unusable(err) {
 				r.log.Warn("session: the heartbeat could not be written, it is tried again", "err", err)
 			}
 			failing = true
@@ -302,7 +302,7 @@ func (r *Registry) lastBeat(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastWait)
 	defer cancel()
 	err := r.beat(ctx)
-	if err != nil && !errors.Is(err, store.ErrClosed) && !errors.Is(err, store.ErrFailed) {
+	if err != nil && !unusable(err) {
 		r.log.Warn("session: the last heartbeat could not be written", "err", err)
 	}
 }

@@ -188,6 +188,7 @@ func TestHeartbeat_WhatCountsAsAbsence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, setup{}, func(w *world) {
 				tc.prepare(w)
+				w.st.abandon()
 				w.open(setup{})
 				w.st.heal()
 				w.pass(10 * time.Second)

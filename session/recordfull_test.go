@@ -69,7 +69,7 @@ func TestS32_LongestNames(t *testing.T) {
 
 // TestI27_FullRecord: when descriptions fill the record, logins are refused. Ends and new tokens still find room.
 func TestI27_FullRecord(t *testing.T) {
-	s := setup{rules: policy.Rules{PerPlatform: policy.NoLimit}, config: session.Config{TokenRotation: time.Millisecond}}
+	s := setup{rules: policy.Rules{PerPlatform: policy.NoLimit}, config: session.Config{TokenRotation: 10 * time.Second}}
 	inBubble(t, s, func(w *world) {
 		var all []*gadget
 		var refusal error

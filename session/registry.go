@@ -25,6 +25,9 @@ const shardCount = 64 // a power of two, so that the shard is a mask
 // Registry admits, attaches, lists and ends logins. It is safe for concurrent use.
 type Registry struct {
 	st     store.Store
+	claim  *claim
+	free   func()        // gives the registry's part of the claim back
+	failed chan struct{} // see Failed
 	cfg    Config
 	policy atomic.Pointer[policy.Policy]
 	// ruled counts the calls of SetPolicy and Enforce: what the host was asked before the last one does not hold any more.
@@ -78,6 +81,10 @@ type shard struct {
 
 // New returns a registry over a store, which stays the caller's and must be closed after the registry. It reads from the
 // store when it was used last, for 5 s at most, and starts goroutines that Close ends.
+//
+// Without Config.Leases the registry has to be the only one over its store, and with them all others need them too: otherwise
+// New returns [store.ErrInUse], before anything is read or written. A store that was closed or has failed is refused with its
+// error.
 func New(st store.Store, cfg Config) (_ *Registry, err error) {
 	defer fault.In("session", "new", &err)
 	cfg = cfg.withDefaults()
@@ -102,13 +109,23 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 	if err != nil {
 		return nil, err
 	}
+	held, err := claimStore(st, cfg.Leases != nil)
+	if err != nil {
+		return nil, err
+	}
+	free, _ := held.hold(true)
+	defer func() {
+		if err != nil {
+			free()
+		}
+	}()
 	r := &Registry{
-		st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
+		st: st, claim: held, free: free, failed: make(chan struct{}), cfg: cfg, issuer: event.NewIssuer(st.Info().Secret), log: cfg.Logger,
 		seed: maphash.MakeSeed(), records: records, clock: clock.New(cfg.Wall, cfg.AgeGrace),
 		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
 	}
-	if err := r.limit(); err != nil {
+	if err := cmp.Or(r.storeError(context.Background()), r.limit()); err != nil {
 		return nil, err
 	}
 	r.shared.steps = make(chan struct{}, 1)
@@ -126,6 +143,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 		}
 		r.owned.Go(r.shareLoop)
 	}
+	r.owned.Go(r.watchStore)
 	r.owned.Go(r.sweepLoop)
 	r.owned.Go(r.tidyLoop)
 	r.owned.Go(r.janitorLoop)
@@ -155,7 +173,11 @@ func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 
 // Close refuses new work, closes every connection with reason shutdown, and waits for what runs as long as ctx allows. Clients
 // are advised as by Drain with a zero [DrainRequest], unless Drain was called before; so are those that come in the meantime,
-// by a [*StoppingError]. Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It may be called again.
+// by a [*StoppingError]. Logins do not end. Subscriptions end when it returns, whether or not everything has ended by then. It
+// may be called again.
+//
+// The store is free for another engine when the last work of this one has ended, and the router is closed as well. After a Close
+// that ran into its ctx that may take longer: until then another engine gets [store.ErrInUse]. Call Close again to wait.
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
 	r.departure.CompareAndSwap(nil, r.plan(DrainRequest{}, len(r.connections())))
@@ -174,6 +196,7 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.feed.Close()
 		r.ended.Store(true)
+		r.free()
 		close(done)
 	}()
 	select {
@@ -291,13 +314,7 @@ func (r *Registry) drop(a *account) {
 // last is what there is.
 func (r *Registry) load(ctx context.Context, id event.Account) (*record, store.Revision, error) {
 	c, known := r.records.get(id)
-	if known && !r.st.Info().Capabilities.Shared {
-		select {
-		case <-r.st.Failed():
-			return nil, 0, fmt.Errorf("session: load account: %w", store.ErrFailed)
-		default:
-		}
-	} else {
+	if !known || r.st.Info().Capabilities.Shared || storeFailed(r.st) {
 		got, err := r.st.Load(ctx, id)
 		if err != nil {
 			return nil, 0, fmt.Errorf("session: load account: %w", err)

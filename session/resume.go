@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/store"
@@ -35,7 +36,7 @@ type AttachRequest struct {
 	// has no room for it, the old description stays.
 	Description *Description
 	// IdleTimeout is Config.IdleTimeout for this connection, such as one and a half times an MQTT client's keep-alive. Zero
-	// means that of the registry; negative means never.
+	// means that of the registry; negative means never; from 1 s to 100 years.
 	IdleTimeout time.Duration
 	// Delivery is for fan-out, and no host can set it. Hosts that deliver by themselves learn of the end of a connection by
 	// its Conn.Close, and begin to send when Attach has returned.
@@ -53,6 +54,9 @@ func (q *AttachRequest) validate() error {
 		if err := event.CheckID("tab", q.Tab); err != nil {
 			return err
 		}
+	}
+	if err := checkIdle("idleTimeout", q.IdleTimeout, bounds.Zero|bounds.Negative); err != nil {
+		return err
 	}
 	if q.Description != nil {
 		return q.Description.validate()

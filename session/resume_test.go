@@ -74,6 +74,7 @@ func TestS13_EndBetweenCommitAndClose(t *testing.T) {
 		s := setup{}
 		s.config.Revoke = func(ctx context.Context, e session.Ended) error {
 			require.Empty(w.t, old[0].wire.called(), "the connection is not closed yet")
+			w.st.abandon()
 			next, err := session.New(w.st, session.Config{})
 			require.NoError(w.t, err)
 			defer w.shut(next)
@@ -116,6 +117,7 @@ func TestS29_Restart(t *testing.T) {
 		}
 		wg.Wait()
 		w.tick()
+		w.st.abandon()
 		w.open(w.now) // the old registry is not closed: nothing is written any more
 		for i := range accounts {
 			require.Len(w.t, all[i], 4)

@@ -176,7 +176,7 @@ func TestHooks_OneAccountsHangIsNobodyElses(t *testing.T) {
 // TestI21_LandedThenKicked: the commit of a login took effect, its outcome was not known, and before that could be seen
 // another node has kicked the login. It does not come back under the ID that was refused everywhere.
 func TestI21_LandedThenKicked(t *testing.T) {
-	inBubble(t, setup{}, func(w *world) {
+	inBubble(t, setup{crowd: true}, func(w *world) {
 		here := w.reg
 		other := w.open(w.now)
 		w.reg = here

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -177,24 +176,23 @@ func (r *Registry) settled(s *step, gone []*Connection) {
 
 // decideAndCommit tries until the step is committed, or need not be.
 func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(*step) error) (*step, error) {
-	var last, lost error // of the last try; of one that may still take effect
-	for try := range maxConflicts {
-		if try > 0 {
-			if err := backOff(ctx, try); err != nil {
-				return nil, fmt.Errorf("session: commit: %w, after %w", err, last)
-			}
+	var t tries
+	for t.n < maxConflicts {
+		if err := t.pause(ctx); err != nil {
+			return nil, fmt.Errorf("session: commit: %w", err)
 		}
 		s, rev, err := r.loadAndBegin(ctx, a)
 		if err != nil {
-			return nil, errors.Join(err, lost)
+			return nil, t.over(err)
 		}
 		err = decide(s)
-		if lost != nil && (err != nil || s.lacks != nil) { // which says that nothing has changed
-			if again := r.fence(ctx, a.id, rev); errors.Is(again, store.ErrConflict) || errors.Is(again, store.ErrUnknownOutcome) {
-				last = again
+		if t.lost != nil && (err != nil || s.lacks != nil) { // which says that nothing has changed
+			switch again := r.fence(ctx, a.id, rev); {
+			case again == nil: // nor will it
+			case t.again(again):
 				continue
-			} else if again != nil {
-				return nil, fmt.Errorf("session: commit: %w", errors.Join(again, lost))
+			default:
+				return nil, fmt.Errorf("session: commit: %w", t.over(again))
 			}
 		}
 		if err != nil {
@@ -205,7 +203,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 		}
 		r.beatFirst(ctx)
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("session: before the commit: %w", err)
+			return nil, t.over(fmt.Errorf("session: before the commit: %w", err))
 		}
 		s.announce(s.coming)
 		err = s.commit(context.WithoutCancel(ctx), rev)
@@ -213,12 +211,11 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 			return s, nil
 		}
 		r.records.drop(a.id)
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrUnknownOutcome) || errors.Is(err, store.ErrFailed) {
-			return nil, fmt.Errorf("session: commit: %w", err)
+		if !t.note(err) {
+			return nil, fmt.Errorf("session: commit: %w", t.over(err))
 		}
-		last = err
 		if errors.Is(err, store.ErrUnknownOutcome) {
-			lost, ctx = err, context.WithoutCancel(ctx) // nobody can be told that it was not done
+			ctx = context.WithoutCancel(ctx) // nobody can be told that it was not done
 			s.doubt()
 			done, again := s.landed(ctx)
 			if again != nil {
@@ -229,10 +226,7 @@ func (r *Registry) decideAndCommit(ctx context.Context, a *account, decide func(
 			}
 		}
 	}
-	if lost != nil && !errors.Is(last, store.ErrUnknownOutcome) {
-		last = errors.Join(last, lost)
-	}
-	return nil, fmt.Errorf("session: commit: %d tries: %w", maxConflicts, last)
+	return nil, fmt.Errorf("session: commit: %w", t.spent())
 }
 
 // fence keeps a commit from taking effect whose outcome is not known, if it has not by then: it writes the account's record
@@ -252,11 +246,6 @@ func (r *Registry) fence(ctx context.Context, id event.Account, rev store.Revisi
 		Account: id, Now: r.clock.Now(), Record: &store.RecordUpdate{Expect: rev, Data: got.Data}, Reserve: true,
 	})
 	return err
-}
-
-// backOff waits before the next try, by chance, so that steps that were in each other's way do not meet again.
-func backOff(ctx context.Context, try int) error {
-	return pause(ctx, rand.N(time.Duration(try)*time.Millisecond))
 }
 
 // landed finds out whether a commit of unknown outcome has taken effect. It has if the record is the one it wrote.

@@ -76,10 +76,18 @@ func (r *Registry) Listen(l *stream.Listener[Change]) (stop func(), err error) {
 	if l == nil || l.Hear == nil {
 		return nil, &event.InvalidError{Field: "listener", Reason: "nil"}
 	}
+	drop, open := r.claim.hold(false) // a router writes to the store, also after the registry was closed
+	if !open {
+		return nil, ErrClosed
+	}
 	if !r.listener.CompareAndSwap(nil, l) {
+		drop()
 		return nil, ErrListening
 	}
-	return func() { r.listener.CompareAndSwap(l, nil) }, nil
+	return func() {
+		r.listener.CompareAndSwap(l, nil)
+		drop()
+	}, nil
 }
 
 // noteLocked makes changes known in the order in which they happen, which the account's mutex keeps. Nothing of it waits.

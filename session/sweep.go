@@ -8,7 +8,6 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
-	"github.com/manydevice/manydevice/store"
 )
 
 const (
@@ -38,23 +37,15 @@ func (r *Registry) do(c crew, fn func()) {
 	})
 }
 
-// sweepLoop looks after what lives in memory: silent connections, resume windows that are over, and the store's failure.
+// sweepLoop looks after what lives in memory: silent connections, and resume windows that are over.
 // It waits for nothing but the time.
 func (r *Registry) sweepLoop() {
 	t := time.NewTicker(r.cfg.SweepInterval)
 	defer t.Stop()
-	failed := r.st.Failed()
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
-		case <-failed:
-			failed = nil
-			all := r.connections()
-			again := r.plan(DrainRequest{Back: defaultBack}, len(all)) // the host opens store and engine again
-			for i, c := range all {
-				c.Close(event.Unavailable.Closed(again.retry(r.elapsed(), i, len(all))))
-			}
 		case <-t.C:
 			now := r.clock.Tick(r.cfg.SweepInterval)
 			r.tellClock()
@@ -146,7 +137,7 @@ func (r *Registry) tidy(id event.Account) {
 	s, gone, err := r.turn(ctx, a, func(*step) error { return nil }, nil)
 	if err == nil { // beside the crew: hooks and connections that hang keep no place of it
 		r.owned.Do(func() { r.settled(s, gone) })
-	} else if !errors.Is(err, ErrClosed) && !errors.Is(err, store.ErrClosed) && r.ctx.Err() == nil {
+	} else if !errors.Is(err, ErrClosed) && !unusable(err) && r.ctx.Err() == nil {
 		r.log.Warn("session: sweep", "err", err)
 	}
 }
@@ -189,7 +180,7 @@ func (r *Registry) clean() {
 	for r.ctx.Err() == nil {
 		page, err := r.st.Accounts(r.ctx, after, janitorPage)
 		if err != nil {
-			if r.ctx.Err() == nil {
+			if r.ctx.Err() == nil && !unusable(err) {
 				r.log.Warn("session: janitor", "err", err)
 			}
 			return

@@ -51,7 +51,7 @@ func newRow() called {
 	return called{
 		text: "new",
 		do: func(_ context.Context, s *scene) error {
-			r, err := session.New(s.store, session.Config{Node: "other"})
+			r, err := session.New(&faults{Store: s.store, failed: make(chan struct{}), crowd: true}, session.Config{Node: "other"})
 			if err == nil {
 				s.shut(r)
 			}

@@ -204,7 +204,7 @@ func (s *step) hand(l *login, shown event.ResumeToken, by proof, shared bool) ev
 		return shown.Successor(*l.Nonce)
 	case l.Issued != nil && l.Issued.Store == in:
 		return shown.Successor(l.Issued.Nonce)
-	case every < 0, shared, l.TokenStore == in && (s.since(l.TokenAt) <= max(every, tokenReuse) || l.Nonce != nil && s.justReplaced(l)):
+	case every < 0, shared, l.TokenStore == in && (s.since(l.TokenAt) <= every || l.Nonce != nil && s.justReplaced(l)):
 		return ""
 	}
 	i := &issued{Store: in}

@@ -216,7 +216,7 @@ func TestToken_AMarkLetsNobodyIn(t *testing.T) {
 
 // TestToken_OneIntervalAtATime: however short the rotation, no token is issued before the one before is out of use.
 func TestToken_OneIntervalAtATime(t *testing.T) {
-	inBubble(t, setup{config: session.Config{TokenRotation: time.Millisecond}}, func(w *world) {
+	inBubble(t, setup{config: session.Config{TokenRotation: 10 * time.Second}}, func(w *world) {
 		app := w.join("ann", "a1", "ios")
 		w.pass(11 * time.Second)
 		app.attach()

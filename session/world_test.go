@@ -28,6 +28,7 @@ type setup struct {
 	rules  policy.Rules
 	config session.Config
 	hidden bool // the store does not declare that others may change it
+	crowd  bool // registries without leases are let in beside each other, which real stores refuse
 }
 
 // world is one registry over one store, and what it did to the host.
@@ -66,7 +67,7 @@ func inBubble(t *testing.T, s setup, story func(w *world)) {
 func newWorld(t *testing.T, st store.Store, s setup) *world {
 	t.Helper()
 	w := &world{t: t, st: withFaults(st)}
-	w.st.hidden = s.hidden
+	w.st.hidden, w.st.crowd = s.hidden, s.crowd
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -76,7 +77,8 @@ func newWorld(t *testing.T, st store.Store, s setup) *world {
 	return w
 }
 
-// open makes a registry over the world's store. The one before is left alone.
+// open makes a registry over the world's store. The one before is left alone: unless it was closed, its claim has to be
+// abandoned, or the world be one of a crowd.
 func (w *world) open(s setup) *session.Registry {
 	w.t.Helper()
 	var err error

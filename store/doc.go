@@ -19,6 +19,16 @@
 // For each account and epoch they strictly increase and are never used twice, also after everything was trimmed, after a
 // restart and after a crash. They are dense (1, 2, 3, …) where the store declares Dense.
 //
+// # Engines
+//
+// An engine claims the store before it uses it, see [Store].Claim. One that has no leases has to be alone: it trusts what it has in
+// memory. Embed [Claims] for it, and pass the call on in a wrapper.
+//
+// # End
+//
+// A store ends in one of two ways: a physical write fails, or Close is called. Either closes [Store].Failed at once. An engine that
+// is still open then closes all connections with advice to come back, and says so in its log. Close the engine first.
+//
 // # Time
 //
 // A store has no clock. All times come from the caller.

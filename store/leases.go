@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 )
 
 // Leases tells nodes that live from those that do not, where several engines share one store. It is apart from [Store],
@@ -75,9 +76,5 @@ var (
 
 // ValidateLease checks what Acquire is given, for those who implement it.
 func ValidateLease(node event.NodeID, life time.Duration) error {
-	var errs []error
-	if life < MinLease || life > MaxLease {
-		errs = append(errs, &event.InvalidError{Field: "life", Reason: fmt.Sprintf("%v, want %v to %v", life, MinLease, MaxLease)})
-	}
-	return errors.Join(append(errs, event.CheckID("node", string(node)))...)
+	return errors.Join(bounds.Duration("life", life, MinLease, MaxLease, 0), event.CheckID("node", string(node)))
 }

@@ -14,6 +14,12 @@ type Store interface {
 	// Info returns what the store is. It never changes while the store is open, and needs no I/O.
 	Info() Info
 
+	// Claim takes the store for one engine, which calls it before anything else but Info. shared: the engine has leases and
+	// lets others like it use the store at the same time; otherwise it is alone. ErrInUse unless there is no other engine or
+	// all of them share. release gives the claim back; it may be called again, and after Close. Claims are of one open store in
+	// one process, need no I/O, and end with the process. A store gets the method by embedding [Claims]; a wrapper passes it on.
+	Claim(shared bool) (release func(), err error)
+
 	// Load returns the account's record from the authoritative copy. An absent record has Revision 0 and no data.
 	Load(ctx context.Context, account event.Account) (Record, error)
 
@@ -57,11 +63,13 @@ type Store interface {
 	// begin). Fewer than limit means that there are no more.
 	Accounts(ctx context.Context, after event.Account, limit int) ([]event.Account, error)
 
-	// Failed is closed when the store can no longer be used, because a physical write failed. Every method then returns
-	// ErrFailed.
+	// Failed is closed as soon as the store can no longer be used, for one of two reasons: a physical write failed, and every
+	// method returns ErrFailed; or Close was called, and every method returns ErrClosed. That never changes back. Close has
+	// closed it before it returns.
 	Failed() <-chan struct{}
 
-	// Close waits for what runs, as long as ctx allows, and frees the store. Every method then returns ErrClosed.
+	// Close closes Failed, waits for what runs, as long as ctx allows, and frees the store. Every method then returns ErrClosed.
+	// It comes after the close of the engines that use the store: an engine that is still there takes it for a failure.
 	Close(ctx context.Context) error
 }
 
@@ -334,6 +342,8 @@ var (
 	ErrWindowFull = errors.New("store: too many recent client message IDs")
 	// ErrFull: no room is left. Nothing was changed. Ends of logins and cursors may still be written.
 	ErrFull = errors.New("store: full")
+	// ErrInUse: another engine uses the store, and one of the two says that it is alone. Nothing was read or written.
+	ErrInUse = errors.New("store: in use by another engine")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store: closed")
 	// ErrFailed: a physical write failed earlier. The store must be closed and opened again.

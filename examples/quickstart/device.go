@@ -136,7 +136,7 @@ func (d *device) ping() {
 	w, attached := d.w, d.begun && d.closed == nil
 	d.mu.Unlock()
 	if attached {
-		_ = w.send(event.Ping{}) // an error ends the connection, which its reader finds out too
+		_ = w.send(&event.Ping{}) // an error ends the connection, which its reader finds out too
 	}
 }
 

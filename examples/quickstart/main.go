@@ -102,7 +102,7 @@ func serve(ctx context.Context, addr, db string, out, log io.Writer) error {
 		select {
 		case <-ctx.Done():
 		case <-s.engine.Failed():
-			err = errors.New("the store has failed: see the log, and start again")
+			err = errors.New("the store can no longer be used: see the log, and start again")
 		}
 	}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)

@@ -124,11 +124,11 @@ func describe(err error) problem {
 		{session.ErrNotFound, problem{Status: http.StatusNotFound, Code: "not_found", Title: "The account has nothing of that name."}},
 		{errMedia, problem{Status: http.StatusUnsupportedMediaType, Code: "media_type", Title: "The body must be application/json."}},
 		{errBody, problem{Status: http.StatusBadRequest, Code: "body", Title: "The body is not what this route takes."}},
+		{store.ErrUnknownOutcome, problem{Status: http.StatusServiceUnavailable, Code: "unknown_outcome", Title: "It is not known whether this was done."}}, // first: it may have been done
 		{session.ErrClosed, problem{Status: http.StatusServiceUnavailable, Code: "unavailable", Title: "The engine is stopped."}},
 		{store.ErrFailed, problem{Status: http.StatusServiceUnavailable, Code: "unavailable", Title: "The store does not work."}},
 		{store.ErrClosed, problem{Status: http.StatusServiceUnavailable, Code: "unavailable", Title: "The store is closed."}},
 		{store.ErrConflict, problem{Status: http.StatusServiceUnavailable, Code: "busy", Title: "Too many others change this account."}},
-		{store.ErrUnknownOutcome, problem{Status: http.StatusServiceUnavailable, Code: "unknown_outcome", Title: "It is not known whether this was done."}},
 		{store.ErrFull, problem{Status: http.StatusServiceUnavailable, Code: "full", Title: "The store is full."}},
 		{context.DeadlineExceeded, problem{Status: http.StatusServiceUnavailable, Code: "busy", Title: "It took too long."}},
 		{context.Canceled, problem{Status: http.StatusServiceUnavailable, Code: "busy", Title: "The request was given up."}},

@@ -3,20 +3,23 @@ package boltstore
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 )
 
 // Config tunes a store. The zero value is valid.
 type Config struct {
-	// MaxSize bounds the file, in bytes. Zero means 64 GiB; negative means no bound; at least 4 MiB otherwise. Batches
+	// MaxSize bounds the file, in bytes. Zero means 64 GiB; negative means no bound; from 4 MiB to 128 TiB otherwise. Batches
 	// that append are refused with [store.ErrFull] when less than the reserve is left below it, in the file and in its
 	// free pages together, or when the file system has less than the reserve free. The reserve is 2 % of MaxSize, at
 	// least 16 MiB, but never more than a quarter of MaxSize; without a bound it is 16 MiB. Twice MaxSize, at most 128 GiB,
 	// of the process's address space is taken for the file; not so on Windows and on systems of 32 bits.
 	MaxSize int64
-	// LockTimeout is how long Open waits for another one to close the file. Zero means 5 s; negative means not at all.
+	// LockTimeout is how long Open waits for another one to close the file. Zero means 5 s; negative means not at all; from
+	// 1 ms to 100 years.
 	LockTimeout time.Duration
 	// NewIncarnation changes the epochs of all inboxes, once, during Open. Set it for the first Open of a file that was
 	// put back from a copy by other means than [Restore].
@@ -31,6 +34,7 @@ const (
 	defaultMaxSize     = 64 << 30
 	defaultLockTimeout = 5 * time.Second
 	minMaxSize         = 4 << 20
+	maxMaxSize         = 128 << 40 // what a process can map
 	minReserve         = 16 << 20
 )
 
@@ -59,14 +63,13 @@ func (c Config) withDefaults() Config {
 }
 
 func (c *Config) validate(path string) error {
-	var errs []error
+	var check bounds.Check
 	if path == "" {
-		errs = append(errs, errors.New("path: empty"))
+		check.Add(&event.InvalidError{Field: "path", Reason: "empty"})
 	}
-	if c.MaxSize > 0 && c.MaxSize < minMaxSize {
-		errs = append(errs, fmt.Errorf("MaxSize: %d, at least %d", c.MaxSize, minMaxSize))
-	}
-	return errors.Join(errs...)
+	check.Bytes("MaxSize", c.MaxSize, minMaxSize, maxMaxSize, bounds.Zero|bounds.Negative)
+	check.Duration("LockTimeout", c.LockTimeout, time.Millisecond, bounds.Longest, bounds.Zero|bounds.Negative)
+	return check.Err()
 }
 
 // reserve is the room that batches may use only with Batch.Reserve.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -80,6 +81,7 @@ func newStore(path string, cfg Config, db *bolt.DB) *Store {
 		limits: newLimits(&cfg), wake: make(chan struct{}, 1),
 		failed: make(chan struct{}), released: make(chan struct{}),
 	}
+	s.unusable = sync.OnceFunc(func() { close(s.failed) })
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.info.Capabilities = store.Capabilities{Durable: true, AtomicSend: true, UniformOrder: true, Dense: true}
 	return s

@@ -16,6 +16,7 @@ import (
 
 // Store is a store in one file. Use [Open]. It is safe for concurrent use.
 type Store struct {
+	store.Claims
 	info   store.Info
 	epochs epochs
 	keys   messageKeys
@@ -26,7 +27,8 @@ type Store struct {
 	disk   diskSpace
 	commit func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
 
-	failed   chan struct{} // closed when cause is set
+	failed   chan struct{} // closed by unusable, when cause is set or the store is being closed
+	unusable func()        // closes failed; it may be called again
 	released chan struct{} // closed when the file is
 	stop     context.CancelFunc
 	backups  atomic.Int32    // that run
@@ -82,6 +84,7 @@ func (s *Store) Close(ctx context.Context) error {
 	last := !s.closing && s.users == 0
 	s.closing = true
 	s.mu.Unlock()
+	s.unusable()
 	s.stop()
 	if last {
 		s.release()
@@ -166,7 +169,7 @@ func (s *Store) fail(cause error) {
 	if !first {
 		return
 	}
-	close(s.failed)
+	s.unusable()
 	s.stop()
 	s.cfg.Logger.Error("boltstore: failed", slog.Any("error", cause))
 }

@@ -246,7 +246,11 @@ var errMissing = corrupt("reference to what is not there")
 func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover().(type) {
+		case nil:
+		case error:
+			err = fmt.Errorf("%w: %w", ErrCorrupt, p)
+		default:
 			err = fmt.Errorf("%w: %v", ErrCorrupt, p)
 		}
 	}()

@@ -8,7 +8,7 @@
 //
 // # Concurrency
 //
-// A store is safe for concurrent use, and several engines may use one. One lock guards it all; it is never held longer
+// A store is safe for concurrent use, and several engines with leases may use one. One lock guards it all; it is never held longer
 // than one batch, page or trim takes in memory.
 package memstore
 
@@ -27,19 +27,22 @@ import (
 // Config tunes a store. The zero value is valid: no bound.
 type Config struct {
 	// MaxBytes bounds what inboxes hold: every payload once, and 64 bytes for each entry. A batch that would go beyond it
-	// gets [store.ErrFull]. Zero or negative: no bound. Records, registers and cursors do not count.
+	// gets [store.ErrFull]. Zero or negative: no bound. More than 1 PiB counts as that. Records, registers and cursors do not count.
 	MaxBytes int64
 	// Reserve is how far batches with [store.Batch.Reserve] may go beyond MaxBytes. Zero means a sixteenth of MaxBytes;
-	// negative means not at all.
+	// negative means not at all; more than 1 PiB counts as that.
 	Reserve int64
 }
 
+const mostBytes = 1 << 50 // more than there is, and far from an overflow
+
 // Store is a store in memory. Use [New].
 type Store struct {
+	store.Claims
 	info    store.Info
 	maximum int64 // 0: no bound
 	reserve int64
-	failed  chan struct{} // never closed: memory does not fail
+	failed  chan struct{} // closed by Close alone: memory does not fail
 
 	mu       sync.Mutex
 	closed   bool
@@ -62,8 +65,8 @@ func New(cfg Config) *Store {
 			Incarnation:  max(binary.BigEndian.Uint32(b[:]), 1),
 			Capabilities: store.Capabilities{AtomicSend: true, UniformOrder: true, Dense: true, Shared: true},
 		},
-		maximum:  max(cfg.MaxBytes, 0),
-		reserve:  max(cmp.Or(cfg.Reserve, cfg.MaxBytes/16), 0),
+		maximum:  min(max(cfg.MaxBytes, 0), mostBytes),
+		reserve:  min(max(cmp.Or(cfg.Reserve, cfg.MaxBytes/16), 0), mostBytes),
 		failed:   make(chan struct{}),
 		accounts: make(map[event.Account]*account),
 		messages: make(map[event.MessageID]*message),
@@ -75,14 +78,17 @@ func New(cfg Config) *Store {
 // Info implements [store.Store].
 func (s *Store) Info() store.Info { return s.info }
 
-// Failed implements [store.Store]. The channel is never closed.
+// Failed implements [store.Store]. Memory does not fail, so only Close closes the channel.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
 // Close implements [store.Store]. It drops everything and never waits. It may be called again.
 func (s *Store) Close(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.failed)
+	}
 	s.accounts, s.order, s.messages, s.bytes = nil, nil, nil, 0
 	return nil
 }

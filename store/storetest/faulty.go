@@ -63,6 +63,7 @@ type Faulty struct {
 	stop   chan struct{} // closed by Close: ends the goroutine of WithFaults
 	relay  sync.WaitGroup
 	once   sync.Once
+	end    func() // closes failed
 
 	mu     sync.Mutex
 	faults []*injected
@@ -80,10 +81,11 @@ var _ store.Store = (*Faulty)(nil)
 // WithFaults wraps a store. It runs one goroutine, which watches the wrapped store's Failed and ends with Close.
 func WithFaults(s store.Store) *Faulty {
 	f := &Faulty{inner: s, failed: make(chan struct{}), stop: make(chan struct{}), calls: make(map[Method]int)}
+	f.end = sync.OnceFunc(func() { close(f.failed) })
 	f.relay.Go(func() {
 		select {
-		case <-s.Failed():
-			f.Break()
+		case <-s.Failed(): // the wrapped store says why
+			f.end()
 		case <-f.stop:
 		}
 	})
@@ -119,10 +121,8 @@ func (f *Faulty) Calls(m Method) int {
 func (f *Faulty) Break() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.broken {
-		f.broken = true
-		close(f.failed)
-	}
+	f.broken = true
+	f.end()
 }
 
 // hit counts a call and returns the fault that hits it, if any.
@@ -191,6 +191,9 @@ type nothing struct{}
 // Info implements [store.Store].
 func (f *Faulty) Info() store.Info { return f.inner.Info() }
 
+// Claim implements [store.Store]. Faults have no effect on it.
+func (f *Faulty) Claim(shared bool) (release func(), err error) { return f.inner.Claim(shared) }
+
 // Failed implements [store.Store].
 func (f *Faulty) Failed() <-chan struct{} { return f.failed }
 
@@ -198,6 +201,7 @@ func (f *Faulty) Failed() <-chan struct{} { return f.failed }
 func (f *Faulty) Close(ctx context.Context) error {
 	f.once.Do(func() { close(f.stop) })
 	f.relay.Wait()
+	f.end()
 	return f.inner.Close(ctx)
 }
 

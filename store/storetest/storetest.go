@@ -51,7 +51,7 @@ func TestStore(t *testing.T, h Harness) {
 	}
 	for _, group := range [][]rule{
 		infoRules, recordRules, inboxRules, pageRules, removalRules, sendRules, orderRules, changeRules, countRules, stateRules, cursorRules,
-		idempotencyRules, accountRules, errorRules, fullRules, reopenRules, historyRules,
+		idempotencyRules, accountRules, claimRules, errorRules, fullRules, reopenRules, historyRules,
 	} {
 		for _, r := range group {
 			if r.when != nil && !r.when(&h) {

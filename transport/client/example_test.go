@@ -56,7 +56,7 @@ func Example() {
 				}
 			}
 			for _, r := range m.Replies() {
-				fmt.Printf("send %T\n", r)
+				fmt.Println("send", event.ClientFrameName(r))
 			}
 			if step.CaughtUp {
 				fmt.Println("caught up")
@@ -67,9 +67,9 @@ func Example() {
 	// attach
 	// apply 1 hello
 	// apply 2 there
-	// send event.Ack
+	// send ack
 	// attach at 2
 	// apply 4 again
-	// send event.Ack
+	// send ack
 	// caught up
 }

@@ -60,7 +60,7 @@ func FuzzMachine(f *testing.F) {
 				require.LessOrEqual(t, e.Seq, after.Seq)
 			}
 			for _, reply := range m.Replies() {
-				if ack, ok := reply.(event.Ack); ok {
+				if ack, ok := reply.(*event.Ack); ok {
 					require.Equal(t, after, ack.Position)
 				}
 			}

@@ -10,7 +10,7 @@ import (
 // ViolationError reports that the engine broke a rule of the protocol. The frame had no effect. The connection is of no
 // use any more: drop it and attach again.
 type ViolationError struct {
-	Frame  string // kind of the frame, such as "Data"
+	Frame  string // its name in the reference encoding, such as "data"; empty for nil
 	Reason string // which rule
 }
 
@@ -79,7 +79,7 @@ type Machine struct {
 	confirm  bool            // a token waits for its confirmation
 	pages    bool            // another State frame must follow
 	caughtUp bool
-	nacks    []event.Nack
+	nacks    []*event.Nack
 }
 
 // New returns a machine that goes on from a saved state. It keeps no reference to st.
@@ -141,17 +141,17 @@ func (m *Machine) Replies() []event.ClientFrame {
 	}
 	var out []event.ClientFrame
 	if m.confirm {
-		out = append(out, event.TokenStored{})
+		out = append(out, &event.TokenStored{})
 	}
 	if m.reset {
-		out = append(out, event.ResetAck{Position: m.pos})
+		out = append(out, &event.ResetAck{Position: m.pos})
 	}
 	for _, n := range m.nacks {
 		out = append(out, n)
 	}
 	nacked := len(m.nacks) > 0 && m.nacks[len(m.nacks)-1].Position == m.pos
 	if m.acked != m.pos && !m.reset && !nacked {
-		out = append(out, event.Ack{Position: m.pos})
+		out = append(out, &event.Ack{Position: m.pos})
 	}
 	m.acked, m.reset, m.confirm, m.nacks = m.pos, false, false, nil
 	return out
@@ -171,7 +171,7 @@ func (m *Machine) Nack(seq uint64, code string) bool {
 	if r := []rune(code); len(r) > 128 {
 		code = string(r[:128])
 	}
-	m.nacks = append(m.nacks, event.Nack{Position: event.Position{Epoch: m.pos.Epoch, Seq: seq}, Code: code})
+	m.nacks = append(m.nacks, &event.Nack{Position: event.Position{Epoch: m.pos.Epoch, Seq: seq}, Code: code})
 	return true
 }
 
@@ -246,27 +246,5 @@ func (m *Machine) setStates(step *Step, states []event.State) {
 }
 
 func violation(f event.Frame, format string, args ...any) *ViolationError {
-	return &ViolationError{Frame: frameName(f), Reason: fmt.Sprintf(format, args...)}
-}
-
-func frameName(f event.Frame) string {
-	switch f.(type) {
-	case *event.Welcome:
-		return "Welcome"
-	case *event.Data:
-		return "Data"
-	case *event.StatePage:
-		return "StatePage"
-	case *event.CaughtUp:
-		return "CaughtUp"
-	case *event.Reset:
-		return "Reset"
-	case *event.Live:
-		return "Live"
-	case *event.Pong:
-		return "Pong"
-	case *event.Closed:
-		return "Closed"
-	}
-	return fmt.Sprintf("%T", f)
+	return &ViolationError{Frame: event.FrameName(f), Reason: fmt.Sprintf(format, args...)}
 }

@@ -83,7 +83,7 @@ func TestFirstAttach(t *testing.T) {
 	require.Equal(t, at(7), position(t, m), "it takes the position of the Welcome")
 	require.Equal(t, event.LoginID("l1"), m.Login())
 	require.Equal(t, event.ResumeToken("secret"), m.Token())
-	require.Equal(t, []event.ClientFrame{event.TokenStored{}}, m.Replies(), "the token is confirmed, the position is not news")
+	require.Equal(t, []event.ClientFrame{&event.TokenStored{}}, m.Replies(), "the token is confirmed, the position is not news")
 	require.Empty(t, m.Replies(), "replies are handed out once")
 
 	m.LoggedIn("l2", "other")
@@ -101,12 +101,12 @@ func TestI10_Data(t *testing.T) {
 		reattach bool
 		replies  []event.ClientFrame
 	}{
-		{"applies what follows", []event.Frame{data(5, 7, entry(6), entry(7))}, []uint64{6, 7}, 7, false, []event.ClientFrame{event.Ack{Position: at(7)}}},
-		{"one ack covers several frames", []event.Frame{data(5, 6, entry(6)), data(6, 9, entry(8))}, []uint64{6, 8}, 9, false, []event.ClientFrame{event.Ack{Position: at(9)}}},
-		{"covering moves the position", []event.Frame{data(5, 9)}, nil, 9, false, []event.ClientFrame{event.Ack{Position: at(9)}}},
+		{"applies what follows", []event.Frame{data(5, 7, entry(6), entry(7))}, []uint64{6, 7}, 7, false, []event.ClientFrame{&event.Ack{Position: at(7)}}},
+		{"one ack covers several frames", []event.Frame{data(5, 6, entry(6)), data(6, 9, entry(8))}, []uint64{6, 8}, 9, false, []event.ClientFrame{&event.Ack{Position: at(9)}}},
+		{"covering moves the position", []event.Frame{data(5, 9)}, nil, 9, false, []event.ClientFrame{&event.Ack{Position: at(9)}}},
 		{"old data is passed over", []event.Frame{data(2, 5, entry(4), entry(5))}, nil, 5, false, nil},
-		{"overlapping data adds what is newer", []event.Frame{data(3, 7, entry(4), entry(6))}, []uint64{6}, 7, false, []event.ClientFrame{event.Ack{Position: at(7)}}},
-		{"the same frame twice", []event.Frame{data(5, 6, entry(6)), data(5, 6, entry(6))}, []uint64{6}, 6, false, []event.ClientFrame{event.Ack{Position: at(6)}}},
+		{"overlapping data adds what is newer", []event.Frame{data(3, 7, entry(4), entry(6))}, []uint64{6}, 7, false, []event.ClientFrame{&event.Ack{Position: at(7)}}},
+		{"the same frame twice", []event.Frame{data(5, 6, entry(6)), data(5, 6, entry(6))}, []uint64{6}, 6, false, []event.ClientFrame{&event.Ack{Position: at(6)}}},
 		{"a gap", []event.Frame{data(6, 7, entry(7))}, nil, 5, true, nil},
 		{"nothing counts after a gap", []event.Frame{data(6, 7, entry(7)), data(5, 6, entry(6)), &event.CaughtUp{Position: at(6)}}, nil, 5, true, nil},
 		{"another epoch", []event.Frame{&event.Data{Epoch: epoch + 1, Prev: 5, Seq: 6, Entries: []*event.Sealed{entry(6)}}}, nil, 5, true, nil},
@@ -235,12 +235,12 @@ func TestReset(t *testing.T) {
 			step := receive(t, m, reset)
 			require.Equal(t, client.Step{Reset: reset, StatesDropped: tt.dropped, Save: true}, step)
 			require.Equal(t, tt.dropped, len(m.Registers()) == 0)
-			require.Equal(t, []event.ClientFrame{event.ResetAck{Position: tt.to}}, m.Replies(), "no Ack of the lost position")
+			require.Equal(t, []event.ClientFrame{&event.ResetAck{Position: tt.to}}, m.Replies(), "no Ack of the lost position")
 			receive(t, m, &event.StatePage{Epoch: tt.to.Epoch, States: states})
 			require.Equal(t, states, m.Registers())
 			next := &event.Data{Epoch: tt.to.Epoch, Prev: tt.to.Seq, Seq: 12, Entries: []*event.Sealed{entry(9), entry(10)}}
 			require.Equal(t, []uint64{10}, seqs(receive(t, m, next).Apply), "a message that it holds is passed over")
-			require.Equal(t, []event.ClientFrame{event.Ack{Position: event.Position{Epoch: tt.to.Epoch, Seq: 12}}}, m.Replies())
+			require.Equal(t, []event.ClientFrame{&event.Ack{Position: event.Position{Epoch: tt.to.Epoch, Seq: 12}}}, m.Replies())
 		})
 	}
 }
@@ -301,10 +301,10 @@ func TestNack(t *testing.T) {
 	require.True(t, m.Nack(7, strings.Repeat("é", 200)))
 	require.False(t, m.Nack(6, "before another"))
 	require.Equal(t, []event.ClientFrame{
-		event.Nack{Position: at(7), Code: strings.Repeat("é", 128)}, event.Ack{Position: at(8)},
+		&event.Nack{Position: at(7), Code: strings.Repeat("é", 128)}, &event.Ack{Position: at(8)},
 	}, m.Replies())
 	receive(t, m, data(8, 9, entry(9)))
 	require.True(t, m.Nack(9, "last"))
-	require.Equal(t, []event.ClientFrame{event.Nack{Position: at(9), Code: "last"}}, m.Replies(), "a Nack acknowledges too")
+	require.Equal(t, []event.ClientFrame{&event.Nack{Position: at(9), Code: "last"}}, m.Replies(), "a Nack acknowledges too")
 	require.Empty(t, m.Replies())
 }

@@ -121,11 +121,11 @@ func (in *inbox) attach(claim *event.Position) []event.Frame {
 func (in *inbox) handle(t *testing.T, f event.ClientFrame) {
 	t.Helper()
 	switch f := f.(type) {
-	case event.Ack:
+	case *event.Ack:
 		require.Equal(t, in.epoch, f.Position.Epoch)
 		require.LessOrEqual(t, f.Position.Seq, in.head())
 		in.cursor.Seq = max(in.cursor.Seq, f.Position.Seq)
-	case event.ResetAck:
+	case *event.ResetAck:
 		in.cursor = f.Position
 	}
 }

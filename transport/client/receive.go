@@ -28,6 +28,9 @@ func (m *Machine) Receive(f event.Frame) (Step, error) {
 
 // check applies the rules on what may follow what.
 func (m *Machine) check(f event.Frame) *ViolationError {
+	if event.FrameName(f) == "" {
+		return violation(f, "nothing there")
+	}
 	switch m.phase {
 	case detached:
 		return violation(f, "no connection was begun")

@@ -20,9 +20,12 @@ var ErrFull = errors.New("membus: queue full")
 // far behind loses little by losing the next one.
 const DefaultQueue = 1024
 
+const mostQueue = 1 << 20 // of 40 bytes each for a subscriber
+
 // Config tunes a Bus. The zero value is valid.
 type Config struct {
-	// Queue bounds the messages that wait for one subscriber. Zero or less means DefaultQueue.
+	// Queue bounds the messages that wait for one subscriber. Zero or less means DefaultQueue; more than 1,048,576 counts as
+	// that.
 	Queue int
 }
 
@@ -47,7 +50,7 @@ func New(cfg Config) *Bus {
 		cfg.Queue = 0
 	}
 	return &Bus{
-		queue:  cmp.Or(cfg.Queue, DefaultQueue),
+		queue:  min(cmp.Or(cfg.Queue, DefaultQueue), mostQueue),
 		closed: make(chan struct{}),
 		subs:   map[event.NodeID]*subscriber{},
 		all:    map[*subscriber]struct{}{},

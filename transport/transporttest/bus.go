@@ -2,6 +2,7 @@ package transporttest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -19,7 +21,7 @@ type BusHarness struct {
 	// Open returns a bus that loses nothing in the ordinary course. It uses t.Cleanup for what it has to free, and is a fresh one
 	// as far as the names of nodes go.
 	Open func(t testing.TB) transport.Bus
-	// Timeout bounds every single wait for something that is due. Zero means 5s.
+	// Timeout bounds every single wait for something that is due. Zero means 5 s; from 1 ms to 1 h.
 	Timeout time.Duration
 }
 
@@ -46,9 +48,10 @@ type busRun struct {
 }
 
 func (r busRule) run(t testing.TB, h BusHarness) error {
-	if h.Timeout == 0 {
-		h.Timeout = 5 * time.Second
+	if err := bounds.Duration("BusHarness.Timeout", h.Timeout, time.Millisecond, time.Hour, bounds.Zero); err != nil {
+		return err
 	}
+	h.Timeout = cmp.Or(h.Timeout, 5*time.Second)
 	b := &busRun{Bus: h.Open(t), timeout: h.Timeout}
 	err, hung := within(10*h.Timeout, func() error { return r.check(b) })
 	return errors.Join(err, hung)

@@ -1,6 +1,7 @@
 package transporttest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/transport"
 )
 
@@ -31,7 +33,7 @@ type ConnHarness struct {
 	// MaxEntry is the longest payload, in bytes, that this connection's client takes; for longer ones Send returns a
 	// [*transport.SkipError]. Zero means that it skips none.
 	MaxEntry int
-	// Timeout bounds every single wait. Zero means 5s.
+	// Timeout bounds every single wait. Zero means 5 s; from 1 ms to 1 h.
 	Timeout time.Duration
 }
 
@@ -60,9 +62,10 @@ type connRun struct {
 }
 
 func (r connRule) run(t testing.TB, h ConnHarness) error {
-	if h.Timeout == 0 {
-		h.Timeout = 5 * time.Second
+	if err := bounds.Duration("ConnHarness.Timeout", h.Timeout, time.Millisecond, time.Hour, bounds.Zero); err != nil {
+		return err
 	}
+	h.Timeout = cmp.Or(h.Timeout, 5*time.Second)
 	conn, peer := h.Open(t)
 	c := &connRun{h: h, conn: conn, peer: peer}
 	err := r.check(c)

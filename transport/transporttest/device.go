@@ -314,11 +314,11 @@ func (d *Device) reply(c *deviceConn, r event.ClientFrame) {
 }
 
 func isAck(r event.ClientFrame) bool {
-	_, ok := r.(event.Ack)
+	_, ok := r.(*event.Ack)
 	return ok
 }
 
 func isResetAck(r event.ClientFrame) bool {
-	_, ok := r.(event.ResetAck)
+	_, ok := r.(*event.ResetAck)
 	return ok
 }

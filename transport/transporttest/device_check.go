@@ -28,6 +28,9 @@ func (c *checker) frame(f event.Frame, login event.LoginID, unanswered bool) []s
 			out = append(out, fmt.Sprintf("%T: %s", f, fmt.Sprintf(format, args...)))
 		}
 	}
+	if event.FrameName(f) == "" {
+		return append(out, fmt.Sprintf("%T: nil", f))
+	}
 	bad(c.closed, "after Closed")
 	switch f := f.(type) {
 	case *event.Welcome:

@@ -45,7 +45,7 @@ func (s *server) handle(f event.ClientFrame) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.got = append(s.got, f)
-	if _, ok := f.(event.Ping); ok {
+	if _, ok := f.(*event.Ping); ok {
 		return errors.New("refused")
 	}
 	return nil
@@ -97,11 +97,11 @@ func TestDeviceApplies(t *testing.T) {
 		s.send(t, &event.Welcome{Login: "l1", Position: at(0), Token: "token"},
 			&event.StatePage{Epoch: 1, States: []event.State{{Conversation: "c", Name: event.StateRead, Number: 1}}},
 			data(0, 2, message(1), message(2)), &event.CaughtUp{Position: at(2)}, &event.Live{Event: message(9)})
-		require.Equal(t, []event.ClientFrame{event.TokenStored{}, event.Ack{Position: at(2)}}, s.take())
+		require.Equal(t, []event.ClientFrame{&event.TokenStored{}, &event.Ack{Position: at(2)}}, s.take())
 		redelivered := data(2, 4, message(4))
 		redelivered.Redelivered = true
 		s.send(t, redelivered)
-		require.Equal(t, []event.ClientFrame{event.Ack{Position: at(4)}}, s.take())
+		require.Equal(t, []event.ClientFrame{&event.Ack{Position: at(4)}}, s.take())
 
 		require.NoError(t, d.WaitCaughtUp(t.Context()))
 		require.NoError(t, d.WaitEntries(t.Context(), 3))
@@ -121,13 +121,13 @@ func TestDeviceApplies(t *testing.T) {
 		require.Equal(t, client.Digest(d.Registers()), d.Digest())
 		require.True(t, d.Connected())
 
-		require.ErrorContains(t, d.Send(event.Ping{}), "refused")
+		require.ErrorContains(t, d.Send(&event.Ping{}), "refused")
 		require.NoError(t, s.conn.Close(event.KickedSelf.Closed(0)))
 		why, err := d.WaitClosed(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, event.KickedSelf, why.Reason)
 		require.False(t, d.Connected())
-		require.ErrorIs(t, d.Send(event.Ping{}), transporttest.ErrEnded)
+		require.ErrorIs(t, d.Send(&event.Ping{}), transporttest.ErrEnded)
 		require.ErrorIs(t, d.WaitEntries(t.Context(), 9), transporttest.ErrEnded)
 		require.NoError(t, d.WaitEntries(t.Context(), 3), "what is there is there")
 	})
@@ -148,7 +148,7 @@ func TestDeviceHolds(t *testing.T) {
 		close(s.busy)
 		synctest.Wait()
 		require.True(t, d.Answered())
-		require.Equal(t, []event.ClientFrame{event.Ack{Position: at(2)}}, s.take(), "one for all")
+		require.Equal(t, []event.ClientFrame{&event.Ack{Position: at(2)}}, s.take(), "one for all")
 
 		d.HoldAcks(true)
 		d.HoldResetAcks(true)
@@ -157,7 +157,7 @@ func TestDeviceHolds(t *testing.T) {
 		d.HoldAcks(false)
 		d.HoldResetAcks(false)
 		synctest.Wait()
-		require.Equal(t, []event.ClientFrame{event.ResetAck{Position: at(5)}}, s.take(), "no Ack of before the Reset")
+		require.Equal(t, []event.ClientFrame{&event.ResetAck{Position: at(5)}}, s.take(), "no Ack of before the Reset")
 		require.NoError(t, d.WaitResets(t.Context(), 1))
 		require.Equal(t, at(5), d.Resets()[0].To)
 
@@ -179,7 +179,7 @@ func TestDeviceNack(t *testing.T) {
 	}}
 	device(t, cfg, func(t *testing.T, _ *transporttest.Device, s *server) {
 		s.send(t, welcome(0), data(0, 3, message(1), message(2), message(3)))
-		require.Equal(t, []event.ClientFrame{event.Nack{Position: at(2), Code: "poison"}, event.Ack{Position: at(3)}}, s.take())
+		require.Equal(t, []event.ClientFrame{&event.Nack{Position: at(2), Code: "poison"}, &event.Ack{Position: at(3)}}, s.take())
 	})
 }
 
@@ -237,7 +237,7 @@ func TestDeviceRepliesWaitForAttach(t *testing.T) {
 		require.ErrorIs(t, d.WaitCaughtUp(t.Context()), transporttest.ErrEnded, "there was no connection")
 		require.NoError(t, d.Connect(transporttest.NewPair(transporttest.PairConfig{MaxFrames: 1})))
 		synctest.Wait()
-		require.Equal(t, []event.ClientFrame{event.Ack{Position: at(1)}}, s.take())
+		require.Equal(t, []event.ClientFrame{&event.Ack{Position: at(1)}}, s.take())
 	})
 }
 

@@ -7,8 +7,11 @@ import (
 )
 
 // Copy returns a copy of a frame that stays as it is when the sender reuses the original. Entries are shared, since nobody
-// changes them.
+// changes them. Nil and nil pointers stay what they are.
 func Copy(f event.Frame) event.Frame {
+	if event.FrameName(f) == "" {
+		return f
+	}
 	switch f := f.(type) {
 	case *event.Welcome:
 		c := *f

@@ -64,7 +64,7 @@ func (d *Device) take(ctx context.Context, f event.Frame) error {
 		d.states += len(f.States)
 		d.mu.Unlock()
 	case *event.Reset:
-		return d.answer(ctx, event.ResetAck{Position: f.To})
+		return d.answer(ctx, &event.ResetAck{Position: f.To})
 	case *event.CaughtUp:
 		d.mu.Lock()
 		if !d.caught && d.caughtUp != nil {
@@ -102,7 +102,7 @@ func (d *Device) data(ctx context.Context, f *event.Data) error {
 	att := d.att
 	d.mu.Unlock()
 	if att != nil { // else bind acknowledges it
-		if err := att.Handle(ctx, event.Ack{Position: at}); err != nil {
+		if err := att.Handle(ctx, &event.Ack{Position: at}); err != nil {
 			return err
 		}
 	}
@@ -132,7 +132,7 @@ func (d *Device) bind(ctx context.Context, att *fanout.Attachment) error {
 	if at.Seq == 0 {
 		return nil
 	}
-	return att.Handle(ctx, event.Ack{Position: at})
+	return att.Handle(ctx, &event.Ack{Position: at})
 }
 
 // Close implements transport.Conn.
