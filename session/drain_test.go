@@ -271,6 +271,7 @@ func TestK20_2_DoubtAfterAClockThatWasAhead(t *testing.T) {
 				stamped := w.reg.Clock().Now()
 				w.st.abandon()
 				w.open(s) // while it is ahead; the one before is not closed
+				w.pass(time.Second)
 				wall.set(0)
 				w.st.abandon()
 				w.open(s)
