@@ -238,6 +238,7 @@ func TestK20_2_TheWordOfAnOrderlyEndHoldsOnce(t *testing.T) {
 		w.open(w.now)
 		require.False(w.t, g.attach().conn.Restored())
 		w.tick()
+		w.st.abandon()
 		w.open(w.now) // the one before is not closed
 		require.True(w.t, g.attach().conn.Restored())
 
@@ -268,8 +269,11 @@ func TestK20_2_DoubtAfterAClockThatWasAhead(t *testing.T) {
 				g := w.join("ann", "a1", "ios")
 				w.pass(10 * time.Minute)
 				stamped := w.reg.Clock().Now()
+				w.st.abandon()
 				w.open(s) // while it is ahead; the one before is not closed
+				w.pass(time.Second)
 				wall.set(0)
+				w.st.abandon()
 				w.open(s)
 				require.True(w.t, g.attach().conn.Restored())
 				until, _ := w.reg.Doubt()

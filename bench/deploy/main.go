@@ -61,7 +61,7 @@ func parse(args []string) (*options, error) {
 	f.IntVar(&o.runs, "runs", 3, "runs of each kind of stop")
 	f.DurationVar(&o.warm, "warm", 5*time.Second, "traffic before the stop")
 	f.DurationVar(&o.every, "every", 4*time.Second, "time between two messages of a client")
-	f.DurationVar(&o.back, "back", 350*time.Millisecond, "DrainRequest.Back: when the next process takes connections")
+	f.DurationVar(&o.back, "back", 400*time.Millisecond, "DrainRequest.Back: when the next process takes connections")
 	stops := f.String("stops", strings.Join(allStops, ","), "kinds of stops")
 	f.StringVar(&o.dir, "dir", "", "folder for the files; empty: the system's")
 	if err := f.Parse(args); err != nil {
