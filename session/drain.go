@@ -58,8 +58,8 @@ func (q *DrainRequest) validate() error {
 // refused by the old one, and wait as for any server that does not answer.
 //
 // The obvious way, to close connections evenly over some seconds and to advise each to wait about as long, is right where
-// others take over. On one node it made an outage of 8.2 s out of one of 0.9 s, and more than half of those who came back met
-// the process that had sent them away. See docs/operations.md, and go run -C bench ./deploy.
+// others take over. On one node those that are closed first only wait longer, and many come back to the process that has sent
+// them away. See docs/operations.md, and go run -C bench ./deploy.
 type departure struct {
 	back   time.Duration // clock.Elapsed from which the next process is there; 0: others are
 	spread time.Duration

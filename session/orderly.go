@@ -20,7 +20,7 @@ import (
 //     entry is: only this engine, or those that ended in order, can have sent it.
 //
 // The obvious way, to doubt all that there is when a device comes back, says of each message of an outage that it was sent
-// before: 78 % of those after an orderly stop.
+// before.
 //
 // Clocks may differ by clock.MaxDrift unnoticed. One that was ahead has stamped entries with a time that is still to come: its
 // heartbeat shows that, or the grace that it has begun.
