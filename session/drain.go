@@ -63,6 +63,7 @@ func (q *DrainRequest) validate() error {
 type departure struct {
 	back   time.Duration // clock.Elapsed from which the next process is there; 0: others are
 	spread time.Duration
+	closes bool // it is the plan of a Close without a drain
 }
 
 // retry returns how long the i-th of n clients waits that is told now.
@@ -118,10 +119,11 @@ func (e *StoppingError) Unwrap() error { return e.Err }
 
 // leaving returns ErrClosed or ErrDraining if the node takes no logins and connections any more.
 func (r *Registry) leaving() error {
+	d := r.departure.Load()
 	switch {
-	case r.ctx.Err() != nil:
+	case r.ctx.Err() != nil || d != nil && d.closes:
 		return ErrClosed
-	case r.departure.Load() != nil:
+	case d != nil:
 		return ErrDraining
 	}
 	return nil

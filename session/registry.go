@@ -192,7 +192,9 @@ func (r *Registry) elapsed() time.Duration { return r.clock.Elapsed() }
 func (r *Registry) Close(ctx context.Context) (err error) {
 	defer fault.In("session", "close", &err)
 	begun := time.Now()
-	r.departure.CompareAndSwap(nil, r.plan(DrainRequest{}, len(r.connections())))
+	plan := r.plan(DrainRequest{}, len(r.connections()))
+	plan.closes = true
+	r.departure.CompareAndSwap(nil, plan)
 	r.cancel(ErrClosed)
 	all := r.connections() // with those that have come in meanwhile
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })

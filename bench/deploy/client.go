@@ -113,7 +113,7 @@ func (c *client) login(ctx context.Context) error {
 	if err := json.Unmarshal(lines.Bytes(), &r); err != nil || r.Op != "login" {
 		return fmt.Errorf("%s: %w", lines.Bytes(), err)
 	}
-	c.m.LoggedIn(r.Login, r.Token)
+	c.m.LoggedIn(r.Login, event.ResumeTokenOf(r.Token))
 	return nil
 }
 
@@ -186,7 +186,7 @@ func (c *client) serve(ctx context.Context, conn net.Conn) (attached bool, why *
 	defer stop()
 	defer conn.Close()
 	pos := c.m.Attach()
-	if say(conn, request{Op: "attach", Account: c.account(), Login: c.m.Login(), Token: c.m.Token(), Position: pos}) != nil {
+	if say(conn, request{Op: "attach", Account: c.account(), Login: c.m.Login(), Token: c.m.Token().Reveal(), Position: pos}) != nil {
 		return false, nil
 	}
 	defer func() {

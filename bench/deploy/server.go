@@ -33,7 +33,7 @@ type request struct {
 	Account  event.Account         `json:"account,omitempty"`
 	Device   event.DeviceID        `json:"device,omitempty"`
 	Login    event.LoginID         `json:"login,omitempty"`
-	Token    event.ResumeToken     `json:"token,omitempty"`
+	Token    string                `json:"token,omitempty"`
 	Position *event.Position       `json:"position,omitempty"`
 	To       event.Account         `json:"to,omitempty"`
 	ID       event.ClientMessageID `json:"id,omitempty"`
@@ -43,7 +43,7 @@ type request struct {
 type reply struct {
 	Op    string                `json:"op"`
 	Login event.LoginID         `json:"login,omitempty"`
-	Token event.ResumeToken     `json:"token,omitempty"`
+	Token string                `json:"token,omitempty"`
 	ID    event.ClientMessageID `json:"id,omitempty"`
 	Error string                `json:"error,omitempty"`
 }
@@ -118,11 +118,11 @@ func serveConn(engine *manydevice.Engine, conn net.Conn) {
 				_ = c.Close(event.ClosedOf(err))
 				return
 			}
-			_ = c.line(reply{Op: "login", Login: res.Session.Login, Token: res.Token})
+			_ = c.line(reply{Op: "login", Login: res.Session.Login, Token: res.Token.Reveal()})
 		case "attach":
 			var err error
 			me = q
-			att, err = engine.Router.Attach(ctx, fanout.AttachRequest{Account: q.Account, Login: q.Login, Token: q.Token, Position: q.Position}, c)
+			att, err = engine.Router.Attach(ctx, fanout.AttachRequest{Account: q.Account, Login: q.Login, Token: event.ResumeTokenOf(q.Token), Position: q.Position}, c)
 			if err != nil {
 				_ = c.Close(event.ClosedOf(err))
 				_ = drainConn(lines)
