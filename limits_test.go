@@ -108,8 +108,8 @@ func limitedTypes() map[string]limited {
 		"session.KickRequest":   {value: session.KickRequest{}},
 		"session.BanRequest":    {value: session.BanRequest{}},
 		"session.DeleteRequest": {value: session.DeleteRequest{}},
-		"session.DrainRequest": {value: session.DrainRequest{}, fields: map[string]limit{
-			"Over": free("the context bounds it"), "Back": free("when the host's next process is there"),
+		"session.DrainRequest": {value: session.DrainRequest{}, try: tryDrain, fields: map[string]limit{
+			"Over": span(time.Millisecond, day).zeroed().off(), "Back": span(time.Millisecond, day).zeroed().off(),
 		}},
 		"session.ParkRequest":         {value: session.ParkRequest{}, fields: map[string]limit{"Trim": free("a sequence number")}},
 		"session.RemoveDeviceRequest": {value: session.RemoveDeviceRequest{}},
@@ -212,6 +212,19 @@ func tryEngine(set func(c *manydevice.Config, v any)) func(*testing.T, *limitSce
 		}
 		return errors.Join(err, st.Close(context.Background()))
 	}
+}
+
+// tryDrain drains an engine, and a registry without fan-out, which say the same.
+func tryDrain(t *testing.T, _ *limitScene, v any) error {
+	st := memstore.New(memstore.Config{})
+	defer st.Close(context.Background())
+	engine, err := manydevice.Open(st, manydevice.Config{})
+	require.NoError(t, err)
+	err = engine.Drain(t.Context(), v.(session.DrainRequest))
+	alone := engine.Sessions.Drain(t.Context(), v.(session.DrainRequest))
+	require.Equal(t, err == nil, alone == nil, "%v, and %v", err, alone)
+	require.NoError(t, engine.Close(context.Background()))
+	return err
 }
 
 func trySessionAttach(t *testing.T, s *limitScene, v any) error {

@@ -43,6 +43,9 @@ func (r *Router) Flush(ctx context.Context) (err error) {
 // that ctx was over before all clients were told. Close, which comes next, does what is left.
 func (r *Router) Drain(ctx context.Context, q session.DrainRequest) (err error) {
 	defer fault.In("fanout", "drain", &err)
+	if err := q.Validate(); err != nil {
+		return err
+	}
 	start, over := r.clock(), max(q.Over, 0)
 	before := max(over/2, drainFlushLeast)
 	for range 2 { // what comes up during the first one is less. The last flush of all says what is left

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/bounds"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/trace"
 )
@@ -35,15 +36,12 @@ type DrainRequest struct {
 	Back time.Duration
 }
 
-// validate returns an [*event.InvalidError] for each time that is out of bounds.
-func (q *DrainRequest) validate() error {
-	check := func(field string, d time.Duration) error {
-		if d > 0 && d < time.Millisecond || d > maxDrain {
-			return &event.InvalidError{Field: field, Reason: fmt.Sprintf("%v, want 0, or %v to %v", d, time.Millisecond, maxDrain)}
-		}
-		return nil
-	}
-	return errors.Join(check("Over", q.Over), check("Back", q.Back))
+// Validate returns an [*event.InvalidError] for each time that is out of bounds. Drain calls it.
+func (q *DrainRequest) Validate() error {
+	var check bounds.Check
+	check.Duration("Over", q.Over, time.Millisecond, maxDrain, bounds.Zero|bounds.Negative)
+	check.Duration("Back", q.Back, time.Millisecond, maxDrain, bounds.Zero|bounds.Negative)
+	return check.Err()
 }
 
 // departure is the plan by which clients leave a node that stops, and come back.
@@ -159,7 +157,7 @@ func (r *Registry) Shutdown(i, n int) event.Closed {
 // registry. With fan-out drain by fanout.Router.Drain or the engine's Drain, which also write what is pending.
 func (r *Registry) Drain(ctx context.Context, q DrainRequest) (err error) {
 	defer fault.In("session", "drain", &err)
-	if err := q.validate(); err != nil {
+	if err := q.Validate(); err != nil {
 		return err
 	}
 	all, begin := r.connections(), r.elapsed()
