@@ -277,8 +277,13 @@ func askHost[T any](ctx context.Context, r *Registry, h hook[T], q Question) (an
 	return a, a.err
 }
 
-// soon is when it is worth to ask a host again that did not answer, spread so that not all do so at once.
-func (r *Registry) soon() time.Duration { return time.Second + rand.N(r.cfg.HookTimeout) }
+const mostSoon = 10 * time.Second // beside a second
+
+// soon is when it is worth to ask a host again that did not answer, spread so that not all do so at once. A host with a long
+// HookTimeout may answer the next time all the same.
+func (r *Registry) soon() time.Duration {
+	return time.Second + rand.N(min(r.cfg.HookTimeout, mostSoon))
+}
 
 // question names whom rules are asked for.
 func (s *step) question() Question {

@@ -18,7 +18,7 @@ const (
 	maxFailures = 100 // that a report lists: enough to see what is wrong
 	// enforceWait is how long one account may take, beside the hook and up to its commit. One that hangs is a failure.
 	enforceWait = 10 * time.Second
-	againMost   = 32 // times as long as after the first failure is waited at most: one to two minutes
+	againMost   = 32 // times as long as after the first failure is waited at most: one to two minutes by default, six at most
 )
 
 // Policy returns the policy that holds for accounts without an override.

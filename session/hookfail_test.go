@@ -287,3 +287,20 @@ func TestFallbacksAreChecked(t *testing.T) {
 		require.ErrorContains(t, err, field)
 	}
 }
+
+// TestHookError_AdviceIsShort: a client is not told to stay away for half of a long HookTimeout (K20.7).
+func TestHookError_AdviceIsShort(t *testing.T) {
+	s := setup{config: session.Config{HookTimeout: 100 * 365 * day, DecideLogin: func(context.Context, session.Question) (bool, error) {
+		return false, errDown
+	}}}
+	inBubble(t, s, func(w *world) {
+		for range 20 {
+			_, err := w.tryLogin(request("ann", "a1", "ios"))
+			if limited, ok := errors.AsType[*session.LimitedError](err); ok {
+				time.Sleep(limited.RetryAfter)
+				continue
+			}
+			require.LessOrEqual(w.t, hookFailed(w.t, err, "DecideLogin").RetryAfter, 11*time.Second)
+		}
+	})
+}
