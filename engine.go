@@ -12,7 +12,10 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-const closeTimeout = 5 * time.Second
+const (
+	closeTimeout = 5 * time.Second
+	flushTime    = time.Second // at most, of a Close's time, is kept for what is pending
+)
 
 // Config tunes an [Engine]. The zero value is valid.
 type Config struct {
@@ -90,5 +93,13 @@ func (e *Engine) Close(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, closeTimeout)
 		defer cancel()
 	}
-	return errors.Join(e.Sessions.Close(ctx), e.Router.Close(ctx))
+	// A login or a hook that hangs must not use up the time that the router needs to write what others have acknowledged.
+	until, _ := ctx.Deadline()
+	part, cancel := context.WithDeadline(ctx, until.Add(-min(time.Until(until)/4, flushTime)))
+	defer cancel()
+	if e.Sessions.Close(part) == nil {
+		return e.Router.Close(ctx)
+	}
+	_ = e.Router.Close(ctx)
+	return errors.Join(e.Sessions.Close(ctx), e.Router.Close(ctx)) // which go on waiting
 }

@@ -50,9 +50,10 @@ func (r *Router) Claim(ctx context.Context, q ClaimRequest) (_ ClaimResult, err 
 	if err := q.validate(); err != nil {
 		return ClaimResult{}, err
 	}
-	if r.ctx.Err() != nil {
-		return ClaimResult{}, ErrClosed
+	if err := r.enter(); err != nil {
+		return ClaimResult{}, err
 	}
+	defer r.owned.Leave()
 	if _, err := r.acting(ctx, q.Account, &q.Origin); err != nil {
 		return ClaimResult{}, notFound(err, ErrUnknownOrigin)
 	}

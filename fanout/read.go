@@ -60,9 +60,10 @@ func (r *Router) markReadChecked(ctx context.Context, q MarkReadRequest) (MarkRe
 	if err := q.validate(); err != nil {
 		return MarkReadResult{}, err
 	}
-	if r.ctx.Err() != nil {
-		return MarkReadResult{}, ErrClosed
+	if err := r.enter(); err != nil {
+		return MarkReadResult{}, err
 	}
+	defer r.owned.Leave()
 	if q.Origin != "" {
 		if _, err := r.acting(ctx, q.Account, &q.Origin); err != nil {
 			return MarkReadResult{}, notFound(err, ErrUnknownOrigin)

@@ -186,6 +186,10 @@ func (p *pacer) rest(ctx context.Context) {
 // itself every Config.TrimInterval.
 func (r *Router) Trim(ctx context.Context, account event.Account) (err error) {
 	defer fault.In("fanout", "trim", &err)
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.owned.Leave()
 	return r.trim(ctx, account, &pacer{clock: r.clock, began: r.clock()})
 }
 

@@ -72,7 +72,8 @@ type Router struct {
 	doubtful    bool      // it is known
 	stats       counters
 	feed        feed
-	deaf        func() // stops the router from hearing of changes
+	deaf        func()      // stops the router from hearing of changes
+	finished    atomic.Bool // Close has nothing left to write
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
@@ -179,6 +180,15 @@ func (r *Router) commitTime(ctx context.Context) time.Time {
 	return r.reg.CommitTime(ctx).Truncate(event.Millis)
 }
 
+// enter lets a call in that writes to the store, or returns ErrClosed. Close waits for it, and no other engine gets the store
+// before it has ended. It must be followed by owned.Leave.
+func (r *Router) enter() error {
+	if r.ctx.Err() != nil || !r.owned.Enter() {
+		return ErrClosed
+	}
+	return nil
+}
+
 // Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
 // allows. Connections that are still there are closed with reason shutdown; close the registry first, and there are none.
 // Subscriptions end when Close returns, whether or not everything has ended by then. It may be called again, to go on waiting
@@ -186,23 +196,18 @@ func (r *Router) commitTime(ctx context.Context) time.Time {
 func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
 	first, last := make(chan error, 1), make(chan error, 1)
-	go func() { // not owned, as the other one: a store that ignores its context must not hold up the caller
-		first <- r.flush(ctx)
-	}()
-	select {
-	case err = <-first:
-	case <-ctx.Done():
+	begun := r.owned.Go(func() { first <- r.flush(ctx) })
+	if begun { // a store that ignores its context must not hold up the caller
+		select {
+		case err = <-first:
+		case <-ctx.Done():
+		}
 	}
 	r.cancel(ErrClosed)
-	go func() {
+	go func() { // for the same reason
 		r.closeConnections()
 		r.owned.Wait()
-		err := r.flush(ctx) // what came meanwhile, and what could not be written before
-		if err == nil {
-			r.reg.Orderly(ctx) // the next engine knows then what was sent
-		} else {
-			r.flushFailed("", err) // nobody may wait for it any longer
-		}
+		err := r.finish(ctx)
 		r.deaf() // gives up the claim on the store
 		r.feed.Close()
 		r.log.Close()
@@ -215,6 +220,40 @@ func (r *Router) Close(ctx context.Context) (err error) {
 		r.feed.Close() // a subscriber does not wait for what hangs
 		return errors.Join(err, ctx.Err())
 	}
+}
+
+// finish writes what came up while the router was closed, and what could not be written before. If an earlier Close has given up
+// the claim on the store, and another engine has it by now, that is lost.
+func (r *Router) finish(ctx context.Context) error {
+	if r.finished.Load() {
+		return nil
+	}
+	free, err := r.reg.Hold()
+	if err != nil {
+		if r.isPending() {
+			return fmt.Errorf("cursors or receipts are lost: %w", err)
+		}
+		return nil
+	}
+	defer free()
+	if err := r.flush(ctx); err != nil {
+		r.flushFailed("", err) // nobody may wait for it any longer
+		return err
+	}
+	if r.reg.Orderly(ctx) { // the next engine knows then what was sent
+		r.finished.Store(true)
+	}
+	return nil
+}
+
+// isPending reports whether there is something to flush.
+func (r *Router) isPending() bool {
+	n, _ := r.cursors.pending()
+	hubs := r.owing()
+	for _, h := range hubs {
+		h.release()
+	}
+	return n+len(hubs) > 0
 }
 
 // closeConnections closes the connections of a router that was closed. One that is still arriving finds out itself; see begin.

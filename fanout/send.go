@@ -129,9 +129,10 @@ func (r *Router) accept(ctx context.Context, q SendRequest) (SendResult, error) 
 	if err != nil {
 		return SendResult{}, err
 	}
-	if r.ctx.Err() != nil {
-		return SendResult{}, ErrClosed
+	if err := r.enter(); err != nil {
+		return SendResult{}, err
 	}
+	defer r.owned.Leave()
 	var from session.Bound
 	if q.Origin != "" {
 		if from, err = r.acting(ctx, q.From, &q.Origin); err != nil {

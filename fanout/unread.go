@@ -245,9 +245,10 @@ func (r *Router) ClearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUn
 
 func (r *Router) clearUnread(ctx context.Context, q ClearUnreadRequest) (ClearUnreadResult, error) {
 	var out ClearUnreadResult
-	if r.ctx.Err() != nil {
-		return out, ErrClosed
+	if err := r.enter(); err != nil {
+		return out, err
 	}
+	defer r.owned.Leave()
 	left, err := r.unread(ctx, q.Account, q.Conversation)
 	if err != nil {
 		return out, err

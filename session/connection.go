@@ -328,10 +328,10 @@ func (c *Connection) end(why event.Closed) bool {
 // it is told already.
 func (c *Connection) detach(why event.Closed) bool {
 	first, owes := c.stop(why)
+	c.tell() // also if somebody else is about to: whoever closes all has to know that fan-out has noted what was sent
 	if !first {
 		return false
 	}
-	c.tell()
 	a := c.k.a
 	a.mu.Lock()
 	a.leavesLocked(c)

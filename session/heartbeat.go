@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,9 @@ type heartbeat struct {
 	left    time.Duration
 	orderly bool  // it is the last one of an engine that ended in order
 	doubt   int64 // of that engine; Unix milliseconds
+	// of is the incarnation of the store when it ended. In one that was restored from a backup the mark says nothing: engines
+	// after the backup have sent what they have sent.
+	of uint32
 }
 
 // value returns what its register holds.
@@ -61,20 +65,27 @@ func (b heartbeat) value() []byte {
 	v := strconv.AppendInt(nil, b.left.Milliseconds(), 10)
 	if b.orderly {
 		v = strconv.AppendInt(append(v, ' '), b.doubt, 10)
+		v = strconv.AppendUint(append(v, ' '), uint64(b.of), 10)
 	}
 	return v
 }
 
 // parseHeartbeat is the opposite. What makes no sense is as good as none: the zero heartbeat.
 func parseHeartbeat(s event.State) *heartbeat {
-	grace, doubt, orderly := strings.Cut(string(s.Value), " ")
+	grace, mark, orderly := strings.Cut(string(s.Value), " ")
 	left, err := strconv.ParseUint(grace, 10, 40)
 	b := &heartbeat{at: int64(s.Number), left: time.Duration(left) * time.Millisecond, orderly: orderly}
-	if err == nil && orderly {
-		b.doubt, err = strconv.ParseInt(doubt, 10, 64)
-	}
 	if err != nil {
 		return new(heartbeat)
+	}
+	if orderly {
+		doubt, of, _ := strings.Cut(mark, " ")
+		until, unclear := strconv.ParseInt(doubt, 10, 64)
+		incarnation, odd := strconv.ParseUint(of, 10, 32)
+		if cmp.Or(unclear, odd) != nil {
+			return new(heartbeat)
+		}
+		b.doubt, b.of = until, uint32(incarnation)
 	}
 	return b
 }
@@ -114,12 +125,15 @@ func (s *shared) wrote(b heartbeat, now time.Duration) {
 	s.beat, s.since = b, now
 }
 
-// exists reports whether this engine has found a heartbeat, or written one.
-func (s *shared) exists() bool {
+// last returns the heartbeat that this engine has found, or written, last.
+func (s *shared) last() heartbeat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.beat != heartbeat{}
+	return s.beat
 }
+
+// exists reports whether this engine has found a heartbeat, or written one.
+func (s *shared) exists() bool { return s.last() != heartbeat{} }
 
 // share goes on with the grace of another engine if that is longer, and returns what is left of it.
 func (r *Registry) share(ctx context.Context) (left time.Duration, err error) {
@@ -322,11 +336,11 @@ func (r *Registry) beat(ctx context.Context) error {
 		return err
 	}
 	now := r.clock.Read()
-	b := heartbeat{at: max(now.Now.UnixMilli(), 0), left: max(left, r.clock.Left()).Truncate(time.Millisecond)}
-	if r.orderly.Load() {
-		b.orderly, b.doubt = true, r.doubt
-	}
-	_, err = r.st.Commit(ctx, store.Batch{
+	return r.writeHeartbeat(ctx, now, heartbeat{at: max(now.Now.UnixMilli(), 0), left: max(left, r.clock.Left()).Truncate(time.Millisecond)})
+}
+
+func (r *Registry) writeHeartbeat(ctx context.Context, now clock.Reading, b heartbeat) error {
+	_, err := r.st.Commit(ctx, store.Batch{
 		Account: heartAccount, Now: now.Now, OnlyIfChanged: true, Reserve: true,
 		States: []store.StateUpdate{{
 			Conversation: heartConversation, Name: heartRegister, Merge: store.MergeLast, Number: uint64(b.at),

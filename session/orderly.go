@@ -13,9 +13,10 @@ import (
 // write the cursors of all its connections. This file answers, for an engine that is the only one over its store: which
 // entries may have been sent by engines before it that did not end in order?
 //
-//  1. An engine that has written everything says so in its last heartbeat, with the doubt that it has found itself.
+//  1. An engine that has written everything says so in its last heartbeat, with the doubt that it has found itself. So does one
+//     that has never had a connection, such as one that could not be opened for a mistake in its config.
 //  2. The next one goes on with that doubt, and takes the word back before it serves anybody. If it cannot, or does not find
-//     the word, engines before it may have sent all that was committed up to now: this moment is its doubt.
+//     the word, or the store was restored from a backup since, engines before it may have sent all that was committed up to now: this moment is its doubt.
 //  3. An entry is in doubt for a device if it was committed no later than the doubt says, and the device is that old. No later
 //     entry is: only this engine, or those that ended in order, can have sent it.
 //
@@ -41,19 +42,25 @@ func (r *Registry) doubtAtStart(beat *heartbeat) int64 {
 func (r *Registry) settleDoubt(beat *heartbeat, used bool) {
 	switch {
 	case r.cfg.Leases != nil: // each node that takes a login over is in doubt of what the one before has sent
-	case beat == nil && !used: // nothing was ever sent
-	case beat != nil && beat.orderly:
-		r.doubt = beat.doubt
-		err := r.beat(r.ctx)
-		if r.begun = err == nil; r.begun {
-			return
+		if beat != nil && beat.orderly { // of one that was alone
+			_ = r.takeBack()
 		}
-		r.log.Warn("session: entries may count as redelivered that are not: the mark of the last orderly end could not be taken back",
-			trace.Err(err))
-		fallthrough
+	case beat == nil && !used: // nothing was ever sent
+	case beat != nil && beat.orderly && beat.of == r.st.Info().Incarnation && r.takeBack():
+		r.doubt = beat.doubt
 	default:
 		r.doubt = r.doubtAtStart(beat)
 	}
+}
+
+// takeBack writes the heartbeat without the mark of the last orderly end, and reports whether that is done.
+func (r *Registry) takeBack() bool {
+	err := r.beat(r.ctx)
+	if r.begun = err == nil; !r.begun {
+		r.log.Warn("session: entries may count as redelivered that are not: the mark of the last orderly end could not be taken back",
+			trace.Err(err))
+	}
+	return r.begun
 }
 
 // inDoubt reports whether an engine before this one may have sent something to a device that was registered then.
@@ -65,11 +72,29 @@ func (r *Registry) inDoubt(registered int64) bool {
 // that is not known, any may have been. It is for fan-out; hosts have no use for it.
 func (r *Registry) Doubt() (time.Time, bool) { return time.UnixMilli(r.doubt), r.nodes == nil }
 
-// Orderly notes that all that was sent is known to the store, if the registry has ended. It is for fan-out, which calls it once
-// it has written everything; hosts have no use for it.
-func (r *Registry) Orderly(ctx context.Context) {
-	if r.nodes == nil && r.ended.Load() {
-		r.orderly.Store(true)
-		r.lastBeat(context.WithoutCancel(ctx))
+// Orderly notes that all that was sent is known to the store. It returns false, and notes nothing, if the registry has not ended
+// yet. The caller holds the store; see [Registry.Hold]. It is for fan-out, which calls it once it has written everything; hosts have
+// no use for it.
+//
+// The mark is put on the last heartbeat of this engine. If another one was there since, which is possible for a router that is
+// closed once more, it speaks for itself.
+func (r *Registry) Orderly(ctx context.Context) bool {
+	if r.nodes != nil {
+		return true
 	}
+	if !r.ended.Load() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
+	defer cancel()
+	mine := r.shared.last()
+	found, err := r.readHeartbeat(ctx)
+	if err == nil && found != nil && *found == mine && !mine.orderly && mine != (heartbeat{}) {
+		mine.orderly, mine.doubt, mine.of = true, r.doubt, r.st.Info().Incarnation
+		err = r.writeHeartbeat(ctx, r.clock.Read(), mine)
+	}
+	if err != nil && !silenced(err) {
+		r.log.Warn("session: the mark of an orderly end could not be written", trace.Err(err))
+	}
+	return true
 }

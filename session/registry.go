@@ -71,10 +71,9 @@ type Registry struct {
 	beaten sync.Once   // the heartbeat of the end was written
 	closed atomic.Bool // the line that says so was written
 
-	doubt   int64       // up to when entries are in doubt, Unix milliseconds; see orderly.go
-	begun   bool        // the first heartbeat is written
-	ended   atomic.Bool // nothing runs any more
-	orderly atomic.Bool // and all that was sent is known to the store
+	doubt int64       // up to when entries are in doubt, Unix milliseconds; see orderly.go
+	begun bool        // the first heartbeat is written
+	ended atomic.Bool // nothing runs any more
 }
 
 type shard struct {
@@ -112,13 +111,13 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 	if err != nil {
 		return nil, err
 	}
-	held, err := claimStore(st, cfg.Leases != nil)
+	held, opened := &claim{st: st, shared: cfg.Leases != nil}, false
+	free, err := held.take()
 	if err != nil {
 		return nil, err
 	}
-	free, _ := held.hold(true)
 	defer func() {
-		if err != nil {
+		if !opened { // also after a panic, from which the host may recover
 			free()
 		}
 	}()
@@ -158,6 +157,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 	r.owned.Go(r.tidyLoop)
 	r.owned.Go(r.janitorLoop)
 	r.owned.Go(r.beatLoop)
+	opened = true
 	r.log.Info("session: opened", "node", string(cfg.Node), "shared", cfg.Leases != nil, "grace", r.clock.Left())
 	return r, nil
 }
@@ -210,6 +210,9 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.feed.Close()
 		r.ended.Store(true)
+		if r.generation.Load() == 0 { // nothing was sent, which is known without a router
+			r.Orderly(ctx)
+		}
 		r.free()
 		close(done)
 	}()

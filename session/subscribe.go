@@ -76,7 +76,7 @@ func (r *Registry) Listen(l *stream.Listener[Change]) (stop func(), err error) {
 	if l == nil || l.Hear == nil {
 		return nil, &event.InvalidError{Field: "listener", Reason: "nil"}
 	}
-	drop, open := r.claim.hold(false) // a router writes to the store, also after the registry was closed
+	drop, open := r.claim.join() // a router writes to the store, also after the registry was closed
 	if !open {
 		return nil, ErrClosed
 	}
