@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -339,4 +340,47 @@ func TestOpen_ANodeWithLeasesTakesTheMarkBack(t *testing.T) {
 		require.True(t, until.After(time.Now()))
 		require.NoError(t, errors.Join(alone.Close(t.Context()), inner.Close(t.Context())))
 	})
+}
+
+// TestOpen_AfterAClockThatWasAheadForAWhile: what was stamped then is later than anything else, and was sent all the same (K20.2).
+func TestOpen_AfterAClockThatWasAheadForAWhile(t *testing.T) {
+	for name, c := range map[string]struct{ grace, ahead time.Duration }{
+		"3 hours": {0, 3 * time.Hour}, "40 days": {0, 40 * day}, "3 hours, without a grace": {-1, 3 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				inner := memstore.New(memstore.Config{})
+				st := storetest.WithFaults(inner)
+				var wrong atomic.Int64
+				cfg := manydevice.Config{Session: session.Config{AgeGrace: c.grace, Wall: func() time.Time {
+					return time.Now().Add(time.Duration(wrong.Load()))
+				}}}
+				engine, err := manydevice.Open(st, cfg)
+				require.NoError(t, err)
+				phone, err := engine.Sessions.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
+				require.NoError(t, err)
+				attach := fanout.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}
+				_, err = engine.Router.Attach(t.Context(), attach, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+				require.NoError(t, err)
+				time.Sleep(10 * time.Second)
+				wrong.Store(int64(c.ahead))
+				_, err = engine.Router.Send(t.Context(), toAnn())
+				require.NoError(t, err)
+				time.Sleep(time.Second)
+				wrong.Store(0)
+				time.Sleep(time.Minute)
+				st.Break() // it dies
+				_ = engine.Close(t.Context())
+				time.Sleep(5 * time.Minute)
+
+				engine, err = manydevice.Open(inner, cfg)
+				require.NoError(t, err)
+				_, err = engine.Router.Attach(t.Context(), attach, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+				require.NoError(t, err)
+				synctest.Wait()
+				require.EqualValues(t, 1, engine.Stats().Router.Redelivered)
+				require.NoError(t, errors.Join(engine.Close(t.Context()), st.Close(t.Context())))
+			})
+		})
+	}
 }

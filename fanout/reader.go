@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/clock"
 	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
@@ -189,7 +190,7 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 			a.skipLocked(e.Seq, now)
 			continue
 		}
-		again := e.Seq <= a.resend || e.Seq <= a.doubted && !e.Time.After(a.r.doubt)
+		again := e.Seq <= a.resend || e.Seq <= a.doubted && a.r.inDoubt(e.Time)
 		a.blocked = len(a.window) >= a.windowLocked() || len(a.window) > 0 && a.bytes+e.Size() > a.limits.windowBytes
 		if cut = a.blocked || len(d.Entries) > 0 && again != d.Redelivered; cut {
 			break
@@ -221,6 +222,13 @@ func (a *Attachment) takeLocked(buf *scratch, entries []*event.Sealed, through u
 	if d.Redelivered && a.r.feed.Watched() {
 		a.tell(Event{Kind: EventRedelivered, To: event.Position{Epoch: a.epoch, Seq: a.pos}, Count: len(d.Entries)})
 	}
+}
+
+// inDoubt reports whether an engine before this one may have sent what was committed at a time, if one has to an earlier
+// connection of the device. What was stamped by a clock that was ahead for a while is later than the doubt, and lies in the future
+// still.
+func (r *Router) inDoubt(at time.Time) bool {
+	return !at.After(r.doubt) || at.Sub(r.times.Now()) > clock.MaxDrift && r.times.Before(at.UnixMilli())
 }
 
 func (a *Attachment) skipLocked(seq uint64, now time.Duration) {

@@ -72,8 +72,9 @@ type Router struct {
 	doubtful    bool      // it is known
 	stats       counters
 	feed        feed
-	deaf        func()      // stops the router from hearing of changes
-	finished    atomic.Bool // Close has nothing left to write
+	deaf        func()        // stops the router from hearing of changes
+	finishing   chan struct{} // has room for the one Close that writes last
+	finished    bool          // Close has nothing left to write; guarded by finishing
 
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
@@ -133,7 +134,7 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 	}
 	r := &Router{
 		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().IDKey), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(),
-		times: reg.Clock(),
+		times: reg.Clock(), finishing: make(chan struct{}, 1),
 	}
 	r.early.waiting = waiting
 	r.doubt, r.doubtful = reg.Doubt()
@@ -224,8 +225,16 @@ func (r *Router) Close(ctx context.Context) (err error) {
 
 // finish writes what came up while the router was closed, and what could not be written before. If an earlier Close has given up
 // the claim on the store, and another engine has it by now, that is lost.
+//
+// Of several calls of Close one is here at a time, so that none has the store when another one has returned.
 func (r *Router) finish(ctx context.Context) error {
-	if r.finished.Load() {
+	select {
+	case r.finishing <- struct{}{}:
+		defer func() { <-r.finishing }()
+	case <-ctx.Done():
+		return fmt.Errorf("an earlier call still writes: %w", ctx.Err())
+	}
+	if r.finished {
 		return nil
 	}
 	free, err := r.reg.Hold()
@@ -240,9 +249,7 @@ func (r *Router) finish(ctx context.Context) error {
 		r.flushFailed("", err) // nobody may wait for it any longer
 		return err
 	}
-	if r.reg.Orderly(ctx) { // the next engine knows then what was sent
-		r.finished.Store(true)
-	}
+	r.finished = r.reg.Orderly(ctx) // the next engine knows then what was sent
 	return nil
 }
 

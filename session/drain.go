@@ -37,7 +37,8 @@ type DrainRequest struct {
 }
 
 // Validate returns an [*event.InvalidError] for each time that is out of bounds. Drain calls it.
-func (q *DrainRequest) Validate() error {
+func (q *DrainRequest) Validate() (err error) {
+	defer fault.In("session", "drain", &err)
 	var check bounds.Check
 	check.Duration("Over", q.Over, time.Millisecond, maxDrain, bounds.Zero|bounds.Negative)
 	check.Duration("Back", q.Back, time.Millisecond, maxDrain, bounds.Zero|bounds.Negative)

@@ -24,7 +24,8 @@ import (
 // before.
 //
 // Clocks may differ by clock.MaxDrift unnoticed. One that was ahead has stamped entries with a time that is still to come: its
-// heartbeat shows that, or the grace that it has begun.
+// heartbeat shows that, or the grace that it has begun; if it was set back before the end, fan-out sees that the entries lie in the
+// future.
 
 // doubtAtStart returns up to when entries are in doubt, in Unix milliseconds, if no engine has said that it ended in order.
 func (r *Registry) doubtAtStart(beat *heartbeat) int64 {

@@ -68,7 +68,7 @@ type Registry struct {
 	ctx    context.Context // ends with cause ErrClosed
 	cancel context.CancelCauseFunc
 	owned  owned.Group
-	beaten sync.Once   // the heartbeat of the end was written
+	beaten sync.Once   // nothing runs any more: the heartbeat of the end was written
 	closed atomic.Bool // the line that says so was written
 
 	doubt int64       // up to when entries are in doubt, Unix milliseconds; see orderly.go
@@ -206,13 +206,15 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 	go func() {
 		last.Wait()
 		r.owned.Wait()
-		r.beaten.Do(func() { r.lastBeat(context.WithoutCancel(ctx)) })
+		r.beaten.Do(func() {
+			r.lastBeat(context.WithoutCancel(ctx))
+			r.ended.Store(true)
+			if r.generation.Load() == 0 { // nothing was sent, which is known without a router
+				r.Orderly(ctx)
+			}
+		})
 		r.nodes.leave(context.WithoutCancel(ctx))
 		r.feed.Close()
-		r.ended.Store(true)
-		if r.generation.Load() == 0 { // nothing was sent, which is known without a router
-			r.Orderly(ctx)
-		}
 		r.free()
 		close(done)
 	}()

@@ -4,10 +4,13 @@ import (
 	"context"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/fault/faulttest"
 	"github.com/manydevice/manydevice/internal/stream"
 	"github.com/manydevice/manydevice/session"
+	"github.com/manydevice/manydevice/store"
 )
 
 func kickRow() called {
@@ -185,6 +188,22 @@ func streamRows() map[string]called {
 				return given(s.reg.Listen(hear))
 			}}},
 		},
+		"Registry.Hold": {
+			text: "hold", do: func(_ context.Context, s *scene) error {
+				drop, err := s.reg.Hold()
+				if err == nil {
+					drop()
+				}
+				return err
+			},
+			fails: []failure{{store.ErrInUse, func(ctx context.Context, s *scene) error {
+				s.shut(s.reg)
+				drop, err := s.store.Claim(false)
+				require.NoError(s.t, err)
+				defer drop()
+				return given(s.reg.Hold())
+			}}},
+		},
 		"Registry.Subscribe": {
 			text: "subscribe", do: func(ctx context.Context, s *scene) error { return subscribe(1)(ctx, s, "") },
 			fields: []badField{{"buffer", nil, subscribe(0)}, {"buffer", nil, subscribe(-1)}, {"buffer", nil, subscribe(1<<20 + 1)}},
@@ -207,6 +226,15 @@ func streamRows() map[string]called {
 					sub := s.subscribe(s.reg)
 					defer sub.Close()
 					return given(sub.Next(ctx))
+				}},
+			},
+		},
+		"DrainRequest.Validate": {
+			text: "drain", do: func(context.Context, *scene) error { return new(session.DrainRequest).Validate() },
+			fields: []badField{
+				{"Over", nil, func(context.Context, *scene, string) error { return (&session.DrainRequest{Over: 30}).Validate() }},
+				{"Back", nil, func(context.Context, *scene, string) error {
+					return (&session.DrainRequest{Back: 25 * time.Hour}).Validate()
 				}},
 			},
 		},
