@@ -384,3 +384,41 @@ func TestOpen_AfterAClockThatWasAheadForAWhile(t *testing.T) {
 		})
 	}
 }
+
+// TestClose_OfASecondRouterSpeaksNotForTheFirst, which could not write what it had sent (K20.2).
+func TestClose_OfASecondRouterSpeaksNotForTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := storetest.WithFaults(memstore.New(memstore.Config{}))
+		reg, err := session.New(st, session.Config{})
+		require.NoError(t, err)
+		phone, err := reg.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
+		require.NoError(t, err)
+		attach := fanout.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}
+		time.Sleep(time.Minute)
+		for i := range 2 {
+			router, err := fanout.New(reg, st, fanout.Config{})
+			require.NoError(t, err)
+			if i == 1 {
+				require.NoError(t, reg.Close(t.Context()))
+				require.NoError(t, router.Close(t.Context()))
+				break
+			}
+			_, err = router.Attach(t.Context(), attach, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+			require.NoError(t, err)
+			_, err = router.Send(t.Context(), toAnn())
+			require.NoError(t, err)
+			synctest.Wait()
+			away := st.Inject(storetest.Fault{Method: storetest.SaveCursors, Times: -1, Err: errors.New("away")})
+			require.Error(t, router.Close(t.Context()))
+			away()
+		}
+		time.Sleep(time.Minute)
+		engine, err := manydevice.Open(st, manydevice.Config{})
+		require.NoError(t, err)
+		_, err = engine.Router.Attach(t.Context(), attach, transporttest.NewPair(transporttest.PairConfig{}).Conn())
+		require.NoError(t, err)
+		synctest.Wait()
+		require.EqualValues(t, 1, engine.Stats().Router.Redelivered)
+		require.NoError(t, errors.Join(engine.Close(t.Context()), st.Close(t.Context())))
+	})
+}

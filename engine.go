@@ -45,7 +45,9 @@ func Open(st store.Store, cfg Config) (*Engine, error) {
 	}
 	router, err := fanout.New(reg, st, cfg.Fanout)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("manydevice: open: %w", err), reg.Close(context.Background()))
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		return nil, errors.Join(fmt.Errorf("manydevice: open: %w", err), reg.Close(ctx))
 	}
 	e := &Engine{Sessions: reg, Router: router}
 	e.observed, _ = st.(store.Observed)

@@ -163,6 +163,10 @@ func (e *enforced) look(s *step, rules *policy.Policy, own bool) {
 // enforce has the rules hold for one account, or only looks, as the request says. If the host has rules of its own for accounts
 // and does not say which hold here, nobody ends, whatever the hook's fallback.
 func (r *Registry) enforce(ctx context.Context, id event.Account, q *EnforceRequest) (found enforced, err error) {
+	if !r.owned.Enter() { // so that nobody is asked for a registry that is closed
+		return found, ErrClosed
+	}
+	defer r.owned.Leave()
 	ctx, cancel := context.WithTimeout(ctx, enforceWait+r.cfg.HookTimeout)
 	defer cancel()
 	if q.DryRun {

@@ -73,19 +73,22 @@ func (r *Registry) inDoubt(registered int64) bool {
 // that is not known, any may have been. It is for fan-out; hosts have no use for it.
 func (r *Registry) Doubt() (time.Time, bool) { return time.UnixMilli(r.doubt), r.nodes == nil }
 
-// Orderly notes that all that was sent is known to the store. It returns false, and notes nothing, if the registry has not ended
-// yet. The caller holds the store; see [Registry.Hold]. It is for fan-out, which calls it once it has written everything; hosts have
-// no use for it.
-//
-// The mark is put on the last heartbeat of this engine. If another one was there since, which is possible for a router that is
-// closed once more, it speaks for itself.
+// Orderly notes that a router has written everything, so that all that was sent is known to the store if there was no other one. It
+// returns false, and notes nothing, if the registry has not ended yet. The caller holds the store; see [Registry.Hold]. It is for
+// fan-out, which calls it once; hosts have no use for it.
 func (r *Registry) Orderly(ctx context.Context) bool {
-	if r.nodes != nil {
-		return true
-	}
 	if !r.ended.Load() {
 		return false
 	}
+	if r.unwritten.Add(-1) <= 0 && r.nodes == nil {
+		r.mark(ctx)
+	}
+	return true
+}
+
+// mark puts the mark of an orderly end on the last heartbeat of this engine. If another one was there since, which is possible for a
+// router that is closed once more, it speaks for itself.
+func (r *Registry) mark(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
 	defer cancel()
 	mine := r.shared.last()
@@ -97,5 +100,4 @@ func (r *Registry) Orderly(ctx context.Context) bool {
 	if err != nil && !silenced(err) {
 		r.log.Warn("session: the mark of an orderly end could not be written", trace.Err(err))
 	}
-	return true
 }

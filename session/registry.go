@@ -74,6 +74,8 @@ type Registry struct {
 	doubt int64       // up to when entries are in doubt, Unix milliseconds; see orderly.go
 	begun bool        // the first heartbeat is written
 	ended atomic.Bool // nothing runs any more
+	// unwritten is how many routers have listened that have not written everything yet.
+	unwritten atomic.Int32
 }
 
 type shard struct {
@@ -209,8 +211,8 @@ func (r *Registry) Close(ctx context.Context) (err error) {
 		r.beaten.Do(func() {
 			r.lastBeat(context.WithoutCancel(ctx))
 			r.ended.Store(true)
-			if r.generation.Load() == 0 { // nothing was sent, which is known without a router
-				r.Orderly(ctx)
+			if r.generation.Load() == 0 && r.nodes == nil { // nothing was sent, which is known without a router
+				r.mark(ctx)
 			}
 		})
 		r.nodes.leave(context.WithoutCancel(ctx))

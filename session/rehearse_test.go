@@ -105,3 +105,24 @@ func TestEnforce_RehearsalWhileLoginsGoOn(t *testing.T) {
 		}
 	})
 }
+
+// TestEnforce_NoRehearsalAfterClose: a registry that is closed reads nothing more and asks the host nothing more, as in earnest
+// (K20.11).
+func TestEnforce_NoRehearsalAfterClose(t *testing.T) {
+	asked := 0
+	s := setup{config: session.Config{DecidePolicy: func(_ context.Context, q session.Question) (*policy.Policy, error) {
+		if q.Device == "" {
+			asked++
+		}
+		return nil, nil
+	}}}
+	inBubble(t, s, func(w *world) {
+		w.fill("ann", "ios", "a1")
+		w.shut(w.reg)
+		for _, q := range []session.EnforceRequest{{}, {DryRun: true}, {Candidate: mustPolicy(w.t, policy.Rules{})}} {
+			_, err := w.reg.Enforce(w.t.Context(), q)
+			require.ErrorIs(w.t, err, session.ErrClosed)
+		}
+		require.Zero(w.t, asked)
+	})
+}

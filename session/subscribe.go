@@ -84,6 +84,7 @@ func (r *Registry) Listen(l *stream.Listener[Change]) (stop func(), err error) {
 		drop()
 		return nil, ErrListening
 	}
+	r.unwritten.Add(1)
 	return func() {
 		r.listener.CompareAndSwap(l, nil)
 		drop()
