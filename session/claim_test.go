@@ -16,6 +16,7 @@ import (
 	"github.com/manydevice/manydevice/store/boltstore"
 	"github.com/manydevice/manydevice/store/memstore"
 	"github.com/manydevice/manydevice/store/storetest"
+	"github.com/manydevice/manydevice/transport"
 	"github.com/manydevice/manydevice/transport/membus"
 )
 
@@ -145,4 +146,36 @@ func TestClose_TheRouterKeepsTheStore(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, next.Close(t.Context()))
 	})
+}
+
+// lateBus subscribes later than is waited for.
+type lateBus struct {
+	transport.Bus
+	late time.Duration
+}
+
+func (b *lateBus) Subscribe(node event.NodeID, handle func([]byte) []byte) (func(), error) {
+	time.Sleep(b.late)
+	return b.Bus.Subscribe(node, handle)
+}
+
+// TestNew_ABusThatAnswersLate leaves no subscription to a registry that was never there, so that New can be tried again (K20.8).
+func TestNew_ABusThatAnswersLate(t *testing.T) {
+	for name, late := range map[string]time.Duration{"a second too late": 3 * time.Second, "just then": 2 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				st, inner := memstore.New(memstore.Config{}), membus.New(membus.Config{})
+				cfg := session.Config{Node: "x", Leases: memstore.NewLeases(), Bus: &lateBus{inner, late}}
+				reg, err := session.New(st, cfg)
+				if err != nil {
+					time.Sleep(time.Minute)
+					cfg.Bus = inner
+					reg, err = session.New(st, cfg)
+				}
+				require.NoError(t, err)
+				require.NoError(t, reg.Close(t.Context()))
+				require.NoError(t, inner.Close(t.Context()))
+			})
+		})
+	}
 }

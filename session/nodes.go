@@ -67,10 +67,7 @@ func (r *Registry) joinNodes() error {
 	n.first.Store(true) // until it knows of others
 	r.nodes = n
 	if n.bus != nil {
-		n.stop, err = callHost(r.ctx, r, n.hostCall("session: no bus", HookBus, r.cfg.HookTimeout), func(context.Context) (func(), error) {
-			return n.bus.Subscribe(r.cfg.Node, n.handle)
-		})
-		if err != nil {
+		if err := n.subscribe(); err != nil {
 			return fmt.Errorf("session: bus: %w", err)
 		}
 	}
@@ -80,17 +77,53 @@ func (r *Registry) joinNodes() error {
 	return nil
 }
 
+// subscribe listens to the bus. A bus that answers later than is waited for keeps no subscription: the name has to be free when the
+// host tries again.
+func (n *nodes) subscribe() error {
+	var mu sync.Mutex
+	var stop func()
+	over := false
+	call := n.hostCall("session: no bus", HookBus, n.r.cfg.HookTimeout)
+	_, err := callHost(n.r.ctx, n.r, call, func(context.Context) (none, error) {
+		leave, err := n.bus.Subscribe(n.r.cfg.Node, n.handle)
+		if err != nil {
+			return none{}, err
+		}
+		mu.Lock()
+		late := over
+		stop = leave
+		mu.Unlock()
+		if late {
+			leave()
+		}
+		return none{}, nil
+	})
+	mu.Lock()
+	over = true
+	n.stop = stop
+	mu.Unlock()
+	if err != nil { // and it may have come just after the time-out
+		n.unsubscribe(context.WithoutCancel(n.r.ctx))
+	}
+	return err
+}
+
+func (n *nodes) unsubscribe(ctx context.Context) {
+	if n.stop == nil {
+		return
+	}
+	_, _ = callHost(ctx, n.r, n.hostCall("session: bus not left", HookBus, n.r.cfg.HookTimeout), func(context.Context) (none, error) {
+		n.stop()
+		return none{}, nil
+	})
+}
+
 // leave gives the lease back and leaves the bus. The connections are closed already.
 func (n *nodes) leave(ctx context.Context) {
 	if n == nil {
 		return
 	}
-	if n.stop != nil {
-		_, _ = callHost(ctx, n.r, n.hostCall("session: bus not left", HookBus, n.r.cfg.HookTimeout), func(context.Context) (none, error) {
-			n.stop()
-			return none{}, nil
-		})
-	}
+	n.unsubscribe(ctx)
 	e := n.epoch.Swap(0)
 	if e == 0 {
 		return
