@@ -190,10 +190,12 @@ func (r *Router) enter() error {
 	return nil
 }
 
-// Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs as long as ctx
-// allows. Connections that are still there are closed with reason shutdown; close the registry first, and there are none.
-// Subscriptions end when Close returns, whether or not everything has ended by then. It may be called again, to go on waiting
-// and writing.
+// Close stops delivery, writes what is pending (cursors and delivered receipts), and waits for what runs, calls of the host's among
+// it, as long as ctx allows. Connections that are still there are closed with reason shutdown; close the registry first, and there
+// are none. Subscriptions end when Close returns, whether or not everything has ended by then.
+//
+// It may be called again, to go on waiting and writing. After the registry and the router have given the store back it writes
+// nothing beside an engine that has it by then: what could not be written before is lost, and the error matches [store.ErrInUse].
 func (r *Router) Close(ctx context.Context) (err error) {
 	defer fault.In("fanout", "close", &err)
 	first, last := make(chan error, 1), make(chan error, 1)
