@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice/event"
@@ -52,6 +53,38 @@ func TestI24_ATokenIsHandedOutByAnExplicitStep(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(`{"token":"x"}`), &got), "a wrong one is for Validate to refuse")
 	requireInvalid(t, got.Token.Validate(), "resume token", "")
 	require.ErrorContains(t, gob.NewEncoder(io.Discard).Encode(answer{Token: token}), "no exported fields", "other encoders fail")
+}
+
+// recorder keeps what a failed assertion says.
+type recorder struct{ strings.Builder }
+
+func (r *recorder) Errorf(format string, args ...any) { fmt.Fprintf(&r.Builder, format, args...) }
+
+// TestI24_NothingThatFollowsPointersShowsASecret (K10.5): testify shows how two values differ by a dump that calls no methods and
+// follows each pointer, so the output of a host's tests would have the tokens.
+func TestI24_NothingThatFollowsPointersShowsASecret(t *testing.T) {
+	type held struct {
+		Name  string
+		Token event.ResumeToken
+		next  *event.ResumeToken
+		key   event.IDKey
+	}
+	all := make([]held, 2)
+	for i := range all {
+		next := event.NewResumeToken()
+		all[i] = held{strings.Repeat("x", i), event.NewResumeToken(), &next, event.NewIDKey()}
+	}
+	var r recorder
+	require.False(t, assert.Equal(&r, all[0], all[1]))
+	require.False(t, assert.Equal(&r, all[0].Token, all[1].Token))
+	require.False(t, assert.Contains(&r, all[:1], all[1]))
+	require.Contains(t, r.String(), "Diff:")
+	for _, h := range all {
+		key := h.key.Reveal()
+		for _, secret := range []string{h.Token.Reveal(), h.next.Reveal(), string(key[:]), strings.Trim(fmt.Sprintf("%q", key[:]), `"`), fmt.Sprintf("%x", key)} {
+			require.NotContains(t, r.String(), secret)
+		}
+	}
 }
 
 // The zero token is none, whichever way it comes to be, and tokens of one text are equal.
