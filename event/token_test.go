@@ -55,6 +55,15 @@ func TestI24_ATokenIsHandedOutByAnExplicitStep(t *testing.T) {
 	require.ErrorContains(t, gob.NewEncoder(io.Discard).Encode(answer{Token: token}), "no exported fields", "other encoders fail")
 }
 
+// A client does not take the placeholder for its token, whether the host's encoder or ours was meant to write the frame.
+func TestI24_NoClientKeepsThePlaceholder(t *testing.T) {
+	text := `{"t":"welcome","login":"7ixajkf3nd3dbs7n3ctq2lw4xe5mzq6o","position":{"epoch":"1","seq":"0"},"head":"0","token":"[resume token]"}`
+	_, err := event.DecodeFrame([]byte(text))
+	require.ErrorContains(t, err, "without Reveal")
+	_, err = event.DecodeFrame([]byte(strings.Replace(text, "[resume token]", "any other", 1)))
+	require.NoError(t, err)
+}
+
 // recorder keeps what a failed assertion says.
 type recorder struct{ strings.Builder }
 
