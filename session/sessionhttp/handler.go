@@ -162,15 +162,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	c := &call{Request: r, h: h, begin: time.Now()}
-	segs, ok := h.path(r)
+	var segs []segment
+	var ok bool
+	c.below, segs, ok = h.path(r)
+	c.easeMob = h.cfg.EaseMob != nil && (c.below == "/users" || strings.HasPrefix(c.below, "/users/"))
 	if !ok {
 		h.write(w, c, c.refuse(errPath))
 		return
 	}
-	for _, s := range segs {
-		c.below += "/" + s.raw
-	}
-	c.easeMob = h.cfg.EaseMob != nil && len(segs) > 0 && segs[0].raw == "users"
 	var allowed []string
 	if c.route, c.values, allowed = h.match(r.Method, segs); c.route == nil {
 		if len(allowed) == 0 {
