@@ -262,8 +262,10 @@ func TestAudit_ThatPanics(t *testing.T) {
 	})
 	require.NoError(t, err)
 	d.h = h
-	d.ask("POST", at("ann", "kick"), `{"all":true}`).into(t, 200, nil)
+	d.ask("POST", at("ann", "kick"), `{"all":true}`, "Agent", "kim").into(t, 200, nil)
 	require.Contains(t, out.String(), "disk full")
+	require.Contains(t, out.String(), "role=host")
+	require.Contains(t, out.String(), "name=kim", "who it was is not lost")
 	require.Contains(t, out.String(), "account=ann")
 	require.Contains(t, out.String(), "roles_test.go", "the stack says where")
 	out.Reset()
