@@ -42,7 +42,8 @@ var mask = sync.OnceValue(func() (m [64]byte) {
 
 // masked puts the mask on a text, or takes it off.
 func masked(text string) string {
-	b, m := []byte(text), mask()
+	m := mask()
+	b := append(make([]byte, 0, len(m)), text...)
 	for i := range b {
 		b[i] ^= m[i%len(m)]
 	}
