@@ -41,7 +41,7 @@ type Stats struct {
 	Cleaned        uint64 // accounts that it has looked at
 	LeasesLost     uint64 // times that the node has lost its lease, and its connections with it
 	LooksRefused   uint64 // questions of other nodes that were left out, since too many were asked at once
-	LogFailures    uint64 // log lines that the host's handler did not take: it returned an error or panicked
+	LogFailures    uint64 // log lines that the host's handler did not take: it returned an error, panicked, or was too slow
 
 	Connections int           // gauge: attached now; several per login if its tabs share it
 	Online      int           // gauge: logins that are online
