@@ -44,9 +44,14 @@ import (
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Connection, err error) {
 	defer fault.In("session", "attach", &err)
 	defer func() {
-		r.turned("session: attach refused", err, q.Account, "login", string(q.Login), "device", string(q.Device))
+		if d := q.Delivery; d == nil || d.Expected == nil || !d.Expected(err) {
+			r.turned("session: attach refused", err, q.Account, "login", string(q.Login), "device", string(q.Device))
+		}
 	}()
 	defer r.Stopping(&err)
+	if d := q.Delivery; d != nil && d.Fault != nil {
+		return nil, d.Fault
+	}
 	if err := q.validate(); err != nil {
 		return nil, err
 	}

@@ -107,7 +107,7 @@ func refusal(err error) Refusal {
 	if e, ok := errors.AsType[*BannedError](err); ok && e.Ban.Reason == event.AccountDeleted {
 		return RefusedDeleted
 	}
-	if _, ok := errors.AsType[*event.InvalidError](err); ok && !errors.Is(err, ErrHookFailed) {
+	if _, ok := errors.AsType[*event.InvalidError](err); ok && !errors.Is(err, ErrHookFailed) || errors.Is(err, ErrListening) {
 		return RefusedInvalid
 	}
 	for _, k := range []struct {
@@ -115,7 +115,7 @@ func refusal(err error) Refusal {
 		why Refusal
 	}{
 		{ErrHookFailed, RefusedHook}, // first, since what a hook returned may be one of the others
-		{ErrBanned, RefusedBanned}, {ErrRecordFull, RefusedRecordFull}, {ErrProtected, RefusedProtected}, {ErrChanging, RefusedChanging},
+		{ErrBanned, RefusedBanned}, {ErrRecordFull, RefusedRecordFull}, {ErrTooManyParked, RefusedParked}, {ErrProtected, RefusedProtected}, {ErrChanging, RefusedChanging},
 		{ErrEnded, RefusedEnded}, {ErrFenced, RefusedFenced}, {ErrUnknownLogin, RefusedUnknown}, {ErrNotFound, RefusedNotFound},
 		{ErrDraining, RefusedDraining}, {ErrNoLease, RefusedNoLease}, {ErrClosed, RefusedClosed},
 		{store.ErrFull, RefusedFull}, {store.ErrFailed, RefusedStore}, {store.ErrClosed, RefusedStore}, {store.ErrUnknownOutcome, RefusedStore},
@@ -124,6 +124,10 @@ func refusal(err error) Refusal {
 		if errors.Is(err, k.is) {
 			return k.why
 		}
+	}
+	var says interface{ Closed() event.Closed }
+	if errors.As(err, &says) && says.Closed().Reason == event.Shutdown { // fan-out's word for it
+		return RefusedClosed
 	}
 	return RefusedStore
 }

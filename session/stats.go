@@ -18,7 +18,7 @@ type Stats struct {
 	Kicks       uint64 // calls of Kick, Logout, RemoveDevice, Ban and DeleteAccount that were carried out
 	NewPolicies uint64 // calls of SetPolicy and Enforce
 
-	// Refused counts calls that ended with an error, by why: Login, LoginReplacing, Attach, Kick, Logout, RemoveDevice, Ban, Unban,
+	// Refused counts calls that ended with an error, by why: Login, LoginReplacing, Attach, Authenticate, Kick, Logout, RemoveDevice, Ban, Unban,
 	// DeleteAccount, SetPrimary and Park. It has every one of [Refusals], and
 	// "group:NAME" for each group of the policy. Of groups in policies of Config.DecidePolicy it has the first 64 that have
 	// refused; [RefusedGroup] is the sum over the others.
@@ -69,6 +69,7 @@ const (
 	RefusedNodeRate   Refusal = "node_rate"       // too many attaches of the node
 	RefusedFlapping   Refusal = "flapping"        // devices evict each other in turns
 	RefusedRecordFull Refusal = "record_full"     // a [*RecordFullError]
+	RefusedParked     Refusal = "too_many_parked" // [ErrTooManyParked]
 	RefusedProtected  Refusal = "protected"       // a [*ProtectedError]
 	RefusedHook       Refusal = "hook"            // a [*HookError]
 	RefusedChanging   Refusal = "changing"        // a [*ChangingError]
@@ -92,7 +93,7 @@ func Refusals() []Refusal {
 		policy.RuleUnknownPlatform, policy.RuleDevice, policy.RuleSingle, policy.RulePlatform, policy.RuleTotal, policy.RuleAccount,
 		RefusedGroup, RuleHost, RuleReplace,
 		RefusedBanned, RefusedDeleted, RefusedLoginRate, RefusedAttachRate, RefusedNodeRate, RefusedFlapping, RefusedRecordFull,
-		RefusedProtected, RefusedHook, RefusedChanging, RefusedUnknown, RefusedEnded, RefusedFenced, RefusedNotFound,
+		RefusedParked, RefusedProtected, RefusedHook, RefusedChanging, RefusedUnknown, RefusedEnded, RefusedFenced, RefusedNotFound,
 		RefusedDraining, RefusedNoLease, RefusedClosed, RefusedInvalid, RefusedCanceled, RefusedFull, RefusedStore,
 	}
 }
