@@ -143,7 +143,7 @@ func (r *Registry) Stats() Stats {
 		Comebacks: c.comebacks.Load(), Kicks: c.kicks.Load(), NewPolicies: r.ruled.Load(),
 		Refused: c.refused.counts(), Ended: c.ended.counts(), Closed: c.closed.counts(), Hooks: make(map[Hook]HookStats),
 		SendFailures: c.sendFailures.Load(), SendPanics: c.sendPanics.Load(),
-		StoreFailures: c.storeFailures.Load(), StoreConflicts: c.storeConflicts.Load(), TidyFailures: c.tidyFailures.Load(),
+		StoreFailures: c.store.Failures.Load(), StoreConflicts: c.store.Conflicts.Load(), TidyFailures: c.tidyFailures.Load(),
 		Cleanings: c.cleanings.Load(), Cleaned: c.cleaned.Load(), LeasesLost: c.leasesLost.Load(), LooksRefused: c.looksRefused.Load(),
 		LogFailures: r.log.Failed(), Draining: r.departure.Load() != nil,
 	}
