@@ -50,17 +50,16 @@ func (r *Registry) sweepLoop() {
 			now := r.clock.Tick(r.cfg.SweepInterval)
 			r.tellClock()
 			r.sweep(now)
-			r.flushLog()
+			r.logWall()
 		}
 	}
 }
 
-// flushLog writes the log lines that were held back.
-func (r *Registry) flushLog() {
+// logWall writes that the host's clock has panicked: who reads it holds locks.
+func (r *Registry) logWall() {
 	if err := r.wallPanic.Swap(nil); err != nil {
 		r.log.Error("session: Config.Wall panicked, the system's clock stands in for it", trace.Err(*err))
 	}
-	r.log.Flush()
 }
 
 func (r *Registry) sweep(now clock.Reading) {

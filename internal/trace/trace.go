@@ -4,7 +4,7 @@
 //  1. Lines of one level and one message are alike, whatever their attributes. The first [Burst] of them within a [Window] are
 //     written as they come. The others are counted.
 //  2. When the window is over, the last line that was left out is written, with the attribute "repeated": how many lines it
-//     stands for. The next line of any message notices that, and so does [Log.Flush], which the owner calls now and then.
+//     stands for. A timer sees to that, so that a storm is told of though nothing comes after it.
 //  3. Lines of different messages are never counted together. Of each message that was left out one line is held in memory, and
 //     of at most [MaxMessages] messages. Lines beyond that are written as they come.
 //  4. [Log.Close] writes what was left out. Lines that come later are written as they come.
@@ -58,9 +58,6 @@ func New(host *slog.Logger) *Log {
 	all := &lines{seen: make(map[kind]*seen)}
 	return &Log{Logger: slog.New(&handler{host: next, lines: all}), lines: all}
 }
-
-// Flush writes what was left out in windows that are over. It costs next to nothing if there are none.
-func (l *Log) Flush() { l.lines.flush(time.Now()) }
 
 // Close writes what was left out, and leaves nothing out from now on. It waits until the host's handler has taken all lines, or
 // has taken none for two seconds. It may be called again.
@@ -188,10 +185,16 @@ func (a *lines) take(now time.Time, l line) bool {
 	}
 	s.left++
 	s.last = l
-	if a.due.IsZero() || s.until.Before(a.due) {
-		a.due = s.until
-	}
+	a.awaitLocked(s.until, now)
 	return false
+}
+
+// awaitLocked has the lines written that were left out, once the window is over that ends first.
+func (a *lines) awaitLocked(until, now time.Time) {
+	if a.due.IsZero() || until.Before(a.due) {
+		a.due = until
+		time.AfterFunc(until.Sub(now), func() { a.flush(time.Now()) })
+	}
 }
 
 // forgetLocked drops windows that are over and have left nothing out. It reports whether there were any.
@@ -215,8 +218,8 @@ func (a *lines) over(now time.Time, all bool) []line {
 	var out []line
 	for k, s := range a.seen {
 		if !all && now.Before(s.until) {
-			if s.left > 0 && (a.due.IsZero() || s.until.Before(a.due)) {
-				a.due = s.until
+			if s.left > 0 {
+				a.awaitLocked(s.until, now)
 			}
 			continue
 		}
