@@ -55,10 +55,11 @@ func (r *Registry) sweepLoop() {
 	}
 }
 
-// logWall writes that the host's clock has panicked: who reads it holds locks.
+// logWall says that the host's clock has panicked since the last sweep. Who reads it may hold locks.
 func (r *Registry) logWall() {
 	if err := r.wallPanic.Swap(nil); err != nil {
-		r.log.Error("session: Config.Wall panicked, the system's clock stands in for it", trace.Err(*err))
+		r.log.Error("session: Config.Wall panicked, the system's clock stands in for it", "hook", string(HookWall), trace.Err(*err))
+		r.hookFailed(HookWall, "", "", *err)
 	}
 }
 
