@@ -15,7 +15,7 @@ import (
 // about other nodes' leases that hang do not keep this node from renewing its own. Those of bus are counted per node. closes are
 // calls of Conn.Close, which are never left out.
 type calls struct {
-	login, policy, victims, revoke, filter, leases, liveness, bus, wall, closes hostcall.Hook
+	login, policy, victims, revoke, filter, leases, liveness, bus, wall, closes, nonBlocking hostcall.Hook
 }
 
 // of returns a hook by its name.
@@ -39,6 +39,8 @@ func (c *calls) of(name Hook) *hostcall.Hook {
 		return &c.bus
 	case HookWall:
 		return &c.wall
+	case HookNonBlocking:
+		return &c.nonBlocking
 	default:
 		return &c.closes
 	}

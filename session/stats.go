@@ -101,7 +101,7 @@ func Refusals() []Refusal {
 // Hook names code of the host's that the registry calls.
 type Hook string
 
-// Hooks of a registry. A [HookError] names the first three.
+// Hooks of a registry. A [HookError] names the first three, or the last.
 const (
 	HookDecideLogin   Hook = "DecideLogin"
 	HookDecidePolicy  Hook = "DecidePolicy"
@@ -112,13 +112,15 @@ const (
 	HookLiveness      Hook = "Liveness" // Alive and List of Config.Leases
 	HookBus           Hook = "Bus"      // Publish, Subscribe and its stop
 	HookWall          Hook = "Wall"
-	HookClose         Hook = "Close" // Conn.Close; Config.CloseTimeout is its time-out
+	HookClose         Hook = "Close"       // Conn.Close; Config.CloseTimeout is its time-out
+	HookNonBlocking   Hook = "NonBlocking" // of a connection, at Attach; without a time-out
 )
 
 // Hooks returns every hook that is counted. The slice is the caller's.
 func Hooks() []Hook {
 	return []Hook{
 		HookDecideLogin, HookDecidePolicy, HookDecideVictims, HookRevoke, HookFilter, HookLeases, HookLiveness, HookBus, HookWall, HookClose,
+		HookNonBlocking,
 	}
 }
 
