@@ -272,6 +272,64 @@ var asAccount = map[string]struct {
 	"Delete": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
 		return given(p.Sessions.DeleteAccount(ctx, session.DeleteRequest{Account: a}))
 	}},
+	"Trim": {"account", func(ctx context.Context, p *pairOf, a event.Account) error { return p.Router.Trim(ctx, a) }},
+	"Park": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return p.Router.Park(ctx, a, "a1", event.Position{Epoch: 1, Seq: 1})
+	}},
+	"Unpark": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return p.Router.Unpark(ctx, a, "a1", event.Position{Epoch: 1, Seq: 1})
+	}},
+	"Router.Inspect": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Router.Inspect(ctx, a, fanout.InspectOptions{}))
+	}},
+	"ClearUnread": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Router.ClearUnread(ctx, fanout.ClearUnreadRequest{Account: a}))
+	}},
+	"Attach": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Router.Attach(ctx, fanout.AttachRequest{Account: a, Login: p.own.Session.Login, Token: p.own.Token}, takesAll{}))
+	}},
+	"DryRun": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.DryRun(ctx, session.LoginRequest{Account: a, Platform: "ios"}))
+	}},
+	"LoginReplacing": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.LoginReplacing(ctx, session.LoginRequest{Account: a, Platform: "ios"}, p.own.Session.Login))
+	}},
+	"Kick": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.Kick(ctx, session.KickRequest{Account: a, All: true}))
+	}},
+	"Logout": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return p.Sessions.Logout(ctx, a, p.own.Session.Login)
+	}},
+	"RemoveDevice": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return p.Sessions.RemoveDevice(ctx, session.RemoveDeviceRequest{Account: a, Device: "a1"})
+	}},
+	"SetPrimary": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return p.Sessions.SetPrimary(ctx, a, "a1")
+	}},
+	"Unban":  {"account", func(ctx context.Context, p *pairOf, a event.Account) error { return p.Sessions.Unban(ctx, a) }},
+	"Banned": {"account", func(ctx context.Context, p *pairOf, a event.Account) error { return given(p.Sessions.Banned(ctx, a)) }},
+	"List": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.List(ctx, a, ""))
+	}},
+	"Get": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.Get(ctx, a, p.own.Session.Login))
+	}},
+	"Current": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.Current(ctx, a, p.own.Session.Login))
+	}},
+	"Resolve": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.Resolve(ctx, a, p.own.Session.Login))
+	}},
+	"Authenticate": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.Authenticate(ctx, a, p.own.Session.Login, p.own.Token))
+	}},
+	"Presence": {"account", func(ctx context.Context, p *pairOf, a event.Account) error { return given(p.Sessions.Presence(ctx, a)) }},
+	"Devices":  {"account", func(ctx context.Context, p *pairOf, a event.Account) error { return given(p.Sessions.Devices(ctx, a)) }},
+	"Recent":   {"account", func(ctx context.Context, p *pairOf, a event.Account) error { return given(p.Sessions.Recent(ctx, a)) }},
+	"Inspect":  {"account", func(ctx context.Context, p *pairOf, a event.Account) error { return given(p.Sessions.Inspect(ctx, a)) }},
+	"Parked": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
+		return given(p.Sessions.Parked(ctx, a, p.own.Session.Incarnation))
+	}},
 	"Peers": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
 		return given(p.Sessions.Peers(ctx, a, ""))
 	}},

@@ -20,7 +20,7 @@ const MaxCleanBytes = 160
 //   - Other control characters go, and so do the characters that embed, override or isolate the direction of text. The
 //     plain direction marks stay.
 //   - What is too long is cut at its end. No character is cut in half, nor are combining marks, variation selectors, skin
-//     tones or joined emoji cut from what they belong to: the whole of it goes. Beyond 16 such characters in a row it is
+//     tones, tags, letters of a Korean syllable or joined emoji cut from what they belong to: the whole of it goes. Beyond 16 such characters in a row it is
 //     cut between two of them. Pairs of regional indicators (flags) may be parted.
 //
 // It is for texts that nothing is looked up by. Identifiers are never changed: see [CheckID].
@@ -104,7 +104,9 @@ func cut(s string, runes, bytes int) string {
 const zeroWidthJoiner = '\u200D'
 
 // extends reports whether a character belongs to the one before it: combining marks, variation selectors among them, the
-// joiner, and skin tones. Source: Unicode Standard Annex 29, rules GB9, GB9a and GB11, as far as tables of Go's library go.
+// joiners, skin tones, the tags of flags such as that of Wales, and the vowels and final consonants of Korean that is written in
+// letters, as file systems do. Source: Unicode Standard Annex 29, rules GB6 to GB9a and GB11, as far as tables of Go's library go.
 func extends(r rune) bool {
-	return unicode.Is(unicode.M, r) || r == zeroWidthJoiner || r >= 0x1F3FB && r <= 0x1F3FF
+	return unicode.Is(unicode.M, r) || r == zeroWidthJoiner || r == '\u200C' || r >= 0x1F3FB && r <= 0x1F3FF ||
+		r >= 0xE0020 && r <= 0xE007F || r >= 0x1160 && r <= 0x11FF || r >= 0xD7B0 && r <= 0xD7FB
 }

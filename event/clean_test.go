@@ -36,6 +36,8 @@ func TestCleanName_MakesAnyTextFitToShow(t *testing.T) {
 		{"accent within", strings.Repeat("a", 126) + "e\u0301", strings.Repeat("a", 126) + "e\u0301"},
 		{"skin tone at the cut", strings.Repeat("a", 127) + "\U0001F44B\U0001F3FD", strings.Repeat("a", 127)},
 		{"variation selector at the cut", strings.Repeat("a", 127) + "\u2764\ufe0f", strings.Repeat("a", 127)},
+		{"flag of Wales at the cut", strings.Repeat("a", 124) + "\U0001F3F4\U000E0067\U000E0062\U000E0077\U000E006C\U000E0073\U000E007F", strings.Repeat("a", 124)},
+		{"Korean in letters at the cut", strings.Repeat("a", 126) + "\u1100\u1161\u11a8", strings.Repeat("a", 126)},
 		{"family at the cut", strings.Repeat("a", 125) + family, strings.Repeat("a", 125)},
 		{"family at the cut, behind a joiner", strings.Repeat("a", 126) + family, strings.Repeat("a", 126)},
 		{"more marks than text has", "a" + strings.Repeat("\u0301", 200), "a" + strings.Repeat("\u0301", 79)},

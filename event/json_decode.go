@@ -30,7 +30,7 @@ func decodeFrame(d *decoder, o *object) Frame {
 			Login:    LoginID(o.needID("login")),
 			Position: o.position("position"),
 			Head:     o.needNumber("head"),
-			Token:    ResumeTokenOf(o.id("token")),
+			Token:    o.token("token"),
 		}
 	case "data":
 		return decodeData(o)

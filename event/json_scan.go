@@ -279,6 +279,14 @@ func (o *object) id(name string) string {
 	return s
 }
 
+// token returns a resume token, which may be missing.
+func (o *object) token(name string) (t ResumeToken) {
+	if err := t.UnmarshalText([]byte(o.id(name))); err != nil {
+		o.d.fail(FaultValue, err.Error())
+	}
+	return t
+}
+
 // needID returns an identifier that may not be missing.
 func (o *object) needID(name string) string {
 	if o.need(name) == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"unique"
 )
 
@@ -23,10 +24,31 @@ type ResumeToken struct {
 	text hidden
 }
 
-// hidden is a text behind a pointer. What prints fields without their methods, as fmt does with unexported ones, shows where
-// it is. The pointer must be to a string: fmt follows pointers to structs, arrays, slices and maps if a verb does not suit
-// them. The zero value is no text.
+// hidden is a masked text behind a pointer. What prints fields without their methods, as fmt does with unexported ones, shows
+// where it is. The pointer must be to a string: fmt follows pointers to structs, arrays, slices and maps if a verb does not suit
+// them. What follows every pointer, as the dumps do with which testify shows a difference, finds the mask. The zero value is
+// no text.
 type hidden = unique.Handle[string]
+
+func hide(text string) hidden { return unique.Make(masked(text)) }
+
+func reveal(h hidden) string { return masked(h.Value()) }
+
+// mask is drawn once in a process. It keeps texts out of what is printed, not from those who look for them.
+var mask = sync.OnceValue(func() (m [64]byte) {
+	rand.Read(m[:])
+	return m
+})
+
+// masked puts the mask on a text, or takes it off.
+func masked(text string) string {
+	m := mask()
+	b := append(make([]byte, 0, len(m)), text...)
+	for i := range b {
+		b[i] ^= m[i%len(m)]
+	}
+	return string(b)
+}
 
 const tokenPlaceholder = "[resume token]"
 
@@ -35,7 +57,7 @@ func ResumeTokenOf(text string) ResumeToken {
 	if text == "" {
 		return ResumeToken{}
 	}
-	return ResumeToken{unique.Make(text)}
+	return ResumeToken{hide(text)}
 }
 
 // NewResumeToken returns a fresh secret of 256 bits from crypto/rand.
@@ -50,7 +72,7 @@ func (t ResumeToken) Reveal() string {
 	if t.IsZero() {
 		return ""
 	}
-	return t.text.Value()
+	return reveal(t.text)
 }
 
 // IsZero reports whether there is no token.
@@ -109,7 +131,7 @@ func IDKeyOf(b [32]byte) IDKey {
 	if b == [32]byte{} {
 		return IDKey{}
 	}
-	return IDKey{unique.Make(string(b[:]))}
+	return IDKey{hide(string(b[:]))}
 }
 
 // NewIDKey returns a fresh key from crypto/rand.
@@ -124,7 +146,7 @@ func (k IDKey) Reveal() [32]byte {
 	if k == (IDKey{}) {
 		return [32]byte{}
 	}
-	return [32]byte([]byte(k.bytes.Value()))
+	return [32]byte([]byte(reveal(k.bytes)))
 }
 
 // String hides the key.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice/event"
@@ -52,6 +53,47 @@ func TestI24_ATokenIsHandedOutByAnExplicitStep(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(`{"token":"x"}`), &got), "a wrong one is for Validate to refuse")
 	requireInvalid(t, got.Token.Validate(), "resume token", "")
 	require.ErrorContains(t, gob.NewEncoder(io.Discard).Encode(answer{Token: token}), "no exported fields", "other encoders fail")
+}
+
+// A client does not take the placeholder for its token, whether the host's encoder or ours was meant to write the frame.
+func TestI24_NoClientKeepsThePlaceholder(t *testing.T) {
+	text := `{"t":"welcome","login":"7ixajkf3nd3dbs7n3ctq2lw4xe5mzq6o","position":{"epoch":"1","seq":"0"},"head":"0","token":"[resume token]"}`
+	_, err := event.DecodeFrame([]byte(text))
+	require.ErrorContains(t, err, "without Reveal")
+	_, err = event.DecodeFrame([]byte(strings.Replace(text, "[resume token]", "any other", 1)))
+	require.NoError(t, err)
+}
+
+// recorder keeps what a failed assertion says.
+type recorder struct{ strings.Builder }
+
+func (r *recorder) Errorf(format string, args ...any) { fmt.Fprintf(&r.Builder, format, args...) }
+
+// TestI24_NothingThatFollowsPointersShowsASecret (K10.5): testify shows how two values differ by a dump that calls no methods and
+// follows each pointer, so the output of a host's tests would have the tokens.
+func TestI24_NothingThatFollowsPointersShowsASecret(t *testing.T) {
+	type held struct {
+		Name  string
+		Token event.ResumeToken
+		next  *event.ResumeToken
+		key   event.IDKey
+	}
+	all := make([]held, 2)
+	for i := range all {
+		next := event.NewResumeToken()
+		all[i] = held{strings.Repeat("x", i), event.NewResumeToken(), &next, event.NewIDKey()}
+	}
+	var r recorder
+	require.False(t, assert.Equal(&r, all[0], all[1]))
+	require.False(t, assert.Equal(&r, all[0].Token, all[1].Token))
+	require.False(t, assert.Contains(&r, all[:1], all[1]))
+	require.Contains(t, r.String(), "Diff:")
+	for _, h := range all {
+		key := h.key.Reveal()
+		for _, secret := range []string{h.Token.Reveal(), h.next.Reveal(), string(key[:]), strings.Trim(fmt.Sprintf("%q", key[:]), `"`), fmt.Sprintf("%x", key)} {
+			require.NotContains(t, r.String(), secret)
+		}
+	}
 }
 
 // The zero token is none, whichever way it comes to be, and tokens of one text are equal.

@@ -34,6 +34,9 @@ type pushView struct {
 // pushView looks at an account. Nil: there is nothing to decide; if seq is not 0, up to there. As a rule every device has
 // all it should have by then, and if all of them are attached that is known without I/O.
 func (r *Router) pushView(ctx context.Context, account event.Account, seq uint64) (*pushView, error) {
+	if abandoned(account) {
+		return nil, nil
+	}
 	logins, err := r.reg.List(ctx, account, "")
 	if err != nil {
 		return nil, fmt.Errorf("fanout: push: %w", err)

@@ -186,6 +186,9 @@ func (p *pacer) rest(ctx context.Context) {
 // itself every Config.TrimInterval.
 func (r *Router) Trim(ctx context.Context, account event.Account) (err error) {
 	defer fault.In("fanout", "trim", &err)
+	if err := account.Validate(); err != nil {
+		return err
+	}
 	return r.trim(ctx, account, &pacer{clock: r.clock, began: r.clock()})
 }
 
@@ -315,9 +318,16 @@ func (t *retention) goes(e *event.Entry, written time.Time) Cause {
 	return ""
 }
 
+// abandoned reports whether the store has the account from before names like its own were refused. No device of it comes back,
+// so there is none to wait for or to push to; its inbox ages as that of an account without devices.
+func abandoned(account event.Account) bool { return account.Validate() != nil }
+
 // ackedByAll returns up to where every device that the account remembers has acknowledged. An account without devices
 // has nobody to keep entries from going by age alone.
 func (r *Router) ackedByAll(ctx context.Context, account event.Account) (uint64, error) {
+	if abandoned(account) {
+		return 0, nil
+	}
 	devices, err := r.reg.Devices(ctx, account)
 	if err != nil {
 		return 0, fmt.Errorf("fanout: trim: %w", err)

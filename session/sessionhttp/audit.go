@@ -47,8 +47,8 @@ func (h *Handler) tell(c *call, a answer) {
 		h.cfg.Audit(ctx, line)
 		return struct{}{}, nil
 	})
-	if err != nil {
+	if err != nil { // the log has who did what instead
 		h.log.Error("sessionhttp: the audit hook failed", "account", string(line.Account), "action", string(line.Action),
-			"outcome", line.Outcome, trace.Err(err))
+			"outcome", line.Outcome, "role", string(line.Caller.Role), "by", string(line.Caller.Self), "name", line.Caller.Name, trace.Err(err))
 	}
 }

@@ -162,15 +162,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	c := &call{Request: r, h: h, begin: time.Now()}
-	segs, ok := h.path(r)
+	var segs []segment
+	var ok bool
+	c.below, segs, ok = h.path(r)
+	c.easeMob = h.cfg.EaseMob != nil && (c.below == "/users" || strings.HasPrefix(c.below, "/users/"))
 	if !ok {
 		h.write(w, c, c.refuse(errPath))
 		return
 	}
-	for _, s := range segs {
-		c.below += "/" + s.raw
-	}
-	c.easeMob = h.cfg.EaseMob != nil && len(segs) > 0 && segs[0].raw == "users"
 	var allowed []string
 	if c.route, c.values, allowed = h.match(r.Method, segs); c.route == nil {
 		if len(allowed) == 0 {
@@ -232,6 +231,9 @@ func (h *Handler) serve(c *call) answer {
 	if err := c.readRequest(); err != nil {
 		return c.refuse(err)
 	}
+	if err := h.current(c); err != nil {
+		return c.refuse(err)
+	}
 	return c.done(c.route.serve(c))
 }
 
@@ -262,7 +264,7 @@ func (h *Handler) Stats() Stats {
 	return Stats{Authorizer: session.HookStats(h.asked.Stats()), Audit: session.HookStats(h.audited.Stats())}
 }
 
-// admit holds the caller against its role.
+// admit holds the caller against its role. Whether the login that asks has ended is found out later, by current.
 func (h *Handler) admit(c *call) error {
 	switch who := c.who; {
 	case who.Role == RoleHost && who.Self == "":
@@ -276,22 +278,31 @@ func (h *Handler) admit(c *call) error {
 			return errSelf
 		}
 		c.self = self
-		_, err = h.reg.Current(c.Context(), c.account, c.self)
-		if errors.Is(err, session.ErrNotFound) {
-			return errSelf
-		}
-		return err
+		return nil
 	}
 	h.log.Error("sessionhttp: the authorizer let in a caller without a role", "account", string(c.account), "action", string(c.route.action),
 		"role", string(c.who.Role), "name", c.who.Name)
 	return &forbiddenError{}
 }
 
+// current refuses a login that has ended. It is asked when the whole request is there: a client may take any time to send it,
+// and be ended meanwhile.
+func (h *Handler) current(c *call) error {
+	if c.self == "" {
+		return nil
+	}
+	_, err := h.reg.Current(c.Context(), c.account, c.self)
+	if errors.Is(err, session.ErrNotFound) {
+		return errSelf
+	}
+	return err
+}
+
 // done turns what a route returned into an answer.
 func (c *call) done(out any, err error) answer {
 	if errors.Is(err, session.ErrNotFound) && c.self != "" {
 		// A login that asks may have ended meanwhile, which the registry does not tell apart from a target that is not there.
-		if _, gone := c.h.reg.Current(c.Context(), c.account, c.self); errors.Is(gone, session.ErrNotFound) {
+		if errors.Is(c.h.current(c), errSelf) {
 			err = errSelf
 		}
 	}

@@ -180,6 +180,30 @@ func TestCallers_EndedBeforeTheyAreServed(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// Nothing is read for a login that ends while its request is on the way, either: not even the list of the others.
+func TestCallers_EndedWhileTheirRequestIsReadSeeNothing(t *testing.T) {
+	d := newDesk(t, session.Config{})
+	other := d.login("ann", "d1", "ios")
+	for _, rt := range d.h.Routes() {
+		if rt.Action != sessionhttp.ActionList && rt.Action != sessionhttp.ActionRecent {
+			continue
+		}
+		self := d.login("ann", "me", "ios")
+		target := strings.NewReplacer("{account}", "ann", "{login}", string(other)).Replace(rt.Pattern)
+		r := httptest.NewRequest(rt.Method, target, &endsItself{strings.NewReader(""), func() {
+			_, err := d.reg.Kick(t.Context(), session.KickRequest{Account: "ann", Logins: []event.LoginID{self}})
+			require.NoError(t, err)
+		}})
+		r.ContentLength = -1 // chunked: whether there is a body is known at its end
+		r.Header.Set("Who", "lax user")
+		r.Header.Set("Self", string(self))
+		w := httptest.NewRecorder()
+		d.h.ServeHTTP(w, r)
+		require.Equal(t, 403, w.Code, "%s: %s", target, w.Body)
+		require.NotContains(t, w.Body.String(), "d1")
+	}
+}
+
 // The audit trail has each request about an account: who, what, about what, and what came of it.
 func TestAudit_HasWhatWasDoneAndWhatWasRefused(t *testing.T) {
 	p, err := policy.New(policy.Rules{Primary: policy.PrimaryProtected})
@@ -238,8 +262,10 @@ func TestAudit_ThatPanics(t *testing.T) {
 	})
 	require.NoError(t, err)
 	d.h = h
-	d.ask("POST", at("ann", "kick"), `{"all":true}`).into(t, 200, nil)
+	d.ask("POST", at("ann", "kick"), `{"all":true}`, "Agent", "kim").into(t, 200, nil)
 	require.Contains(t, out.String(), "disk full")
+	require.Contains(t, out.String(), "role=host")
+	require.Contains(t, out.String(), "name=kim", "who it was is not lost")
 	require.Contains(t, out.String(), "account=ann")
 	require.Contains(t, out.String(), "roles_test.go", "the stack says where")
 	out.Reset()

@@ -104,29 +104,30 @@ func (rt *route) take(segs []segment) (map[string]string, bool) {
 // segment is what is between two slashes of a path.
 type segment struct{ raw, value string } // as it was sent, and decoded
 
-// path returns the segments of a request's path, below the prefix, or false if the path is not clean:
+// path returns a request's path below the prefix, as it was sent, and its segments, or false if the path is not clean:
 //
 //   - a segment is empty or, decoded, a dot or two;
 //   - it has a bare '#' or '\', which others take for the end of a path or for a slash;
 //   - something before the handler has changed the path and lost how it was encoded, so that a slash within a segment
 //     cannot be told from one between two.
-func (h *Handler) path(r *http.Request) ([]segment, bool) {
-	p := r.URL.EscapedPath()
+func (h *Handler) path(r *http.Request) (below string, segs []segment, ok bool) {
+	below = r.URL.EscapedPath()
 	if raw := r.URL.RawPath; raw != "" { // taken as it is: characters that should be encoded may not be
 		if decoded, err := url.PathUnescape(raw); err != nil || decoded != r.URL.Path {
-			return nil, false
+			return "", nil, false
 		}
-		p = raw
+		below = raw
 	}
 	if h.cfg.Prefix != "" {
-		if rest, ok := strings.CutPrefix(p, h.cfg.Prefix); ok && (rest == "" || rest[0] == '/') {
-			p = rest
+		if rest, ok := strings.CutPrefix(below, h.cfg.Prefix); ok && (rest == "" || rest[0] == '/') {
+			below = rest
 		}
 	}
-	if p == "/" || p == "" {
-		return nil, true
+	if below == "/" || below == "" {
+		return below, nil, true
 	}
-	return split(p)
+	segs, ok = split(below)
+	return below, segs, ok
 }
 
 // split returns the segments of a clean path, which begins with a slash.

@@ -308,3 +308,20 @@ func TestNack(t *testing.T) {
 	require.Equal(t, []event.ClientFrame{&event.Nack{Position: at(9), Code: "last"}}, m.Replies(), "a Nack acknowledges too")
 	require.Empty(t, m.Replies())
 }
+
+// A token that a server has printed instead of revealing it is refused when it is to be saved, since a saved state that cannot be
+// read costs the device its place.
+func TestState_WithThePlaceholderIsNotSaved(t *testing.T) {
+	m := client.New(client.State{Position: &event.Position{Epoch: 1, Seq: 7}}, client.Config{})
+	m.LoggedIn(event.NewLoginID(), event.ResumeTokenOf(event.NewResumeToken().String()))
+	_, err := m.Snapshot().Encode()
+	_, invalid := errors.AsType[*event.InvalidError](err)
+	require.True(t, invalid, "%v", err)
+	require.ErrorContains(t, err, "without Reveal")
+	m.LoggedIn(event.NewLoginID(), event.NewResumeToken())
+	b, err := m.Snapshot().Encode()
+	require.NoError(t, err)
+	var back client.State
+	require.NoError(t, json.Unmarshal(b, &back))
+	require.True(t, back.Token == m.Token())
+}

@@ -3,6 +3,7 @@ package client
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 
 	"github.com/manydevice/manydevice/event"
 )
@@ -22,12 +23,17 @@ type State struct {
 	Registers []event.State `json:"registers,omitempty"`
 }
 
-// Encode returns the state as JSON, with the token in clear.
+// Encode returns the state as JSON, with the token in clear. An [*event.InvalidError] if that is the placeholder, which a server
+// sends that has encoded a token without Reveal: nobody could read the state again.
 func (s State) Encode() ([]byte, error) {
+	text := s.Token.Reveal()
+	if err := new(event.ResumeToken).UnmarshalText([]byte(text)); err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
 	return json.Marshal(struct {
 		State
 		Token string `json:"token,omitempty"`
-	}{s, s.Token.Reveal()})
+	}{s, text})
 }
 
 // DefaultKeep is how many message IDs a machine keeps by itself: as many as an inbox keeps entries by default, so that
