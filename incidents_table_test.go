@@ -61,7 +61,46 @@ var incidents = []incident{
 			"WARN session: a hook that decides did not answer | hook=DecideLogin account=ann err stack",
 			"INFO session: login refused | account=ann",
 		},
+		changes: []string{"hook_failed"},
 		figures: map[string]any{"Sessions.Hooks[DecideLogin].Panics": 1, "Sessions.Refused[hook]": 1},
+	},
+	{
+		name: "The host's clock panics",
+		config: func(s *scene, c *manydevice.Config) {
+			c.Session.Wall = func() time.Time {
+				if s.wall.Load() > 0 {
+					panic("no clock")
+				}
+				return time.Now()
+			}
+		},
+		provoke: func(s *scene) {
+			s.wall.Store(1)
+			s.login("d1")
+			time.Sleep(6 * time.Second)
+		},
+		lines:   []string{"ERROR session: Config.Wall panicked, the system's clock stands in for it | hook=Wall err stack"},
+		changes: []string{"hook_failed"},
+	},
+	{
+		name: "A token is guessed",
+		provoke: func(s *scene) {
+			res := s.login("d1")
+			_, err := s.Sessions.Authenticate(s.ctx, "ann", res.Session.Login, event.NewResumeToken())
+			require.ErrorIs(s.t, err, session.ErrUnknownLogin)
+		},
+		lines:   []string{"INFO session: authentication refused | account=ann login why=unknown err"},
+		figures: map[string]any{"Sessions.Refused[unknown]": 1},
+	},
+	{
+		name: "The store does not answer a call that only reads",
+		provoke: func(s *scene) {
+			require.NoError(s.t, s.send("hello"))
+			s.st.Inject(storetest.Fault{Method: storetest.Conversations, Account: "ann", Err: errors.New("network is down")})
+			_, err := s.Router.Unread(s.ctx, "ann", "")
+			require.Error(s.t, err)
+		},
+		figures: map[string]any{"Router.StoreFailures": 1},
 	},
 	{
 		name: "A push service is away",
@@ -102,6 +141,7 @@ var incidents = []incident{
 			release()
 		},
 		lines:   []string{"WARN session: Conn.Close hangs | account=ann login reason=lost err"},
+		changes: []string{"hook_failed"},
 		figures: map[string]any{"Sessions.Hooks[Close].Timeouts": 1},
 	},
 	{

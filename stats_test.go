@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,4 +67,40 @@ func TestOperations_NameEveryFigure(t *testing.T) {
 	for _, h := range fanout.Hooks() {
 		require.Contains(t, string(doc), "`"+string(h)+"`")
 	}
+}
+
+// writesLine finds source lines that write a line of the log, or say what its text is, and lineText the texts.
+var (
+	writesLine = regexp.MustCompile(`\blog\(?\)?\.(Debug|Info|Warn|Error|Log)\(|\btext[:,]|\bline :?=|\.(turned|carriedOut|hostCall|note\w+)\(|kind, text`)
+	lineText   = regexp.MustCompile(`"(session|fanout|boltstore|sessionhttp): ([^"]+)"`)
+)
+
+// Each line that the engine can write stands in docs/operations.md, so that whoever finds it in a log can look it up.
+func TestOperations_NameEveryLine(t *testing.T) {
+	doc, err := os.ReadFile("docs/operations.md")
+	require.NoError(t, err)
+	found := 0
+	for _, dir := range []string{"session", "session/sessionhttp", "fanout", "store/boltstore"} {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		require.NoError(t, err)
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			source, err := os.ReadFile(name)
+			require.NoError(t, err)
+			for l := range strings.Lines(string(source)) {
+				if !writesLine.MatchString(l) {
+					continue
+				}
+				for _, m := range lineText.FindAllStringSubmatch(l, -1) {
+					found++
+					if text := m[2]; !strings.Contains(string(doc), text+"`") && !strings.Contains(string(doc), "*"+text+"*") {
+						t.Errorf("docs/operations.md does not have %q of %s", m[0], name)
+					}
+				}
+			}
+		}
+	}
+	require.Greater(t, found, 70)
 }

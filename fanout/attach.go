@@ -86,18 +86,20 @@ func (q *AttachRequest) session() session.AttachRequest {
 // ahead of the inbox, of another epoch) is answered with a Reset frame.
 func (r *Router) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Attachment, err error) {
 	defer fault.In("fanout", "attach", &err)
-	return r.attach(ctx, q, conn)
+	return r.attach(ctx, q, conn, nil)
 }
 
-// attach is Attach, without the name of the call in its errors.
-func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Conn) (*Attachment, error) {
-	if r.ctx.Err() != nil {
-		err := ErrClosed
-		r.reg.Stopping(&err)
-		return nil, err
-	}
+// attach is Attach, without the name of the call in its errors. expected reports whether the caller goes on after an error; nil: it
+// does not.
+func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Conn, expected func(error) bool) (*Attachment, error) {
 	own, err := q.limits(r)
-	if err != nil {
+	if r.ctx.Err() != nil {
+		err = ErrClosed
+	}
+	if err != nil { // the registry counts it
+		refused := q.session()
+		refused.Delivery = &seam.Delivery[*session.Connection]{Fault: err}
+		_, err = r.reg.Attach(ctx, refused, conn)
 		return nil, err
 	}
 	h := r.hold(q.Account)
@@ -110,7 +112,7 @@ func (r *Router) attach(ctx context.Context, q AttachRequest, conn transport.Con
 		Begin: func(ctx context.Context, c *session.Connection) error {
 			return r.begin(ctx, a, q.Position, a.join(c, parks))
 		},
-		Ended: a.ended,
+		Ended: a.ended, Expected: expected,
 	}
 	_, err = r.reg.Attach(ctx, bind, conn)
 	if err != nil {

@@ -43,11 +43,8 @@ func (r *Router) Connect(
 		return nil, nil, err
 	}
 	q.Account, q.Device, q.Vouched, q.Description = in.Account, in.Device, true, &in.Description
-	a, err := r.attach(ctx, q, conn)
-	if ended, ok := errors.AsType[*session.EndedError](err); ok && ended.Why.Retry != event.RetryLogin {
-		return nil, nil, err
-	}
-	if !errors.Is(err, session.ErrUnknownLogin) && !errors.Is(err, session.ErrEnded) {
+	a, err := r.attach(ctx, q, conn, needsLogin)
+	if !needsLogin(err) {
 		return a, nil, err
 	}
 	res, err := r.reg.Login(ctx, in)
@@ -55,6 +52,14 @@ func (r *Router) Connect(
 		return nil, nil, err
 	}
 	q.Device, q.Login, q.Description = "", res.Session.Login, nil
-	a, err = r.attach(ctx, q, conn)
+	a, err = r.attach(ctx, q, conn, nil)
 	return a, res, err
+}
+
+// needsLogin reports whether a device that could not be attached has to be logged in first.
+func needsLogin(err error) bool {
+	if ended, ok := errors.AsType[*session.EndedError](err); ok {
+		return ended.Why.Retry == event.RetryLogin
+	}
+	return errors.Is(err, session.ErrUnknownLogin) || errors.Is(err, session.ErrEnded)
 }

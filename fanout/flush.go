@@ -79,7 +79,7 @@ func (r *Router) Drain(ctx context.Context, q session.DrainRequest) (err error) 
 
 // flushFor is flush that waits no longer than the given time, if that is not 0, and ctx, whatever the store does.
 func (r *Router) flushFor(ctx context.Context, limit time.Duration) error {
-	ctx, cancel := context.WithCancel(ctx)
+	cancel := func() {}
 	if limit > 0 {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 	}

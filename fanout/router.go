@@ -15,6 +15,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/counted"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/hostcall"
 	"github.com/manydevice/manydevice/internal/owned"
@@ -133,9 +134,10 @@ func New(reg *session.Registry, st store.Store, cfg Config) (_ *Router, err erro
 		return nil, err
 	}
 	r := &Router{
-		reg: reg, st: st, cfg: cfg, issuer: event.NewIssuer(st.Info().IDKey), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(),
+		reg: reg, cfg: cfg, issuer: event.NewIssuer(st.Info().IDKey), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(),
 		times: reg.Clock(), finishing: make(chan struct{}, 1),
 	}
+	r.st = counted.Store{Store: st, Counters: &r.stats.store}
 	r.early.waiting = waiting
 	r.doubt, r.doubtful = reg.Doubt()
 	if err := r.troubles.init(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/counted"
 	"github.com/manydevice/manydevice/session"
 )
 
@@ -37,7 +38,8 @@ type Stats struct {
 	PushErrors      uint64 // calls of the push hooks that failed, panicked or took too long
 	PushFailures    uint64 // turns of an account, and searches for such accounts, that the store failed; they are tried again
 	PushesGivenUp   uint64 // times that the push hook failed for the last time, and its entries were given up
-	LogFailures     uint64 // log lines that the host's handler did not take: it returned an error or panicked
+	StoreFailures   uint64 // calls of the store that failed, for another reason than the caller's context; more than one of the others may count them, too
+	LogFailures     uint64 // log lines that the host's handler did not take: it returned an error, panicked, or was too slow
 	// ByCause splits up Refused, LiveDropped, Resets, Slow and Trimmed. It has every one of [Causes].
 	ByCause map[Cause]uint64
 	// Hooks says what became of calls of the host's code. It has every one of [Hooks].
@@ -83,6 +85,8 @@ type counters struct {
 	slow, trimmed, trimFailures, flushFailures, readFailures, sendFailures atomic.Uint64
 	pushes, pushEntries, pushesCancelled, pushErrors, pushFailures, pushesGivenUp atomic.Uint64
 
+	store counted.Counters
+
 	causes map[Cause]*atomic.Uint64 // never changed after init
 }
 
@@ -120,7 +124,7 @@ func (r *Router) Stats() Stats {
 		FlushFailures: c.flushFailures.Load(), ReadFailures: c.readFailures.Load(), SendFailures: c.sendFailures.Load(),
 		Pushes: c.pushes.Load(), PushEntries: c.pushEntries.Load(), PushesCancelled: c.pushesCancelled.Load(),
 		PushErrors: c.pushErrors.Load(), PushesGivenUp: c.pushesGivenUp.Load(),
-		PushFailures: c.pushFailures.Load(), LogFailures: r.log.Failed(),
+		PushFailures: c.pushFailures.Load(), LogFailures: r.log.Failed(), StoreFailures: c.store.Failures.Load(),
 		ByCause: make(map[Cause]uint64, len(c.causes)), Hooks: make(map[session.Hook]session.HookStats),
 	}
 	for _, h := range Hooks() {

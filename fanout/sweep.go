@@ -23,7 +23,6 @@ func (r *Router) sweepLoop() {
 				}
 			}
 			r.gauges.Store(found)
-			r.log.Flush()
 		}
 	}
 }

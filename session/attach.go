@@ -44,9 +44,14 @@ import (
 func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.Conn) (_ *Connection, err error) {
 	defer fault.In("session", "attach", &err)
 	defer func() {
-		r.turned("session: attach refused", err, q.Account, "login", string(q.Login), "device", string(q.Device))
+		if d := q.Delivery; d == nil || d.Expected == nil || !d.Expected(err) {
+			r.turned("session: attach refused", err, q.Account, "login", string(q.Login), "device", string(q.Device))
+		}
 	}()
 	defer r.Stopping(&err)
+	if d := q.Delivery; d != nil && d.Fault != nil {
+		return nil, d.Fault
+	}
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -76,8 +81,9 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 		}
 	}
 	if n, ok := conn.(transport.NonBlocker); ok {
-		if in.instant, err = hostcall.Here(new(hostcall.Hook), func() (bool, error) { return n.NonBlocking(), nil }); err != nil {
-			return nil, &HookError{Hook: "NonBlocking", Err: err, RetryAfter: r.soon()}
+		if in.instant, err = hostcall.Here(&r.calls.nonBlocking, func() (bool, error) { return n.NonBlocking(), nil }); err != nil {
+			r.hookFailed(HookNonBlocking, q.Account, q.Login, err)
+			return nil, &HookError{Hook: string(HookNonBlocking), Err: err, RetryAfter: r.soon()}
 		}
 	}
 	var begin func(context.Context, *Connection) error

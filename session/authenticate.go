@@ -22,6 +22,7 @@ import (
 func (r *Registry) Authenticate(ctx context.Context, account event.Account, id event.LoginID, token event.ResumeToken) (_ Session, err error) {
 	defer fault.In("session", "authenticate", &err)
 	q := AttachRequest{Account: account, Login: id, Token: token}
+	defer func() { r.turned("session: authentication refused", err, account, "login", string(q.Login)) }()
 	if err := q.validate(); err != nil {
 		return Session{}, err
 	}

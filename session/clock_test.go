@@ -123,7 +123,7 @@ func TestK1_3_ADeadSocketIsFoundAlthoughTheClockWasSetBack(t *testing.T) {
 // TestI30_AProcessThatStoodStillClosesNobody: while it did, nobody could be heard and nobody could come back. What stands still
 // here is the sweep alone: it waits for a log line to be written.
 func TestI30_AProcessThatStoodStillClosesNobody(t *testing.T) {
-	p := &paused{Handler: slog.NewTextHandler(io.Discard, nil), line: "session: the wall clock was set"}
+	p := &paused{Handler: slog.NewTextHandler(io.Discard, nil)}
 	s, wall := withWall(setup{config: session.Config{Logger: slog.New(p)}})
 	inBubble(t, s, func(w *world) {
 		p.gate = make(chan struct{})

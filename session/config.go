@@ -138,7 +138,8 @@ type Config struct {
 	// time.Now. Tests and simulations move it without moving elapsed time.
 	Wall func() time.Time
 	// Logger receives the registry's log lines. Of lines with the same text 10 are written in 10 s; the last one that was left
-	// out says by "repeated" how many lines it stands for. Nil discards all.
+	// out says by "repeated" how many lines it stands for. A handler that is slow holds up nobody for more than 50 ms; while 1,024 lines
+	// wait for it, further ones are lost and counted in [Stats]. Nil discards all.
 	Logger *slog.Logger
 }
 

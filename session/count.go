@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/counted"
 	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
@@ -17,9 +18,11 @@ import (
 // counters are what [Stats] is made of, as far as it is counted.
 type counters struct {
 	logins, newDevices, attaches, resumes, comebacks, kicks atomic.Uint64
-	sendFailures, sendPanics, storeFailures, storeConflicts atomic.Uint64
+	sendFailures, sendPanics                                atomic.Uint64
 	tidyFailures, cleanings, cleaned                        atomic.Uint64
 	leasesLost, looksRefused                                atomic.Uint64
+
+	store counted.Counters
 
 	refused       tally[Refusal]
 	ended, closed tally[event.Reason]
@@ -107,7 +110,7 @@ func refusal(err error) Refusal {
 	if e, ok := errors.AsType[*BannedError](err); ok && e.Ban.Reason == event.AccountDeleted {
 		return RefusedDeleted
 	}
-	if _, ok := errors.AsType[*event.InvalidError](err); ok && !errors.Is(err, ErrHookFailed) {
+	if _, ok := errors.AsType[*event.InvalidError](err); ok && !errors.Is(err, ErrHookFailed) || errors.Is(err, ErrListening) {
 		return RefusedInvalid
 	}
 	for _, k := range []struct {
@@ -115,7 +118,7 @@ func refusal(err error) Refusal {
 		why Refusal
 	}{
 		{ErrHookFailed, RefusedHook}, // first, since what a hook returned may be one of the others
-		{ErrBanned, RefusedBanned}, {ErrRecordFull, RefusedRecordFull}, {ErrProtected, RefusedProtected}, {ErrChanging, RefusedChanging},
+		{ErrBanned, RefusedBanned}, {ErrRecordFull, RefusedRecordFull}, {ErrTooManyParked, RefusedParked}, {ErrProtected, RefusedProtected}, {ErrChanging, RefusedChanging},
 		{ErrEnded, RefusedEnded}, {ErrFenced, RefusedFenced}, {ErrUnknownLogin, RefusedUnknown}, {ErrNotFound, RefusedNotFound},
 		{ErrDraining, RefusedDraining}, {ErrNoLease, RefusedNoLease}, {ErrClosed, RefusedClosed},
 		{store.ErrFull, RefusedFull}, {store.ErrFailed, RefusedStore}, {store.ErrClosed, RefusedStore}, {store.ErrUnknownOutcome, RefusedStore},
@@ -124,6 +127,10 @@ func refusal(err error) Refusal {
 		if errors.Is(err, k.is) {
 			return k.why
 		}
+	}
+	var says interface{ Closed() event.Closed }
+	if errors.As(err, &says) && says.Closed().Reason == event.Shutdown { // fan-out's word for it
+		return RefusedClosed
 	}
 	return RefusedStore
 }
@@ -232,62 +239,4 @@ func (c *Connection) noteClose(reason event.Reason) {
 	if ctx := context.Background(); c.r.log.Enabled(ctx, level) {
 		c.log().Log(ctx, level, "session: connection closed", "reason", string(reason))
 	}
-}
-
-// countedStore counts the calls of a store that fail.
-type countedStore struct {
-	store.Store
-	c *counters
-}
-
-func (s countedStore) count(err error) {
-	switch {
-	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, store.ErrNotFound):
-	case errors.Is(err, store.ErrConflict):
-		s.c.storeConflicts.Add(1)
-	default:
-		s.c.storeFailures.Add(1)
-	}
-}
-
-func (s countedStore) Load(ctx context.Context, account event.Account) (store.Record, error) {
-	v, err := s.Store.Load(ctx, account)
-	s.count(err)
-	return v, err
-}
-
-func (s countedStore) Commit(ctx context.Context, b store.Batch) (store.Result, error) {
-	v, err := s.Store.Commit(ctx, b)
-	s.count(err)
-	return v, err
-}
-
-func (s countedStore) Message(ctx context.Context, id event.MessageID) (store.MessageInfo, error) {
-	v, err := s.Store.Message(ctx, id)
-	s.count(err)
-	return v, err
-}
-
-func (s countedStore) Read(ctx context.Context, account event.Account, o store.ReadOptions) (store.Page, error) {
-	v, err := s.Store.Read(ctx, account, o)
-	s.count(err)
-	return v, err
-}
-
-func (s countedStore) States(ctx context.Context, account event.Account, o store.StateOptions) (store.StatePage, error) {
-	v, err := s.Store.States(ctx, account, o)
-	s.count(err)
-	return v, err
-}
-
-func (s countedStore) Delete(ctx context.Context, account event.Account, expect store.Revision) error {
-	err := s.Store.Delete(ctx, account, expect)
-	s.count(err)
-	return err
-}
-
-func (s countedStore) Accounts(ctx context.Context, after event.Account, limit int) ([]event.Account, error) {
-	v, err := s.Store.Accounts(ctx, after, limit)
-	s.count(err)
-	return v, err
 }

@@ -207,8 +207,11 @@ func (r *Registry) CommitTime(ctx context.Context) time.Time {
 
 // untold reports whether other engines do not know yet of the grace of this one.
 func (r *Registry) untold() bool {
+	if r.nodes == nil { // before the clock is asked: this is on the way of every message
+		return false
+	}
 	left := r.clock.Left()
-	return r.nodes != nil && left > 0 && left-(time.Duration(r.shared.told.Load())-r.clock.Elapsed()) > time.Second
+	return left > 0 && left-(time.Duration(r.shared.told.Load())-r.clock.Elapsed()) > time.Second
 }
 
 // beatFirst writes the heartbeat, if need be, before anything is stored by a clock that was set. If it cannot be written within a

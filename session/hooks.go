@@ -15,7 +15,7 @@ import (
 // about other nodes' leases that hang do not keep this node from renewing its own. Those of bus are counted per node. closes are
 // calls of Conn.Close, which are never left out.
 type calls struct {
-	login, policy, victims, revoke, filter, leases, liveness, bus, wall, closes hostcall.Hook
+	login, policy, victims, revoke, filter, leases, liveness, bus, wall, closes, nonBlocking hostcall.Hook
 }
 
 // of returns a hook by its name.
@@ -39,6 +39,8 @@ func (c *calls) of(name Hook) *hostcall.Hook {
 		return &c.bus
 	case HookWall:
 		return &c.wall
+	case HookNonBlocking:
+		return &c.nonBlocking
 	default:
 		return &c.closes
 	}
@@ -73,12 +75,14 @@ type hostCall struct {
 	quiet   error // is not logged; nil: all are
 }
 
-// callHost calls a function of the host's. It logs if that fails, unless ctx ends first, and if it takes more than half of its time.
+// callHost calls a function of the host's. It logs if that panics, or fails before ctx ends, and if it takes more than half of its
+// time.
 func callHost[T any](ctx context.Context, r *Registry, c hostCall, fn func(context.Context) (T, error)) (T, error) {
 	began := time.Now()
 	v, err := hostcall.Call(ctx, r.calls.of(c.hook), c.account, c.limit, fn)
+	_, panicked := errors.AsType[*hostcall.PanicError](err)
 	switch took := time.Since(began); {
-	case err != nil && ctx.Err() == nil && (c.quiet == nil || !errors.Is(err, c.quiet)):
+	case err != nil && (panicked || ctx.Err() == nil) && (c.quiet == nil || !errors.Is(err, c.quiet)):
 		r.log.Warn(c.text, "hook", string(c.hook), c.about, trace.Err(err))
 		r.hookFailed(c.hook, c.concerns(), "", err)
 	case err == nil && took > c.limit/2:

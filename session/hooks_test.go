@@ -233,6 +233,8 @@ func TestAttach_NonBlockingPanics(t *testing.T) {
 		require.ErrorIs(w.t, err, session.ErrHookFailed)
 		require.Empty(w.t, bad.called())
 		require.EqualValues(w.t, 1, w.reg.Stats().Refused[session.RefusedHook])
+		require.EqualValues(w.t, 1, w.reg.Stats().Hooks[session.HookNonBlocking].Panics)
+		require.Equal(w.t, 1, countKind(w, session.ChangeHookFailed))
 		g.attach()
 	})
 }

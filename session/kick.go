@@ -123,11 +123,12 @@ func (q *KickRequest) validate() error {
 // [*ChangingError] means that the account changed each time while Filter or the host was asked.
 func (r *Registry) Kick(ctx context.Context, q KickRequest) (_ []KickResult, err error) {
 	defer fault.In("session", "kick", &err)
+	defer func() { r.carriedOut("session: kick refused", err, q.Account, "by", string(q.By)) }()
 	return r.kick(ctx, q)
 }
 
+// kick is Kick, without the name of the call in its errors and without counting it.
 func (r *Registry) kick(ctx context.Context, q KickRequest) (_ []KickResult, err error) {
-	defer func() { r.carriedOut("session: kick refused", err, q.Account, "by", string(q.By)) }()
 	if err := q.validate(); err != nil {
 		return nil, err
 	}
@@ -284,6 +285,7 @@ func (s *step) chosen(q *KickRequest) []event.LoginID {
 // Logout ends a login at its own wish. [ErrNotFound] if it is not there.
 func (r *Registry) Logout(ctx context.Context, account event.Account, id event.LoginID) (err error) {
 	defer fault.In("session", "logout", &err)
+	defer func() { r.carriedOut("session: logout refused", err, account, "login", string(id)) }()
 	id, err = id.Of(account)
 	if err != nil {
 		return fault.Field("login", err)

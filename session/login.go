@@ -165,7 +165,9 @@ func (r *Registry) LoginReplacing(ctx context.Context, q LoginRequest, logins ..
 	for i, id := range logins {
 		id, err := id.Of(q.Account)
 		if err != nil {
-			return nil, fault.Item("logins", i, err)
+			err = fault.Item("logins", i, err)
+			r.turned("session: login refused", err, q.Account)
+			return nil, err
 		}
 		if !slices.Contains(q.replace, id) {
 			q.replace = append(q.replace, id)

@@ -57,6 +57,16 @@ var refusalStories = []refusalStory{
 		require.NoError(w.t, err)
 		return loginAs(w, "a1", "ios")
 	}},
+	{want: session.RefusedParked, act: func(w *world) error {
+		w.login("ann", "a1", "ios")
+		for seq := range uint64(64) {
+			_, err := w.reg.Park(context.Background(), session.ParkRequest{Account: "ann", Device: "a1", Position: event.Position{Epoch: 1, Seq: seq + 1}})
+			require.NoError(w.t, err)
+		}
+		_, err := w.reg.Park(context.Background(), session.ParkRequest{Account: "ann", Device: "a1", Position: event.Position{Epoch: 1, Seq: 65}})
+		require.ErrorIs(w.t, err, session.ErrTooManyParked)
+		return err
+	}},
 	{want: session.RefusedLoginRate, config: session.Config{LoginsPerMinute: 1}, act: func(w *world) error {
 		w.login("ann", "a1", "ios")
 		return loginAs(w, "a2", "ios")

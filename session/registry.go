@@ -12,6 +12,7 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/clock"
+	"github.com/manydevice/manydevice/internal/counted"
 	"github.com/manydevice/manydevice/internal/fault"
 	"github.com/manydevice/manydevice/internal/owned"
 	"github.com/manydevice/manydevice/internal/stream"
@@ -128,7 +129,7 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
 	}
-	r.st = countedStore{st, &r.stats}
+	r.st = counted.Store{Store: st, Counters: &r.stats.store}
 	r.stats.init()
 	r.watchHooks()
 	var wall func() time.Time // nil: the system's, which costs less

@@ -18,7 +18,7 @@ type Stats struct {
 	Kicks       uint64 // calls of Kick, Logout, RemoveDevice, Ban and DeleteAccount that were carried out
 	NewPolicies uint64 // calls of SetPolicy and Enforce
 
-	// Refused counts calls that ended with an error, by why: Login, LoginReplacing, Attach, Kick, Logout, RemoveDevice, Ban, Unban,
+	// Refused counts calls that ended with an error, by why: Login, LoginReplacing, Attach, Authenticate, Kick, Logout, RemoveDevice, Ban, Unban,
 	// DeleteAccount, SetPrimary and Park. It has every one of [Refusals], and
 	// "group:NAME" for each group of the policy. Of groups in policies of Config.DecidePolicy it has the first 64 that have
 	// refused; [RefusedGroup] is the sum over the others.
@@ -41,7 +41,7 @@ type Stats struct {
 	Cleaned        uint64 // accounts that it has looked at
 	LeasesLost     uint64 // times that the node has lost its lease, and its connections with it
 	LooksRefused   uint64 // questions of other nodes that were left out, since too many were asked at once
-	LogFailures    uint64 // log lines that the host's handler did not take: it returned an error or panicked
+	LogFailures    uint64 // log lines that the host's handler did not take: it returned an error, panicked, or was too slow
 
 	Connections int           // gauge: attached now; several per login if its tabs share it
 	Online      int           // gauge: logins that are online
@@ -69,6 +69,7 @@ const (
 	RefusedNodeRate   Refusal = "node_rate"       // too many attaches of the node
 	RefusedFlapping   Refusal = "flapping"        // devices evict each other in turns
 	RefusedRecordFull Refusal = "record_full"     // a [*RecordFullError]
+	RefusedParked     Refusal = "too_many_parked" // [ErrTooManyParked]
 	RefusedProtected  Refusal = "protected"       // a [*ProtectedError]
 	RefusedHook       Refusal = "hook"            // a [*HookError]
 	RefusedChanging   Refusal = "changing"        // a [*ChangingError]
@@ -92,7 +93,7 @@ func Refusals() []Refusal {
 		policy.RuleUnknownPlatform, policy.RuleDevice, policy.RuleSingle, policy.RulePlatform, policy.RuleTotal, policy.RuleAccount,
 		RefusedGroup, RuleHost, RuleReplace,
 		RefusedBanned, RefusedDeleted, RefusedLoginRate, RefusedAttachRate, RefusedNodeRate, RefusedFlapping, RefusedRecordFull,
-		RefusedProtected, RefusedHook, RefusedChanging, RefusedUnknown, RefusedEnded, RefusedFenced, RefusedNotFound,
+		RefusedParked, RefusedProtected, RefusedHook, RefusedChanging, RefusedUnknown, RefusedEnded, RefusedFenced, RefusedNotFound,
 		RefusedDraining, RefusedNoLease, RefusedClosed, RefusedInvalid, RefusedCanceled, RefusedFull, RefusedStore,
 	}
 }
@@ -100,7 +101,7 @@ func Refusals() []Refusal {
 // Hook names code of the host's that the registry calls.
 type Hook string
 
-// Hooks of a registry. A [HookError] names the first three.
+// Hooks of a registry. A [HookError] names the first three, or the last.
 const (
 	HookDecideLogin   Hook = "DecideLogin"
 	HookDecidePolicy  Hook = "DecidePolicy"
@@ -111,13 +112,15 @@ const (
 	HookLiveness      Hook = "Liveness" // Alive and List of Config.Leases
 	HookBus           Hook = "Bus"      // Publish, Subscribe and its stop
 	HookWall          Hook = "Wall"
-	HookClose         Hook = "Close" // Conn.Close; Config.CloseTimeout is its time-out
+	HookClose         Hook = "Close"       // Conn.Close; Config.CloseTimeout is its time-out
+	HookNonBlocking   Hook = "NonBlocking" // of a connection, at Attach; without a time-out
 )
 
 // Hooks returns every hook that is counted. The slice is the caller's.
 func Hooks() []Hook {
 	return []Hook{
 		HookDecideLogin, HookDecidePolicy, HookDecideVictims, HookRevoke, HookFilter, HookLeases, HookLiveness, HookBus, HookWall, HookClose,
+		HookNonBlocking,
 	}
 }
 
@@ -142,7 +145,7 @@ func (r *Registry) Stats() Stats {
 		Comebacks: c.comebacks.Load(), Kicks: c.kicks.Load(), NewPolicies: r.ruled.Load(),
 		Refused: c.refused.counts(), Ended: c.ended.counts(), Closed: c.closed.counts(), Hooks: make(map[Hook]HookStats),
 		SendFailures: c.sendFailures.Load(), SendPanics: c.sendPanics.Load(),
-		StoreFailures: c.storeFailures.Load(), StoreConflicts: c.storeConflicts.Load(), TidyFailures: c.tidyFailures.Load(),
+		StoreFailures: c.store.Failures.Load(), StoreConflicts: c.store.Conflicts.Load(), TidyFailures: c.tidyFailures.Load(),
 		Cleanings: c.cleanings.Load(), Cleaned: c.cleaned.Load(), LeasesLost: c.leasesLost.Load(), LooksRefused: c.looksRefused.Load(),
 		LogFailures: r.log.Failed(), Draining: r.departure.Load() != nil,
 	}

@@ -50,17 +50,17 @@ func (r *Registry) sweepLoop() {
 			now := r.clock.Tick(r.cfg.SweepInterval)
 			r.tellClock()
 			r.sweep(now)
-			r.flushLog()
+			r.logWall()
 		}
 	}
 }
 
-// flushLog writes the log lines that were held back.
-func (r *Registry) flushLog() {
+// logWall says that the host's clock has panicked since the last sweep. Who reads it may hold locks.
+func (r *Registry) logWall() {
 	if err := r.wallPanic.Swap(nil); err != nil {
-		r.log.Error("session: Config.Wall panicked, the system's clock stands in for it", trace.Err(*err))
+		r.log.Error("session: Config.Wall panicked, the system's clock stands in for it", "hook", string(HookWall), trace.Err(*err))
+		r.hookFailed(HookWall, "", "", *err)
 	}
-	r.log.Flush()
 }
 
 func (r *Registry) sweep(now clock.Reading) {

@@ -28,7 +28,7 @@ type Stats struct {
 	MergeTime    time.Duration // of that work, which is done within transactions
 	WorkFailures uint64        // work in the background that ended with an error; ReadFailures are apart
 	ReadFailures uint64        // reads that ended with an error of the file, and rows that were passed over for one
-	LogFailures  uint64        // log lines that the host's handler did not take: it returned an error or panicked
+	LogFailures  uint64        // log lines that the host's handler did not take: it returned an error, panicked, or was too slow
 
 	// Gauges. They are as of now, or of the last transaction.
 	LastCommit    time.Duration // how long the last commit took

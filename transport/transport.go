@@ -26,6 +26,9 @@ type Conn interface {
 	Send(ctx context.Context, frames []event.Frame) error
 	// Close ends the connection, telling the client why if it can. It should return quickly. Only a call that has to know that
 	// the client was told waits for it, for a bounded time.
+	//
+	// An error changes nothing. It is counted, logged and told as a failure of the host's code, so return none only because the
+	// client is gone already.
 	Close(why event.Closed) error
 }
 

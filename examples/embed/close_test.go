@@ -107,3 +107,18 @@ func TestConn_NothingFollowsHalfALine(t *testing.T) {
 	require.NoError(t, c.Close(event.Slow.Closed(0)))
 	require.Empty(t, strings.Trim(<-read, "x"), "half a line is no line, and nothing follows it")
 }
+
+// A client that is gone before it could be told is no failure of the connection: phones do that all day.
+func TestClose_OfAClientThatIsGoneIsNoFailure(t *testing.T) {
+	h := open(t, manydevice.Config{})
+	a := h.app("ann", "phone")
+	a.connect()
+	require.True(t, a.reads())
+	require.NoError(t, a.nc.(*net.TCPConn).SetLinger(0)) // its system forgets the connection at once
+	a.Hangup()
+	require.Eventually(t, func() bool { return h.Sessions.Stats().Connections == 0 }, patience, time.Millisecond)
+	h.close()
+	closes := h.Sessions.Stats().Hooks[session.HookClose]
+	require.EqualValues(t, 1, closes.Calls)
+	require.Zero(t, closes.Failures)
+}

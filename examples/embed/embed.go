@@ -56,12 +56,9 @@ func (c *conn) write(ctx context.Context, lines []byte) error {
 	if c.over || ctx.Err() != nil {
 		return cmp.Or(ctx.Err(), net.ErrClosed)
 	}
-	stop := context.AfterFunc(ctx, c.hurry)
+	defer context.AfterFunc(ctx, c.hurry)()
 	n, err := c.nc.Write(lines)
 	c.over = 0 < n && n < len(lines)
-	if !stop() {
-		err = cmp.Or(err, ctx.Err())
-	}
 	return err
 }
 
@@ -77,7 +74,8 @@ func (c *conn) Close(why event.Closed) error {
 		c.nc.Write(append(line, '\n'))
 	}
 	c.over = true
-	return c.nc.CloseWrite()
+	c.nc.CloseWrite() // fails if the client is gone already, which is nobody's fault
+	return nil
 }
 
 // readme: attach
@@ -128,6 +126,7 @@ func attach(ctx context.Context, engine *manydevice.Engine, c *conn) (*fanout.At
 // serve is one connection, from its first line to its end.
 func serve(ctx context.Context, engine *manydevice.Engine, nc *net.TCPConn) {
 	defer nc.Close()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
 	c := &conn{nc: nc, in: bufio.NewReader(nc)}
 	defer io.Copy(io.Discard, c.in)
 	att, account, err := attach(ctx, engine, c)
@@ -183,9 +182,10 @@ func main() {
 	}))
 	ln := must(net.Listen("tcp", *addr))
 	logger.Info("listening", "addr", ln.Addr().String())
+	serving, cut := context.WithCancel(context.Background())
 	var conns sync.WaitGroup
 	conns.Go(func() {
-		accept(ln, func(nc *net.TCPConn) { conns.Go(func() { serve(context.Background(), engine, nc) }) })
+		accept(ln, func(nc *net.TCPConn) { conns.Go(func() { serve(serving, engine, nc) }) })
 	})
 
 	select {
@@ -196,6 +196,7 @@ func main() {
 	defer cancel()
 	err := engine.Drain(end, session.DrainRequest{Over: 10 * time.Second, Back: time.Second})
 	err = errors.Join(err, engine.Close(end), ln.Close(), st.Close(end))
+	time.AfterFunc(time.Second/2, cut)
 	conns.Wait()
 	if err != nil {
 		log.Fatal(err)

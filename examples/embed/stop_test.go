@@ -150,3 +150,24 @@ func TestSIGTERM_DuringTrafficLosesNothingAnswered(t *testing.T) {
 	require.NoError(t, again.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, again.Wait())
 }
+
+// Connections that say nothing, and clients that were told and stay, do not keep the process: the next one waits for its file.
+func TestSIGTERM_IsNotDelayedByWhoIsSilent(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr, db := ln.Addr().String(), filepath.Join(t.TempDir(), "chat.db")
+	require.NoError(t, ln.Close())
+	process := start(t, addr, db)
+	mute, stays := newApp(t, addr, "ann", "phone"), newApp(t, addr, "bob", "phone")
+	mute.dial() // and never says who it is
+	stays.connect()
+	require.True(t, stays.reads())
+	require.NoError(t, process.Process.Signal(syscall.SIGTERM))
+	for stays.read() {
+	}
+	require.NotNil(t, stays.closed)
+	told := time.Now()
+	require.NoError(t, process.Wait())
+	require.Less(t, time.Since(told), 5*time.Second, "the first line may take 10 s")
+}

@@ -133,6 +133,9 @@ func (c *lineConn) setDeadline(set func(time.Time) error, t time.Time) bool {
 
 // Close implements [transport.Conn]. It writes the closing frame and closes its half. The reading side does the rest: a
 // connection that is closed with input unread would lose the frame on its way.
+//
+// That the client is gone before it could be told is no error: phones lose their networks all day, and the engine would count each
+// as a failure of this code.
 func (c *lineConn) Close(why event.Closed) error {
 	c.mu.Lock()
 	if c.closing {
@@ -148,16 +151,18 @@ func (c *lineConn) Close(why event.Closed) error {
 	c.turn <- struct{}{} // a write that runs has that deadline too
 	defer func() { <-c.turn }()
 	if err != nil || c.broken {
-		return errors.Join(err, c.nc.Close())
-	}
-	line, err := event.AppendFrame(nil, &why)
-	if err == nil {
-		_, err = c.nc.Write(append(line, '\n'))
-	}
-	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && err == nil && half.CloseWrite() == nil {
+		c.nc.Close()
 		return nil
 	}
-	return errors.Join(err, c.nc.Close())
+	line, err := event.AppendFrame(nil, &why)
+	if err != nil {
+		return errors.Join(err, c.nc.Close())
+	}
+	_, err = c.nc.Write(append(line, '\n'))
+	if half, ok := c.nc.(interface{ CloseWrite() error }); !ok || err != nil || half.CloseWrite() != nil {
+		c.nc.Close()
+	}
+	return nil
 }
 
 // abort closes the connection without a word.

@@ -96,6 +96,17 @@ func TestLineConn_ClosingFrameGoesFirst(t *testing.T) {
 	<-drained
 }
 
+// A client that is gone before it could be told is no failure of the connection.
+func TestLineConn_AClientThatIsGoneIsNoFailure(t *testing.T) {
+	near, far := tcpPair(t)
+	c := newLineConn(near)
+	require.NoError(t, far.(*net.TCPConn).SetLinger(0)) // its system forgets the connection at once
+	require.NoError(t, far.Close())
+	_, err := io.Copy(io.Discard, near)
+	require.Error(t, err)
+	require.NoError(t, c.Close(event.Lost.Closed(0)))
+}
+
 // No frame goes out before the answer to attach, and Close releases a Send that waits for that.
 func TestLineConn_FramesWaitForTheAnswer(t *testing.T) {
 	near, far := tcpPair(t)

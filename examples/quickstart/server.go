@@ -89,7 +89,7 @@ func (s *server) close(ctx context.Context) error {
 	s.cancel()
 	for _, c := range s.open() {
 		if err := c.Close(event.Shutdown.Closed(time.Second)); err != nil {
-			s.log.Debug("close", "err", err) // such as that the client was faster
+			s.log.Debug("close", "err", err)
 		}
 	}
 	done := make(chan struct{})

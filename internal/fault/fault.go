@@ -32,7 +32,9 @@ func (e *called) Error() string {
 	if _, after, ok := strings.Cut(text, ": "); ok && strings.HasPrefix(after, e.call+": ") { // one package calls the other
 		text = after
 	}
-	text = strings.TrimPrefix(strings.TrimPrefix(text, head), e.call+": ")
+	for _, said := range []string{head, e.call + ": ", head} { // the last is the other package's answer in this one's words
+		text = strings.TrimPrefix(text, said)
+	}
 	return head + e.call + ": " + strings.ReplaceAll(text, ": "+head, ": ")
 }
 

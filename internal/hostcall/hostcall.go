@@ -154,7 +154,7 @@ type call struct {
 	begun   time.Time
 	limit   time.Duration
 	state   atomic.Int32
-	gone    atomic.Bool // its caller went away early
+	parted  atomic.Bool // its caller went away early, or it has an answer for him: whichever came first
 }
 
 // hangs notes that the call is late, unless it has returned. It reports whether it is.
@@ -224,9 +224,9 @@ func Always[T any](
 			if p := recover(); p != nil || !returned {
 				a = answer{err: Panicked(p)}
 			}
-			late := c.returns(a.err)
+			late, gone := c.returns(a.err), c.parted.Swap(true)
 			done <- a
-			if _, ok := a.err.(*PanicError); ok && (late || c.gone.Load()) && h.Late != nil {
+			if _, ok := a.err.(*PanicError); ok && (late || gone) && h.Late != nil {
 				h.Late(account, a.err)
 			}
 		}()
@@ -245,8 +245,10 @@ func Always[T any](
 		}
 		a := <-done // it has come at the same moment
 		return a.value, a.err
+	} else if c.parted.Swap(true) {
+		a := <-done // the same
+		return a.value, a.err
 	} else {
-		c.gone.Store(true)
 		time.AfterFunc(left, func() { c.hangs() }) // the caller's context has ended, and that of the call with it
 	}
 	return none, context.Cause(ctx)

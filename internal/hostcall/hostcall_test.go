@@ -190,3 +190,31 @@ func TestCall_CountsComeBackToZero(t *testing.T) {
 		require.Zero(t, all)
 	})
 }
+
+// A panic at the moment in which the caller goes away is told to one of the two, and to one alone: to the caller or to Late.
+func TestCall_NoPanicIsLostAsTheCallerGoes(t *testing.T) {
+	var told, late atomic.Int64
+	h := hostcall.Hook{Late: func(event.Account, error) { late.Add(1) }}
+	const calls = 5_000
+	for range calls {
+		ctx, cancel := context.WithCancel(t.Context())
+		begun := make(chan struct{})
+		go func() {
+			<-begun
+			cancel()
+		}()
+		_, err := hostcall.Call(ctx, &h, "ann", time.Minute, func(ctx context.Context) (int, error) {
+			close(begun)
+			<-ctx.Done()
+			panic("stopped")
+		})
+		if _, ok := errors.AsType[*hostcall.PanicError](err); ok {
+			told.Add(1)
+		} else {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+	}
+	require.Eventually(t, func() bool { return told.Load()+late.Load() >= calls }, 5*time.Second, time.Millisecond)
+	require.EqualValues(t, calls, told.Load()+late.Load())
+	require.EqualValues(t, calls, h.Stats().Panics)
+}

@@ -18,4 +18,8 @@ type Delivery[C any] struct {
 	// connection of the login. So what the device was sent is known to its next connection. Ended waits for nothing but
 	// short locks, and calls neither the registry nor any code of the host's. It is called with no lock held.
 	Ended func(why event.Closed)
+	// Fault, if set, is why fan-out turns the attach down. The registry returns it, and counts it as any other refusal.
+	Fault error
+	// Expected, if set, reports whether the caller goes on by itself after an error, so that nothing was refused.
+	Expected func(err error) bool
 }

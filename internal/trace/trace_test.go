@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -63,10 +64,10 @@ func TestLog_FoldsRepeatedLines(t *testing.T) {
 			log.Warn("session: a record could not be read", "account", fmt.Sprintf("a%d", i), trace.Err(errors.New("broken")))
 		}
 		require.Len(t, out.lines(t), trace.Burst)
-		log.Flush()
+		time.Sleep(trace.Window - 1)
 		require.Empty(t, out.lines(t), "the window is not over")
-		time.Sleep(trace.Window)
-		log.Flush()
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
 		got := out.lines(t)
 		require.Len(t, got, 1)
 		require.EqualValues(t, 990, got[0]["repeated"])
@@ -162,7 +163,7 @@ func TestLog_ManyMessages(t *testing.T) {
 		}
 		require.Len(t, out.lines(t), trace.MaxMessages*trace.Burst+2*trace.MaxMessages*(trace.Burst+1))
 		time.Sleep(trace.Window)
-		log.Flush()
+		synctest.Wait()
 		require.Len(t, out.lines(t), trace.MaxMessages)
 	})
 }
@@ -190,6 +191,124 @@ func TestLog_AHandlerThatFails(t *testing.T) {
 	})
 	require.EqualValues(t, 2, log.Failed())
 	require.NotPanics(t, func() { trace.New(nil).Info("session: nowhere") })
+}
+
+// fragile is a host's handler that panics wherever it can, or ends the goroutine.
+type fragile struct {
+	slog.Handler
+	with, enabled, exit bool
+}
+
+func (f fragile) Enabled(ctx context.Context, l slog.Level) bool {
+	if f.enabled {
+		panic("enabled")
+	}
+	return f.Handler.Enabled(ctx, l)
+}
+
+func (f fragile) WithAttrs(attrs []slog.Attr) slog.Handler {
+	if f.with {
+		panic("attrs")
+	}
+	f.Handler = f.Handler.WithAttrs(attrs)
+	return f
+}
+
+func (f fragile) WithGroup(string) slog.Handler { panic("group") }
+
+func (f fragile) Handle(ctx context.Context, r slog.Record) error {
+	if f.exit && r.Message == "session: exit" {
+		runtime.Goexit()
+	}
+	return f.Handler.Handle(ctx, r)
+}
+
+// A handler of the host's that panics when it is asked or given attributes, or that ends the goroutine, takes down nothing, and
+// the next line is written.
+func TestLog_AHandlerThatPanicsAnywhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		handler fragile
+		write   func(*trace.Log)
+		lost    int
+	}{
+		"enabled": {fragile{enabled: true}, func(l *trace.Log) { l.Info("session: one") }, 0},
+		"attrs":   {fragile{with: true}, func(l *trace.Log) { l.With("account", "ann").Info("session: one") }, 1},
+		"group":   {fragile{}, func(l *trace.Log) { l.WithGroup("g").Info("session: one", "account", "ann") }, 1},
+		"goexit":  {fragile{exit: true}, func(l *trace.Log) { l.Info("session: exit") }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				out := new(sink)
+				c.handler.Handler = slog.NewJSONHandler(out, nil)
+				log := trace.New(slog.New(c.handler))
+				require.NotPanics(t, func() { c.write(log) })
+				log.Info("session: next")
+				require.Len(t, out.lines(t), 2-c.lost)
+				require.EqualValues(t, c.lost, log.Failed())
+			})
+		})
+	}
+}
+
+// stuck is a host's handler that takes its time for each line.
+type stuck struct {
+	slog.Handler
+	takes time.Duration
+	over  chan struct{} // nil: it does not hang
+}
+
+func (s stuck) Handle(ctx context.Context, r slog.Record) error {
+	time.Sleep(s.takes)
+	if s.over != nil {
+		<-s.over
+	}
+	return s.Handler.Handle(ctx, r)
+}
+
+// A handler that takes a second for each line holds up the first caller a little and the others not at all, and gets every line.
+func TestLog_ASlowHandlerHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := new(sink)
+		log := trace.New(slog.New(stuck{Handler: slog.NewJSONHandler(out, nil), takes: time.Second}))
+		began := time.Now()
+		for i := range 100 {
+			log.Info(fmt.Sprintf("session: %d", i))
+		}
+		require.Equal(t, trace.Wait, time.Since(began))
+		log.Close()
+		got := out.lines(t)
+		require.Len(t, got, 100, "Close waits as long as lines are taken")
+		for i, l := range got {
+			require.Equal(t, fmt.Sprintf("session: %d", i), l["msg"])
+		}
+		require.Zero(t, log.Failed())
+		began = time.Now()
+		log.Info("session: late")
+		require.Equal(t, trace.Wait, time.Since(began), "it is tried anew")
+		log.Close()
+	})
+}
+
+// A handler that hangs for good costs a bounded number of lines in memory, which are counted as lost beyond that, and Close does
+// not wait for it for good.
+func TestLog_AHandlerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := new(sink)
+		over := make(chan struct{})
+		log := trace.New(slog.New(stuck{Handler: slog.NewJSONHandler(out, nil), over: over}))
+		began := time.Now()
+		for i := range trace.MaxWaiting + 101 {
+			log.Info(fmt.Sprintf("session: %d", i))
+		}
+		require.Equal(t, trace.Wait, time.Since(began))
+		require.EqualValues(t, 100, log.Failed(), "one is with the handler")
+		log.Close()
+		require.Less(t, time.Since(began), 10*time.Second)
+		require.Empty(t, out.lines(t))
+		close(over)
+		synctest.Wait()
+		require.Len(t, out.lines(t), trace.MaxWaiting+1, "what has waited is written when it goes on")
+	})
 }
 
 // The wrapped handler is as good a slog.Handler as the host's is.

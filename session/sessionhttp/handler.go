@@ -158,7 +158,6 @@ func New(reg *session.Registry, authorize Authorizer, cfg Config) (*Handler, err
 
 // ServeHTTP answers a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	defer h.log.Flush() // requests are the only loop that there is
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	c := &call{Request: r, h: h, begin: time.Now()}

@@ -6,7 +6,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/manydevice/manydevice/internal/trace"
 )
 
 // limits bound what is in memory and what is done in the background.
@@ -67,16 +66,11 @@ func (s *Store) maintain() {
 	defer s.leave()
 	again := time.NewTicker(s.limits.sweep) // for a sweep that could not be done at once
 	defer again.Stop()
-	lines := time.NewTicker(trace.Window)
-	defer lines.Stop()
 	var m maintenance
 	for {
 		select {
 		case <-s.life.Done():
 			return
-		case <-lines.C:
-			s.log.Flush()
-			continue
 		case <-s.wake:
 		case <-again.C:
 		}
