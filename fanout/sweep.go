@@ -77,8 +77,7 @@ func (r *Router) sweep(h *hub, found *gauges) {
 	for _, a := range h.atts {
 		if why := a.lateLocked(now, sends); why != "" {
 			slow = append(slow, late{a, why})
-		}
-		if len(a.full) > 0 {
+		} else if len(a.full) > 0 { // what is tried now would look as if it had been sent
 			a.roomLocked()
 		}
 		if a.coverDueLocked(now) {

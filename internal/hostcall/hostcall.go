@@ -11,7 +11,8 @@
 //     accounts, and keeps the memory of the process within bounds. What must be called all the same goes by [Always].
 //  3. Calls that return in time are not bounded in number, since a crowd is no fault. So calls that were made at the same time
 //     may all hang, beyond these numbers: as many as there were callers.
-//  4. A call hangs from its time-out on, even if its caller went away earlier.
+//  4. A call hangs from its time-out on, even if its caller went away earlier. What it answers at the time-out or later does not
+//     count, so that one that returns because its context has ended is late in any case.
 //  5. A panic is an error with its stack. The engine never panics because of a host. One that comes when
 //     nobody waits for an answer any longer is told to [Hook].Late.
 //  6. An error that panics when it is looked at is a panic of the call that returned it.
@@ -232,6 +233,9 @@ func Always[T any](
 		}()
 		v, err := fn(ctx)
 		a, returned = answer{v, Asked(err)}, true
+		if _, panicked := a.err.(*PanicError); !panicked && time.Since(c.begun) >= limit {
+			a = answer{err: ErrTimeout} // its caller may have given up at the same moment, or not
+		}
 	}()
 	select {
 	case a := <-done:
