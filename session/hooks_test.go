@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -242,18 +243,18 @@ func TestAttach_NonBlockingPanics(t *testing.T) {
 // A wall clock of the host's that panics is logged and counted, and the system's stands in for it.
 func TestWall_Panics(t *testing.T) {
 	var log logbook
-	broken := false
+	var broken atomic.Bool
 	s := setup{config: session.Config{Logger: log.logger(), Wall: func() time.Time {
-		if broken {
+		if broken.Load() {
 			panic("host")
 		}
 		return time.Now()
 	}}}
 	inBubble(t, s, func(w *world) {
-		broken = true
+		broken.Store(true)
 		w.join("ann", "a1", "ios")
 		w.pass(10 * time.Second)
-		broken = false
+		broken.Store(false)
 		require.NotZero(w.t, w.reg.Stats().Hooks[session.HookWall].Panics)
 		lines := log.lines(w.t, "Config.Wall")
 		require.NotEmpty(w.t, lines)
