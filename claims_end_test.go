@@ -225,7 +225,7 @@ func TestOpen_APanicOfTheStore(t *testing.T) {
 	})
 }
 
-// TestClose_WritesCursorsBesideALoginThatHangs: what has been acknowledged is written in the time that Close has, whoever hangs
+// TestClose_WritesCursorsBesideALoginThatHangs: what has been acknowledged is written in the time that Close has, though something else hangs
 // (K20.1).
 func TestClose_WritesCursorsBesideALoginThatHangs(t *testing.T) {
 	for name, limit := range map[string]time.Duration{"5 s, which is the default": 0, "a second": time.Second, "10 s": 10 * time.Second} {

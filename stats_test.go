@@ -75,7 +75,7 @@ var (
 	lineText   = regexp.MustCompile(`"(session|fanout|boltstore|sessionhttp): ([^"]+)"`)
 )
 
-// Each line that the engine can write stands in docs/operations.md, so that whoever finds it in a log can look it up.
+// Each line that the engine can write stands in docs/operations.md, so that an operator who finds it in a log can look it up.
 func TestOperations_NameEveryLine(t *testing.T) {
 	doc, err := os.ReadFile("docs/operations.md")
 	require.NoError(t, err)

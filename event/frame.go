@@ -117,7 +117,7 @@ func (*TokenStored) clientFrame() {}
 func (*Background) clientFrame()  {}
 func (*Ping) clientFrame()        {}
 
-// ClientFrameName is [FrameName] for what a device sends. It asks no method of f: whoever calls one through an interface makes
+// ClientFrameName is [FrameName] for what a device sends. It calls no method of f: a call through an interface makes
 // the compiler put the frame on the heap, and acks come for every delivery.
 func ClientFrameName(f ClientFrame) string {
 	switch f := f.(type) {

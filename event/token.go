@@ -118,7 +118,7 @@ func (t *ResumeToken) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// IDKey is the key that a store's message IDs are sealed with; see [Issuer]. Whoever has it can make IDs that pass for the
+// IDKey is the key that a store's message IDs are sealed with; see [Issuer]. With it one can make IDs that pass for the
 // store's. It prints as a placeholder, as a [ResumeToken] does. The zero value is no key. Keys can be compared with ==.
 type IDKey struct {
 	bytes hidden

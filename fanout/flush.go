@@ -172,7 +172,7 @@ func (r *Router) flush(ctx context.Context) error {
 	return nil
 }
 
-// flushAllReceipts writes what hubs owe, and releases them. It returns the accounts for which that failed, but for want of
+// flushAllReceipts writes what hubs owe, and releases them. It returns the accounts for which that failed, except for want of
 // room, and one of the errors: many would say the same.
 func (r *Router) flushAllReceipts(ctx context.Context, hubs []*hub) (failed map[event.Account]bool, err error) {
 	failed = make(map[event.Account]bool)

@@ -62,7 +62,7 @@ func (r *Router) hookDone(h session.Hook, account event.Account, err error) {
 }
 
 // hookFailed tells of a call of the host's code that panicked, did not return in time, was left out, or returned an error. It is
-// counted by whoever made it.
+// counted where it was made.
 func (r *Router) hookFailed(h session.Hook, account event.Account, err error) {
 	r.feed.emit(Event{Kind: EventHookFailed, Account: account, Call: string(h), Err: err})
 	if isPanic(err) {

@@ -48,7 +48,7 @@ type pushLane struct {
 	queue pushQueue     // guarded by the book's mutex
 }
 
-// pushItem is one account in the book. The fields up to came are guarded by the book's mutex; the rest is for whoever has the
+// pushItem is one account in the book. The fields up to came are guarded by the book's mutex; the rest belongs to the goroutine that has the
 // account's turn.
 type pushItem struct {
 	account event.Account

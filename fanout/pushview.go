@@ -111,7 +111,7 @@ func (r *Router) pushAttached(account event.Account) map[event.Incarnation]attac
 	return here
 }
 
-// acting resolves a login that does something, and notes that somebody uses its device. The address of the login is replaced by
+// acting resolves a login that does something, and notes that its device is in use. The address of the login is replaced by
 // the login.
 func (r *Router) acting(ctx context.Context, account event.Account, origin *event.LoginID) (session.Bound, error) {
 	id, err := origin.Of(account)

@@ -263,7 +263,7 @@ func (s *step) attach(l *login, q *AttachRequest, in *arrival) error {
 		if elsewhere {
 			l.Before, l.Moved, s.dirty = s.movedFrom(l), s.now.UnixMilli(), true
 		}
-		if s.unnoticed(l.Moved, clock.MaxDrift) { // they have looked since, but for who ends a login it has to be certain
+		if s.unnoticed(l.Moved, clock.MaxDrift) { // they have looked since, but the end of a login needs certainty
 			s.remote = n.others(s.remote, s.before(l))
 		}
 		if l.Node != n.r.cfg.Node || l.Lease != in.lease {

@@ -17,7 +17,7 @@ type BanRequest struct {
 	Account event.Account
 	// Until is when the ban ends by itself: in the future, up to the year 9999. Zero means never.
 	Until time.Time
-	// Note is shown to whoever uses the account's devices; see [KickRequest.Note].
+	// Note is shown on the account's devices; see [KickRequest.Note].
 	Note string
 }
 
@@ -161,7 +161,7 @@ type DeleteRequest struct {
 	// Refuse: later logins are refused with a [*BannedError] of reason account_deleted, until Unban. Otherwise whoever
 	// logs in under that name begins anew.
 	Refuse bool
-	// Note is shown to whoever uses the account's devices; see [KickRequest.Note].
+	// Note is shown on the account's devices; see [KickRequest.Note].
 	Note string
 }
 

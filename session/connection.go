@@ -328,7 +328,7 @@ func (c *Connection) end(why event.Closed) bool {
 // it is told already.
 func (c *Connection) detach(why event.Closed) bool {
 	first, owes := c.stop(why)
-	c.tell() // also if somebody else is about to: whoever closes all has to know that fan-out has noted what was sent
+	c.tell() // also if another goroutine is about to: the one that closes all has to know that fan-out has noted what was sent
 	if !first {
 		return false
 	}

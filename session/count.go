@@ -50,7 +50,7 @@ func tallyOf[K ~string](names []K) tally[K] {
 	return t
 }
 
-// add counts one; a name that there is not counts as "".
+// add counts one; an unknown name counts as "".
 func (t tally[K]) add(k K) {
 	n := t[k]
 	if n == nil {

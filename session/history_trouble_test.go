@@ -270,7 +270,7 @@ func (h *history) off(w *world) {
 func (h *history) idle(w *world) {
 	tr := h.trouble
 	defer func() {
-		if tr.apart() && time.Since(tr.calm) > 12*time.Hour { // the grace is for somebody to set them right
+		if tr.apart() && time.Since(tr.calm) > 12*time.Hour { // the grace is the time to set them right
 			for _, wall := range tr.walls {
 				wall.set(0)
 			}

@@ -28,7 +28,7 @@ type KickRequest struct {
 	Filter func(Session) bool
 	// Reason must be one that ends logins. Empty means kicked_host, or kicked_self if By is set.
 	Reason event.Reason
-	// Note is shown to whoever uses the device: one line of at most 512 bytes. It is cleaned and cut by [event.CleanText],
+	// Note is shown on the device: one line of at most 512 bytes. It is cleaned and cut by [event.CleanText],
 	// so that no kick fails for it.
 	Note string
 	// By is the account's own login that asked for it. It is named as the cause. Empty: the host.

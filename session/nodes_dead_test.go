@@ -14,7 +14,7 @@ import (
 	"github.com/manydevice/manydevice/session"
 )
 
-// paused is a log that keeps whoever writes a warning from going on, as a process that was stopped does. It does so when it is
+// paused is a log that stops the goroutine that writes a warning, as a process that was stopped does. It does so when it is
 // asked whether it wants the line, since nobody waits for it to take one.
 type paused struct {
 	slog.Handler

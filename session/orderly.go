@@ -20,7 +20,7 @@ import (
 //  3. An entry is in doubt for a device if it was committed no later than the doubt says, and the device is that old. No later
 //     entry is: only this engine, or those that ended in order, can have sent it.
 //
-// The obvious way, to doubt all that there is when a device comes back, says of each message of an outage that it was sent
+// The obvious way, to doubt all entries when a device comes back, says of each message of an outage that it was sent
 // before.
 //
 // Clocks may differ by clock.MaxDrift unnoticed. One that was ahead has stamped entries with a time that is still to come: its

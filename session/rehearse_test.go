@@ -24,7 +24,7 @@ func TestEnforce_ACandidateIsRehearsed(t *testing.T) {
 		case "vip":
 			return own, nil
 		case "odd":
-			if q.Device == "" { // whoever enforces, not a login
+			if q.Device == "" { // Enforce asks, not a login
 				return nil, failing
 			}
 		}

@@ -183,7 +183,7 @@ func TestKick_TheSecondOfTwoByAnotherClock(t *testing.T) {
 	}
 }
 
-// TestAttach_TakesOverAtOnceByAClockThatWasSetBack: the node's clock says the times of before once more, so that the move could
+// TestAttach_TakesOverAtOnceByAClockThatWasSetBack: the node's clock repeats earlier times, so that the move could
 // be taken for one that the other node has long noticed (I22, K1).
 func TestAttach_TakesOverAtOnceByAClockThatWasSetBack(t *testing.T) {
 	onNodes(t, setup{}, func(c *cluster, x, _ *world) {

@@ -100,7 +100,7 @@ func TestStats_WithoutALease(t *testing.T) {
 	})
 }
 
-// K20.4: logins, attaches, kicks, and every end of a login and of a connection are counted by reason; ends that somebody else has
+// K20.4: logins, attaches, kicks, and every end of a login and of a connection are counted by reason; ends that another goroutine has
 // caused are logged with account, device and who did it.
 func TestStats_LoginsAndEnds(t *testing.T) {
 	var log logbook

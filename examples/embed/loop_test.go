@@ -135,9 +135,9 @@ func TestViolation_IsToldAndEndsTheConnectionOnly(t *testing.T) {
 	a := h.app("ann", "phone")
 	for i, c := range []struct{ name, lines string }{
 		{"no JSON", "{\"t\":\n"},
-		{"a frame that there is not", `{"t":"teleport"}` + "\n"},
+		{"an unknown frame", `{"t":"teleport"}` + "\n"},
 		{"a frame of the engine", `{"t":"caughtUp","position":{"epoch":"1","seq":"1"}}` + "\n"},
-		{"a field that there is not", `{"t":"ping","loud":true}` + "\n"},
+		{"an unknown field", `{"t":"ping","loud":true}` + "\n"},
 		{"an acknowledgement beyond what was sent", `{"t":"ack","position":{"epoch":"1","seq":"4711"}}` + "\n"},
 		{"an answer to a reset that was not there", `{"t":"resetAck","position":{"epoch":"1","seq":"1"}}` + "\n"},
 		{"a line too long", `{"t":"ping","nonce":"` + strings.Repeat("x", maxLine) + `"}` + "\n"},

@@ -56,7 +56,7 @@ func TestHook_Stats(t *testing.T) {
 	}
 }
 
-// A panic for which nobody waits any longer is told all the same, and one that somebody waits for is not told twice.
+// A panic is told also when its caller has gone, and only once when it has not.
 func TestHook_LatePanics(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -13,7 +13,7 @@ type Group struct {
 	inside atomic.Int64 // calls and goroutines; closed is added once nothing is let in any more
 
 	mu   sync.Mutex
-	gone chan struct{} // closed when the last of them has left, and made anew; nil: nobody waits
+	gone chan struct{} // closed when the last of them has left, then replaced; nil: nobody waits
 }
 
 const closed = math.MinInt64
@@ -73,7 +73,7 @@ func (g *Group) Wait() {
 func (g *Group) going() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.inside.Load() == closed { // whoever leaves later than this looks for gone, and waits for the lock
+	if g.inside.Load() == closed { // a call that leaves later than this looks for gone, and waits for the lock
 		return nil
 	}
 	if g.gone == nil {

@@ -243,7 +243,7 @@ type queue struct {
 	idle    chan struct{} // closed when none are left; nil: nobody waits for that
 }
 
-// put has lines handed to the host, in order. It reports whether somebody should wait for that.
+// put has lines handed to the host, in order. It reports whether its caller should wait for that.
 func (a *lines) put(all ...line) (worth bool) {
 	q := &a.queue
 	q.mu.Lock()

@@ -284,7 +284,7 @@ func TestLog_ASlowHandlerHoldsUpNobody(t *testing.T) {
 		require.Zero(t, log.Failed())
 		began = time.Now()
 		log.Info("session: late")
-		require.Equal(t, trace.Wait, time.Since(began), "it is tried anew")
+		require.Equal(t, trace.Wait, time.Since(began), "it is tried again")
 		log.Close()
 	})
 }

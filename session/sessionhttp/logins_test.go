@@ -179,7 +179,7 @@ func TestA21_B18_YoungDeviceRemovesNone(t *testing.T) {
 	require.Equal(t, "min_age", got["cause"])
 }
 
-// The reason of an end is the host's word, but for the two that a user may give.
+// The reason of an end is the host's word, except the two that a user may give.
 func TestB18_ReasonsOfOwnDevices(t *testing.T) {
 	for reason, ok := range map[event.Reason]bool{
 		"": true, event.KickedSelf: true, event.PasswordChanged: true, event.Banned: false, event.KickedHost: false, event.AccountDeleted: false,

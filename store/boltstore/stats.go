@@ -14,7 +14,7 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// meters count what the store does, for [Store.Stats]. Only the goroutine that commits writes them, but for those of errors.
+// meters count what the store does, for [Store.Stats]. Only the goroutine that commits writes them, except those of errors.
 type meters struct {
 	operations, commits, refused, windowFull  atomic.Uint64
 	folds, merges, workFailures, readFailures atomic.Uint64
@@ -169,7 +169,7 @@ func (w *writer) take(need int64, spare bool) (roomChange, error) {
 	return roomChange{ended: &ended}, nil
 }
 
-// logRoom writes what changed. It is called by whoever waits for the operation: the goroutine that commits calls no logger.
+// logRoom writes what changed. The caller of the operation writes it: the goroutine that commits calls no logger.
 func (s *Store) logRoom(c roomChange) {
 	switch {
 	case c.began:

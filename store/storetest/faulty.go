@@ -56,7 +56,7 @@ type Fault struct {
 func LostAnswer() Fault { return Fault{Method: Commit, After: true, Err: store.ErrUnknownOutcome} }
 
 // Faulty is a store that passes everything to another one, but for the faults injected. Its methods are safe for
-// concurrent use. It passes on the optional interface that there is, [store.Observed].
+// concurrent use. It passes on the optional interface [store.Observed].
 type Faulty struct {
 	inner  store.Store
 	failed chan struct{}

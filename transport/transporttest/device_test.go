@@ -157,7 +157,7 @@ func TestDeviceHolds(t *testing.T) {
 		d.HoldAcks(false)
 		d.HoldResetAcks(false)
 		synctest.Wait()
-		require.Equal(t, []event.ClientFrame{&event.ResetAck{Position: at(5)}}, s.take(), "no Ack of before the Reset")
+		require.Equal(t, []event.ClientFrame{&event.ResetAck{Position: at(5)}}, s.take(), "no Ack from before the Reset")
 		require.NoError(t, d.WaitResets(t.Context(), 1))
 		require.Equal(t, at(5), d.Resets()[0].To)
 

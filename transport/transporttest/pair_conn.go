@@ -136,7 +136,7 @@ func (p *Pair) fitsLocked(frames []event.Frame) bool {
 		(p.cfg.MaxBytes <= 0 || p.bytes+n <= p.cfg.MaxBytes))
 }
 
-// tellDrained tells the engine that there is room for what was refused.
+// tellDrained tells the engine that what was refused has room now.
 func (p *Pair) tellDrained() {
 	p.g.Lock()
 	tell := p.refused != nil && p.fitsLocked(p.refused)
