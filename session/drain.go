@@ -28,7 +28,7 @@ type DrainRequest struct {
 	// Over bounds the drain. Where other nodes take the clients, connections are closed evenly over it, in random order. Where
 	// the clients have to wait for the next process, they are closed all at once, since each one that is closed earlier only
 	// waits longer; then it bounds how long fanout.Router.Drain writes what is pending before and after that. Zero and negative
-	// mean at once; that takes half a second at most then.
+	// mean at once; what is pending is then written for half a second at most.
 	Over time.Duration
 	// Back is when the next process takes connections, counted from when Drain closes them: the time that Close, the store's
 	// Close, the start of the process and the store's open take together. No client is told to come back earlier. Zero means
