@@ -21,8 +21,8 @@ import (
 	"github.com/manydevice/manydevice/transport/membus"
 )
 
-// Over several nodes each end of a login is counted once, by the node that committed it, on whichever node the connection is, and each
-// close by the node that had it.
+// Over several nodes each end of a login is counted once, by the node that committed it, on whichever node the connection is, and
+// each close by the node that had it.
 func TestCounts_AddUpOverNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
