@@ -54,6 +54,36 @@ func TestClose_AgainBesideTheNextEngine(t *testing.T) {
 	})
 }
 
+// TestClose_AgainSpeaksNotForTheEngineBetween: a router that could not write at its end is closed once more after another engine
+// has come and died. It has written everything then, and the other one has not (K20.2).
+func TestClose_AgainSpeaksNotForTheEngineBetween(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := memstore.New(memstore.Config{})
+		st := storetest.WithFaults(inner)
+		first := openScene(t, st, manydevice.Config{})
+		phone := first.login("phone")
+		first.attach(phone)
+		first.deliver()
+		away := st.Inject(storetest.Fault{Method: storetest.SaveCursors, Times: -1, Err: errors.New("away")})
+		require.Error(t, first.Close(t.Context()))
+		away()
+		time.Sleep(time.Minute)
+
+		broken := storetest.WithFaults(inner)
+		second := openScene(t, broken, manydevice.Config{})
+		time.Sleep(time.Second)
+		second.attach(phone)
+		second.deliver()
+		second.dies(broken)
+		time.Sleep(time.Minute)
+		require.NoError(t, first.Close(t.Context()))
+
+		delivered, again := redelivers(t, inner, manydevice.Config{}, phone)
+		require.EqualValues(t, 2, again)
+		require.Zero(t, delivered)
+	})
+}
+
 // TestRestore_OfABackupFromBetweenTwoEngines: what the engine after it has sent counts as sent (K20.2).
 func TestRestore_OfABackupFromBetweenTwoEngines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -128,7 +158,8 @@ func TestOpen_ANodeWithLeasesTakesTheMarkBack(t *testing.T) {
 	})
 }
 
-// TestOpen_AfterAClockThatWasAheadForAWhile: what was stamped then is later than anything else, and was sent all the same (K20.2).
+// TestOpen_AfterAClockThatWasAheadForAWhile: what was stamped then is later than anything else, and was sent all the same
+// (K20.2).
 func TestOpen_AfterAClockThatWasAheadForAWhile(t *testing.T) {
 	for name, c := range map[string]struct{ grace, ahead time.Duration }{
 		"3 hours": {0, 3 * time.Hour}, "40 days": {0, 40 * day}, "3 hours, without a grace": {-1, 3 * time.Hour},
