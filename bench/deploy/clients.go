@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/signal"
 	"slices"
 	"sync"
@@ -103,16 +102,15 @@ func (w *crowd) count(is func(*client) bool) (n int) {
 
 // report waits until everyone is back and all messages are where they belong, then says how it was.
 func (w *crowd) report(ctx context.Context) *outcome {
-	if !w.until(ctx, 2*time.Minute, func(cl *client) bool { return cl.outage() > 0 && cl.attached() }) {
-		fmt.Fprintln(os.Stderr, "deploy: not all clients came back")
-	}
-	_ = pause(ctx, 2*time.Second) // what was sent after the start
+	isBack := func(cl *client) bool { return cl.outage() > 0 && cl.attached() }
+	w.until(ctx, 2*time.Minute, isBack)
+	res := &outcome{Gone: len(w.all) - w.count(isBack)} // which makes the run fail
+	_ = pause(ctx, 2*time.Second)                       // what was sent after the start
 	close(w.stop)
 	w.until(ctx, time.Minute, func(cl *client) bool { return cl.quiet() })
 	w.until(ctx, 30*time.Second, func(cl *client) bool { return w.missing(cl) == 0 })
 	_ = pause(ctx, 500*time.Millisecond) // a second copy of something
 	var outages []float64
-	res := &outcome{}
 	for _, cl := range w.all {
 		outages = append(outages, cl.outage().Seconds())
 		cl.mu.Lock()

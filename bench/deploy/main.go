@@ -113,6 +113,9 @@ func (o *options) run(ctx context.Context, out io.Writer) error {
 		lost, doubled := 0, 0
 		for _, res := range all[stop] {
 			lost, doubled = lost+res.Lost, doubled+res.Doubled
+			if res.Gone > 0 {
+				bad = errors.Join(bad, fmt.Errorf("%s: %d clients did not come back", names[stop], res.Gone))
+			}
 		}
 		fmt.Fprintf(w, "| %s\t| %.2f s\t| %.2f s\t| %.2f s\t| %.0f\t| %.0f of %.0f\t| %d\t| %d\t|\n", names[stop],
 			median(all[stop], func(r *outcome) float64 { return r.P50 }), median(all[stop], func(r *outcome) float64 { return r.Max }),
@@ -145,6 +148,7 @@ type outcome struct {
 
 	Redelivered, Delivered uint64 // entries, by the new process until all was quiet
 	Lost, Doubled          int
+	Gone                   int // clients that did not come back within two minutes
 }
 
 func (r *outcome) String() string {
