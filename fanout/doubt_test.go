@@ -95,8 +95,8 @@ func TestI36_ASenderDoesNotWaitForTheLease(t *testing.T) {
 	})
 }
 
-// TestK3_2_AConnectionIsNotSlowWhileTheNodesLeaseIsInDoubt: nothing may be sent on it meanwhile. What it does once it may be sent on
-// counts, and takes as long as ever.
+// TestK3_2_AConnectionIsNotSlowWhileTheNodesLeaseIsInDoubt: nothing may be sent on it meanwhile. What it does once it may be
+// sent on counts, and takes as long as ever.
 func TestK3_2_AConnectionIsNotSlowWhileTheNodesLeaseIsInDoubt(t *testing.T) {
 	onDoubtfulNode(t, noEntriesConn{}, func(t *testing.T, r *fanout.Router, leases *hungLeases, wall *wallClock) {
 		leases.hung.Store(true)

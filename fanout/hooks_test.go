@@ -113,7 +113,7 @@ func (w *world) provoke(hook session.Hook, drained func()) {
 		w.login("ann", "a1")
 		w.host("bob", "x", "ann")
 	case fanout.HookNack:
-		c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+		c := taking()
 		att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
 		w.host("bob", "x", "ann")
 		synctest.Wait()
