@@ -47,6 +47,30 @@ func TestStats_UnackedAndLag(t *testing.T) {
 	})
 }
 
+// A device that was sent all there is for it is not behind, although it has not acknowledged what was only covered.
+func TestStats_LagOfADeviceAtRest(t *testing.T) {
+	inMemory(t, fanout.Config{AckWait: time.Hour}, func(w *world) {
+		all := w.ready("ann", "at rest", "behind")
+		all[0].HoldAcks(true)
+		send := func() {
+			_, err := w.r.Send(w.t.Context(), fanout.SendRequest{
+				From: "ann", Conversation: "c1", Payload: []byte("x"), Targets: []event.LoginID{all[1].Login()},
+			})
+			require.NoError(w.t, err)
+		}
+		for range 20 {
+			send()
+		}
+		w.until("all are sent", func() bool { return len(all[1].texts()) == 20 })
+		all[1].acked()
+		all[1].HoldAcks(true)
+		send()
+		time.Sleep(time.Minute)
+		require.Equal(w.t, w.head("ann").Seq, all[0].Position().Seq, "covered")
+		require.EqualValues(w.t, 1, w.r.Stats().Lag)
+	})
+}
+
 // A reader that waits for the store is at work.
 func TestStats_Readers(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
