@@ -20,8 +20,8 @@ const MaxCleanBytes = 160
 //   - Other control characters go, and so do the characters that embed, override or isolate the direction of text. The
 //     plain direction marks stay.
 //   - What is too long is cut at its end. No character is cut in half, nor are combining marks, variation selectors, skin
-//     tones, tags, letters of a Korean syllable or joined emoji cut from what they belong to: the whole of it goes. Beyond 16 such characters in a row it is
-//     cut between two of them. Pairs of regional indicators (flags) may be parted.
+//     tones, tags, letters of a Korean syllable or joined emoji cut from what they belong to: the whole of it goes. Beyond 16
+//     such characters in a row it is cut between two of them. Pairs of regional indicators (flags) may be parted.
 //
 // It is for texts that nothing is looked up by. Identifiers are never changed: see [CheckID].
 func CleanName(s string) string { return clean(s, MaxNameRunes, MaxCleanBytes) }

@@ -32,7 +32,8 @@ type AttachRequest struct {
 
 	// Window, WindowBytes, AckWait and FrameWrite are those of [Config] for this connection, such as an MQTT client's Receive
 	// Maximum. Zero means those of the router. A window has at most 65,535 entries, and WindowBytes at most 4 MiB or those of
-	// the router, whichever is more. Times are from 10 ms to 100 years; those shorter than two seconds cost a look at the account twice in each of them.
+	// the router, whichever is more. Times are from 10 ms to 100 years; those shorter than two seconds cost a look at the account
+	// twice in each of them.
 	Window, WindowBytes int
 	AckWait, FrameWrite time.Duration
 	// IdleTimeout detaches the connection if nothing was heard of it for this long; see [session.AttachRequest].

@@ -39,8 +39,8 @@ const (
 type Config struct {
 	// Kinds knows the kinds of events. Nil means the built-in ones; unknown kinds pass through.
 	Kinds *event.Registry
-	// Window is how many entries a connection may have unacknowledged. Zero means 64; at most 65,535. This and the bounds below hold for
-	// connections that were not attached with their own, see [AttachRequest].
+	// Window is how many entries a connection may have unacknowledged. Zero means 64; at most 65,535. This and the bounds below
+	// hold for connections that were not attached with their own, see [AttachRequest].
 	Window int
 	// WindowBytes bounds their sizes together; a single larger entry is sent alone. Zero means 1 MiB; at most 1 GiB.
 	WindowBytes int
@@ -50,8 +50,7 @@ type Config struct {
 	// LiveLife is how long a live-only event may wait. Zero means 10 s; from 1 ms to 100 years.
 	LiveLife time.Duration
 	// AckWait closes a connection that has unacknowledged entries and made no progress for this long. It is looked at once a
-	// second, or twice in this time if that is more often. Zero means 30 s; from 10 ms to 100
-	// years.
+	// second, or twice in this time if that is more often. Zero means 30 s; from 10 ms to 100 years.
 	AckWait time.Duration
 	// FrameWrite bounds each Send of a connection, counted from its last ack if one comes in meanwhile: the connection is then
 	// closed, whatever its Send does. The same holds for a queue that is full, see [transport.ErrFull]. It is looked at as often

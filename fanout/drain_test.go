@@ -106,7 +106,7 @@ func TestK20_1_WhatIsPendingIsWrittenBeforeClientsAreSentAway(t *testing.T) {
 		}
 		var mu sync.Mutex
 		var seen []uint64
-		watch := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+		watch := taking()
 		watch.onClose = func() {
 			mu.Lock()
 			defer mu.Unlock()

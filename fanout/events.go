@@ -19,7 +19,7 @@ type EventKind string
 // What hosts can watch. Ordinary deliveries are only counted, see [Router.Stats].
 const (
 	EventReset       EventKind = "reset"         // a device was told that its position is of no use: From, To, Cause
-	EventRedelivered EventKind = "redelivered"   // entries go to a device that may have got them before: Count, To is the last one
+	EventRedelivered EventKind = "redelivered"   // entries go to a device that may have had them before: Count, To is the last
 	EventLiveDropped EventKind = "live_dropped"  // live-only events were dropped for a connection: Count, Cause
 	EventTrimmed     EventKind = "trimmed"       // entries were removed by retention: From (not included), To, Count, Cause
 	EventSlow        EventKind = "slow"          // a connection was closed because it made no progress: Cause
@@ -27,11 +27,11 @@ const (
 	EventPoison      EventKind = "poison"        // an entry has defeated a device several times: To, Count of attempts. See [Poison]
 	EventParked      EventKind = "parked"        // the host has parked an entry for a device: To
 	EventUnparked    EventKind = "unparked"      // and has taken it back: To
-	EventRefused     EventKind = "refused"       // a call of the host's was refused: Call, Cause, Err; Account and Login are who it was for
-	EventTrimFailed  EventKind = "trim_failed"   // an inbox, or without Account the list of accounts, could not be trimmed, and is tried again: Err
-	EventPushFailed  EventKind = "push_failed"   // pushes of an account could not be decided, or without Account such accounts not be found, and it is tried again: Err
+	EventRefused     EventKind = "refused"       // a call of the host's, for Account and Login, was refused: Call, Cause, Err
+	EventTrimFailed  EventKind = "trim_failed"   // an inbox, or without Account the list of accounts, could not be trimmed yet: Err
+	EventPushFailed  EventKind = "push_failed"   // pushes could not be decided, or without Account such accounts not found, yet: Err
 	EventPushGivenUp EventKind = "push_given_up" // the push hook has failed for the last time for Count entries: Err
-	EventHookFailed  EventKind = "hook_failed"   // a hook of the host's panicked, returned an error or not in time, or was left out: Call, Err
+	EventHookFailed  EventKind = "hook_failed"   // a hook panicked, returned an error, was late, or was left out: Call, Err
 	EventFlushFailed EventKind = "flush_failed"  // cursors or receipts could not be written, and are tried again: Err
 	EventReadFailed  EventKind = "read_failed"   // a connection was closed because its inbox could not be read: Err
 	EventSendFailed  EventKind = "send_failed"   // a connection was closed because its Send failed or panicked: Err

@@ -82,7 +82,7 @@ func (c lines) Close(why event.Closed) error {
 // The same for any other end: a host that gets ErrDetached may close the socket, since the client was told why.
 func TestK3_DetachedIsToldBeforeHandleReturns(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
-		c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+		c := taking()
 		c.onClose = func() { time.Sleep(300 * time.Millisecond) } // until the frame is out
 		att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
 		start := time.Now()
@@ -99,7 +99,7 @@ func TestK3_HandleWaitsForCloseABoundedTime(t *testing.T) {
 	t.Run("a Close that hangs", func(t *testing.T) {
 		inMemory(t, fanout.Config{}, func(w *world) {
 			hold := make(chan struct{})
-			c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+			c := taking()
 			c.onClose = func() { <-hold }
 			att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
 			start := time.Now()
@@ -114,7 +114,7 @@ func TestK3_HandleWaitsForCloseABoundedTime(t *testing.T) {
 	t.Run("a context that ends", func(t *testing.T) {
 		inMemory(t, fanout.Config{}, func(w *world) {
 			hold := make(chan struct{})
-			c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+			c := taking()
 			c.onClose = func() { <-hold }
 			att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
 			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
@@ -129,7 +129,7 @@ func TestK3_HandleWaitsForCloseABoundedTime(t *testing.T) {
 	t.Run("a lock that Close needs", func(t *testing.T) {
 		inMemory(t, fanout.Config{}, func(w *world) {
 			lock := make(chan struct{}, 1)
-			c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+			c := taking()
 			c.onClose = func() { lock <- struct{}{}; <-lock }
 			att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
 			lock <- struct{}{}

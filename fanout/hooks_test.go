@@ -106,6 +106,31 @@ func TestK10_HookThatGoesWrongLeavesATrace(t *testing.T) {
 	}
 }
 
+// A hook that panics when its caller no longer waits leaves a trace of that, too.
+func TestK10_HookThatPanicsTooLateLeavesATrace(t *testing.T) {
+	var out lockedBuffer
+	var hold chan struct{} // of the bubble
+	cfg := fanout.Config{Logger: slog.New(slog.NewTextHandler(&out, nil)), OnNack: func(fanout.Nacked) { <-hold; panic("too late") }}
+	inMemory(t, cfg, func(w *world) {
+		hold = make(chan struct{})
+		events, err := w.r.Subscribe(64)
+		require.NoError(w.t, err)
+		w.provoke(fanout.HookNack, nil)
+		for _, says := range []string{"timed out", "panicked: too late"} {
+			time.Sleep(10 * time.Second)
+			all := w.heard(events, fanout.EventHookFailed)
+			require.Len(w.t, all, 1)
+			require.ErrorContains(w.t, all[0].Err, says)
+			require.Equal(w.t, event.Account("ann"), all[0].Account)
+			require.Contains(w.t, out.String(), says)
+			if says == "timed out" {
+				close(hold)
+			}
+		}
+		require.EqualValues(w.t, 1, w.r.Stats().Hooks[fanout.HookNack].Panics)
+	})
+}
+
 // provoke makes the engine call a hook for ann, once.
 func (w *world) provoke(hook session.Hook, drained func()) {
 	switch hook {
@@ -113,7 +138,7 @@ func (w *world) provoke(hook session.Hook, drained func()) {
 		w.login("ann", "a1")
 		w.host("bob", "x", "ann")
 	case fanout.HookNack:
-		c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+		c := taking()
 		att := w.hosted("ann", "a1", fanout.AttachRequest{}, c)
 		w.host("bob", "x", "ann")
 		synctest.Wait()

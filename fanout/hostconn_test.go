@@ -108,6 +108,18 @@ func (c *hostConn) bind(a *fanout.Attachment) {
 	c.att = a
 }
 
+// taking is a connection that takes everything and acknowledges nothing.
+func taking() *hostConn {
+	return newHostConn(func(_ context.Context, c *hostConn, frames []event.Frame) error {
+		for _, f := range frames {
+			if d, ok := f.(*event.Data); ok {
+				c.wrote(d)
+			}
+		}
+		return nil
+	})
+}
+
 // deaf is a Send that takes until Close, whatever its context says, as one over a net.Conn does that is not told of it.
 func deaf(_ context.Context, c *hostConn, _ []event.Frame) error {
 	<-c.over

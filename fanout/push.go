@@ -48,10 +48,10 @@ type PushConfig struct {
 	// Tries is how often Hook is called for the same entries before they are given up. Zero means 5: with the default Delay
 	// that is 40 s, by then a push service that fails is not about to come back. At most 1,000.
 	Tries int
-	// Concurrency is how many accounts have their turn at once. Zero means 64; at most 65,536. Accounts for which a hook did not return in
-	// time when it was called last have turns of their own, a quarter as many, so that others do not wait for them. A call
-	// that does not return in time is left to itself. While 8 calls of a hook hang for one account, it is not called for
-	// that account, see [Stats].Hooks.
+	// Concurrency is how many accounts have their turn at once. Zero means 64; at most 65,536. Accounts for which a hook did not
+	// return in time when it was called last have turns of their own, a quarter as many, so that others do not wait for them.
+	// A call that does not return in time is left to itself. While 8 calls of a hook hang for one account, it is not called
+	// for that account, see [Stats].Hooks.
 	Concurrency int
 	// Pending is how many accounts may wait for their turn in memory, at less than 200 bytes each. Those beyond it are found
 	// in the store later, which takes longer. Zero means 262,144; at most 16,777,216.

@@ -48,8 +48,8 @@ type pushLane struct {
 	queue pushQueue     // guarded by the book's mutex
 }
 
-// pushItem is one account in the book. The fields up to came are guarded by the book's mutex; the rest belongs to the goroutine that has the
-// account's turn.
+// pushItem is one account in the book. The fields up to came are guarded by the book's mutex; the rest belongs to the
+// goroutine that has the account's turn.
 type pushItem struct {
 	account event.Account
 	due     time.Duration // Router.clock

@@ -15,18 +15,6 @@ import (
 	"github.com/manydevice/manydevice/session"
 )
 
-// taking is a connection that takes everything and acknowledges nothing.
-func taking() *hostConn {
-	return newHostConn(func(_ context.Context, c *hostConn, frames []event.Frame) error {
-		for _, f := range frames {
-			if d, ok := f.(*event.Data); ok {
-				c.wrote(d)
-			}
-		}
-		return nil
-	})
-}
-
 // Two connections of one engine, each with limits of its own (K11.5).
 func TestK11_LimitsOfOneConnection(t *testing.T) {
 	overStores(t, fanout.Config{}, func(w *world) {

@@ -38,8 +38,10 @@ type Stats struct {
 	PushErrors      uint64 // calls of the push hooks that failed, panicked or took too long
 	PushFailures    uint64 // turns of an account, and searches for such accounts, that the store failed; they are tried again
 	PushesGivenUp   uint64 // times that the push hook failed for the last time, and its entries were given up
-	StoreFailures   uint64 // calls of the store that failed, for another reason than the caller's context; more than one of the others may count them, too
 	LogFailures     uint64 // log lines that the host's handler did not take: it returned an error, panicked, or was too slow
+	// StoreFailures are calls of the store that failed or had no answer at their context's deadline. Those whose context was
+	// cancelled do not count. Some of the other counters may have the same failure, too.
+	StoreFailures uint64
 	// ByCause splits up Refused, LiveDropped, Resets, Slow and Trimmed. It has every one of [Causes].
 	ByCause map[Cause]uint64
 	// Hooks says what became of calls of the host's code. It has every one of [Hooks].

@@ -91,7 +91,7 @@ func TestK3_AcksDuringASendAreProgress(t *testing.T) {
 // A reader that waits for the store says nothing about its device.
 func TestK3_ReaderThatWaitsForTheStoreIsNotSlow(t *testing.T) {
 	inMemory(t, fanout.Config{}, func(w *world) {
-		c := newHostConn(func(context.Context, *hostConn, []event.Frame) error { return nil })
+		c := taking()
 		w.feed("ann", 0, 10)
 		att := w.hosted("ann", "a1", fanout.AttachRequest{Hold: true}, c)
 		hold := make(chan struct{})

@@ -67,8 +67,8 @@ func (e *Explanation) know(p *Policy) {
 }
 
 // Summary returns the verdict as one line of text for people. A refusal names what it is about: the platform that is not
-// known, with those that are, or that is closed, or the rule with its limit, how many logins must end, and why it did not evict. The wording is not
-// stable.
+// known, with those that are, or that is closed, or the rule with its limit, how many logins must end, and why it did not
+// evict. The wording is not stable.
 func (e Explanation) Summary() string {
 	switch {
 	case len(e.Known) > 0:

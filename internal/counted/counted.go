@@ -12,8 +12,9 @@ import (
 
 // Counters are what is counted. They only rise.
 type Counters struct {
-	// Failures are calls that failed for another reason than a conflict or the caller's context. What a store has to say about a
-	// call that it has understood is no failure: that something is not there, was used before, or is one too many.
+	// Failures are calls that failed, also those that had no answer when the deadline of their context came. Those whose context
+	// was cancelled are none, since the caller went away, nor are conflicts. What a store has to say about a call that it has
+	// understood is no failure: that something is not there, was used before, or is one too many.
 	Failures atomic.Uint64
 	// Conflicts are commits that another one came before.
 	Conflicts atomic.Uint64

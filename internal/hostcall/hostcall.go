@@ -58,8 +58,8 @@ type PanicError struct {
 	stack []byte
 }
 
-// Panicked returns the error for what recover has returned, with the stack. Call it in the deferred function that recovers. Nil means
-// that the host ended the goroutine, by [runtime.Goexit] as a test does that fails.
+// Panicked returns the error for what recover has returned, with the stack. Call it in the deferred function that recovers. Nil
+// means that the host ended the goroutine, by [runtime.Goexit] as a test does that fails.
 func Panicked(value any) *PanicError {
 	if value == nil {
 		value = "the goroutine of the call was ended"

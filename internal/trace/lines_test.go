@@ -303,8 +303,8 @@ func faultsIn(s *source) []string {
 	return s.faults
 }
 
-// K20.4: the text of every log line is constant and begins with its package, so that it can be searched for and folded; a key has one
-// spelling, and errors are shown in one way.
+// K20.4: the text of every log line is constant and begins with its package, so that it can be searched for and folded; a key
+// has one spelling, and errors are shown in one way.
 func TestLines_InTheSource(t *testing.T) {
 	for _, dir := range logged {
 		t.Run(dir, func(t *testing.T) { require.Empty(t, strings.Join(faultsIn(parse(t, dir)), "\n")) })

@@ -97,7 +97,7 @@ func (s *Store) Stats() store.Stats {
 		Merges: m.merges.Load(), MergeTime: time.Duration(m.mergeTime.Load()), WorkFailures: m.workFailures.Load(),
 		ReadFailures: m.readFailures.Load(), LogFailures: s.log.Failed(), LastCommit: time.Duration(m.lastCommit.Load()), LongestCommit: time.Duration(m.longest.Load()),
 		MemoryLimit: 2 * s.limits.window, Merging: m.merging.Load(), Backups: int(s.backups.Load()), FreeBytes: m.free.Load(),
-		Reserve: s.cfg.reserve(),
+		Reserve: s.cfg.reserve(), FileSize: s.fileSize(),
 	}
 	s.state.RLock()
 	for _, l := range s.layersLocked() {
@@ -110,9 +110,6 @@ func (s *Store) Stats() store.Stats {
 	s.mu.Lock()
 	out.Waiting, out.Failed = len(s.queue), s.cause
 	s.mu.Unlock()
-	if st, err := os.Stat(s.disk.path); err == nil {
-		out.FileSize = st.Size()
-	}
 	out.Room, out.DiskRoom = s.room()
 	if f := m.idempotency.Load(); f != nil {
 		fullest := f.at(time.Now())

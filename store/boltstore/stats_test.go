@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -144,7 +145,12 @@ func TestLog_NoRoom(t *testing.T) {
 		require.Len(t, begun, 1)
 		require.Equal(t, "WARN", begun[0]["level"])
 		require.EqualValues(t, 0, begun[0]["disk_room"])
-		require.Empty(t, out.lines(t, "boltstore: there is room again"))
+		_, err := s.Commit(t.Context(), message("large", make([]byte, 2*fillBytes), "ann"))
+		require.ErrorIs(t, err, store.ErrFull)
+		free = cfg.Reserve() + 14*int64(os.Getpagesize()) + fillBytes // a batch without bytes takes 14 pages
+		_, err = s.Commit(t.Context(), message("small", nil, "ann"))
+		require.NoError(t, err)
+		require.Empty(t, out.lines(t, "boltstore: there is room again"), "not for the large one")
 		free = cfg.Reserve() + 1<<20
 		for i := range 3 {
 			_, err := s.Commit(t.Context(), message(fmt.Sprint("more", i), nil, "ann"))
@@ -152,7 +158,7 @@ func TestLog_NoRoom(t *testing.T) {
 		}
 		ended := out.lines(t, "boltstore: there is room again")
 		require.Len(t, ended, 1)
-		require.EqualValues(t, 100, ended[0]["refused"])
+		require.EqualValues(t, 101, ended[0]["refused"])
 		require.Positive(t, s.Stats().DiskRoom)
 	})
 	t.Run("the file is longer than its bound", func(t *testing.T) {

@@ -27,7 +27,8 @@ import (
 // Config tunes a store. The zero value is valid: no bound.
 type Config struct {
 	// MaxBytes bounds what inboxes hold: every payload once, and 64 bytes for each entry. A batch that would go beyond it
-	// gets [store.ErrFull]. Zero or negative: no bound. More than 1 PiB counts as that. Records, registers and cursors do not count.
+	// gets [store.ErrFull]. Zero or negative: no bound. More than 1 PiB counts as that. Records, registers and cursors do not
+	// count.
 	MaxBytes int64
 	// Reserve is how far batches with [store.Batch.Reserve] may go beyond MaxBytes. Zero means a sixteenth of MaxBytes;
 	// negative means not at all; more than 1 PiB counts as that.

@@ -13,6 +13,13 @@ import (
 	"github.com/manydevice/manydevice/transport"
 )
 
+// plainBus is a bus that the flawed ones start from: it calls handlers in the goroutine of the sender, one at a time.
+type plainBus struct {
+	mu   sync.Mutex
+	subs map[event.NodeID]*plainSub
+	bus  busFlaws
+}
+
 // busFlaws says how a plainBus breaks the contract.
 type busFlaws struct {
 	everybody, neverGone, openNames, deaf, parallel, alias, stale, locked, reentrant, wrongError, lazyStop, stopByName bool

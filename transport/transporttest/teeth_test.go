@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -348,11 +347,4 @@ func TestConnSuiteHasTeeth(t *testing.T) {
 	for _, r := range connRules {
 		require.True(t, broken[r.name], "nothing breaks %q", r.name)
 	}
-}
-
-// plainBus is a bus that the flawed ones start from: it calls handlers in the goroutine of the sender, one at a time.
-type plainBus struct {
-	mu   sync.Mutex
-	subs map[event.NodeID]*plainSub
-	bus  busFlaws
 }
