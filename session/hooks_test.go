@@ -91,8 +91,8 @@ var waysToFail = map[string]struct {
 	}, true},
 }
 
-// I37, K10.1: whatever code of the host's does wrong, and wherever it is called, is logged with the account and, if it panics, the
-// stack; it is counted, and a subscriber is told.
+// I37, K10.1: whatever code of the host's does wrong, and wherever it is called, is logged with the account and, if it
+// panics, the stack; it is counted, and a subscriber is told.
 func TestHooks_FailAlike(t *testing.T) {
 	for _, tt := range hookStories {
 		for name, way := range waysToFail {
@@ -170,8 +170,8 @@ func TestHooks_AlmostTooSlow(t *testing.T) {
 	}
 }
 
-// K10.1: a Send that fails or panics is counted, and logged where no fan-out does that; one that was to end, or whose entry is not for
-// the client, is neither.
+// K10.1: a Send that fails or panics is counted, and logged where no fan-out does that; one that was to end, or whose entry
+// is not for the client, is neither.
 func TestConnection_SendFailsVisibly(t *testing.T) {
 	for _, tt := range []struct {
 		name            string

@@ -100,8 +100,8 @@ func TestStats_WithoutALease(t *testing.T) {
 	})
 }
 
-// K20.4: logins, attaches, kicks, and every end of a login and of a connection are counted by reason; ends that another goroutine has
-// caused are logged with account, device and who did it.
+// K20.4: logins, attaches, kicks, and every end of a login and of a connection are counted by reason; ends that another
+// goroutine has caused are logged with account, device and who did it.
 func TestStats_LoginsAndEnds(t *testing.T) {
 	var log logbook
 	s := setup{rules: policy.Rules{PerPlatform: 1}, config: session.Config{Logger: log.logger(), AbsoluteLifetime: 48 * time.Hour}}
@@ -239,8 +239,8 @@ func TestTrace_OpenDrainClose(t *testing.T) {
 	})
 }
 
-// K20.4: a store that fails under 1,000 attached accounts writes a handful of lines, one of which, of level error, names the cause;
-// what fails afterwards because of it is counted.
+// K20.4: a store that fails under 1,000 attached accounts writes a handful of lines, one of which, of level error, names the
+// cause; what fails afterwards because of it is counted.
 func TestTrace_AFailedStoreWritesFewLines(t *testing.T) {
 	const accounts = 1_000
 	var log logbook
