@@ -1,11 +1,9 @@
 package session_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -241,7 +239,9 @@ func TestK20_2_TheWordOfAnOrderlyEndHoldsOnce(t *testing.T) {
 		w.st.abandon()
 		w.open(w.now) // the one before is not closed
 		require.True(w.t, g.attach().conn.Restored())
-
+	})
+	inBubble(t, setup{}, func(w *world) {
+		g := w.join("ann", "a1", "ios")
 		w.shut(w.reg)
 		w.reg.Orderly(context.Background())
 		w.tick()
@@ -299,17 +299,5 @@ func TestDrain_RefusesTimesThatMakeNoSense(t *testing.T) {
 		}
 		require.True(w.t, g.live(), "nothing has happened")
 		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{Over: -1, Back: -1}))
-	})
-}
-
-// A drain leaves two lines in the log: what begins, and how it went.
-func TestK20_4_ADrainIsLogged(t *testing.T) {
-	var log bytes.Buffer
-	s := setup{config: session.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}}
-	inBubble(t, s, func(w *world) {
-		w.crowd(3)
-		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{Back: 2 * time.Second}))
-		require.Contains(w.t, log.String(), "session: drain begins\" node=local connections=3 over=0s back=2s spread=100ms")
-		require.Contains(w.t, log.String(), "session: drain is over\" node=local connections=3 took=0s")
 	})
 }

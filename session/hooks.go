@@ -111,7 +111,8 @@ type none = struct{}
 func (r *Registry) wall() time.Time {
 	now, err := hostcall.Here(&r.calls.wall, func() (time.Time, error) { return r.cfg.Wall(), nil })
 	if err != nil {
-		r.wallPanic.Store(&err) // the sweep logs it, since the clock is read with locks held
+		panicked := err              // only now: the clock is read all the time
+		r.wallPanic.Store(&panicked) // the sweep logs it, since the clock is read with locks held
 		return time.Now()
 	}
 	return now

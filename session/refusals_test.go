@@ -128,7 +128,7 @@ var refusalStories = []refusalStory{
 		return w.reg.SetPrimary(context.Background(), "ann", "a1")
 	}},
 	{want: session.RefusedDraining, quiet: true, act: func(w *world) error {
-		require.NoError(w.t, drainNow(w.t.Context(), w.reg))
+		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{}))
 		return loginAs(w, "a1", "ios")
 	}},
 	{want: session.RefusedClosed, quiet: true, act: func(w *world) error {

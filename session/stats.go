@@ -16,7 +16,7 @@ type Stats struct {
 	Resumes     uint64 // of them, those of logins that had a connection before, as far as this node knows
 	Comebacks   uint64 // of them, those of logins that had lost their slot and were admitted again
 	Kicks       uint64 // calls of Kick, Logout, RemoveDevice, Ban and DeleteAccount that were carried out
-	NewPolicies uint64 // calls of SetPolicy and Enforce
+	NewPolicies uint64 // calls of SetPolicy, and of Enforce that were no rehearsal
 
 	// Refused counts calls that ended with an error, by why: Login, LoginReplacing, Attach, Authenticate, Kick, Logout,
 	// RemoveDevice, Ban, Unban, DeleteAccount, SetPrimary and Park. It has every one of [Refusals], and "group:NAME" for

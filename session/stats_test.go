@@ -1,7 +1,6 @@
 package session_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,32 +27,16 @@ func skips(reg *session.Registry) uint64 {
 	return n
 }
 
-// drainNow drains a registry at once.
-func drainNow(ctx context.Context, reg *session.Registry) error {
-	return reg.Drain(ctx, session.DrainRequest{})
-}
-
 // logbook is a host's log at level info.
-type logbook struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logbook) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
+type logbook struct{ buffer }
 
 func (b *logbook) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(b, nil)) }
 
 // lines returns the lines so far whose text has a part.
 func (b *logbook) lines(t testing.TB, part string) []map[string]any {
 	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	var all []map[string]any
-	for l := range strings.Lines(b.text.String()) {
+	for l := range strings.Lines(b.String()) {
 		var m map[string]any
 		require.NoError(t, json.Unmarshal([]byte(l), &m))
 		if strings.Contains(m["msg"].(string), part) {
@@ -106,9 +89,7 @@ func TestStats_LoginsAndEnds(t *testing.T) {
 	var log logbook
 	s := setup{rules: policy.Rules{PerPlatform: 1}, config: session.Config{Logger: log.logger(), AbsoluteLifetime: 48 * time.Hour}}
 	onStores(t, s, func(w *world) {
-		log.mu.Lock()
-		log.text.Reset()
-		log.mu.Unlock()
+		log.reset()
 		a1 := w.join("ann", "a1", "ios")
 		a2 := w.join("ann", "a2", "ios") // evicts a1
 		again := w.join("ann", "a2", "ios")
@@ -226,12 +207,18 @@ func TestTrace_OpenDrainClose(t *testing.T) {
 	inBubble(t, setup{config: session.Config{Logger: log.logger()}}, func(w *world) {
 		require.Len(w.t, log.lines(w.t, "opened"), 1)
 		w.fill("ann", "ios", "a1", "a2")
-		require.NoError(w.t, drainNow(w.t.Context(), w.reg))
-		require.EqualValues(w.t, 2, log.lines(w.t, "drain begins")[0]["connections"])
-		over := log.lines(w.t, "drain is over")
-		require.Len(w.t, over, 1)
-		require.EqualValues(w.t, 2, over[0]["connections"])
-		require.Contains(w.t, over[0], "took")
+		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{Back: 2 * time.Second}))
+		for part, want := range map[string]map[string]any{
+			"drain begins":  {"over": 0, "back": 2 * time.Second, "spread": 100 * time.Millisecond},
+			"drain is over": {"took": 0},
+		} {
+			lines := log.lines(w.t, part)
+			require.Len(w.t, lines, 1)
+			want["node"], want["connections"] = "local", 2
+			for key, value := range want {
+				require.EqualValues(w.t, value, lines[0][key], key)
+			}
+		}
 		require.True(w.t, w.reg.Stats().Draining)
 		w.shut(w.reg)
 		w.shut(w.reg)
