@@ -83,6 +83,22 @@ func TestStats_WithoutALease(t *testing.T) {
 	})
 }
 
+// K20.4: an end is counted and logged by the node that has committed it, and the end of its connection where that was.
+func TestStats_AnEndByAnotherNodeIsCountedOnce(t *testing.T) {
+	var log logbook
+	onNodes(t, setup{config: session.Config{Logger: log.logger()}}, func(c *cluster, x, y *world) {
+		g := x.join("ann", "a1", "ios")
+		y.kick("ann", g.id)
+		c.pass(10 * time.Second)
+		for w, ends := range map[*world]uint64{x: 0, y: 1} {
+			s := w.reg.Stats()
+			require.Equal(c.t, ends, s.Ended[event.KickedHost])
+			require.Equal(c.t, 1-ends, s.Closed[event.KickedHost])
+		}
+		require.Len(c.t, log.lines(c.t, "login kicked"), 1)
+	})
+}
+
 // K20.4: logins, attaches, kicks, and every end of a login and of a connection are counted by reason; ends that another
 // goroutine has caused are logged with account, device and who did it.
 func TestStats_LoginsAndEnds(t *testing.T) {
