@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
@@ -154,6 +155,24 @@ func TestStats_LoginsAndEnds(t *testing.T) {
 		require.Equal(w.t, "cid", closed[0]["account"])
 		require.Equal(w.t, "protocol_error", closed[0]["reason"])
 	})
+}
+
+// What fan-out finds wrong with a connection it logs itself: the registry has no second line for that.
+func TestTrace_WhatFanOutEndsIsLoggedOnce(t *testing.T) {
+	for name, by := range map[string]*seam.Delivery[*session.Connection]{"a host": nil, "fan-out": delivery(nil, func(event.Closed) {})} {
+		t.Run(name, func(t *testing.T) {
+			var log logbook
+			inBubble(t, setup{config: session.Config{Logger: log.logger()}}, func(w *world) {
+				g := w.login("ann", "a1", "ios")
+				q := session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Delivery: by}
+				c, err := w.reg.Attach(w.t.Context(), q, new(wire))
+				require.NoError(w.t, err)
+				c.Close(event.ProtocolError.Closed(0))
+				c.AwaitClose(w.t.Context())
+				require.Equal(w.t, by == nil, len(log.lines(w.t, "connection closed")) == 1)
+			})
+		})
+	}
 }
 
 // A login that comes back without a slot is an admission of its own, and a token that was used again ends it loudly.
