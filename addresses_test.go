@@ -89,11 +89,11 @@ var asLogin = map[string]func(ctx context.Context, p *pairOf, id event.LoginID) 
 		return err == nil && len(all) == 1 && all[0].Device == "a1", err
 	},
 	"Attach": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
-		a, err := p.Router.Attach(ctx, fanout.AttachRequest{Account: p.account, Login: id, Token: p.other.Token}, takesAll{})
+		a, err := p.Router.Attach(ctx, fanout.AttachRequest{Account: p.account, Login: id, Token: p.other.Token}, new(ear))
 		return err == nil && a.Device() == "a2" && a.Login() == p.other.Session.Login, err
 	},
 	"Attach, vouched": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
-		a, err := p.Router.Attach(ctx, fanout.AttachRequest{Account: p.account, Login: id, Vouched: true}, takesAll{})
+		a, err := p.Router.Attach(ctx, fanout.AttachRequest{Account: p.account, Login: id, Vouched: true}, new(ear))
 		return err == nil && a.Device() == "a2", err
 	},
 	"LoginReplacing": func(ctx context.Context, p *pairOf, id event.LoginID) (bool, error) {
@@ -256,7 +256,7 @@ var asAccount = map[string]struct {
 		return given(p.Sessions.Login(ctx, session.LoginRequest{Account: a, Platform: "ios"}))
 	}},
 	"Connect": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
-		_, _, err := p.Router.Connect(ctx, session.LoginRequest{Account: a, Device: "a1", Platform: "ios"}, fanout.AttachRequest{}, takesAll{})
+		_, _, err := p.Router.Connect(ctx, session.LoginRequest{Account: a, Device: "a1", Platform: "ios"}, fanout.AttachRequest{}, new(ear))
 		return err
 	}},
 	"MarkRead": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
@@ -286,7 +286,7 @@ var asAccount = map[string]struct {
 		return given(p.Router.ClearUnread(ctx, fanout.ClearUnreadRequest{Account: a}))
 	}},
 	"Attach": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
-		return given(p.Router.Attach(ctx, fanout.AttachRequest{Account: a, Login: p.own.Session.Login, Token: p.own.Token}, takesAll{}))
+		return given(p.Router.Attach(ctx, fanout.AttachRequest{Account: a, Login: p.own.Session.Login, Token: p.own.Token}, new(ear)))
 	}},
 	"DryRun": {"account", func(ctx context.Context, p *pairOf, a event.Account) error {
 		return given(p.Sessions.DryRun(ctx, session.LoginRequest{Account: a, Platform: "ios"}))

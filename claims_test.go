@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,48 +15,8 @@ import (
 	"github.com/manydevice/manydevice/fanout"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
-	"github.com/manydevice/manydevice/store/boltstore"
 	"github.com/manydevice/manydevice/store/memstore"
-	"github.com/manydevice/manydevice/transport/transporttest"
 )
-
-func onBothStores(t *testing.T, fn func(t *testing.T, st store.Store)) {
-	t.Helper()
-	t.Run("memory", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) { fn(t, memstore.New(memstore.Config{})) })
-	})
-	t.Run("file", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			st, err := boltstore.Open(filepath.Join(t.TempDir(), "store"), boltstore.Config{})
-			require.NoError(t, err)
-			fn(t, st)
-		})
-	})
-}
-
-// logged is a log to be read while it is written.
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-// errorLines returns the lines of level ERROR.
-func (l *logged) errorLines() (all []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.text.String()) {
-		if strings.Contains(line, "level=ERROR") {
-			all = append(all, line)
-		}
-	}
-	return all
-}
 
 // TestOpen_ASecondEngine is refused until the first was closed, also one whose Open failed half-way (K20.8).
 func TestOpen_ASecondEngine(t *testing.T) {
@@ -69,17 +26,14 @@ func TestOpen_ASecondEngine(t *testing.T) {
 		require.True(t, ok, "%v", err)
 		require.Equal(t, "MaxAge", invalid.Field)
 
-		first, err := manydevice.Open(st, manydevice.Config{})
-		require.NoError(t, err)
+		first := openScene(t, st, manydevice.Config{})
 		_, err = manydevice.Open(st, manydevice.Config{})
 		require.ErrorIs(t, err, store.ErrInUse)
 		require.NoError(t, first.Sessions.Close(t.Context()))
 		_, err = manydevice.Open(st, manydevice.Config{})
 		require.ErrorIs(t, err, store.ErrInUse, "the router still writes")
 		require.NoError(t, first.Close(t.Context()))
-		second, err := manydevice.Open(st, manydevice.Config{})
-		require.NoError(t, err)
-		require.NoError(t, errors.Join(second.Close(t.Context()), st.Close(t.Context())))
+		openScene(t, st, manydevice.Config{}).end(st)
 		_, err = manydevice.Open(st, manydevice.Config{})
 		require.ErrorIs(t, err, store.ErrClosed)
 	})
@@ -103,39 +57,31 @@ func TestNew_ARouterOverAnotherStore(t *testing.T) {
 // engine closes in good time (K20.9).
 func TestFailed_AStoreClosedUnderTheWholeEngine(t *testing.T) {
 	onBothStores(t, func(t *testing.T, st store.Store) {
-		var log logged
-		logger := slog.New(slog.NewTextHandler(&log, nil))
-		engine, err := manydevice.Open(st, manydevice.Config{Session: session.Config{Logger: logger}, Fanout: fanout.Config{Logger: logger}})
-		require.NoError(t, err)
-		phone, err := engine.Sessions.Login(t.Context(), session.LoginRequest{Account: "ann", Device: "phone", Platform: "ios"})
-		require.NoError(t, err)
-		pair := transporttest.NewPair(transporttest.PairConfig{})
-		_, err = engine.Router.Attach(t.Context(), fanout.AttachRequest{Account: "ann", Login: phone.Session.Login, Token: phone.Token}, pair.Conn())
-		require.NoError(t, err)
-		_, err = engine.Router.Send(t.Context(), fanout.SendRequest{From: "bob", To: []event.Account{"ann"}, Payload: []byte("x")})
-		require.NoError(t, err)
-		synctest.Wait()
+		var log lines
+		logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
+		s := openScene(t, st, manydevice.Config{Session: session.Config{Logger: logger}, Fanout: fanout.Config{Logger: logger}})
+		_, pair := s.attach(s.login("phone"))
+		s.deliver()
 		select {
-		case <-engine.Failed():
+		case <-s.Failed():
 			require.Fail(t, "nothing has failed")
 		default:
 		}
 
 		require.NoError(t, st.Close(t.Context()))
-		<-engine.Failed()
+		<-s.Failed()
 		synctest.Wait()
 		why, closed := pair.Closed()
 		require.True(t, closed)
 		require.Equal(t, event.Unavailable, why.Reason)
 		require.Equal(t, event.RetryAfter, why.Retry)
-		_, err = engine.Router.Send(t.Context(), fanout.SendRequest{From: "bob", To: []event.Account{"ann"}, Payload: []byte("x")})
-		require.ErrorIs(t, err, store.ErrClosed)
+		require.ErrorIs(t, s.send("x"), store.ErrClosed)
 		time.Sleep(time.Hour)
-		require.Len(t, log.errorLines(), 1)
-		require.Contains(t, log.errorLines()[0], "closed before the engine")
+		require.Len(t, log.all(t), 1)
+		require.Contains(t, log.String(), "closed before the engine")
 		begun := time.Now()
-		_ = engine.Close(context.Background()) // what is pending cannot be written
+		_ = s.Close(context.Background()) // what is pending cannot be written
 		require.Less(t, time.Since(begun), 5*time.Second)
-		require.Len(t, log.errorLines(), 1)
+		require.Len(t, log.all(t), 1)
 	})
 }

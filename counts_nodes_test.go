@@ -21,8 +21,8 @@ import (
 	"github.com/manydevice/manydevice/transport/membus"
 )
 
-// Over several nodes each end of a login is counted once, by the node that committed it, on whichever node the connection is, and each
-// close by the node that had it.
+// Over several nodes each end of a login is counted once, by the node that committed it, on whichever node the connection is, and
+// each close by the node that had it.
 func TestCounts_AddUpOverNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
@@ -41,7 +41,7 @@ func TestCounts_AddUpOverNodes(t *testing.T) {
 			require.NoError(t, err)
 			nodes = append(nodes, e)
 		}
-		closes := new(sync.Map)
+		closes := new(tally)
 		var attached, logins, failed, ends atomic.Int64
 		var wg sync.WaitGroup
 		for range 8 {
@@ -108,8 +108,7 @@ func TestCounts_AddUpOverNodes(t *testing.T) {
 		require.EqualValues(t, revoked.Load(), ended, "the hook is called where the end is counted")
 		require.EqualValues(t, attached.Load(), closed)
 		for k, n := range byReason {
-			have, _ := closes.LoadOrStore(k, new(atomic.Int64))
-			require.EqualValues(t, have.(*atomic.Int64).Load(), n, k)
+			require.Equal(t, closes.of(k).Load(), n, k)
 		}
 		for _, e := range nodes {
 			require.NoError(t, e.Close(ctx))

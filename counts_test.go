@@ -86,10 +86,7 @@ func TestCounts_EachRefusalByItsName(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &scene{t: t, ctx: context.Background()}
-				var err error
-				s.Engine, err = manydevice.Open(memstore.New(memstore.Config{}), manydevice.Config{})
-				require.NoError(t, err)
+				s := openScene(t, memstore.New(memstore.Config{}), manydevice.Config{})
 				res := s.login("d1")
 				require.Error(t, c.call(s, res))
 				got := s.Sessions.Stats()
@@ -123,9 +120,17 @@ func TestCounts_AFirstConnectIsNoRefusal(t *testing.T) {
 	})
 }
 
+// tally counts how often connections were closed with what.
+type tally struct{ counts sync.Map }
+
+func (t *tally) of(r event.Reason) *atomic.Uint64 {
+	n, _ := t.counts.LoadOrStore(r, new(atomic.Uint64))
+	return n.(*atomic.Uint64)
+}
+
 // restless is a connection that counts how often it was closed with what, and fails now and then.
 type restless struct {
-	closes  *sync.Map // of event.Reason: *atomic.Int64
+	closes  *tally
 	instant bool
 	fails   bool
 }
@@ -145,8 +150,7 @@ func (c *restless) Send(context.Context, []event.Frame) error {
 }
 
 func (c *restless) Close(why event.Closed) error {
-	n, _ := c.closes.LoadOrStore(why.Reason, new(atomic.Int64))
-	n.(*atomic.Int64).Add(1)
+	c.closes.of(why.Reason).Add(1)
 	return nil
 }
 
@@ -199,7 +203,7 @@ func addUp(t *testing.T, trouble bool) {
 		}
 		return err == nil
 	}
-	closes := new(sync.Map)
+	closes := new(tally)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -273,8 +277,7 @@ func addUp(t *testing.T, trouble bool) {
 		require.Equal(t, told[reason], n, reason)
 	}
 	for reason, n := range s.Sessions.Closed {
-		have, _ := closes.LoadOrStore(reason, new(atomic.Int64))
-		require.EqualValues(t, have.(*atomic.Int64).Load(), n, reason)
+		require.Equal(t, closes.of(reason).Load(), n, reason)
 		closed += n
 	}
 	require.Equal(t, attached.Load(), closed)

@@ -15,9 +15,10 @@
 // The host authenticates a client in its own way and calls Sessions.Login once for each new login; the client keeps the
 // login ID and the resume token, whose text is LoginResult.Token.Reveal(). For every connection the host calls
 // Router.Attach with them, passes what the client's sync frames say to Attachment.Handle, calls Attachment.Touch for all
-// else that comes from the client, and Attachment.Detach when the connection is gone. What an error means for the client, event.ClosedOf says. Sends, read marks, kicks and lists
-// are plain calls that the host makes after it has decoded and authorised a request of its own protocol. Before it stops,
-// the host calls Drain, then Close. The program examples/embed has all of this in the fewest lines.
+// else that comes from the client, and Attachment.Detach when the connection is gone. What an error means for the client,
+// event.ClosedOf says. Sends, read marks, kicks and lists are plain calls that the host makes after it has decoded and
+// authorised a request of its own protocol. Before it stops, the host calls Drain, then Close. The program examples/embed has
+// all of this in the fewest lines.
 //
 // # Promises
 //

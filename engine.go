@@ -88,8 +88,8 @@ func (e *Engine) Drain(ctx context.Context, q session.DrainRequest) error {
 }
 
 // Close closes all connections with reason shutdown and advice to come back, as Drain does with a zero request, writes what is
-// pending, and waits for what runs as long as ctx allows; a context without deadline is given 5 s. A quarter of that, or a second, is
-// kept for what is pending, whatever hangs. Logins do not end. It may be called again.
+// pending, and waits for what runs as long as ctx allows; a context without deadline is given 5 s. A quarter of that, a second at
+// most, is kept for what is pending, whatever hangs. Logins do not end. It may be called again.
 func (e *Engine) Close(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc

@@ -1,9 +1,7 @@
 package manydevice_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,8 +9,6 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,14 +16,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice"
-	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/fanout"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/store/boltstore"
 	"github.com/manydevice/manydevice/store/memstore"
 	"github.com/manydevice/manydevice/store/storetest"
-	"github.com/manydevice/manydevice/transport/transporttest"
 )
 
 // An incident is provoked on an engine, and has to be seen in exactly these places: the promise is I37.
@@ -46,46 +40,6 @@ type incident struct {
 	changes []string
 	// figures of Engine.Stats, each as it is after it.
 	figures map[string]any
-}
-
-// scene is an engine in a bubble, to which something happens.
-type scene struct {
-	*manydevice.Engine
-	t   *testing.T
-	ctx context.Context
-	st  *storetest.Faulty
-	in  store.Store
-
-	log     lines
-	events  *fanout.Subscription
-	changes *session.Subscription
-	wall    atomic.Int64  // by how much the wall clock is wrong
-	over    chan struct{} // closed at the end: what hangs goes on
-}
-
-// lines is the log of an engine.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) all(t *testing.T) (all []map[string]any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	dec := json.NewDecoder(bytes.NewReader(l.b.Bytes()))
-	dec.UseNumber()
-	for dec.More() {
-		var line map[string]any
-		require.NoError(t, dec.Decode(&line))
-		all = append(all, line)
-	}
-	return all
 }
 
 // play provokes an incident in a bubble and looks at what shows it.
@@ -243,27 +197,4 @@ func TestIncidents_AreInTheManual(t *testing.T) {
 		}
 	}
 	require.Empty(t, rows, "rows without an incident that was provoked")
-}
-
-// login logs a device of ann's in.
-func (s *scene) login(device event.DeviceID) *session.LoginResult {
-	s.t.Helper()
-	res, err := s.Sessions.Login(s.ctx, session.LoginRequest{Account: "ann", Device: device, Platform: "ios"})
-	require.NoError(s.t, err)
-	return res
-}
-
-// attach connects a login over a pair.
-func (s *scene) attach(res *session.LoginResult) (*fanout.Attachment, *transporttest.Pair) {
-	s.t.Helper()
-	p := transporttest.NewPair(transporttest.PairConfig{})
-	att, err := s.Router.Attach(s.ctx, fanout.AttachRequest{Account: "ann", Login: res.Session.Login, Token: res.Token}, p.Conn())
-	require.NoError(s.t, err)
-	synctest.Wait()
-	return att, p
-}
-
-func (s *scene) send(text string) error {
-	_, err := s.Router.Send(s.ctx, fanout.SendRequest{From: "bob", To: []event.Account{"ann"}, Payload: []byte(text)})
-	return err
 }

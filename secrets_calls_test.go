@@ -1,7 +1,6 @@
 package manydevice_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,35 +21,11 @@ import (
 	"github.com/manydevice/manydevice/store/memstore"
 )
 
-// takesAll is a connection that takes every frame.
-type takesAll struct{}
-
-func (takesAll) Send(context.Context, []event.Frame) error { return nil }
-func (takesAll) Close(event.Closed) error                  { return nil }
-
-// syncWriter is a buffer for several writers.
-type syncWriter struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *syncWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *syncWriter) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
-}
-
 // TestI24_CallsDoNotRepeatAToken (K10.5): the errors, log lines, problem bodies, pictures and counters of calls that are
 // given a token, in the right field or in a wrong one, say nothing of it.
 func TestI24_CallsDoNotRepeatAToken(t *testing.T) {
 	ctx := t.Context()
-	var log syncWriter
+	var log lines
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	e, err := manydevice.Open(memstore.New(memstore.Config{}), manydevice.Config{
 		Session: session.Config{Logger: logger}, Fanout: fanout.Config{Logger: logger},
@@ -61,11 +35,11 @@ func TestI24_CallsDoNotRepeatAToken(t *testing.T) {
 	res, err := e.Sessions.Login(ctx, session.LoginRequest{Account: "ann", Device: "a1", Platform: "ios"})
 	require.NoError(t, err)
 	login, own := res.Session.Login, res.Token
-	att, err := e.Router.Attach(ctx, fanout.AttachRequest{Account: "ann", Login: login, Token: own}, takesAll{})
+	att, err := e.Router.Attach(ctx, fanout.AttachRequest{Account: "ann", Login: login, Token: own}, new(ear))
 	require.NoError(t, err)
 
 	attach := func(q fanout.AttachRequest) func() error {
-		return func() error { _, err := e.Router.Attach(ctx, q, takesAll{}); return err }
+		return func() error { _, err := e.Router.Attach(ctx, q, new(ear)); return err }
 	}
 	kick := func(q session.KickRequest) func() error {
 		return func() error { _, err := e.Sessions.Kick(ctx, q); return err }
@@ -130,7 +104,7 @@ func TestI24_CallsDoNotRepeatAToken(t *testing.T) {
 		`{"t":"ack","position":"` + markerText + `"}`, `{"t":"ack","position":{"epoch":"` + markerText + `"}}`,
 		`{"t":"ping","nonce":"` + markerText + `\u0007"}`, `{"t":"nack","code":"` + markerText + markerText + markerText + `"}`,
 	} {
-		again, err := e.Router.Attach(ctx, fanout.AttachRequest{Account: "ann", Login: login, Token: own}, takesAll{})
+		again, err := e.Router.Attach(ctx, fanout.AttachRequest{Account: "ann", Login: login, Token: own}, new(ear))
 		if err == nil { // a login may attach five times in a row
 			err = again.HandleJSON(ctx, []byte(line))
 		}

@@ -55,12 +55,9 @@ func (*broken) NonBlocking() bool        { return true }
 func withSluggishLog(t *testing.T, test func(s *scene, h *sluggish)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &sluggish{over: make(chan struct{})}
-		s := &scene{t: t, ctx: context.Background()}
-		var err error
-		s.Engine, err = manydevice.Open(memstore.New(memstore.Config{}), manydevice.Config{
+		s := openScene(t, memstore.New(memstore.Config{}), manydevice.Config{
 			Session: session.Config{Logger: slog.New(h)}, Fanout: fanout.Config{Logger: slog.New(h)},
 		})
-		require.NoError(t, err)
 		test(s, h)
 		close(h.over)
 		require.NoError(t, s.Engine.Close(s.ctx))

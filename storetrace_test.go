@@ -1,7 +1,6 @@
 package manydevice_test
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -47,28 +46,25 @@ func TestTrace_EveryFailureOfTheStoreIsCounted(t *testing.T) {
 		} {
 			t.Run(name+"/"+string(m), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					s := &scene{t: t, ctx: context.Background(), st: storetest.WithFaults(memstore.New(memstore.Config{}))}
-					var err error
-					s.Engine, err = manydevice.Open(s.st, manydevice.Config{Fanout: fanout.Config{MaxEntries: 2}})
-					require.NoError(t, err)
+					st := storetest.WithFaults(memstore.New(memstore.Config{}))
+					s := openScene(t, st, manydevice.Config{Fanout: fanout.Config{MaxEntries: 2}})
 					for range 4 {
 						require.NoError(t, s.send("hello"))
 					}
 					s.attach(s.login("d1"))
 					time.Sleep(time.Second)
-					before, called := s.Stats(), s.st.Calls(m)
-					mend := s.st.Inject(storetest.Fault{Method: m, Times: -1, Err: errors.New("network is down")})
-					err = call(s)
+					before, called := s.Stats(), st.Calls(m)
+					mend := st.Inject(storetest.Fault{Method: m, Times: -1, Err: errors.New("network is down")})
+					err := call(s)
 					synctest.Wait()
-					after, called := s.Stats(), s.st.Calls(m)-called
+					after, called := s.Stats(), st.Calls(m)-called
 					mend()
 					rose := after.Sessions.StoreFailures - before.Sessions.StoreFailures + after.Router.StoreFailures - before.Router.StoreFailures
 					require.EqualValues(t, called, rose)
 					if called > 0 && name != "Enforce" { // which reports failures by itself
 						require.Error(t, err)
 					}
-					require.NoError(t, s.Engine.Close(s.ctx))
-					require.NoError(t, s.st.Close(s.ctx))
+					s.end(st)
 				})
 			})
 		}

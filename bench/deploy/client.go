@@ -33,20 +33,20 @@ type client struct {
 	link     net.Conn      // attached; nil: not
 	changed  chan struct{} // closed when link changes
 	applied  map[string]int
-	waiting  bool                // for the answer to a message
-	answers  map[string]chan any // by client message ID
-	watching bool                // the server is about to stop
-	down     time.Time           // when the connection was closed or lost after that; zero: it was not
-	out      time.Duration       // until it was attached again
-	early    int                 // attaches that a stopping server has refused
-	noServer int                 // attempts that found none
-	late     int                 // attaches that were put off
+	waiting  bool                   // for the answer to a message
+	answers  map[string]chan string // by client message ID; empty: it was accepted
+	watching bool                   // the server is about to stop
+	down     time.Time              // when the connection was closed or lost after that; zero: it was not
+	out      time.Duration          // until it was attached again
+	early    int                    // attaches that a stopping server has refused
+	noServer int                    // attempts that found none
+	late     int                    // attaches that were put off
 }
 
 func newClient(w *crowd, number int) *client {
 	return &client{
 		w: w, number: number, m: machine.New(machine.State{}, machine.Config{}), changed: make(chan struct{}),
-		applied: make(map[string]int), answers: make(map[string]chan any),
+		applied: make(map[string]int), answers: make(map[string]chan string),
 	}
 }
 
@@ -111,7 +111,7 @@ func (c *client) login(ctx context.Context) error {
 	}
 	var r reply
 	if err := json.Unmarshal(lines.Bytes(), &r); err != nil || r.Op != "login" {
-		return fmt.Errorf("%s: %w", lines.Bytes(), err)
+		return fmt.Errorf("refused: %s", lines.Bytes())
 	}
 	c.m.LoggedIn(r.Login, event.ResumeTokenOf(r.Token))
 	return nil
@@ -278,7 +278,7 @@ func (c *client) talk(ctx context.Context) {
 
 // post sends one message and repeats it until there is an answer.
 func (c *client) post(ctx context.Context, text string) bool {
-	answer := make(chan any, 1)
+	answer := make(chan string, 1)
 	c.mu.Lock()
 	c.waiting, c.answers[text] = true, answer
 	c.mu.Unlock()

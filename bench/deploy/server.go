@@ -179,18 +179,16 @@ func (w *wire) Send(ctx context.Context, frames []event.Frame) error {
 	return err
 }
 
-// Close writes the closing frame, and leaves the reader half a second for what the client says meanwhile.
+// Close writes the closing frame. It leaves a write under way, and the reader for what the client says meanwhile, half a second.
 func (w *wire) Close(why event.Closed) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	line, err := event.AppendFrame(nil, &why)
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	_ = w.conn.SetWriteDeadline(now.Add(500 * time.Millisecond))
+	_ = w.conn.SetDeadline(time.Now().Add(500 * time.Millisecond)) // before the turn, which a write under way may have
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	_, err = w.conn.Write(append(line, '\n'))
-	_ = w.conn.SetReadDeadline(now.Add(500 * time.Millisecond))
 	if tcp, ok := w.conn.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite()
 	}

@@ -151,7 +151,7 @@ func TestSIGTERM_DuringTrafficLosesNothingAnswered(t *testing.T) {
 	require.NoError(t, again.Wait())
 }
 
-// Connections that say nothing, and clients that were told and stay, do not keep the process: the next one waits for its file.
+// Connections that say nothing, and clients that were told and stay, do not keep the process: the next one is started when it is gone.
 func TestSIGTERM_IsNotDelayedByWhoIsSilent(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -134,8 +134,8 @@ func (c *lineConn) setDeadline(set func(time.Time) error, t time.Time) bool {
 // Close implements [transport.Conn]. It writes the closing frame and closes its half. The reading side does the rest: a
 // connection that is closed with input unread would lose the frame on its way.
 //
-// That the client is gone before it could be told is no error: phones lose their networks all day, and the engine would count each
-// as a failure of this code.
+// That the client is gone before it could be told is no error: phones lose their networks all day, and the engine would count
+// each as a failure of this code.
 func (c *lineConn) Close(why event.Closed) error {
 	c.mu.Lock()
 	if c.closing {

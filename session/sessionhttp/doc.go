@@ -48,9 +48,9 @@
 // # Who may do what
 //
 // [RoleHost] may do all that the authorizer allows. [RoleDevice] is a login of the account that has not ended, which is
-// looked up for each request when all of it was read; otherwise the answer is 403. It may list, read the log, end logins and remove devices within
-// what the policy protects (policy.Policy.MayEnd), and neither ban nor delete the account. [Config.Audit] is told of every
-// request about an account, done or refused.
+// looked up for each request when all of it was read; otherwise the answer is 403. It may list, read the log, end logins and
+// remove devices within what the policy protects (policy.Policy.MayEnd), and neither ban nor delete the account.
+// [Config.Audit] is told of every request about an account, done or refused.
 //
 // # Errors
 //

@@ -255,7 +255,8 @@ func (h *Handler) ask(c *call) (who Caller, err error) {
 	return who, nil
 }
 
-// Stats says what became of calls of the host's code. The authorizer has no time-out; that it lets a caller in or not is no failure.
+// Stats says what became of calls of the host's code. The authorizer has no time-out; that it lets a caller in or not is no
+// failure.
 type Stats struct{ Authorizer, Audit session.HookStats }
 
 // Stats returns the figures since the handler was made.
