@@ -82,6 +82,8 @@ func (r *Registry) Attach(ctx context.Context, q AttachRequest, conn transport.C
 	}
 	if n, ok := conn.(transport.NonBlocker); ok {
 		if in.instant, err = hostcall.Here(&r.calls.nonBlocking, func() (bool, error) { return n.NonBlocking(), nil }); err != nil {
+			r.log.Error("session: Conn.NonBlocking panicked", "hook", string(HookNonBlocking), "account", string(q.Account),
+				"login", string(q.Login), "device", string(q.Device), trace.Err(err))
 			r.hookFailed(HookNonBlocking, q.Account, q.Login, err)
 			return nil, &HookError{Hook: string(HookNonBlocking), Err: err, RetryAfter: r.soon()}
 		}

@@ -44,7 +44,8 @@ func (w *world) clocks() []session.Change {
 	return all[before:]
 }
 
-// TestK1_1_LivelyConnectionsOutliveASetClock (I30): devices that ping every 25 s stay, however the wall clock is set, and it is told.
+// TestK1_1_LivelyConnectionsOutliveASetClock (I30): devices that ping every 25 s stay, however the wall clock is set, and it
+// is told.
 func TestK1_1_LivelyConnectionsOutliveASetClock(t *testing.T) {
 	for name, step := range map[string]time.Duration{
 		"100 s ahead": 100 * time.Second, "an hour back": -time.Hour, "40 days ahead": 40 * day, "back to 1972": -28 * 365 * day,
@@ -182,8 +183,8 @@ func TestI30_OfflineLoginsOutliveASetClock(t *testing.T) {
 	})
 }
 
-// TestI30_WhatWasStoredWhileTheClockWasBehind is not as old as the clock says when it has been set right: the phone was there a day
-// ago. A device whose time was noted before does not get an older one.
+// TestI30_WhatWasStoredWhileTheClockWasBehind is not as old as the clock says when it has been set right: the phone was
+// there a day ago. A device whose time was noted before does not get an older one.
 func TestI30_WhatWasStoredWhileTheClockWasBehind(t *testing.T) {
 	s, wall := withWall(setup{config: session.Config{IdleDevice: 30 * day}})
 	inBubble(t, s, func(w *world) {

@@ -34,8 +34,8 @@ const (
 // Config tunes a [Registry]. The zero value is valid. A value outside of its range is an [*event.InvalidError] of New, so that a
 // duration without its unit, which Go takes for nanoseconds, removes nothing.
 type Config struct {
-	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform. Its Tabs say how many
-	// connections a login may have.
+	// Policy says how many logins may be there at once. Nil means policy.New(policy.Rules{}): 4 per platform. Its Tabs say
+	// how many connections a login may have.
 	Policy *policy.Policy
 	// ResumeWindow is how long a login without a connection keeps its slot and is not announced as offline. Zero means
 	// 2 min; negative means that it goes offline at the next sweep. From 1 s to 100 years.
@@ -138,8 +138,8 @@ type Config struct {
 	// time.Now. Tests and simulations move it without moving elapsed time.
 	Wall func() time.Time
 	// Logger receives the registry's log lines. Of lines with the same text 10 are written in 10 s; the last one that was left
-	// out says by "repeated" how many lines it stands for. A handler that is slow holds up nobody for more than 50 ms; while 1,024 lines
-	// wait for it, further ones are lost and counted in [Stats]. Nil discards all.
+	// out says by "repeated" how many lines it stands for. A handler that is slow holds up nobody for more than 50 ms; while
+	// 1,024 lines wait for it, further ones are lost and counted in [Stats]. Nil discards all.
 	Logger *slog.Logger
 }
 

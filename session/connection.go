@@ -354,7 +354,7 @@ func (c *Connection) closeConn() {
 		return
 	}
 	r.hookFailed(HookClose, c.k.a.id, c.k.login, err)
-	log := c.log().With("reason", string(e.why.Reason))
+	log := c.log().With("hook", string(HookClose), "reason", string(e.why.Reason))
 	if _, ok := errors.AsType[*hostcall.PanicError](err); ok {
 		log.Error("session: Conn.Close panicked", trace.Err(err))
 	} else if errors.Is(err, hostcall.ErrTimeout) {

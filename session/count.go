@@ -118,8 +118,9 @@ func refusal(err error) Refusal {
 		why Refusal
 	}{
 		{ErrHookFailed, RefusedHook}, // first, since what a hook returned may be one of the others
-		{ErrBanned, RefusedBanned}, {ErrRecordFull, RefusedRecordFull}, {ErrTooManyParked, RefusedParked}, {ErrProtected, RefusedProtected}, {ErrChanging, RefusedChanging},
-		{ErrEnded, RefusedEnded}, {ErrFenced, RefusedFenced}, {ErrUnknownLogin, RefusedUnknown}, {ErrNotFound, RefusedNotFound},
+		{ErrBanned, RefusedBanned}, {ErrRecordFull, RefusedRecordFull}, {ErrTooManyParked, RefusedParked},
+		{ErrProtected, RefusedProtected}, {ErrChanging, RefusedChanging}, {ErrEnded, RefusedEnded}, {ErrFenced, RefusedFenced},
+		{ErrUnknownLogin, RefusedUnknown}, {ErrNotFound, RefusedNotFound},
 		{ErrDraining, RefusedDraining}, {ErrNoLease, RefusedNoLease}, {ErrClosed, RefusedClosed},
 		{store.ErrFull, RefusedFull}, {store.ErrFailed, RefusedStore}, {store.ErrClosed, RefusedStore}, {store.ErrUnknownOutcome, RefusedStore},
 		{context.Canceled, RefusedCanceled}, {context.DeadlineExceeded, RefusedCanceled},

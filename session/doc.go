@@ -105,9 +105,9 @@
 // # What is told
 //
 // [Registry.Stats] counts what was done, what was refused by which rule, and how logins and connections ended. What goes wrong is
-// logged, with the account that it is about; so are the start and the end of the registry and of a drain, the failure of the store,
-// and logins that others have ended. Lines of one text are folded when there are many. Each of these can be had without reading
-// logs: see [Subscription] for changes of logins.
+// logged, with the account that it is about; so are the start and the end of the registry and of a drain, the failure of the
+// store, and logins that others have ended. Lines of one text are folded when there are many. Each of these can be had
+// without reading logs: see [Subscription] for changes of logins.
 //
 // # Several nodes
 //

@@ -22,8 +22,8 @@ const (
 	usualRate   = 2_000 // attaches per second that a node without a bound is taken to admit
 )
 
-// DrainRequest says how a node is left. The zero value is valid. Times that are not zero are at least a millisecond, and at most a
-// day.
+// DrainRequest says how a node is left. The zero value is valid. Times that are not zero are at least a millisecond, and at
+// most a day.
 type DrainRequest struct {
 	// Over bounds the drain. Where other nodes take the clients, connections are closed evenly over it, in random order. Where
 	// the clients have to wait for the next process, they are closed all at once, since each one that is closed earlier only
@@ -49,8 +49,8 @@ func (q *DrainRequest) Validate() (err error) {
 //
 //  1. A client is told to wait until the next process is there, counted from the moment at which it is told, so that one that
 //     follows the advice does not meet this process again. Where other nodes take over at once there is nothing to wait for.
-//  2. To that is added a part of a spread, in random order: the time in which a node admits all of them, by Config.AttachesPerSecond. Of
-//     the calls that may come at once a quarter is left to others.
+//  2. To that is added a part of a spread, in random order: the time in which a node admits all of them, by
+//     Config.AttachesPerSecond. Of the calls that may come at once a quarter is left to others.
 //  3. Those that come to this process in the meantime are refused with an advice by the same plan.
 //
 // The plan is fixed when the first of them is told. If the next process is later than was said, clients find no server, or are

@@ -43,8 +43,8 @@ func ExampleLoginRequest_wish() {
 	// Output: refused, cause: wish
 }
 
-// A login is over after a time even if its device is there. A device that does not come back for IdleDevice is forgotten. Here the
-// host moves the clock.
+// A login is over after a time even if its device is there. A device that does not come back for IdleDevice is forgotten.
+// Here the host moves the clock.
 func ExampleConfig_lifetimes() {
 	const day = 24 * time.Hour
 	ctx := context.Background()

@@ -34,8 +34,9 @@ func TestHeartbeat_NodesShareIt(t *testing.T) {
 	})
 }
 
-// TestI30_AnotherNodesWrongClockAgesNobody: the clock of node z is set back to 1974. What it stores by that is old for the others,
-// but they know of its grace before they end or forget anything, and so does z when it starts again with the clock right.
+// TestI30_AnotherNodesWrongClockAgesNobody: the clock of node z is set back to 1974. What it stores by that is old for the
+// others, but they know of its grace before they end or forget anything, and so does z when it starts again with the clock
+// right.
 func TestI30_AnotherNodesWrongClockAgesNobody(t *testing.T) {
 	for name, wait := range map[string]time.Duration{"at once": 0, "after 30 min": 30 * time.Minute, "after 20 h": 20 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -83,8 +84,8 @@ func TestHeartbeat_GracesDoNotKeepEachOtherUp(t *testing.T) {
 	})
 }
 
-// TestI30_AnotherNodesWrongClockAgesNobody_WhileTheStoreDoesNotSay: a node that cannot find out whether others have a grace leaves
-// alone what looks old, and does all else.
+// TestI30_AnotherNodesWrongClockAgesNobody_WhileTheStoreDoesNotSay: a node that cannot find out whether others have a grace
+// leaves alone what looks old, and does all else.
 func TestI30_AnotherNodesWrongClockAgesNobody_WhileTheStoreDoesNotSay(t *testing.T) {
 	onNodes(t, setup{config: session.Config{IdleDevice: 30 * day}}, func(c *cluster, _, y *world) {
 		z, wall := c.clocked("z")
@@ -120,8 +121,8 @@ func TestI30_I40_OtherNodesKnowOfASetClockBeforeAnythingIsStoredByIt(t *testing.
 	})
 }
 
-// TestI30_I40_AHeartbeatThatIsGoneCountsAsUnknown: with it went what is known of the grace of node z. Nothing goes for its age until
-// there is another one, and that begins a whole grace.
+// TestI30_I40_AHeartbeatThatIsGoneCountsAsUnknown: with it went what is known of the grace of node z. Nothing goes for its
+// age until there is another one, and that begins a whole grace.
 func TestI30_I40_AHeartbeatThatIsGoneCountsAsUnknown(t *testing.T) {
 	for name, lose := range map[string]func(w *world){
 		"deleted": func(w *world) { require.NoError(w.t, w.st.Store.Delete(w.t.Context(), engine, 0)) },

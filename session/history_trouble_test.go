@@ -3,9 +3,6 @@ package session_test
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,28 +14,6 @@ import (
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/transport/membus"
-)
-
-// mood is how a hook of the host's behaves for one account.
-type mood int
-
-const (
-	answers   mood = iota
-	fails          // returns an error
-	panics         //
-	hangs          // until its context ends
-	forgets        // hangs, and does not look at its context
-	takesTime      // answers when it is let go
-	moods
-)
-
-// hookName is one of the hooks that have moods.
-type hookName int
-
-const (
-	decideLogin hookName = iota
-	decidePolicy
-	revoke
 )
 
 // trouble is what goes wrong around a history: clocks that are set, servers that are off, hooks that hang, subscribers that do
@@ -61,48 +36,6 @@ func newTrouble(seed uint64, walls ...*wallClock) *trouble {
 		refuses: map[hookName]bool{decideLogin: seed%2 == 0, decidePolicy: seed/2%2 == 0},
 		moods:   map[hookName]map[event.Account]mood{decideLogin: {}, decidePolicy: {}, revoke: {}},
 	}
-}
-
-// behave is the hook's code.
-func (t *trouble) behave(ctx context.Context, hook hookName, a event.Account) error {
-	t.mu.Lock()
-	mood, gate := t.moods[hook][a], t.gate
-	t.mu.Unlock()
-	switch mood {
-	case fails:
-		return errHook
-	case panics:
-		panic("the host's hook")
-	case hangs:
-		<-ctx.Done()
-		return ctx.Err()
-	case forgets, takesTime:
-		<-gate
-	}
-	return nil
-}
-
-var errHook = errors.New("the host's backend is down")
-
-func (t *trouble) set(hook hookName, a event.Account, m mood) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.moods[hook][a] = m
-}
-
-// letGo ends everything that hangs.
-func (t *trouble) letGo() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	close(t.gate)
-	t.gate = make(chan struct{})
-}
-
-// calmer sets the hook's mood back and lets everything go that hangs.
-func (t *trouble) calmer(hook hookName, a event.Account) {
-	t.set(hook, a, answers)
-	t.letGo()
-	synctest.Wait()
 }
 
 // quick requires that a call has not waited for something that hangs.
@@ -200,121 +133,6 @@ func (h *history) makeTrouble(w *world, m *modelAccount, live []*modelLogin) {
 	}
 }
 
-// setClock sets the wall clock of one node, or sets it right.
-func (h *history) setClock() {
-	tr := h.trouble
-	wall := tr.walls[h.random.IntN(len(tr.walls))]
-	steps := []time.Duration{20 * time.Second, 100 * time.Second, 10 * time.Hour, 40 * day, 20 * 365 * day}
-	ahead := time.Duration(h.random.Int64N(int64(steps[h.random.IntN(len(steps))])))
-	if h.random.IntN(2) == 0 {
-		ahead = -ahead
-	}
-	if h.random.IntN(3) == 0 {
-		ahead = 0
-	}
-	before := time.Duration(wall.off.Load())
-	wall.set(ahead)
-	if (ahead - before).Abs() > 2*time.Minute {
-		tr.calm = time.Now()
-	}
-	if h.random.IntN(2) == 0 {
-		h.worlds[0].pass(time.Duration(h.random.IntN(60)) * time.Second)
-	}
-}
-
-// off stops a server for hours, or for 40 days.
-func (h *history) off(w *world) {
-	for _, m := range h.accounts {
-		h.touch(w, m)
-	}
-	var lingers []*modelLogin // anew: they hold their slots when the server stops
-	for _, m := range h.accounts {
-		for _, l := range m.live() {
-			if m.holds(l) {
-				lingers = append(lingers, l)
-			}
-		}
-	}
-	w.shut(w.reg)
-	for _, m := range h.accounts {
-		for _, l := range m.live() {
-			if l.online && l.on == w { // it has lost its connection
-				require.Equal(h.t, []event.Reason{event.Shutdown}, l.tabs[0].wire.reasons())
-				l.online, l.tabs, l.since = false, nil, time.Now()
-			}
-		}
-	}
-	away := time.Duration(2+h.random.IntN(9)) * time.Hour
-	if len(h.worlds) == 1 && h.random.IntN(2) == 0 {
-		away = 40 * day
-	}
-	w.pass(away)
-	if h.random.IntN(3) == 0 {
-		h.setClock()
-	}
-	w.open(w.now)
-	h.trouble.calm = time.Now()
-	h.ignore()
-	w.events.add(session.Change{Kind: restarted})
-	if len(h.worlds) > 1 {
-		h.outlast()
-		return
-	}
-	for _, l := range lingers {
-		l.since = time.Now()
-	}
-}
-
-// idle looks for logins that were ended for their age. None is within a day after a clock was set or a server was off (I30),
-// and none that holds a slot.
-func (h *history) idle(w *world) {
-	tr := h.trouble
-	defer func() {
-		if tr.apart() && time.Since(tr.calm) > 12*time.Hour { // the grace is the time to set them right
-			for _, wall := range tr.walls {
-				wall.set(0)
-			}
-			tr.calm = time.Now()
-		}
-	}()
-	if time.Since(tr.calm) < day-time.Hour {
-		return
-	}
-	for _, m := range h.accounts {
-		for _, o := range h.worlds { // each by its own clock
-			h.touch(o, m)
-		}
-		there := map[event.LoginID]bool{}
-		for _, s := range w.list(m.name) {
-			there[s.Login] = true
-		}
-		for _, l := range m.live() {
-			if there[l.g.id] {
-				continue
-			}
-			require.Greater(h.t, time.Since(tr.calm), day, "I30: a clock or a stop has ended a login")
-			require.False(h.t, l.online)
-			require.True(h.t, tr.apart() || !m.holds(l))
-			h.over(l, event.ExpiredIdle)
-			_, err := l.g.on(w).tryAttach(new(wire))
-			if tr.apart() && errors.Is(err, session.ErrUnknownLogin) {
-				continue // one node has ended it, and by the other one's clock, which is believed by now, that is long over
-			}
-			require.ErrorIs(h.t, err, session.ErrEnded)
-			require.Equal(h.t, event.ExpiredIdle, event.ClosedOf(err).Reason)
-		}
-	}
-}
-
-// apart reports whether the nodes' clocks differ by more than they may.
-func (t *trouble) apart() bool {
-	var offs []int64
-	for _, w := range t.walls {
-		offs = append(offs, w.off.Load())
-	}
-	return time.Duration(slices.Max(offs)-slices.Min(offs)) > time.Minute
-}
-
 // windows logs in private windows that are left behind, until the account's bound is near.
 func (h *history) windows(w *world, m *modelAccount) {
 	for range 4 {
@@ -330,136 +148,6 @@ func (h *history) windows(w *world, m *modelAccount) {
 		w.pass(modelWindow + time.Second)
 		h.settle()
 	}
-}
-
-// ask logs a device in while a hook fails or hangs for its account, and another account beside it. Sometimes the rules change
-// meanwhile.
-func (h *history) ask(w *world, m *modelAccount) {
-	tr := h.trouble
-	hook, mood := hookName(h.random.IntN(2)), mood(1+h.random.IntN(int(moods)-1))
-	tr.set(hook, m.name, mood)
-	q := request(m.name, event.DeviceID(fmt.Sprint("d", h.random.IntN(12))), modelPlatforms[h.random.IntN(len(modelPlatforms))])
-	var g *gadget
-	var err error
-	var took time.Duration
-	done := make(chan struct{})
-	begin := time.Now()
-	go func() {
-		defer close(done)
-		g, err = w.tryLogin(q)
-		took = time.Since(begin)
-	}()
-	if mood == fails || mood == panics {
-		<-done
-		require.LessOrEqual(h.t, took, atOnce)
-	} else {
-		synctest.Wait()
-		if o := h.accounts[h.random.IntN(len(h.accounts))]; o != m {
-			h.beside(func() { h.neighbour(w, o) })
-		}
-		if h.random.IntN(4) == 0 && m.rules == nil {
-			h.changeBut(m, hook == decidePolicy)
-		}
-	}
-	if mood == takesTime {
-		tr.calmer(hook, m.name)
-	}
-	<-done
-	require.LessOrEqual(h.t, took, 3*hookTime, "it waits no longer than the hook may take")
-	if mood != takesTime && tr.refuses[hook] {
-		failed, ok := errors.AsType[*session.HookError](err)
-		require.True(h.t, ok, "I35: with the account's rules unknown nobody gets in: %v", err)
-		require.Positive(h.t, failed.RetryAfter)
-	} else if errors.Is(err, session.ErrHookFailed) { // the change of rules took longer than the hook may take
-		require.Equal(h.t, takesTime, mood)
-	} else {
-		h.admitted(m, q, g, err, nil)
-	}
-	tr.calmer(hook, m.name)
-}
-
-const hookTime = 2 * time.Second // the default
-
-// neighbour is an account that has no trouble.
-func (h *history) neighbour(w *world, o *modelAccount) {
-	live := o.live()
-	if o.banned {
-		return
-	}
-	begin := time.Now()
-	switch h.random.IntN(3) {
-	case 0:
-		h.login(w, o)
-		h.quick(begin)
-	case 1:
-		if len(live) > 0 {
-			h.attach(w, o, live[h.random.IntN(len(live))])
-		}
-	case 2:
-		if len(live) > 0 {
-			h.kick(w, o, session.KickRequest{Logins: []event.LoginID{live[0].g.id}})
-		}
-	}
-}
-
-// exhaust has more calls of a hook hang than there may be: from then on the account has its answer at once, and others do
-// not notice.
-func (h *history) exhaust(w *world, m *modelAccount) {
-	tr := h.trouble
-	hook := hookName(h.random.IntN(2))
-	if !tr.refuses[hook] {
-		return
-	}
-	tr.set(hook, m.name, forgets)
-	q := request(m.name, "d1", "ios")
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			_, err := w.tryLogin(q)
-			if !errors.Is(err, session.ErrHookFailed) {
-				h.t.Errorf("%v", err)
-			}
-		})
-	}
-	all.Wait()
-	before, begin := skips(w.reg), time.Now()
-	_, err := w.tryLogin(q)
-	require.ErrorIs(h.t, err, session.ErrHookFailed)
-	require.Equal(h.t, before+1, skips(w.reg))
-	require.LessOrEqual(h.t, time.Since(begin), atOnce)
-	if o := h.accounts[h.random.IntN(len(h.accounts))]; o != m {
-		h.beside(func() { h.neighbour(w, o) })
-	}
-	tr.calmer(hook, m.name)
-}
-
-// hangingRevoke kicks a login whose revoke hook has no answer.
-func (h *history) hangingRevoke(w *world, m *modelAccount, l *modelLogin) {
-	tr := h.trouble
-	mood := fails + mood(h.random.IntN(int(forgets)))
-	tr.set(revoke, m.name, mood)
-	begin := time.Now()
-	var took time.Duration // of the kick: the neighbour takes its time, too
-	done := make(chan error, 1)
-	go func() {
-		_, err := w.reg.Kick(h.t.Context(), session.KickRequest{Account: m.name, Logins: []event.LoginID{l.g.id}, By: l.g.id})
-		took = time.Since(begin)
-		done <- err
-	}()
-	synctest.Wait()
-	for _, b := range l.tabs {
-		require.False(h.t, b.live(), "I21: fenced before the hook is asked")
-	}
-	if o := h.accounts[h.random.IntN(len(h.accounts))]; o != m {
-		h.beside(func() { h.neighbour(w, o) })
-	}
-	require.NoError(h.t, <-done)
-	require.LessOrEqual(h.t, took, hookTime+atOnce)
-	if len(h.worlds) > 1 { // where the connection is they wait for the hook, or do not hear that it has run
-		h.worlds[0].pass(2 * hookTime)
-	}
-	h.over(l, event.KickedSelf)
-	tr.calmer(revoke, m.name)
 }
 
 // blocked ends a connection, or takes its place, while its Send hangs and looks at no context.
@@ -535,56 +223,6 @@ func TestI30_I35_HistoryOfTrouble(t *testing.T) {
 			h.check()
 		})
 	})
-}
-
-// admittedLoosely takes over what a login did to the account.
-func (h *history) admittedLoosely(m *modelAccount, in *modelLogin, replaced []*modelLogin) {
-	for _, l := range replaced {
-		l.ended = ""
-	}
-	in.since, in.ended = time.Now(), ""
-	m.all = append(m.all, in)
-	for _, v := range in.g.res.Victims {
-		for _, l := range m.live() {
-			if l.g.id != v.Session.Login {
-				continue
-			}
-			if v.Closed.Reason == event.KickedSelf { // it was chosen
-				require.Contains(h.t, replaced, l)
-				h.over(l, event.KickedSelf)
-			} else {
-				h.victim(l, in, v.Closed.Reason)
-			}
-		}
-	}
-	h.adopt(in.g.w, m, in)
-}
-
-// adopt takes over what an admission did, and requires that only those went whom it concerns.
-func (h *history) adopt(w *world, m *modelAccount, in *modelLogin) {
-	there := map[event.LoginID]uint64{}
-	for _, s := range w.list(m.name) {
-		there[s.Login] = s.Admission
-	}
-	for _, l := range m.live() {
-		if l.admission = there[l.g.id]; l.admission == 0 {
-			h.victim(l, in, l.g.on(w).refused().Reason)
-		}
-	}
-}
-
-// victim notes that a login had to go for another one.
-func (h *history) victim(l, in *modelLogin, why event.Reason) {
-	switch {
-	case why == event.ExpiredIdle:
-		require.Greater(h.t, time.Since(h.trouble.calm), day, "I30: a clock has ended a login")
-	case l.device == in.device:
-		require.Equal(h.t, event.Replaced, why)
-	default:
-		require.Equal(h.t, event.EvictedQuota, why, "I30: nobody ends by a clock")
-		require.True(h.t, l.platform == in.platform || !l.online, "I19: nobody goes for another platform's sake, but at the bound")
-	}
-	h.over(l, why)
 }
 
 // TestI30_I40_HistoryOfTroubleOnTwoNodes: the same on two registries over one store, each with a clock of its own. It begins with

@@ -75,8 +75,8 @@ type hostCall struct {
 	quiet   error // is not logged; nil: all are
 }
 
-// callHost calls a function of the host's. It logs if that panics, or fails before ctx ends, and if it takes more than half of its
-// time.
+// callHost calls a function of the host's. It logs if that panics, or fails before ctx ends, and if it takes more than half
+// of its time.
 func callHost[T any](ctx context.Context, r *Registry, c hostCall, fn func(context.Context) (T, error)) (T, error) {
 	began := time.Now()
 	v, err := hostcall.Call(ctx, r.calls.of(c.hook), c.account, c.limit, fn)
@@ -111,7 +111,8 @@ type none = struct{}
 func (r *Registry) wall() time.Time {
 	now, err := hostcall.Here(&r.calls.wall, func() (time.Time, error) { return r.cfg.Wall(), nil })
 	if err != nil {
-		r.wallPanic.Store(&err) // the sweep logs it, since the clock is read with locks held
+		panicked := err              // only now: the clock is read all the time
+		r.wallPanic.Store(&panicked) // the sweep logs it, since the clock is read with locks held
 		return time.Now()
 	}
 	return now

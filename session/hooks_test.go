@@ -91,8 +91,8 @@ var waysToFail = map[string]struct {
 	}, true},
 }
 
-// I37, K10.1: whatever code of the host's does wrong, and wherever it is called, is logged with the account and, if it panics, the
-// stack; it is counted, and a subscriber is told.
+// I37, K10.1: whatever code of the host's does wrong, and wherever it is called, is logged with the account and, if it
+// panics, the stack; it is counted, and a subscriber is told.
 func TestHooks_FailAlike(t *testing.T) {
 	for _, tt := range hookStories {
 		for name, way := range waysToFail {
@@ -119,7 +119,7 @@ func TestHooks_FailAlike(t *testing.T) {
 					require.EqualValues(w.t, 1, way.count(got), "%+v", got)
 					stacks, accounts := 0, 0
 					for _, l := range log.lines(w.t, "") {
-						if l["account"] == "ann" && (l["hook"] == string(tt.hook) || tt.hook == session.HookClose) {
+						if l["account"] == "ann" && l["hook"] == string(tt.hook) {
 							accounts++
 						}
 						if l["stack"] != nil {
@@ -170,8 +170,8 @@ func TestHooks_AlmostTooSlow(t *testing.T) {
 	}
 }
 
-// K10.1: a Send that fails or panics is counted, and logged where no fan-out does that; one that was to end, or whose entry is not for
-// the client, is neither.
+// K10.1: a Send that fails or panics is counted, and logged where no fan-out does that; one that was to end, or whose entry
+// is not for the client, is neither.
 func TestConnection_SendFailsVisibly(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
@@ -226,7 +226,8 @@ func TestConnection_SendFailsVisibly(t *testing.T) {
 
 // What a connection says about itself is code of the host's, too: the connection stays the caller's.
 func TestAttach_NonBlockingPanics(t *testing.T) {
-	inBubble(t, setup{}, func(w *world) {
+	var log logbook
+	inBubble(t, setup{config: session.Config{Logger: log.logger()}}, func(w *world) {
 		g := w.login("ann", "a1", "ios")
 		q := session.AttachRequest{Account: "ann", Login: g.id, Token: g.token}
 		bad := &queueWire{ask: func() bool { panic("host") }}
@@ -236,6 +237,11 @@ func TestAttach_NonBlockingPanics(t *testing.T) {
 		require.EqualValues(w.t, 1, w.reg.Stats().Refused[session.RefusedHook])
 		require.EqualValues(w.t, 1, w.reg.Stats().Hooks[session.HookNonBlocking].Panics)
 		require.Equal(w.t, 1, countKind(w, session.ChangeHookFailed))
+		lines := log.lines(w.t, "Conn.NonBlocking panicked")
+		require.Len(w.t, lines, 1)
+		require.Equal(w.t, "ERROR", lines[0]["level"])
+		require.Equal(w.t, "ann", lines[0]["account"])
+		require.Contains(w.t, lines[0]["stack"], "hooks_test.go")
 		g.attach()
 	})
 }
@@ -293,5 +299,23 @@ func TestHooks_LeasesAndBusThatPanic(t *testing.T) {
 			require.NotEmpty(c.t, lines, text)
 			require.Contains(c.t, lines[0]["stack"], "hooks_test.go")
 		}
+	})
+}
+
+// A message that no node sends is logged with what is wrong about it.
+func TestBus_AMessageThatMakesNoSense(t *testing.T) {
+	var log logbook
+	onNodes(t, setup{config: session.Config{Logger: log.logger()}}, func(c *cluster, x, _ *world) {
+		from := c.bus.As("z")
+		for _, raw := range []string{"{", "{}", `{"look":""}`} {
+			require.NoError(c.t, from.Publish(c.t.Context(), "x", []byte(raw)))
+		}
+		c.pass(time.Second)
+		lines := log.lines(c.t, "message of another node")
+		require.Len(c.t, lines, 3)
+		for _, l := range lines {
+			require.NotEmpty(c.t, l["err"])
+		}
+		x.join("ann", "a1", "ios")
 	})
 }

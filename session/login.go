@@ -80,7 +80,8 @@ func (q *LoginRequest) question() Question {
 // connections are closed before Login returns. A [*RefusedError], a [*LimitedError] or a [*BannedError] means that nothing
 // was changed, and so does a [*HookError], a [*ChangingError] or a [*RecordFullError]. The new login holds a slot from now on
 // and has a resume window to attach in. ctx bounds all waits before the commit; a commit that has begun is seen through. A
-// [*StoppingError] says when the next process or another node is there. An [*EndedError] means that the store could not say whether it was admitted, and when that was known, it had ended again.
+// [*StoppingError] says when the next process or another node is there. An [*EndedError] means that the store could not say
+// whether it was admitted, and when that was known, it had ended again.
 func (r *Registry) Login(ctx context.Context, q LoginRequest) (_ *LoginResult, err error) {
 	defer fault.In("session", "login", &err)
 	return r.pacedLogin(ctx, q)

@@ -77,8 +77,8 @@ func (r *Registry) joinNodes() error {
 	return nil
 }
 
-// subscribe listens to the bus. A bus that answers later than is waited for keeps no subscription: the name has to be free when the
-// host tries again.
+// subscribe listens to the bus. A bus that answers later than is waited for keeps no subscription: the name has to be free
+// when the host tries again.
 func (n *nodes) subscribe() error {
 	var mu sync.Mutex
 	var stop func()

@@ -16,7 +16,8 @@ import (
 //  1. An engine that has written everything says so in its last heartbeat, with the doubt that it has found itself. So does one
 //     that has never had a connection, such as one that could not be opened for a mistake in its config.
 //  2. The next one goes on with that doubt, and takes the word back before it serves anybody. If it cannot, or does not find
-//     the word, or the store was restored from a backup since, engines before it may have sent all that was committed up to now: this moment is its doubt.
+//     the word, or the store was restored from a backup since, engines before it may have sent all that was committed up to
+//     now: this moment is its doubt.
 //  3. An entry is in doubt for a device if it was committed no later than the doubt says, and the device is that old. No later
 //     entry is: only this engine, or those that ended in order, can have sent it.
 //
@@ -24,8 +25,8 @@ import (
 // before.
 //
 // Clocks may differ by clock.MaxDrift unnoticed. One that was ahead has stamped entries with a time that is still to come: its
-// heartbeat shows that, or the grace that it has begun; if it was set back before the end, fan-out sees that the entries lie in the
-// future.
+// heartbeat shows that, or the grace that it has begun; if it was set back before the end, fan-out sees that the entries lie
+// in the future.
 
 // doubtAtStart returns up to when entries are in doubt, in Unix milliseconds, if no engine has said that it ended in order.
 func (r *Registry) doubtAtStart(beat *heartbeat) int64 {
@@ -73,9 +74,9 @@ func (r *Registry) inDoubt(registered int64) bool {
 // that is not known, any may have been. It is for fan-out; hosts have no use for it.
 func (r *Registry) Doubt() (time.Time, bool) { return time.UnixMilli(r.doubt), r.nodes == nil }
 
-// Orderly notes that a router has written everything, so that all that was sent is known to the store if there was no other one. It
-// returns false, and notes nothing, if the registry has not ended yet. The caller holds the store; see [Registry.Hold]. It is for
-// fan-out, which calls it once; hosts have no use for it.
+// Orderly notes that a router has written everything, so that all that was sent is known to the store if there was no other
+// one. It returns false, and notes nothing, if the registry has not ended yet. The caller holds the store; see
+// [Registry.Hold]. It is for fan-out, which calls it once; hosts have no use for it.
 func (r *Registry) Orderly(ctx context.Context) bool {
 	if !r.ended.Load() {
 		return false
@@ -86,8 +87,8 @@ func (r *Registry) Orderly(ctx context.Context) bool {
 	return true
 }
 
-// mark puts the mark of an orderly end on the last heartbeat of this engine. If another one was there since, which is possible for a
-// router that is closed once more, it speaks for itself.
+// mark puts the mark of an orderly end on the last heartbeat of this engine. If another one was there since, which is
+// possible for a router that is closed once more, it speaks for itself.
 func (r *Registry) mark(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
 	defer cancel()

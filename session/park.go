@@ -51,8 +51,8 @@ type ParkResult struct {
 // Park notes durably that the device is not to get an entry, or takes that back. The note goes with the device. To park
 // twice, or to take back what was not parked, has no effect.
 //
-// Errors: [*event.InvalidError], [ErrNotFound] if the account has no such device, [ErrTooManyParked], a [*RecordFullError], [ErrClosed],
-// or the store's.
+// Errors: [*event.InvalidError], [ErrNotFound] if the account has no such device, [ErrTooManyParked], a [*RecordFullError],
+// [ErrClosed], or the store's.
 func (r *Registry) Park(ctx context.Context, q ParkRequest) (_ ParkResult, err error) {
 	defer fault.In("session", "park", &err)
 	defer func() { r.turned("session: park refused", err, q.Account, "device", string(q.Device)) }()

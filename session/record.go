@@ -197,8 +197,8 @@ func (l *login) cause() *event.Cause {
 	return &event.Cause{Login: l.ID, Device: l.Device, Platform: l.Platform, Name: l.Description.Name}
 }
 
-// remove takes a login out and leaves the tombstone, with the login's ID and tokens. A device that exists only for this login goes with it: its
-// incarnation is returned, so that its cursor can be dropped; 0 otherwise.
+// remove takes a login out and leaves the tombstone, with the login's ID and tokens. A device that exists only for this
+// login goes with it: its incarnation is returned, so that its cursor can be dropped; 0 otherwise.
 func (r *record) remove(id event.LoginID, t tombstone) event.Incarnation {
 	i := slices.IndexFunc(r.Logins, func(l login) bool { return l.ID == id })
 	if i < 0 {

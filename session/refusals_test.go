@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -128,7 +129,7 @@ var refusalStories = []refusalStory{
 		return w.reg.SetPrimary(context.Background(), "ann", "a1")
 	}},
 	{want: session.RefusedDraining, quiet: true, act: func(w *world) error {
-		require.NoError(w.t, drainNow(w.t.Context(), w.reg))
+		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{}))
 		return loginAs(w, "a1", "ios")
 	}},
 	{want: session.RefusedClosed, quiet: true, act: func(w *world) error {
@@ -186,4 +187,27 @@ func TestStats_RefusalsByRule(t *testing.T) {
 	for _, f := range session.Refusals() {
 		require.True(t, seen[f], "no story refuses with %s", f)
 	}
+}
+
+// The host may have a policy, and so groups, for each account: only so many are counted by name.
+func TestStats_RefusalsByGroupsWithoutEnd(t *testing.T) {
+	s := setup{config: session.Config{DecidePolicy: func(_ context.Context, q session.Question) (*policy.Policy, error) {
+		return policy.New(policy.Rules{Groups: []policy.Group{
+			{Name: string(q.Account), Members: []string{"ios"}, Limit: 1, Action: policy.RefuseNew},
+		}})
+	}}}
+	inBubble(t, s, func(w *world) {
+		for i := range 70 {
+			a := event.Account(fmt.Sprint("a", i))
+			w.login(a, "d1", "ios")
+			for range 2 {
+				_, err := w.tryLogin(request(a, "d2", "ios"))
+				require.ErrorIs(w.t, err, session.ErrRefused)
+			}
+		}
+		refused := w.reg.Stats().Refused
+		require.EqualValues(w.t, 2, refused["group:a63"])
+		require.NotContains(w.t, refused, session.Refusal("group:a64"))
+		require.EqualValues(w.t, 12, refused[session.RefusedGroup])
+	})
 }

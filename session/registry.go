@@ -125,7 +125,8 @@ func New(st store.Store, cfg Config) (_ *Registry, err error) {
 		}
 	}()
 	r := &Registry{
-		claim: held, free: free, failed: make(chan struct{}), cfg: cfg, issuer: event.NewIssuer(st.Info().IDKey), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(), records: records,
+		claim: held, free: free, failed: make(chan struct{}), cfg: cfg,
+		issuer: event.NewIssuer(st.Info().IDKey), log: trace.New(cfg.Logger), seed: maphash.MakeSeed(), records: records,
 		cleanSoon: make(chan struct{}, 1), beatSoon: make(chan struct{}, 1), overdue: make(chan []event.Account),
 		sweepers: make(crew, sweepCrew), janitors: make(crew, janitorCrew),
 	}

@@ -40,8 +40,8 @@ func randomRules(t *testing.T, rng *rand.Rand) *policy.Policy {
 	return p
 }
 
-// TestEnforce_RehearsalsOfRandomAccounts: whatever logins there are, with primary devices, tabs, policies of accounts' own and logins
-// that have lost their slot, a rehearsal says what happens, and afterwards nobody is left to end (K20.11).
+// TestEnforce_RehearsalsOfRandomAccounts: whatever logins there are, with primary devices, tabs, policies of accounts' own
+// and logins that have lost their slot, a rehearsal says what happens, and afterwards nobody is left to end (K20.11).
 func TestEnforce_RehearsalsOfRandomAccounts(t *testing.T) {
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 20))

@@ -31,9 +31,9 @@ type AttachRequest struct {
 	// connection of another tab is told tab_replaced, and does not come back by itself: do not name what a user does not see,
 	// such as a notification extension.
 	Tab string
-	// Description, if set, takes the place of the login's, as its other devices see it. Its texts are cleaned as in [LoginRequest].
-	// An IP address that alone has changed is written once an hour at most, or with something else. If the account's record
-	// has no room for it, the old description stays.
+	// Description, if set, takes the place of the login's, as its other devices see it. Its texts are cleaned as in
+	// [LoginRequest]. An IP address that alone has changed is written once an hour at most, or with something else. If the
+	// account's record has no room for it, the old description stays.
 	Description *Description
 	// IdleTimeout is Config.IdleTimeout for this connection, such as one and a half times an MQTT client's keep-alive. Zero
 	// means that of the registry; negative means never; from 1 s to 100 years.

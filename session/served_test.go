@@ -151,8 +151,8 @@ func TestKick_TheSecondOfTwo(t *testing.T) {
 	})
 }
 
-// TestKick_TheSecondOfTwoByAnotherClock: the node of the second call has a wall clock that differs by minutes from the others', or
-// that is set between the two.
+// TestKick_TheSecondOfTwoByAnotherClock: the node of the second call has a wall clock that differs by minutes from the
+// others', or that is set between the two.
 func TestKick_TheSecondOfTwoByAnotherClock(t *testing.T) {
 	for name, ahead := range map[string][2]time.Duration{
 		"set ahead": {0, 3 * time.Minute}, "set back": {0, -3 * time.Minute}, "40 days": {0, 40 * day},

@@ -16,12 +16,12 @@ type Stats struct {
 	Resumes     uint64 // of them, those of logins that had a connection before, as far as this node knows
 	Comebacks   uint64 // of them, those of logins that had lost their slot and were admitted again
 	Kicks       uint64 // calls of Kick, Logout, RemoveDevice, Ban and DeleteAccount that were carried out
-	NewPolicies uint64 // calls of SetPolicy and Enforce
+	NewPolicies uint64 // calls of SetPolicy, and of Enforce that were no rehearsal
 
-	// Refused counts calls that ended with an error, by why: Login, LoginReplacing, Attach, Authenticate, Kick, Logout, RemoveDevice, Ban, Unban,
-	// DeleteAccount, SetPrimary and Park. It has every one of [Refusals], and
-	// "group:NAME" for each group of the policy. Of groups in policies of Config.DecidePolicy it has the first 64 that have
-	// refused; [RefusedGroup] is the sum over the others.
+	// Refused counts calls that ended with an error, by why: Login, LoginReplacing, Attach, Authenticate, Kick, Logout,
+	// RemoveDevice, Ban, Unban, DeleteAccount, SetPrimary and Park. It has every one of [Refusals], and "group:NAME" for
+	// each group of the policy. Of groups in policies of Config.DecidePolicy it has the first 64 that have refused;
+	// [RefusedGroup] is the sum over the others.
 	Refused map[Refusal]uint64
 	// Ended counts logins that have ended, by why. It has every one of [event.Reasons]; most of them end no login. Evictions
 	// are the sum of evicted_quota and evicted_single. Ends that another node has committed are counted there.

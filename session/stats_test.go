@@ -1,7 +1,6 @@
 package session_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/internal/seam"
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
@@ -28,32 +28,16 @@ func skips(reg *session.Registry) uint64 {
 	return n
 }
 
-// drainNow drains a registry at once.
-func drainNow(ctx context.Context, reg *session.Registry) error {
-	return reg.Drain(ctx, session.DrainRequest{})
-}
-
 // logbook is a host's log at level info.
-type logbook struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logbook) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
+type logbook struct{ buffer }
 
 func (b *logbook) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(b, nil)) }
 
 // lines returns the lines so far whose text has a part.
 func (b *logbook) lines(t testing.TB, part string) []map[string]any {
 	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	var all []map[string]any
-	for l := range strings.Lines(b.text.String()) {
+	for l := range strings.Lines(b.String()) {
 		var m map[string]any
 		require.NoError(t, json.Unmarshal([]byte(l), &m))
 		if strings.Contains(m["msg"].(string), part) {
@@ -100,15 +84,29 @@ func TestStats_WithoutALease(t *testing.T) {
 	})
 }
 
-// K20.4: logins, attaches, kicks, and every end of a login and of a connection are counted by reason; ends that another goroutine has
-// caused are logged with account, device and who did it.
+// K20.4: an end is counted and logged by the node that has committed it, and the end of its connection where that was.
+func TestStats_AnEndByAnotherNodeIsCountedOnce(t *testing.T) {
+	var log logbook
+	onNodes(t, setup{config: session.Config{Logger: log.logger()}}, func(c *cluster, x, y *world) {
+		g := x.join("ann", "a1", "ios")
+		y.kick("ann", g.id)
+		c.pass(10 * time.Second)
+		for w, ends := range map[*world]uint64{x: 0, y: 1} {
+			s := w.reg.Stats()
+			require.Equal(c.t, ends, s.Ended[event.KickedHost])
+			require.Equal(c.t, 1-ends, s.Closed[event.KickedHost])
+		}
+		require.Len(c.t, log.lines(c.t, "login kicked"), 1)
+	})
+}
+
+// K20.4: logins, attaches, kicks, and every end of a login and of a connection are counted by reason; ends that another
+// goroutine has caused are logged with account, device and who did it.
 func TestStats_LoginsAndEnds(t *testing.T) {
 	var log logbook
 	s := setup{rules: policy.Rules{PerPlatform: 1}, config: session.Config{Logger: log.logger(), AbsoluteLifetime: 48 * time.Hour}}
 	onStores(t, s, func(w *world) {
-		log.mu.Lock()
-		log.text.Reset()
-		log.mu.Unlock()
+		log.reset()
 		a1 := w.join("ann", "a1", "ios")
 		a2 := w.join("ann", "a2", "ios") // evicts a1
 		again := w.join("ann", "a2", "ios")
@@ -157,6 +155,24 @@ func TestStats_LoginsAndEnds(t *testing.T) {
 		require.Equal(w.t, "cid", closed[0]["account"])
 		require.Equal(w.t, "protocol_error", closed[0]["reason"])
 	})
+}
+
+// What fan-out finds wrong with a connection it logs itself: the registry has no second line for that.
+func TestTrace_WhatFanOutEndsIsLoggedOnce(t *testing.T) {
+	for name, by := range map[string]*seam.Delivery[*session.Connection]{"a host": nil, "fan-out": delivery(nil, func(event.Closed) {})} {
+		t.Run(name, func(t *testing.T) {
+			var log logbook
+			inBubble(t, setup{config: session.Config{Logger: log.logger()}}, func(w *world) {
+				g := w.login("ann", "a1", "ios")
+				q := session.AttachRequest{Account: "ann", Login: g.id, Token: g.token, Delivery: by}
+				c, err := w.reg.Attach(w.t.Context(), q, new(wire))
+				require.NoError(w.t, err)
+				c.Close(event.ProtocolError.Closed(0))
+				c.AwaitClose(w.t.Context())
+				require.Equal(w.t, by == nil, len(log.lines(w.t, "connection closed")) == 1)
+			})
+		})
+	}
 }
 
 // A login that comes back without a slot is an admission of its own, and a token that was used again ends it loudly.
@@ -226,12 +242,18 @@ func TestTrace_OpenDrainClose(t *testing.T) {
 	inBubble(t, setup{config: session.Config{Logger: log.logger()}}, func(w *world) {
 		require.Len(w.t, log.lines(w.t, "opened"), 1)
 		w.fill("ann", "ios", "a1", "a2")
-		require.NoError(w.t, drainNow(w.t.Context(), w.reg))
-		require.EqualValues(w.t, 2, log.lines(w.t, "drain begins")[0]["connections"])
-		over := log.lines(w.t, "drain is over")
-		require.Len(w.t, over, 1)
-		require.EqualValues(w.t, 2, over[0]["connections"])
-		require.Contains(w.t, over[0], "took")
+		require.NoError(w.t, w.reg.Drain(w.t.Context(), session.DrainRequest{Back: 2 * time.Second}))
+		for part, want := range map[string]map[string]any{
+			"drain begins":  {"over": 0, "back": 2 * time.Second, "spread": 100 * time.Millisecond},
+			"drain is over": {"took": 0},
+		} {
+			lines := log.lines(w.t, part)
+			require.Len(w.t, lines, 1)
+			want["node"], want["connections"] = "local", 2
+			for key, value := range want {
+				require.EqualValues(w.t, value, lines[0][key], key)
+			}
+		}
 		require.True(w.t, w.reg.Stats().Draining)
 		w.shut(w.reg)
 		w.shut(w.reg)
@@ -239,8 +261,8 @@ func TestTrace_OpenDrainClose(t *testing.T) {
 	})
 }
 
-// K20.4: a store that fails under 1,000 attached accounts writes a handful of lines, one of which, of level error, names the cause;
-// what fails afterwards because of it is counted.
+// K20.4: a store that fails under 1,000 attached accounts writes a handful of lines, one of which, of level error, names the
+// cause; what fails afterwards because of it is counted.
 func TestTrace_AFailedStoreWritesFewLines(t *testing.T) {
 	const accounts = 1_000
 	var log logbook

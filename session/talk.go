@@ -1,8 +1,10 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -29,6 +31,9 @@ type message struct {
 	Revoked event.Account `json:"revoked,omitempty"` // the revoke hooks for what has ended in this account have run
 }
 
+// errMessage: a message is JSON, and none of those that nodes send.
+var errMessage = errors.New("no message of a node")
+
 // handle is called for each message of another node.
 func (n *nodes) handle(raw []byte) []byte {
 	var m message
@@ -41,7 +46,7 @@ func (n *nodes) handle(raw []byte) []byte {
 	case err == nil && m.Look.Validate() == nil && event.CheckID("node", string(m.From)) == nil:
 		n.lookSoon(m)
 	default:
-		n.r.log.Warn("session: a message of another node cannot be read", "bytes", len(raw), trace.Err(err))
+		n.r.log.Warn("session: a message of another node cannot be read", "bytes", len(raw), trace.Err(cmp.Or(err, errMessage)))
 	}
 	return nil
 }

@@ -20,8 +20,8 @@ func (g *gadget) comes(w *world, old event.ResumeToken) event.ResumeToken {
 // stays has no time-outs, so that only what a test is about happens.
 func stays() setup { return setup{config: session.Config{IdleTimeout: -1}} }
 
-// TestK11_4_K1_AClockThatIsSetWithinTheIntervalLogsNobodyOut: the token was replaced on one node; another one, whose wall clock is
-// set a second later, still takes the one before.
+// TestK11_4_K1_AClockThatIsSetWithinTheIntervalLogsNobodyOut: the token was replaced on one node; another one, whose wall
+// clock is set a second later, still takes the one before.
 func TestK11_4_K1_AClockThatIsSetWithinTheIntervalLogsNobodyOut(t *testing.T) {
 	for name, step := range map[string]time.Duration{
 		"100 s ahead": 100 * time.Second, "100 s back": -100 * time.Second, "40 days ahead": 40 * day, "an hour back": -time.Hour,
@@ -106,8 +106,8 @@ func TestI26_AClockThatIsSetDoesNotBeginTheIntervalAgain(t *testing.T) {
 	})
 }
 
-// TestToken_OneIntervalAtATimeWhateverTheClockSays: a clock that is set ahead by a day makes the next token due, but not while the
-// one before may still be used.
+// TestToken_OneIntervalAtATimeWhateverTheClockSays: a clock that is set ahead by a day makes the next token due, but not
+// while the one before may still be used.
 func TestToken_OneIntervalAtATimeWhateverTheClockSays(t *testing.T) {
 	s, wall := withWall(stays())
 	inBubble(t, s, func(w *world) {
