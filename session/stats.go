@@ -34,7 +34,7 @@ type Stats struct {
 
 	SendFailures   uint64 // calls of Conn.Send that failed, because of neither their context nor the end of the connection
 	SendPanics     uint64 // of them, those that panicked
-	StoreFailures  uint64 // calls of the store that failed, for another reason than a conflict or the caller's context
+	StoreFailures  uint64 // calls of the store that failed or had no answer at their deadline; conflicts and cancelled calls do not count
 	StoreConflicts uint64 // commits that another one came before; they are tried again
 	TidyFailures   uint64 // accounts that the sweep or the janitor could not bring up to date; they are tried again
 	Cleanings      uint64 // times that the janitor was through with all accounts
