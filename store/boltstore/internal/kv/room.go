@@ -1,0 +1,146 @@
+package kv
+
+import (
+	"math"
+	"sync"
+
+	"github.com/manydevice/manydevice/store"
+)
+
+// room knows how much more fits into the bbolt file. What counts are blocks that the file has on the disk already: so what was
+// accepted can be flushed whatever others do to the disk.
+//
+//		free pages + blocks beyond the last page in use  ≥  what memtables will need + what is kept back
+//
+//	 1. An operation that appends is refused unless that holds with it, after the file was made longer if need be and possible.
+//	 2. What is kept back is for operations that end something, and half of it for the flush alone: it writes pages before it frees old ones.
+type room struct {
+	mu     sync.Mutex
+	blocks int64 // size of the file
+	high   int64 // end of the pages in use
+	free   int64 // bytes of free pages
+	active int64 // what the active memtable needs, as of the last operation that asked
+	frozen int64 // what the rest of the frozen one needs
+	failed bool  // the disk refused more blocks when it was asked last
+}
+
+// growStep is by how much the file is made longer at a time.
+const growStep = 16 << 20
+
+// fits reports whether the file has room for what the active memtable needs.
+func (db *DB) fits(active int64, spare bool) bool {
+	r := &db.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.active = active
+	keep := db.o.Reserve
+	if spare {
+		keep /= 2
+	}
+	need := active + r.frozen + keep
+	if need <= r.left() {
+		r.failed = false
+		return true
+	}
+	step := int64(growStep)
+	if db.o.MaxSize > 0 {
+		step = max(db.page, min(step, db.o.MaxSize/64))
+	}
+	db.extendLocked(r.blocks+need-r.left()+step, need)
+	return need <= r.left()
+}
+
+// left is how much of the file is not in use.
+func (r *room) left() int64 { return r.free + max(0, r.blocks-r.high) }
+
+// extendLocked makes the file longer, up to a size, as far as MaxSize and the disk allow. r.mu is held for as long as that
+// takes: nobody can be accepted meanwhile.
+func (db *DB) extendLocked(size, need int64) {
+	r := &db.room
+	size = (size + db.page - 1) / db.page * db.page
+	if db.o.MaxSize > 0 {
+		size = min(size, db.o.MaxSize/db.page*db.page)
+	}
+	for size > r.blocks {
+		err := allocate(db.fd, r.blocks, size)
+		if err == nil {
+			r.blocks, r.failed = size, false
+			return
+		}
+		r.failed = true
+		least := r.blocks + need - r.left()
+		if !full(err) || size <= least {
+			return
+		}
+		size = max(least, r.blocks+(size-r.blocks)/2)
+	}
+}
+
+// measure takes over what a transaction says about the file. frozen is what is left of the frozen memtable.
+func (db *DB) measure(high, frozen int64) {
+	stats := db.bolt.Stats()
+	free := stats.FreePageN
+	db.mu.Lock()
+	if db.backups == 0 { // otherwise the pending ones stay what they are until its end
+		free += stats.PendingPageN
+	}
+	db.mu.Unlock()
+	r := &db.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.high, r.free, r.frozen = high, int64(free)*db.page, frozen
+	r.blocks = max(r.blocks, high)
+}
+
+// sliceRows is how many rows a slice of a flush may have, so that the pages that it writes fit: about three for each.
+func (db *DB) sliceRows() int {
+	r := &db.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return int(min(max(r.left()/db.page/4, minSlice), maxSlice))
+}
+
+// Room returns how many bytes may still be appended as far as MaxSize goes, and as far as the disk goes; -1: no bound, or not
+// known. The reserve is left aside.
+func (db *DB) Room() (file, disk int64) {
+	r := &db.room
+	r.mu.Lock()
+	need := r.active + r.frozen + db.o.Reserve - r.left()
+	blocks := r.blocks
+	r.mu.Unlock()
+	file, disk = -1, -1
+	if db.o.MaxSize > 0 {
+		file = max(0, db.o.MaxSize-blocks-need)
+	}
+	if free, known := statFree(db.o.Path); known {
+		disk = max(0, min(free, math.MaxInt64/2)-need)
+	}
+	return file, disk
+}
+
+// crowded is the error of groups while the flush cannot go on and memory is taken twice over.
+func (db *DB) crowded() error {
+	m := db.current.Load().tables[0]
+	if m.size < 2*m.limit {
+		return nil
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return fmtFull(db.flushErr)
+}
+
+func fmtFull(cause error) error {
+	if cause == nil {
+		return store.ErrFull
+	}
+	return &fullError{cause}
+}
+
+// fullError is ErrFull with the reason.
+type fullError struct{ cause error }
+
+func (e *fullError) Error() string {
+	return "boltstore: " + store.ErrFull.Error() + ": " + e.cause.Error()
+}
+
+func (e *fullError) Unwrap() []error { return []error{store.ErrFull, e.cause} }
