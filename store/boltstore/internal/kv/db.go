@@ -57,9 +57,10 @@ type DB struct {
 	current  atomic.Pointer[version]
 	spare    *arena // of a memtable that is over; guarded by mu
 
-	flushes  chan *memtable // to the flusher; one at most
-	flushed  chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
-	progress atomic.Int64   // rows of the frozen memtable that were flushed
+	flushes               chan *memtable // to the flusher; one at most
+	flushed               chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
+	progress              atomic.Int64   // rows of the frozen memtable that were flushed
+	flushBegan, lastFlush atomic.Int64   // Unix nanoseconds; how long the last flush took
 
 	life    context.Context // ends work in the background
 	stop    context.CancelFunc

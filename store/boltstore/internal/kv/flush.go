@@ -17,14 +17,16 @@ import (
 //     that none has to wait for the whole rest.
 const (
 	minSlice   = 16      // rows
-	maxSlice   = 16_384  // rows
-	sliceBytes = 4 << 20 // of keys and values
+	maxSlice   = 4096    // rows
+	sliceBytes = 2 << 20 // of keys and values
 
 	retryFirst = 50 * time.Millisecond
 	retryLast  = 5 * time.Second
 
-	paceFrom = 0.25 // of the active memtable
-	paceMost = 10 * time.Millisecond
+	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
+	paceFrom = 0.25
+	paceTo   = 0.95
+	paceMost = 50 * time.Millisecond
 )
 
 // flushing is how far the flush of a memtable has come.
@@ -59,13 +61,26 @@ func (db *DB) makeWay() {
 	case active.full() && frozen == nil:
 		db.rotate()
 	case frozen != nil:
-		fill := float64(active.size) / float64(active.limit)
-		behind := fill - paceFrom - float64(db.progress.Load())/float64(max(frozen.rows, 1))
-		if d := min(time.Duration(behind*float64(2*paceMost)), paceMost); fill > paceFrom && d > 0 {
+		if d := db.behind(active, frozen); d > 0 {
 			db.stats.stalled(d)
 			time.Sleep(d)
 		}
 	}
+}
+
+// behind returns for how long the flush would have to go on alone to be as far as the active memtable allows.
+func (db *DB) behind(active, frozen *memtable) time.Duration {
+	fill := float64(active.size) / float64(active.limit)
+	done := float64(db.progress.Load()) / float64(max(frozen.rows, 1))
+	ahead := fill - paceFrom - (paceTo-paceFrom)*done
+	if ahead <= 0 {
+		return 0
+	}
+	whole := time.Duration(db.lastFlush.Load())
+	if began := db.flushBegan.Load(); done > 0.05 && began != 0 {
+		whole = max(whole, time.Duration(float64(time.Now().UnixNano()-began)/done))
+	}
+	return min(time.Duration(ahead/(paceTo-paceFrom)*float64(whole)), paceMost)
 }
 
 // awaitFlush waits until the frozen memtable is flushed, or has failed to be and the active one may still grow.
@@ -133,6 +148,7 @@ func (db *DB) flushAll() {
 func (db *DB) flush(m *memtable) {
 	f := &flushing{db: db, m: m, seq: db.settled(), parts: m.inOrder(0)}
 	began := time.Now()
+	db.flushBegan.Store(began.UnixNano())
 	for wait := retryFirst; !f.done; {
 		at := *f
 		err := f.slice()
@@ -154,6 +170,7 @@ func (db *DB) flush(m *memtable) {
 			return
 		}
 	}
+	db.lastFlush.Store(int64(time.Since(began)))
 	db.stats.flush(time.Since(began))
 }
 
@@ -186,13 +203,14 @@ func retryable(err error) bool { return full(err) || errors.Is(err, ErrCorrupt) 
 // slice writes the next rows.
 func (f *flushing) slice() error {
 	db := f.db
+	rows := db.sliceRows(f.m.rows - int(f.rows))
 	var tx *bolt.Tx
 	err := guard(func() (err error) {
 		if tx, err = db.bolt.Begin(true); err != nil {
 			return err
 		}
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
-		if err := f.write(&s, db.sliceRows()); err != nil {
+		if err := f.write(&s, rows); err != nil {
 			return err
 		}
 		if f.done {

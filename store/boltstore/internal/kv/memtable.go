@@ -179,7 +179,7 @@ func (m *memtable) seek(part uint32, key []byte, prev *[maxHeight]uint32) uint32
 	tower := m.load(part + partTower)
 	level := int(*m.word(tower)) - 1
 	links := tower + 1 // place of the links of the row before; of the part at first
-	var next uint32 // as it was when it was compared: another row may come before it meanwhile
+	var next uint32    // as it was when it was compared: another row may come before it meanwhile
 	for ; level >= 0; level-- {
 		for {
 			next = m.load(links + uint32(level))

@@ -27,6 +27,9 @@ type room struct {
 // growStep is by how much the file is made longer at a time.
 const growStep = 16 << 20
 
+// sliceRoom is how much room a slice of a flush has if it can.
+const sliceRoom = 64 << 20
+
 // fits reports whether the file has room for what the active memtable needs.
 func (db *DB) fits(active int64, spare bool) bool {
 	r := &db.room
@@ -92,12 +95,25 @@ func (db *DB) measure(high, frozen int64) {
 	r.blocks = max(r.blocks, high)
 }
 
-// sliceRows is how many rows a slice of a flush may have, so that the pages that it writes fit: about three for each.
-func (db *DB) sliceRows() int {
+// pagesPerRow is how many pages a row of a slice may take, at most about: a leaf, what comes of it when it is split, and a share of
+// the branches above.
+const pagesPerRow = 4
+
+// sliceRows is how many of the rows that are left a slice of a flush may have, so that the pages that it writes fit. The file is made
+// longer for them if it can be.
+func (db *DB) sliceRows(left int) int {
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return int(min(max(r.left()/db.page/4, minSlice), maxSlice))
+	rows := min(max(left, minSlice), maxSlice)
+	want := min(int64(rows)*pagesPerRow*db.page, sliceRoom)
+	if db.o.MaxSize > 0 {
+		want = min(want, db.o.MaxSize/16)
+	}
+	if missing := want - r.left(); missing > 0 {
+		db.extendLocked(r.blocks+missing, 0)
+	}
+	return int(min(max(r.left()/db.page/pagesPerRow, minSlice), int64(rows)))
 }
 
 // Room returns how many bytes may still be appended as far as MaxSize goes, and as far as the disk goes; -1: no bound, or not
