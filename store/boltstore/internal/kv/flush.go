@@ -24,9 +24,9 @@ const (
 	retryLast  = 5 * time.Second
 
 	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
-	paceFrom = 0.25
+	paceFrom = 0.05
 	paceTo   = 0.95
-	paceMost = 50 * time.Millisecond
+	paceMost = 30 * time.Millisecond
 )
 
 // flushing is how far the flush of a memtable has come.
