@@ -37,7 +37,7 @@ func (db *DB) shut() error {
 		}
 	}
 	if healthy {
-		err = errors.Join(err, syncDir(filepath.Dir(db.o.Path)))
+		err = errors.Join(err, SyncDir(filepath.Dir(db.o.Path)))
 	}
 	return err
 }
@@ -85,7 +85,6 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	defer db.leave()
-	db.settled()
 	goal := uint64(0) // memtable
 	for {
 		db.mu.Lock()
@@ -102,7 +101,7 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 		case v.tables[0].number > goal && v.tables[1] == nil, v.tables[0].number > goal+1, v.tables[1] == nil && v.tables[0].empty():
 			return nil
 		case err != nil:
-			return fmtFull(err)
+			return &fullError{err}
 		case v.tables[1] != nil:
 			if db.current.Load() != v {
 				continue

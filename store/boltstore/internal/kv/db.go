@@ -120,6 +120,13 @@ func (db *DB) refusalLocked() error {
 	return nil
 }
 
+// Refusal is the error of new calls; nil while the DB is in use.
+func (db *DB) Refusal() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.refusalLocked()
+}
+
 // refusal is the error of a failure; nil while there was none.
 func (db *DB) refusal() error {
 	db.mu.Lock()
@@ -149,9 +156,7 @@ func (db *DB) View(ctx context.Context, f func(*Snapshot) error) error {
 	v := db.acquire()
 	defer v.release()
 	s := Snapshot{v: v, seq: db.published.Load()}
-	err := guard(func() error { return f(&s) })
-	db.stats.read(err)
-	return err
+	return guard(func() error { return f(&s) })
 }
 
 // Go runs f in a goroutine that Close waits for. ctx ends when Close is called or the DB fails. It reports false if that is

@@ -10,7 +10,7 @@ import (
 
 // The flush writes a frozen memtable to the file, in slices, each of them a transaction of bbolt.
 //
-//  1. It begins when all groups of the memtable are durable or undone, and writes what is visible as of then.
+//  1. A memtable is frozen when all its groups are durable or undone. The newest version of each row is written.
 //  2. A slice is done as a whole or not at all, and may be tried again: for want of room, or because a page cannot be read. It
 //     never fails a group. Only when bbolt does not know what it has written does the DB fail.
 //  3. Commits go on meanwhile, into the next memtable. As that fills faster than this one is flushed, they are slowed down, so
@@ -33,7 +33,6 @@ const (
 type flushing struct {
 	db    *DB
 	m     *memtable
-	seq   uint64 // what is visible as of this group is written
 	table Table
 	parts []uint32 // of the table, that are left
 	row   uint32   // of the first of them, that is next; 0: its first
@@ -58,7 +57,7 @@ func (db *DB) makeWay() {
 		frozen = v.tables[1]
 	}
 	switch {
-	case active.full() && frozen == nil:
+	case frozen == nil && (active.full() || !active.empty() && db.room.pressed()):
 		db.rotate()
 	case frozen != nil:
 		if d := db.behind(active, frozen); d > 0 {
@@ -100,13 +99,20 @@ func (db *DB) awaitFlush(active *memtable) {
 	}
 }
 
-// rotate freezes the active memtable and begins another one. It holds running, and no memtable is frozen.
+// rotate freezes the active memtable, once all its groups are durable or undone, and begins another one. It holds running, and
+// no memtable is frozen.
 func (db *DB) rotate() {
+	db.writing.Lock()
+	if lost := db.lost.Swap(nil); lost != nil {
+		db.undoGroup(lost)
+	}
+	db.writing.Unlock()
 	db.versions.Lock()
 	defer db.versions.Unlock()
 	v := db.current.Load()
 	old := v.tables[0]
 	next := db.memtable(old.number+1, old.parts)
+	next.newest = old.newest
 	db.logs[next.number%2].begin(next.number)
 	db.progress.Store(0)
 	db.room.mu.Lock()
@@ -146,7 +152,7 @@ func (db *DB) flushAll() {
 }
 
 func (db *DB) flush(m *memtable) {
-	f := &flushing{db: db, m: m, seq: db.settled(), parts: m.inOrder(0)}
+	f := &flushing{db: db, m: m, parts: m.inOrder(0)}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
 	for wait := retryFirst; !f.done; {
@@ -162,6 +168,7 @@ func (db *DB) flush(m *memtable) {
 			db.fail(fmt.Errorf("flush: %w", err))
 			return
 		}
+		db.stats.flushFailures.Add(1)
 		db.o.Log.Error("boltstore: flush failed, will be tried again", "error", err)
 		select {
 		case <-time.After(wait):
@@ -172,18 +179,6 @@ func (db *DB) flush(m *memtable) {
 	}
 	db.lastFlush.Store(int64(time.Since(began)))
 	db.stats.flush(time.Since(began))
-}
-
-// settled returns the last group that is durable, when no group is running or being written.
-func (db *DB) settled() uint64 {
-	db.running.Lock()
-	defer db.running.Unlock()
-	db.writing.Lock()
-	defer db.writing.Unlock()
-	if lost := db.lost.Swap(nil); lost != nil {
-		db.undoGroup(lost)
-	}
-	return db.published.Load()
 }
 
 // flushSays notes how the last slice went, and wakes who waits for the flush.
@@ -273,7 +268,7 @@ func (f *flushing) write(s *sliceWriter, rows int) error {
 		}
 		for f.row != 0 && rows > 0 && bytes < sliceBytes {
 			key := s.key(f.m.key(f.row))
-			v, gone, found := f.m.fileRow(f.row, f.seq, f.table, key)
+			v, gone, found := f.m.fileRow(f.row, f.m.newest, f.table, key)
 			if found {
 				rows--
 				bytes += len(key) + len(v)

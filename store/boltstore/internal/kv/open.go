@@ -219,13 +219,14 @@ func (db *DB) openLogs(s *state) error {
 		}
 		db.logs[i] = l
 	}
-	return syncDir(filepath.Dir(db.o.Path))
+	return SyncDir(filepath.Dir(db.o.Path))
 }
 
 // recover reads the log into memory.
 func (db *DB) recover(s *state, file *file) error {
 	began := time.Now()
 	first := db.memtable(s.number+1, 0)
+	first.newest = s.group
 	group, rows := s.group, 0
 	n, err := db.replay(first, &group)
 	if err != nil {
@@ -233,6 +234,7 @@ func (db *DB) recover(s *state, file *file) error {
 	}
 	rows += n
 	second := db.memtable(s.number+2, 0)
+	second.newest = group
 	if n, err = db.replay(second, &group); err != nil {
 		return err
 	}
@@ -367,11 +369,11 @@ func create(o *Options, deadline time.Time) (err error) {
 	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(o.Path))
+	return SyncDir(filepath.Dir(o.Path))
 }
 
-// syncDir makes a new name in a folder durable. Windows cannot do that and does not need it.
-func syncDir(dir string) error {
+// SyncDir makes a new name in a folder durable. Windows cannot do that and does not need it.
+func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
@@ -433,3 +435,27 @@ func boltOpen(path string, o *bolt.Options) (*bolt.DB, *os.File, error) {
 
 // timeout is what is left until the deadline, for bbolt, which takes zero for ever.
 func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline), 1) }
+
+// Settle says in a file that it was closed: one that was made by Backup has all that there is, and no log belongs to it.
+func Settle(o Options) error {
+	deadline := time.Now().Add(o.LockTimeout)
+	if err := inspect(o.Path, deadline); err != nil {
+		return err
+	}
+	db := newDB(o)
+	if err := db.openFile(deadline); err != nil {
+		return err
+	}
+	err := guard(func() error {
+		s, meta, err := db.readState()
+		if err == nil {
+			err = o.Meta(meta)
+		}
+		if err != nil {
+			return err
+		}
+		s.open = false
+		return db.bolt.Update(func(tx *bolt.Tx) error { return putState(tx, s) })
+	})
+	return errors.Join(err, db.bolt.Close())
+}

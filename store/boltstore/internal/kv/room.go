@@ -22,6 +22,8 @@ type room struct {
 	active int64 // what the active memtable needs, as of the last operation that asked
 	frozen int64 // what the rest of the frozen one needs
 	failed bool  // the disk refused more blocks when it was asked last
+
+	refused bool // an operation was, since pressed was called
 }
 
 // growStep is by how much the file is made longer at a time.
@@ -50,7 +52,21 @@ func (db *DB) fits(active int64, spare bool) bool {
 		step = max(db.page, min(step, db.o.MaxSize/64))
 	}
 	db.extendLocked(r.blocks+need-r.left()+step, need)
-	return need <= r.left()
+	if need <= r.left() {
+		return true
+	}
+	r.refused = true
+	return false
+}
+
+// pressed reports whether an operation was refused since it was asked last: what is in memory is flushed then, since it may
+// remove rows, and need less room than was thought.
+func (r *room) pressed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	refused := r.refused
+	r.refused = false
+	return refused
 }
 
 // left is how much of the file is not in use.
@@ -134,22 +150,18 @@ func (db *DB) Room() (file, disk int64) {
 	return file, disk
 }
 
-// crowded is the error of groups while the flush cannot go on and memory is taken twice over.
+// crowded is the error of groups while the flush fails and memory is taken twice over.
 func (db *DB) crowded() error {
-	m := db.current.Load().tables[0]
-	if m.size < 2*m.limit {
+	v := db.current.Load()
+	if v == nil || v.tables[1] == nil || v.tables[0].size < 2*v.tables[0].limit {
 		return nil
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return fmtFull(db.flushErr)
-}
-
-func fmtFull(cause error) error {
-	if cause == nil {
-		return store.ErrFull
+	if db.flushErr == nil {
+		return nil
 	}
-	return &fullError{cause}
+	return &fullError{db.flushErr}
 }
 
 // fullError is ErrFull with the reason.

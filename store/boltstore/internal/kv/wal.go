@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -26,10 +27,11 @@ import (
 //	 4. The bbolt file says which log belongs to it, and whether it was closed. A clean Close removes the log.
 type wal struct {
 	file   *os.File
-	number uint64 // memtable
-	end    int64  // of the records
-	size   int64  // of the file; all of it has been written
-	step   int64  // by which it grows
+	number uint64       // memtable
+	end    int64        // of the records
+	size   int64        // of the file; all of it has been written
+	step   int64        // by which it grows
+	bytes  atomic.Int64 // size, for Stats
 }
 
 const (
@@ -88,6 +90,7 @@ func (l *wal) check(id walID) error {
 		return err
 	}
 	l.size = info.Size()
+	l.bytes.Store(l.size)
 	head := make([]byte, walHeader)
 	if _, err := l.file.ReadAt(head, 0); err != nil {
 		return fmt.Errorf("%w: header of the log: %w", ErrCorrupt, err)
@@ -111,6 +114,7 @@ func (l *wal) extend(size int64) error {
 		return err
 	}
 	l.size = size
+	l.bytes.Store(size)
 	return nil
 }
 
