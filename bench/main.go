@@ -26,7 +26,7 @@ import (
 
 var modules = []string{
 	"go.etcd.io/bbolt", "github.com/centrifugal/centrifuge", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go",
-	"github.com/mochi-mqtt/server/v2",
+	"github.com/mochi-mqtt/server/v2", "github.com/cockroachdb/pebble/v2",
 }
 
 func main() {

@@ -1,7 +1,9 @@
 package raw
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"slices"
 
@@ -121,4 +123,20 @@ func (q *Sequence) PutAll(n, size int) error {
 		n -= len(records)
 	}
 	return nil
+}
+
+// BucketsWith returns the names of the buckets of a file that have a row whose key begins with a prefix.
+func BucketsWith(db *bbolt.DB, prefix []byte) (names [][]byte, err error) {
+	err = db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			if k, _ := b.Cursor().Seek(prefix); bytes.HasPrefix(k, prefix) {
+				names = append(names, slices.Clone(name))
+			}
+			return nil
+		})
+	})
+	if err == nil && len(names) == 0 {
+		err = fmt.Errorf("no bucket has a row with %q", prefix)
+	}
+	return names, err
 }
