@@ -44,6 +44,7 @@ type sending struct {
 func (b *Batches) Send(m rows.Message) (rows.Result, error) {
 	s := b.work.Get().(*sending)
 	defer b.work.Put(s)
+	b.waiting.Add(1)
 	batch := b.db.NewBatch()
 	s.writer.db, s.writer.batch = b.db, batch
 	res, err := b.apply(s, &m)
@@ -51,6 +52,7 @@ func (b *Batches) Send(m rows.Message) (rows.Result, error) {
 		// A repetition waits, too: for the first send, which comes before it in the log.
 		err = batch.SyncWait()
 	}
+	b.waiting.Add(-1)
 	return res, errors.Join(err, batch.Close())
 }
 
