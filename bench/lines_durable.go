@@ -26,8 +26,9 @@ const (
 		"bound and no design."
 	pebbleNotes = durableNotes + "The reference is a store on cockroachdb/pebble that looks up, counts and writes the same rows: a " +
 		"batch for each send, synced together by pebble, tuned (package pebble in bench/internal says how). It has no engine: no " +
-		"routes, no devices, no events."
-	committerNotes = "The same, but one goroutine makes one batch of up to 512 sends that wait."
+		"routes, no devices, no events. A lone sender's rate is one over its median latency, the two sides in turns operation by " +
+		"operation."
+	committerNotes = "As durable/pebble, but one goroutine makes one batch of up to 512 sends that wait."
 )
 
 // pebbleGoals are the goals against pebble, by senders.
@@ -56,14 +57,12 @@ func durableLines(sc lab.Scale) []lab.Line {
 		}
 		all = append(all, l)
 	}
-	for _, n := range sc.Senders {
-		all = append(all, lab.Line{
-			Name: fmt.Sprintf("durable/pebble-committer/senders=%d", n), Unit: "messages/s", Against: oneCommitter, Notes: committerNotes,
-			Prepare: durable(sc.Peer, n, pebbleCommitter),
-		})
-	}
 	middle := sc.Accounts[len(sc.Accounts)/2]
 	return append(all,
+		lab.Line{
+			Name: fmt.Sprintf("durable/pebble-committer/senders=%d", sc.Crowd), Unit: "messages/s", Against: oneCommitter,
+			Notes: committerNotes, Prepare: durable(sc.Peer, sc.Crowd, pebbleCommitter),
+		},
 		lab.Line{
 			Name: "durable/against-file", Unit: "messages/s", Against: "append and fdatasync",
 			Notes: "The same work against a plain file, with what is looked up in memory: one write and one fdatasync for all that " +
@@ -85,8 +84,25 @@ func durable(accounts, senders int, open openReference) func(*lab.Scene) (lab.Ru
 		if err != nil {
 			return nil, nil, err
 		}
-		our, err := ourSends(s, accounts, senders)
-		return our, sends(s, senders, func(context.Context) error { return r.send() }, r.rest), err
+		e, t, err := filledFile(s, accounts)
+		if err != nil {
+			return nil, nil, err
+		}
+		if senders == 1 {
+			our, other := lab.Pairs(s.Scale.Ops, time.Second, func(int) error { return t.Send(s.Context(), e) },
+				func(int) error { return r.send() })
+			return perSecond(our), perSecond(other), nil
+		}
+		return trafficRun(s, e, t, senders), sends(s, senders, func(context.Context) error { return r.send() }, r.rest), nil
+	}
+}
+
+// perSecond makes a rate of a run that measures how long one operation takes.
+func perSecond(run lab.Run) lab.Run {
+	return func() (lab.Sample, error) {
+		sample, err := run()
+		sample.Value = 1 / sample.Value
+		return sample, err
 	}
 }
 
@@ -103,17 +119,12 @@ func againstADay(accounts, senders int) func(*lab.Scene) (lab.Run, lab.Run, erro
 			from := ours.Scatter(n, accounts)
 			return d.Send(account(from), account(from^1), strconv.FormatUint(n, 36), payload)
 		}
-		our, err := ourSends(s, accounts, senders)
-		return our, sends(s, senders, send, func() error { return nil }), err
+		e, t, err := filledFile(s, accounts)
+		if err != nil {
+			return nil, nil, err
+		}
+		return trafficRun(s, e, t, senders), sends(s, senders, send, func() error { return nil }), nil
 	}
-}
-
-func ourSends(s *lab.Scene, accounts, senders int) (lab.Run, error) {
-	e, t, err := filledFile(s, accounts)
-	if err != nil {
-		return nil, err
-	}
-	return trafficRun(s, e, t, senders), nil
 }
 
 func trafficRun(s *lab.Scene, e *ours.Engine, t *ours.Traffic, senders int) lab.Run {

@@ -28,6 +28,7 @@
 package pebble
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -35,6 +36,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/manydevice/manydevice/bench/internal/lab"
 	"github.com/manydevice/manydevice/bench/internal/rows"
@@ -42,7 +44,9 @@ import (
 
 // Options tune a DB. The zero value is valid.
 type Options struct {
-	Memory int64 // bytes of the block cache, and twice those of a memtable, of which there may be four; 0: 128 MiB
+	Memory int64  // bytes of the block cache, and twice those of a memtable, of which there may be four; 0: 128 MiB
+	FS     vfs.FS // where the files are, for tests; nil: the system's
+	Dir    string // of the files; empty: a new folder of the scene
 }
 
 const defaultMemory = 128 << 20
@@ -53,17 +57,18 @@ type DB struct {
 	waiting atomic.Int64 // sends that wait for a sync
 }
 
-// Open opens a new database, which is closed with the scene.
+// Open opens a database, new if there is none, which is closed with the scene.
 func Open(s *lab.Scene, o Options) (*DB, error) {
-	dir, err := s.Dir()
-	if err != nil {
-		return nil, err
-	}
-	if o.Memory == 0 {
-		o.Memory = defaultMemory
+	var err error
+	if o.Dir == "" {
+		if o.Dir, err = s.Dir(); err != nil {
+			return nil, err
+		}
 	}
 	d := new(DB)
-	if d.db, err = pebble.Open(dir, d.options(o.Memory)); err != nil {
+	tuned := d.options(cmp.Or(o.Memory, defaultMemory))
+	tuned.FS = o.FS
+	if d.db, err = pebble.Open(o.Dir, tuned); err != nil {
 		return nil, err
 	}
 	s.Cleanup(d.db.Close)
