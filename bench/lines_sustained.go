@@ -20,7 +20,7 @@ func sustainedLines(sc lab.Scale) []lab.Line {
 	return all
 }
 
-// sustained returns the lines for so many accounts. They share the runs of our side, since one takes a minute.
+// sustained returns the lines for a number of accounts. They share the runs of our side, since one takes a minute.
 func sustained(sc lab.Scale, accounts int) []lab.Line {
 	name := fmt.Sprintf("senders=%d/accounts=%d", sc.Crowd, accounts)
 	var shared sharedRuns

@@ -11,7 +11,7 @@ import (
 	"github.com/manydevice/manydevice/store/boltstore"
 )
 
-// This file is all that the bench knows of boltstore besides its contract as a store.
+// This file is all that the bench knows of boltstore, other than that it is a store.
 
 // OpenStore is how all files are opened. memory is how many bytes its memtables and caches may take, about; 0: as it comes.
 func OpenStore(path string, memory int64) (*boltstore.Store, error) {
@@ -43,7 +43,7 @@ func (e *Engine) PayOff(ctx context.Context) error {
 	return errors.Join(Rest(ctx, e.Store), e.Close(ctx), e.Store.Close(ctx))
 }
 
-// FillFile makes a file with accounts, so many rounds of messages into each, and leaves nothing in it to be done later.
+// FillFile makes a file in which each of the accounts has rounds entries. Nothing in it is left to be done later.
 func FillFile(ctx context.Context, path string, accounts, rounds int, payload []byte) error {
 	st, err := OpenStore(path, 0)
 	if err != nil {

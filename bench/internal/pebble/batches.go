@@ -24,7 +24,7 @@ type Batches struct {
 	work   sync.Pool
 }
 
-// shards are so many that 1,024 senders rarely meet.
+// shards is large, so that 1,024 senders rarely meet.
 const shards = 4096
 
 var _ rows.Sender = (*Batches)(nil)

@@ -1,7 +1,8 @@
 package raw
 
 import (
-	"slices"
+	"errors"
+	"hash/maphash"
 
 	"github.com/manydevice/manydevice/bench/internal/lab"
 	"github.com/manydevice/manydevice/bench/internal/rows"
@@ -12,16 +13,26 @@ import (
 type Log struct {
 	*Grouped
 	append  func(records [][]byte) error
-	rows    map[string][]byte
-	records [][]byte // of a group: one for each message
+	seed    maphash.Seed
+	rows    map[uint64]row // by a hash of the key
+	records [][]byte       // of a group: one for each message
 	record  []byte
 }
 
 var _ rows.Sender = (*Log)(nil)
 
+// row is a value. Neither it nor its key has a pointer: millions of them would otherwise have the garbage collector work for both
+// sides of a line.
+type row struct {
+	size  int8
+	value [maxValue]byte
+}
+
+const maxValue = 56 // of what is looked up
+
 // NewLog returns an empty one. append makes records durable: that of a Sequence or a File.
 func NewLog(appendAll func(records [][]byte) error) *Log {
-	l := &Log{append: appendAll, rows: make(map[string][]byte), record: make([]byte, RecordBytes)}
+	l := &Log{append: appendAll, seed: maphash.MakeSeed(), rows: make(map[uint64]row), record: make([]byte, RecordBytes)}
 	l.Grouped = NewGrouped(0, l.group)
 	return l
 }
@@ -53,7 +64,10 @@ func (l *Log) group(work func(rows.Map) error) error {
 }
 
 // Get implements rows.Map.
-func (l *Log) Get(key []byte) ([]byte, error) { return l.rows[string(key)], nil }
+func (l *Log) Get(key []byte) ([]byte, error) {
+	r := l.rows[maphash.Bytes(l.seed, key)]
+	return r.value[:r.size], nil
+}
 
 // Put implements rows.Map. What belongs to a message is one record, whose size is that of all of it.
 func (l *Log) Put(key, value []byte) error {
@@ -62,7 +76,12 @@ func (l *Log) Put(key, value []byte) error {
 		l.records = append(l.records, l.record)
 	case rows.TableEntries:
 	default:
-		l.rows[string(key)] = slices.Clone(value)
+		if len(value) > maxValue {
+			return errors.New("value is too large")
+		}
+		r := row{size: int8(len(value))}
+		copy(r.value[:], value)
+		l.rows[maphash.Bytes(l.seed, key)] = r
 	}
 	return nil
 }

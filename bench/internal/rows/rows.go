@@ -4,7 +4,7 @@
 // A send between two accounts
 //
 //  1. looks up the idempotency record of the client message ID. If there is one with the same digest, that is the result;
-//  2. reads the head of both inboxes: last sequence number, entries, bytes; and that of the sender's idempotency records;
+//  2. reads the head of both inboxes: last sequence number, how many entries, bytes and idempotency records there are;
 //  3. reads how many messages of the conversation the recipient has got;
 //  4. writes the payload once, an entry in both inboxes, both heads, the count and the record.
 //
@@ -27,13 +27,13 @@ type Map interface {
 	Put(key, value []byte) error
 }
 
-// Message is what is sent. Numbers are in the order of sends of one store.
+// Message is what is sent.
 type Message struct {
 	From, To     string
 	Conversation string
 	ClientID     string // of the one device that every account has
 	Payload      []byte
-	Number       uint64 // makes the message ID
+	Number       uint64 // makes the message ID; no other message of the store has it
 	Digest       [sha256.Size]byte
 	At           time.Time
 }
@@ -97,7 +97,7 @@ type Work struct {
 	value []byte
 }
 
-// Send does the work of one send. An error leaves the map as it was, if it is not the map's own.
+// Send does the work of one send. Its errors are ErrMismatch, which leaves the map as it was, and those of the map.
 func (w *Work) Send(m Map, msg *Message) (Result, error) {
 	found, err := m.Get(w.record(msg.From, msg.ClientID))
 	if err != nil {

@@ -67,7 +67,7 @@ func TestSend_IsWhatTheLibraryDoes(t *testing.T) {
 				to := (from + 1 + random.IntN(accounts-1)) % accounts
 				id := strconv.Itoa(random.IntN(ids))
 				c := "c" + strconv.Itoa(random.IntN(conversations))
-				payload := []byte(fmt.Sprintf("%0*d", random.IntN(600), 0))
+				payload := fmt.Appendf(nil, "%0*d", random.IntN(600), 0)
 				if random.IntN(2) == 0 { // or it is hardly ever the same message
 					to, c, payload = from^1, "c0", []byte("again")
 				}
