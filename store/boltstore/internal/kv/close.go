@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	bolt "go.etcd.io/bbolt"
@@ -33,11 +32,11 @@ func (db *DB) shut() error {
 	for i, l := range db.logs {
 		err = errors.Join(err, l.file.Close())
 		if healthy {
-			err = errors.Join(err, os.Remove(db.o.Path+walNames[i]))
+			err = errors.Join(err, db.disk.remove(db.o.Path+walNames[i]))
 		}
 	}
 	if healthy {
-		err = errors.Join(err, syncDir(filepath.Dir(db.o.Path)))
+		err = errors.Join(err, db.disk.syncDir(db.o.Path))
 	}
 	return err
 }
@@ -68,15 +67,20 @@ func (db *DB) flushRest() error {
 	}
 }
 
-// seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them.
+// seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them. If
+// there is no room for the list, it does without.
 func (db *DB) seal() error {
-	db.bolt.NoFreelistSync = false
 	m := db.current.Load().tables[0]
-	return guard(func() error {
-		return db.bolt.Update(func(tx *bolt.Tx) error {
+	for _, without := range []bool{false, true} {
+		db.bolt.NoFreelistSync = without
+		err := db.transact(func(tx *bolt.Tx) error {
 			return putState(tx, state{id: db.id, number: m.number - 1, group: db.published.Load()})
 		})
-	})
+		if without || !full(err) || !retryable(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Checkpoint flushes all that was published before it was called.

@@ -35,10 +35,10 @@ type DB struct {
 	o        Options
 	bolt     *bolt.DB
 	fd       *os.File // of bolt
-	page     int64    // bytes
+	disk     disk
+	page     int64 // bytes
 	id       walID
-	logs     [2]*wal              // of memtables with even and odd numbers
-	commit   func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
+	logs     [2]*wal // of memtables with even and odd numbers
 	replayed Replayed
 	limit    int64 // bytes of a memtable
 	stats    meters
