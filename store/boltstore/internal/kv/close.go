@@ -89,7 +89,6 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	defer db.leave()
-	db.settled()
 	goal := uint64(0) // memtable
 	for {
 		db.mu.Lock()
@@ -118,12 +117,30 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 			case <-db.life.Done():
 			}
 		default:
-			db.running.Lock()
-			if v := db.current.Load(); v.tables[1] == nil && v.tables[0].number == goal {
-				db.rotate()
+			if err := db.freeze(ctx, goal); err != nil {
+				return err
 			}
-			db.running.Unlock()
 		}
+	}
+}
+
+// freeze begins a new memtable if the active one has a number and none is frozen. It waits for groups that run, on another
+// goroutine, as ctx may end before.
+func (db *DB) freeze(ctx context.Context, number uint64) error {
+	done := make(chan struct{})
+	db.behind(func() {
+		defer close(done)
+		db.running.Lock()
+		defer db.running.Unlock()
+		if v := db.current.Load(); v.tables[1] == nil && v.tables[0].number == number {
+			db.rotate()
+		}
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

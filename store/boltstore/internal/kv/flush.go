@@ -75,15 +75,15 @@ func (db *DB) makeWay() {
 	case short:
 		db.awaitFlush(false)
 	case !flush:
-		if d := db.behind(active, frozen); d > 0 {
+		if d := db.lag(active, frozen); d > 0 {
 			db.stats.stalled(d)
 			time.Sleep(d)
 		}
 	}
 }
 
-// behind returns for how long the flush would have to go on alone to be as far as the active memtable allows.
-func (db *DB) behind(active, frozen *memtable) time.Duration {
+// lag returns for how long the flush would have to go on alone to be as far as the active memtable allows.
+func (db *DB) lag(active, frozen *memtable) time.Duration {
 	fill := float64(active.size) / float64(active.limit)
 	done := float64(db.progress.Load()) / float64(max(frozen.rows, 1))
 	ahead := fill - paceFrom - (paceTo-paceFrom)*done
@@ -168,7 +168,7 @@ func (db *DB) flushAll() {
 }
 
 func (db *DB) flush(m *memtable) {
-	f := &flushing{db: db, m: m, seq: db.settled(), parts: m.inOrder(0), most: maxSlice}
+	f := &flushing{db: db, m: m, seq: db.settle(m), parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
 	for wait := retryFirst; !f.done; {
@@ -195,19 +195,19 @@ func (db *DB) flush(m *memtable) {
 			return
 		}
 	}
+	db.flushedTo = m.newest
 	db.lastFlush.Store(int64(time.Since(began)))
 	db.stats.flush(time.Since(began))
 }
 
-// settled returns the last group that is durable, when no group is running or being written.
-func (db *DB) settled() uint64 {
-	db.running.Lock()
-	defer db.running.Unlock()
+// settle waits until the last group of a memtable that was frozen is durable or not written, and returns the last group that is
+// durable. It must not wait for running, whose owner may wait for the flush. A group takes writing before it gives up running, and
+// the memtable was frozen with running held: so its last group has writing or is done. If that was not written, the next group
+// undoes it, and it is after what is returned.
+func (db *DB) settle(m *memtable) uint64 {
 	db.writing.Lock()
 	defer db.writing.Unlock()
-	if lost := db.lost.Swap(nil); lost != nil {
-		db.undoGroup(lost)
-	}
+	m.newest = max(m.newest, db.flushedTo) // it may have no group at all
 	return db.published.Load()
 }
 

@@ -84,19 +84,19 @@ func (db *DB) Update(ctx context.Context, bytes int64, run func(*Writer) error) 
 	case leads && ctx.Done() == nil:
 		db.lead()
 	case leads:
-		db.leadBehind()
+		db.behind(db.lead)
 	}
 	return db.wait(ctx, o)
 }
 
-// leadBehind leads on another goroutine, which Close waits for.
-func (db *DB) leadBehind() {
+// behind runs f on another goroutine, which Close waits for. The caller is a user of the DB.
+func (db *DB) behind(f func()) {
 	db.mu.Lock()
 	db.users++
 	db.mu.Unlock()
 	go func() {
 		defer db.leave()
-		db.lead()
+		f()
 	}()
 }
 
@@ -182,7 +182,7 @@ func (db *DB) passOn() {
 	leads := db.leading
 	db.mu.Unlock()
 	if leads {
-		db.leadBehind()
+		db.behind(db.lead)
 	}
 }
 

@@ -282,7 +282,7 @@ func (db *DB) recover(s *state, file *file) error {
 		return err
 	}
 	rows += n
-	db.seq = group
+	db.seq, db.flushedTo = group, s.group
 	db.published.Store(group)
 	for _, m := range []*memtable{second, first} { // the last record of all
 		if !m.empty() {
