@@ -46,13 +46,13 @@ func (db *DB) flushRest() error {
 	for {
 		v := db.current.Load()
 		db.mu.Lock()
-		ch, err := db.flushed, db.flushErr
+		ch, err, gaveUp := db.flushed, db.flushErr, db.gaveUp
 		db.mu.Unlock()
 		switch {
-		case err != nil:
+		case gaveUp:
 			return fmt.Errorf("boltstore: close: flush: %w", err)
-		case db.refusal() != nil:
-			return nil
+		case db.refusal() != nil: // the file must not say that it was closed
+			return db.refusal()
 		case v.tables[1] != nil:
 			if db.current.Load() == v {
 				<-ch

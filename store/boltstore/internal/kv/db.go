@@ -76,6 +76,7 @@ type DB struct {
 	arrived  sync.Cond // of the queue
 	cause    error     // of the failure
 	flushErr error     // of the last slice, if it failed
+	gaveUp   bool      // the flusher has, after Close
 	closing  bool
 	users    int // calls and goroutines that run
 	queue    []*op

@@ -26,6 +26,8 @@ const (
 	retryFirst = 50 * time.Millisecond
 	retryLast  = 5 * time.Second
 
+	triesClosing = 2 // that Close waits for
+
 	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
 	paceFrom = 0.25
 	paceTo   = 0.95
@@ -171,6 +173,7 @@ func (db *DB) flush(m *memtable) {
 	f := &flushing{db: db, m: m, seq: db.settle(m), parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
+	tries := 0 // since Close
 	for wait := retryFirst; !f.done; {
 		at := *f
 		err := f.slice()
@@ -188,11 +191,19 @@ func (db *DB) flush(m *memtable) {
 			return
 		}
 		db.o.Log.Error("boltstore: flush failed, will be tried again", "error", err)
+		if tries > triesClosing {
+			db.mu.Lock()
+			db.gaveUp = true
+			db.mu.Unlock()
+			db.flushSays(err)
+			return
+		}
 		select {
 		case <-time.After(wait):
 			wait = min(2*wait, retryLast)
 		case <-db.life.Done():
-			return
+			tries++
+			time.Sleep(retryFirst)
 		}
 	}
 	db.flushedTo = m.newest

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -306,5 +304,3 @@ func seeded(t testing.TB) (uint64, *rand.Rand) {
 	t.Logf("seed %d", seed)
 	return seed, rand.New(rand.NewPCG(seed, 7))
 }
-
-var _ = require.NoError

@@ -95,6 +95,9 @@ func (db *DB) undoOpen() error {
 
 // start reads what the file and its log say, and begins.
 func (db *DB) start() error {
+	if err := db.hardenMeta(); err != nil {
+		return err
+	}
 	s, meta, err := db.readState()
 	if err != nil {
 		return err
@@ -117,7 +120,6 @@ func (db *DB) start() error {
 	if err := db.allot(high); err != nil {
 		return err
 	}
-	// Also if nothing has changed: after a sync that failed, a page of an earlier state of the file may be what the disk has.
 	err = db.transact(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketMeta))
 		for k, v := range meta {
@@ -142,6 +144,24 @@ func (db *DB) start() error {
 	}
 	defer file.release()
 	return db.recover(&s, file)
+}
+
+// hardenMeta makes the newest meta page durable. After a sync that failed it may be one that can be read and is not on the disk,
+// and the next commit writes over the other one.
+func (db *DB) hardenMeta() error {
+	var id int
+	if err := db.bolt.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		return err
+	}
+	b := make([]byte, db.page)
+	at := int64(id%2) * db.page
+	if _, err := db.fd.ReadAt(b, at); err != nil {
+		return err
+	}
+	if err := db.disk.write(db.fd, b, at); err != nil {
+		return err
+	}
+	return db.disk.sync(db.fd)
 }
 
 // state is what the file says about its log.
