@@ -35,10 +35,10 @@ type DB struct {
 	o        Options
 	bolt     *bolt.DB
 	fd       *os.File // of bolt
-	page     int64    // bytes
+	disk     disk
+	page     int64 // bytes
 	id       walID
-	logs     [2]*wal              // of memtables with even and odd numbers
-	commit   func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
+	logs     [2]*wal // of memtables with even and odd numbers
 	replayed Replayed
 	limit    int64 // bytes of a memtable
 	stats    meters
@@ -57,6 +57,7 @@ type DB struct {
 	current  atomic.Pointer[version]
 	spare    *arena // of a memtable that is over; guarded by mu
 
+	flushedTo             uint64         // last group that is in the file; the flusher's
 	flushes               chan *memtable // to the flusher; one at most
 	flushed               chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
 	progress              atomic.Int64   // rows of the frozen memtable that were flushed
@@ -75,6 +76,7 @@ type DB struct {
 	arrived  sync.Cond // of the queue
 	cause    error     // of the failure
 	flushErr error     // of the last slice, if it failed
+	gaveUp   bool      // the flusher has, after Close
 	closing  bool
 	users    int // calls and goroutines that run
 	queue    []*op

@@ -3,14 +3,16 @@ package kv
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // The flush writes a frozen memtable to the file, in slices, each of them a transaction of bbolt.
 //
-//  1. A memtable is frozen when all its groups are durable or undone. The newest version of each row is written.
+//  1. It begins when all groups of the memtable are durable or lost, and writes what is visible as of then.
 //  2. A slice is done as a whole or not at all, and may be tried again: for want of room, or because a page cannot be read. It
 //     never fails a group. Only when bbolt does not know what it has written does the DB fail.
 //  3. Commits go on meanwhile, into the next memtable. As that fills faster than this one is flushed, they are slowed down, so
@@ -19,56 +21,71 @@ const (
 	minSlice   = 16      // rows
 	maxSlice   = 4096    // rows
 	sliceBytes = 2 << 20 // of keys and values
+	minBytes   = 64 << 10
 
 	retryFirst = 50 * time.Millisecond
 	retryLast  = 5 * time.Second
 
+	triesClosing = 2 // that Close waits for
+
 	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
-	paceFrom = 0.05
+	paceFrom = 0.1
 	paceTo   = 0.95
 	paceMost = 30 * time.Millisecond
+
+	// For so long a group waits for a flush because room is short.
+	shortMost = 200 * time.Millisecond
 )
 
 // flushing is how far the flush of a memtable has come.
 type flushing struct {
 	db    *DB
 	m     *memtable
+	seq   uint64 // what is visible as of this group is written
 	table Table
 	parts []uint32 // of the table, that are left
 	row   uint32   // of the first of them, that is next; 0: its first
 	rows  int64    // that were looked at
 	done  bool
+	most  int // rows of a slice: fewer after one that did not fit
 }
 
-// makeWay waits while memory is full, begins a new memtable if the active one is, and slows commits down. It holds running.
+// makeWay begins a new memtable if the active one is full or its log is, or room in the file is short; waits if the frozen one
+// is not flushed by then; and slows commits down. It holds running.
 func (db *DB) makeWay() {
 	v := db.current.Load()
 	if v == nil || db.life.Err() != nil {
 		return
 	}
 	active, frozen := v.tables[0], v.tables[1]
-	if active.full() && frozen != nil {
-		began := time.Now()
-		db.awaitFlush(active)
-		db.stats.stalled(time.Since(began))
+	full := active.full() || db.logs[active.number%2].cramped()
+	flush, short := db.short(active)
+	if flush = (full || flush) && !active.empty(); flush {
+		if frozen != nil {
+			db.awaitFlush(full)
+		}
 		if v = db.current.Load(); v == nil {
 			return
 		}
-		frozen = v.tables[1]
+		if frozen = v.tables[1]; frozen == nil {
+			frozen = active
+			db.rotate()
+		}
 	}
 	switch {
-	case frozen == nil && (active.full() || !active.empty() && db.room.pressed()):
-		db.rotate()
-	case frozen != nil:
-		if d := db.behind(active, frozen); d > 0 {
+	case frozen == nil:
+	case short:
+		db.awaitFlush(false)
+	case !flush:
+		if d := db.lag(active, frozen); d > 0 {
 			db.stats.stalled(d)
 			time.Sleep(d)
 		}
 	}
 }
 
-// behind returns for how long the flush would have to go on alone to be as far as the active memtable allows.
-func (db *DB) behind(active, frozen *memtable) time.Duration {
+// lag returns for how long the flush would have to go on alone to be as far as the active memtable allows.
+func (db *DB) lag(active, frozen *memtable) time.Duration {
 	fill := float64(active.size) / float64(active.limit)
 	done := float64(db.progress.Load()) / float64(max(frozen.rows, 1))
 	ahead := fill - paceFrom - (paceTo-paceFrom)*done
@@ -82,8 +99,14 @@ func (db *DB) behind(active, frozen *memtable) time.Duration {
 	return min(time.Duration(ahead/(paceTo-paceFrom)*float64(whole)), paceMost)
 }
 
-// awaitFlush waits until the frozen memtable is flushed, or has failed to be and the active one may still grow.
-func (db *DB) awaitFlush(active *memtable) {
+// awaitFlush waits until the frozen memtable is flushed, or has failed to be; but for shortMost at most unless memory is full.
+func (db *DB) awaitFlush(full bool) {
+	began := time.Now()
+	defer func() { db.stats.stalled(time.Since(began)) }()
+	var late <-chan time.Time
+	if !full {
+		late = time.After(shortMost)
+	}
 	for {
 		db.mu.Lock()
 		ch, bad := db.flushed, db.flushErr != nil
@@ -93,26 +116,21 @@ func (db *DB) awaitFlush(active *memtable) {
 		}
 		select {
 		case <-ch:
+		case <-late:
+			return
 		case <-db.life.Done():
 			return
 		}
 	}
 }
 
-// rotate freezes the active memtable, once all its groups are durable or undone, and begins another one. It holds running, and
-// no memtable is frozen.
+// rotate freezes the active memtable and begins another one. It holds running, and no memtable is frozen.
 func (db *DB) rotate() {
-	db.writing.Lock()
-	if lost := db.lost.Swap(nil); lost != nil {
-		db.undoGroup(lost)
-	}
-	db.writing.Unlock()
 	db.versions.Lock()
 	defer db.versions.Unlock()
 	v := db.current.Load()
 	old := v.tables[0]
 	next := db.memtable(old.number+1, old.parts)
-	next.newest = old.newest
 	db.logs[next.number%2].begin(next.number)
 	db.progress.Store(0)
 	db.room.mu.Lock()
@@ -152,33 +170,57 @@ func (db *DB) flushAll() {
 }
 
 func (db *DB) flush(m *memtable) {
-	f := &flushing{db: db, m: m, parts: m.inOrder(0)}
+	f := &flushing{db: db, m: m, seq: db.settle(m), parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
+	tries := 0 // since Close
 	for wait := retryFirst; !f.done; {
 		at := *f
 		err := f.slice()
 		db.flushSays(err)
 		if err == nil {
-			wait = retryFirst
+			wait, f.most = retryFirst, min(2*f.most, maxSlice)
 			continue
 		}
 		*f = at
+		if full(err) {
+			f.most = max(f.most/4, 1)
+		}
 		if !retryable(err) {
 			db.fail(fmt.Errorf("flush: %w", err))
 			return
 		}
 		db.stats.flushFailures.Add(1)
 		db.o.Log.Error("boltstore: flush failed, will be tried again", "error", err)
+		if tries > triesClosing {
+			db.mu.Lock()
+			db.gaveUp = true
+			db.mu.Unlock()
+			db.flushSays(err)
+			return
+		}
 		select {
 		case <-time.After(wait):
 			wait = min(2*wait, retryLast)
 		case <-db.life.Done():
-			return
+			tries++
+			time.Sleep(retryFirst)
 		}
 	}
+	db.flushedTo = m.newest
 	db.lastFlush.Store(int64(time.Since(began)))
 	db.stats.flush(time.Since(began))
+}
+
+// settle waits until the last group of a memtable that was frozen is durable or not written, and returns the last group that is
+// durable. It must not wait for running, whose owner may wait for the flush. A group takes writing before it gives up running, and
+// the memtable was frozen with running held: so its last group has writing or is done. If that was not written, the next group
+// undoes it, and it is after what is returned.
+func (db *DB) settle(m *memtable) uint64 {
+	db.writing.Lock()
+	defer db.writing.Unlock()
+	m.newest = max(m.newest, db.flushedTo) // it may have no group at all
+	return db.published.Load()
 }
 
 // flushSays notes how the last slice went, and wakes who waits for the flush.
@@ -193,19 +235,54 @@ func (db *DB) flushSays(err error) {
 }
 
 // retryable reports whether a slice that failed has left bbolt as it was.
-func retryable(err error) bool { return full(err) || errors.Is(err, ErrCorrupt) }
+func retryable(err error) bool {
+	return (full(err) || errors.Is(err, ErrCorrupt)) && !errors.Is(err, errHalf)
+}
 
-// slice writes the next rows.
-func (f *flushing) slice() error {
-	db := f.db
-	rows := db.sliceRows(f.m.rows - int(f.rows))
+// errHalf: a transaction has failed after it has written what makes it count.
+var errHalf = errors.New("boltstore: it is not known whether a transaction is durable")
+
+// transact runs and commits a transaction of bbolt.
+func (db *DB) transact(f func(*bolt.Tx) error) error {
 	var tx *bolt.Tx
+	id := 0
 	err := guard(func() (err error) {
 		if tx, err = db.bolt.Begin(true); err != nil {
 			return err
 		}
+		id = tx.ID()
+		db.bolt.MaxSize = db.room.bound()
+		return f(tx)
+	})
+	if err != nil {
+		if tx != nil {
+			_ = guard(tx.Rollback)
+		}
+		return err
+	}
+	if err = guard(func() error { return db.disk.commit(tx) }); err == nil {
+		return nil
+	}
+	_ = guard(tx.Rollback) // unless it is over
+	if errors.Is(err, berrors.ErrMaxSizeReached) {
+		err = fmt.Errorf("%w: %w", syscall.ENOSPC, err)
+	}
+	var now int
+	if lost := guard(func() error {
+		return db.bolt.View(func(tx *bolt.Tx) error { now = tx.ID(); return nil })
+	}); lost != nil || now >= id {
+		return errors.Join(errHalf, err, lost)
+	}
+	return err
+}
+
+// slice writes the next rows.
+func (f *flushing) slice() error {
+	db := f.db
+	rows, size := db.sliceSize(f.m.rows - int(f.rows))
+	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
-		if err := f.write(&s, rows); err != nil {
+		if err := f.write(&s, min(rows, f.most), size); err != nil {
 			return err
 		}
 		if f.done {
@@ -213,13 +290,7 @@ func (f *flushing) slice() error {
 		}
 		return nil
 	})
-	if err == nil {
-		err = guard(func() error { return db.commit(tx) })
-	}
 	if err != nil {
-		if tx != nil {
-			_ = guard(tx.Rollback) // after a failed commit this has been done
-		}
 		return err
 	}
 	db.progress.Store(f.rows)
@@ -250,9 +321,9 @@ func (db *DB) show(done bool, left int64) error {
 }
 
 // write puts rows of the memtable into the transaction.
-func (f *flushing) write(s *sliceWriter, rows int) error {
+func (f *flushing) write(s *sliceWriter, rows, size int) error {
 	bytes := 0
-	for rows > 0 && bytes < sliceBytes {
+	for rows > 0 && bytes < size {
 		if len(f.parts) == 0 {
 			if f.table++; int(f.table) == len(f.db.o.Tables) {
 				f.done = true
@@ -266,9 +337,9 @@ func (f *flushing) write(s *sliceWriter, rows int) error {
 		if f.row == 0 {
 			f.row = f.m.load(f.m.load(part+partTower) + 1)
 		}
-		for f.row != 0 && rows > 0 && bytes < sliceBytes {
+		for f.row != 0 && rows > 0 && bytes < size {
 			key := s.key(f.m.key(f.row))
-			v, gone, found := f.m.fileRow(f.row, f.m.newest, f.table, key)
+			v, gone, found := f.m.fileRow(f.row, f.seq, f.table, key)
 			if found {
 				rows--
 				bytes += len(key) + len(v)
