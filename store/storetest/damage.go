@@ -1,0 +1,140 @@
+package storetest
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+)
+
+// Damage says what [Harness.Damage] makes unreadable.
+type Damage struct {
+	// Bytes stand as they are in what is damaged, and nowhere else that can be read: a harness for a store in files finds them
+	// there, whatever the layout is. They are of 64 printable characters.
+	Bytes []byte
+	// Account has it, and Method reads it: Load its record, States a register, Read the payload of an entry.
+	Account event.Account
+	Method  Method
+}
+
+func damage(h *Harness) string {
+	return unless(h.Damage != nil && h.Corrupt != nil, "Harness.Damage and Harness.Corrupt are not set")
+}
+
+// needle returns the bytes of a damage, which are others each time.
+func (f *fixture) needle() []byte {
+	n := bytes.Repeat([]byte{'#'}, 64)
+	copy(n, fmt.Sprint("damaged/", f.issuer.Issue()))
+	return n
+}
+
+var damageRules = []rule{
+	{name: "damage: of a payload, an error for who reads it", skip: damage, check: func(f *fixture) {
+		n := f.needle()
+		before := f.fill("ann", 3)
+		m := f.message("ann", "ann", "bob")
+		m.Payload = bytes.Repeat(n, 3) // in one place still: a payload is kept once
+		f.commit(f.batch("ann", m))
+		after := f.fill("ann", 3)
+		f.fill("bob", 1)
+		f.neighbours()
+		f.s = f.h.Damage(f.t, f.s, Damage{Bytes: n, Account: "ann", Method: Read})
+		for range 2 {
+			for _, account := range []event.Account{"ann", "bob"} {
+				_, err := f.s.Read(f.ctx, account, store.ReadOptions{After: f.placeOf(m.ID, account) - 1, Limit: 1})
+				require.ErrorIs(f.t, err, f.h.Corrupt)
+			}
+			_, err := f.s.Read(f.ctx, "ann", store.ReadOptions{Limit: 100})
+			require.ErrorIs(f.t, err, f.h.Corrupt, "a page with it is no page without it")
+			require.Equal(f.t, before, seqs(f.page("ann", store.ReadOptions{Limit: 3}).Entries))
+			f.covers("ann", store.ReadOptions{After: after[0] - 1, Limit: 10}, after)
+			f.unharmed()
+			after = append(after, f.fill("ann", 1)...) // its account goes on
+		}
+		// The way out is to remove it.
+		f.void("ann", f.placeOf(m.ID, "ann"))
+		f.trim("bob", f.head("bob").Seq, 10)
+		f.covers("ann", store.ReadOptions{Limit: 100}, append(before, after...))
+		require.Empty(f.t, f.all("bob"))
+		f.unharmed()
+	}},
+	{name: "damage: of a record, an error for who loads it", skip: damage, check: func(f *fixture) {
+		n := f.needle()
+		rev := f.record("ann", 0, string(n))
+		list := f.fill("ann", 3)
+		f.neighbours()
+		f.s = f.h.Damage(f.t, f.s, Damage{Bytes: n, Account: "ann", Method: Load})
+		for range 2 {
+			_, err := f.s.Load(f.ctx, "ann")
+			require.ErrorIs(f.t, err, f.h.Corrupt)
+			f.covers("ann", store.ReadOptions{Limit: 10}, list)
+			f.unharmed()
+		}
+		// The way out is to replace it, if its revision can still be told, and to delete the account.
+		err := f.s.Delete(f.ctx, "ann", rev)
+		if err != nil {
+			require.ErrorIs(f.t, err, f.h.Corrupt)
+		}
+		f.unharmed()
+	}},
+	{name: "damage: of a register, an error for who asks for it", skip: damage, check: func(f *fixture) {
+		n := f.needle()
+		f.set("ann", marker(5), setting(string(n)))
+		list := f.fill("ann", 3)
+		f.neighbours()
+		f.s = f.h.Damage(f.t, f.s, Damage{Bytes: n, Account: "ann", Method: States})
+		for range 2 {
+			_, err := f.s.States(f.ctx, "ann", store.StateOptions{Limit: 10})
+			require.ErrorIs(f.t, err, f.h.Corrupt)
+			f.covers("ann", store.ReadOptions{Limit: 10}, list)
+			f.unharmed()
+		}
+	}},
+}
+
+// neighbours writes what is not to be damaged.
+func (f *fixture) neighbours() {
+	f.t.Helper()
+	for _, a := range []event.Account{"an", "anna", "cat"} {
+		f.record(a, 0, "record of "+string(a))
+		f.set(a, marker(7), setting("setting of "+string(a)))
+		f.fill(a, 20)
+		f.save(store.Cursor{Account: a, Incarnation: 1, Seq: 3})
+	}
+}
+
+// unharmed reads what neighbours wrote, writes a little, and checks that the store has not failed. If the store is durable it
+// then closes it in good order and opens it again, which damage must not stop.
+func (f *fixture) unharmed() {
+	f.t.Helper()
+	for _, a := range []event.Account{"an", "anna", "cat"} {
+		require.Equal(f.t, "record of "+string(a), string(f.load(a).Data))
+		states := f.states(a, store.StateOptions{})
+		require.Len(f.t, states, 2)
+		require.Equal(f.t, "setting of "+string(a), string(states[0].Value))
+		require.EqualValues(f.t, 7, states[1].Number)
+		require.Len(f.t, f.all(a), 20)
+		require.Contains(f.t, f.cursors(a), event.Incarnation(1))
+		f.void(a, f.fill(a, 1)...)
+	}
+	require.Subset(f.t, f.accounts(2), []event.Account{"an", "anna", "cat"})
+	f.notFailed()
+	if f.h.Capabilities.Durable {
+		f.s = f.h.Reopen(f.t, f.s)
+	}
+}
+
+// placeOf returns the number that a message has in an inbox. What is known of a message does not need its payload.
+func (f *fixture) placeOf(id event.MessageID, account event.Account) uint64 {
+	f.t.Helper()
+	for _, p := range f.info(id).To {
+		if p.Account == account {
+			return p.Seq
+		}
+	}
+	require.Fail(f.t, "not in the inbox")
+	return 0
+}
