@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,4 +78,10 @@ func disk(t *testing.T) (s store.Store, fill, free func()) {
 		}
 	}
 	return s, fill, func() { require.NoError(t, s.Delete(t.Context(), "another program", 0)) }
+}
+
+// opener is a place that any number of openers may use at once, as nodes use a database.
+func opener(*testing.T) (open func() (store.Store, error)) {
+	one := sync.OnceValue(func() *memstore.Store { return memstore.New(memstore.Config{}) })
+	return func() (store.Store, error) { return one(), nil }
 }

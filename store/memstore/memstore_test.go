@@ -20,7 +20,7 @@ func TestS74_Suite(t *testing.T) {
 		Small: func(*testing.T) store.Store {
 			return memstore.New(memstore.Config{MaxBytes: 8 << 20})
 		},
-		Disk: disk, Damage: damage, Corrupt: errDamaged,
+		Disk: disk, Opener: opener, Damage: damage, Corrupt: errDamaged,
 		Capabilities: store.Capabilities{AtomicSend: true, UniformOrder: true, Dense: true, Shared: true},
 		Steps:        5000,
 	})

@@ -2,7 +2,10 @@ package storetest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -60,19 +63,29 @@ var openerRules = []rule{
 	}},
 }
 
+// rivals is how many openers there are at once.
 const rivals = 4
 
-// openAtOnce opens one place several times at once, and returns the stores of those who got in.
+// openAtOnce opens one place several times at once, and returns the stores of those that got in. Those that do not get in try again
+// until one has, and then once more: one that comes late must not get in by making the store a second time.
 func openAtOnce(f *fixture, open func() (store.Store, error)) []store.Store {
 	f.t.Helper()
 	stores := make([]store.Store, rivals)
 	errs := make([]error, rivals)
 	begin := make(chan struct{})
+	var won atomic.Bool
 	var wg sync.WaitGroup
 	for i := range rivals {
 		wg.Go(func() {
 			<-begin
-			stores[i], errs[i] = open()
+			for last := false; !last; {
+				last = won.Load() || f.ctx.Err() != nil
+				if stores[i], errs[i] = open(); errs[i] == nil {
+					won.Store(true)
+					return
+				}
+				time.Sleep(rand.N(300 * time.Microsecond)) // else they may keep each other out, in step
+			}
 		})
 	}
 	close(begin)

@@ -4,7 +4,7 @@ import "slices"
 
 // mutants are all of them, by what they break.
 var mutants = slices.Concat(missed, batchMutants, replaceMutants, removalMutants, readMutants, stateMutants, cursorMutants,
-	idempotencyMutants, accountMutants, roomMutants, damageMutants, leaseMutants)
+	idempotencyMutants, accountMutants, roomMutants, hookMutants, leaseMutants)
 
 // missed are faults that the rules once let pass.
 var missed = []mutant{

@@ -89,8 +89,10 @@ var roomMutants = []mutant{
 	one("full: there is no bound", "commit.go", `if s.bytes+need > limit {`, `if s.bytes > limit<<10 {`),
 }
 
-// These break the store of memstore's tests that stands for one that keeps checksums, see damaged there.
-var damageMutants = []mutant{
+// These break what memstore's tests have in place of what memory has not: two openers, and damage that is noticed.
+var hookMutants = []mutant{
+	one("openers: each has a store of its own", "hooks_test.go", `return one(), nil`, `_ = one
+		return memstore.New(memstore.Config{}), nil`),
 	one("damage: what was damaged is handed out", "hooks_test.go",
 		`if bytes.Contains(data, d.bytes) {`, `if bytes.Contains(data, d.bytes) && len(data) > 64 {`),
 	one("damage: a page leaves the damaged entry out", "hooks_test.go",
