@@ -14,6 +14,13 @@ import (
 	"github.com/manydevice/manydevice/store/storetest"
 )
 
+// TestS31_Leases stands before the other suite, which takes longer.
+func TestS31_Leases(t *testing.T) {
+	storetest.TestLeases(t, storetest.LeaseHarness{
+		Open: func(*testing.T) store.Leases { return memstore.NewLeases() }, Bubble: true,
+	})
+}
+
 func TestS74_Suite(t *testing.T) {
 	storetest.TestStore(t, storetest.Harness{
 		Open: func(*testing.T) store.Store { return memstore.New(memstore.Config{}) },
@@ -23,12 +30,6 @@ func TestS74_Suite(t *testing.T) {
 		Disk: disk, Opener: opener, Damage: damage, Corrupt: errDamaged,
 		Capabilities: store.Capabilities{AtomicSend: true, UniformOrder: true, Dense: true, Shared: true},
 		Steps:        5000,
-	})
-}
-
-func TestS31_Leases(t *testing.T) {
-	storetest.TestLeases(t, storetest.LeaseHarness{
-		Open: func(*testing.T) store.Leases { return memstore.NewLeases() }, Bubble: true,
 	})
 }
 

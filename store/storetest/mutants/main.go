@@ -161,7 +161,7 @@ func (b bench) try(ctx context.Context, id string, m mutant) verdict {
 	}
 	binary := filepath.Join(b.dir, id+".test")
 	defer os.Remove(binary)
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", overlay, "-ldflags=-s -w", "-o", binary, "./"+broken)
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-ldflags=-s -w", "-o", binary, "./"+broken)
 	build.Dir = b.root
 	if out, err := build.CombinedOutput(); err != nil {
 		return verdict{outcome: noBuild, detail: fmt.Sprintf("%s%v\n", out, err)}
