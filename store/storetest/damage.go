@@ -2,7 +2,12 @@ package storetest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"testing"
 
 	"github.com/stretchr/testify/require"
 
@@ -32,36 +37,9 @@ func (f *fixture) needle() []byte {
 }
 
 var damageRules = []rule{
-	{name: "damage: of a payload, an error for who reads it", skip: damage, check: func(f *fixture) {
-		n := f.needle()
-		before := f.fill("ann", 3)
-		m := f.message("ann", "ann", "bob")
-		m.Payload = bytes.Repeat(n, 3) // in one place still: a payload is kept once
-		f.commit(f.batch("ann", m))
-		after := f.fill("ann", 3)
-		f.fill("bob", 1)
-		f.neighbours()
-		f.s = f.h.Damage(f.t, f.s, Damage{Bytes: n, Account: "ann", Method: Read})
-		for range 2 {
-			for _, account := range []event.Account{"ann", "bob"} {
-				_, err := f.s.Read(f.ctx, account, store.ReadOptions{After: f.placeOf(m.ID, account) - 1, Limit: 1})
-				require.ErrorIs(f.t, err, f.h.Corrupt)
-			}
-			_, err := f.s.Read(f.ctx, "ann", store.ReadOptions{Limit: 100})
-			require.ErrorIs(f.t, err, f.h.Corrupt, "a page with it is no page without it")
-			require.Equal(f.t, before, seqs(f.page("ann", store.ReadOptions{Limit: 3}).Entries))
-			f.covers("ann", store.ReadOptions{After: after[0] - 1, Limit: 10}, after)
-			f.unharmed()
-			after = append(after, f.fill("ann", 1)...) // its account goes on
-		}
-		// The way out is to remove it.
-		f.void("ann", f.placeOf(m.ID, "ann"))
-		f.trim("bob", f.head("bob").Seq, 10)
-		f.covers("ann", store.ReadOptions{Limit: 100}, append(before, after...))
-		require.Empty(f.t, f.all("bob"))
-		f.unharmed()
-	}},
-	{name: "damage: of a record, an error for who loads it", skip: damage, check: func(f *fixture) {
+	{name: "damage: of a payload, an error for those who read it", skip: damage, check: func(f *fixture) { checkDamaged(f, 3) }},
+	{name: "damage: of a long payload, an error for those who read it", skip: damage, check: func(f *fixture) { checkDamaged(f, 3000) }},
+	{name: "damage: of a record, an error for those who load it", skip: damage, check: func(f *fixture) {
 		n := f.needle()
 		rev := f.record("ann", 0, string(n))
 		list := f.fill("ann", 3)
@@ -73,14 +51,12 @@ var damageRules = []rule{
 			f.covers("ann", store.ReadOptions{Limit: 10}, list)
 			f.unharmed()
 		}
-		// The way out is to replace it, if its revision can still be told, and to delete the account.
-		err := f.s.Delete(f.ctx, "ann", rev)
-		if err != nil {
+		if err := f.s.Delete(f.ctx, "ann", rev); err != nil { // a store may no longer know the revision
 			require.ErrorIs(f.t, err, f.h.Corrupt)
 		}
 		f.unharmed()
 	}},
-	{name: "damage: of a register, an error for who asks for it", skip: damage, check: func(f *fixture) {
+	{name: "damage: of a register, an error for those who ask for it", skip: damage, check: func(f *fixture) {
 		n := f.needle()
 		f.set("ann", marker(5), setting(string(n)))
 		list := f.fill("ann", 3)
@@ -93,6 +69,40 @@ var damageRules = []rule{
 			f.unharmed()
 		}
 	}},
+}
+
+// checkDamaged damages a payload that is the needle, several times over.
+func checkDamaged(f *fixture, times int) {
+	n := f.needle()
+	before := f.fill("ann", 3)
+	m := f.message("ann", "ann", "bob")
+	m.Payload = bytes.Repeat(n, times)
+	places := map[event.Account]uint64{}
+	for _, p := range f.commit(f.batch("ann", m)).Messages[0].To {
+		places[p.Account] = p.Seq
+	}
+	after := f.fill("ann", 3)
+	f.fill("bob", 1)
+	f.neighbours()
+	f.s = f.h.Damage(f.t, f.s, Damage{Bytes: n, Account: "ann", Method: Read})
+	for range 2 {
+		for account, seq := range places {
+			_, err := f.s.Read(f.ctx, account, store.ReadOptions{After: seq - 1, Limit: 1})
+			require.ErrorIs(f.t, err, f.h.Corrupt)
+		}
+		_, err := f.s.Read(f.ctx, "ann", store.ReadOptions{Limit: 100})
+		require.ErrorIs(f.t, err, f.h.Corrupt, "a page with it is no page without it")
+		require.Equal(f.t, before, seqs(f.page("ann", store.ReadOptions{Limit: 3}).Entries))
+		f.covers("ann", store.ReadOptions{After: after[0] - 1, Limit: 10}, after)
+		f.unharmed()
+		after = append(after, f.fill("ann", 1)...) // its account goes on
+	}
+	// The way out is to remove it.
+	f.void("ann", places["ann"])
+	f.trim("bob", f.head("bob").Seq, 10)
+	f.covers("ann", store.ReadOptions{Limit: 100}, slices.Concat(before, after))
+	require.Empty(f.t, f.all("bob"))
+	f.unharmed()
 }
 
 // neighbours writes what is not to be damaged.
@@ -127,14 +137,25 @@ func (f *fixture) unharmed() {
 	}
 }
 
-// placeOf returns the number that a message has in an inbox. What is known of a message does not need its payload.
-func (f *fixture) placeOf(id event.MessageID, account event.Account) uint64 {
-	f.t.Helper()
-	for _, p := range f.info(id).To {
-		if p.Account == account {
-			return p.Seq
+// FlipBits is help for [Harness.Damage] of a store in files: it changes one bit in each place where the bytes stand in one of
+// the files, which are closed. Files that are not there are passed over, but the bytes must stand somewhere. It expects them
+// as they are: not compressed, not enciphered, and in one piece.
+func FlipBits(t *testing.T, data []byte, files ...string) {
+	t.Helper()
+	n := 0
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
+		require.NoError(t, err)
+		info, err := os.Stat(name)
+		require.NoError(t, err)
+		for at := bytes.Index(text, data); at >= 0; at = bytes.Index(text, data) {
+			text[at+len(data)/2] ^= 1
+			n++
+		}
+		require.NoError(t, os.WriteFile(name, text, info.Mode().Perm()))
 	}
-	require.Fail(f.t, "not in the inbox")
-	return 0
+	require.Positive(t, n, "what is to be damaged is in none of the files")
 }

@@ -41,7 +41,7 @@ var hotRules = []rule{
 	{name: "hot: very many idempotency records", check: func(f *fixture) {
 		name := func(i int) *store.Idempotency {
 			n := idempotency("phone", event.ClientMessageID(fmt.Sprint(i)))
-			n.Max = 2000
+			n.Max = 1000
 			return n
 		}
 		own := func(i int) store.Batch {
@@ -49,18 +49,18 @@ var hotRules = []rule{
 			b.Idempotency = name(i)
 			return b
 		}
-		for i := range 2000 {
+		for i := range 1000 {
 			require.False(f.t, f.commit(own(i)).Duplicate)
 		}
-		f.refused(own(2000), store.ErrWindowFull)
-		for _, i := range []int{0, 1, 999, 1999} {
+		f.refused(own(1000), store.ErrWindowFull)
+		for _, i := range []int{0, 1, 500, 999} {
 			require.True(f.t, f.commit(own(i)).Duplicate)
 		}
 		f.now = f.now.Add(2 * time.Hour)
-		for i := range 2000 {
+		for i := range 1000 {
 			require.False(f.t, f.commit(own(i)).Duplicate, "all are over, at once")
 		}
-		f.refused(own(2000), store.ErrWindowFull)
+		f.refused(own(1000), store.ErrWindowFull)
 	}},
 	{name: "hot: very many devices", check: func(f *fixture) {
 		const devices = 2000

@@ -15,7 +15,7 @@ var removalMutants = []mutant{
 		`s.removedLocked(box.punchAt(i))`, `a.uncount(e.message.conversation, e.ordinal)
 			s.removedLocked(box.punchAt(i))`),
 	one("trim: messages are never released", "read.go", `s.removedLocked(box.punchAt(i))`, `box.punchAt(i)`),
-	one("trim: the head of before is returned", "read.go",
+	one("trim: the old head is returned", "read.go",
 		`through = min(through, box.seq)
 	removed := 0`,
 		`old := s.headLocked(a)
@@ -199,7 +199,7 @@ var cursorMutants = []mutant{
 	one("cursor: At goes beyond the head", "account.go", `seq = min(seq, d.At)`, `seq = d.At`),
 	one("cursor: it begins before the trim position", "account.go", `seq = max(seq, a.inbox.trim)
 `, ``),
-	one("cursor: it begins at the head of before the batch", "commit.go",
+	one("cursor: it begins at the head before the batch", "commit.go",
 		`if len(b.Forget) != 0 {`, `for _, d := range b.Begin {
 		a.begin(d)
 	}
