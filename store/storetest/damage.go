@@ -17,8 +17,8 @@ import (
 
 // Damage says what [Harness.Damage] makes unreadable.
 type Damage struct {
-	// Bytes stand as they are in what is damaged, and nowhere else that can be read: a harness for a store in files finds them
-	// there, whatever the layout is. They are of 64 printable characters.
+	// Bytes are 64 printable characters. They stand in what is to be damaged, one or more times, and in nothing else that the
+	// store holds: a harness for a store in files finds them there, see [FlipBits], whatever the layout is.
 	Bytes []byte
 	// Account has it, and Method reads it: Load its record, States a register, Read the payload of an entry.
 	Account event.Account

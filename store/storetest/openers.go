@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -18,17 +19,11 @@ func opener(h *Harness) string {
 }
 
 func openerAlone(h *Harness) string {
-	if why := opener(h); why != "" {
-		return why
-	}
-	return unless(!h.Capabilities.Shared, "the store lets several in")
+	return cmp.Or(opener(h), unless(!h.Capabilities.Shared, "the store lets several in"))
 }
 
 func openerShared(h *Harness) string {
-	if why := opener(h); why != "" {
-		return why
-	}
-	return unless(h.Capabilities.Shared, "the store lets one in at a time")
+	return cmp.Or(opener(h), unless(h.Capabilities.Shared, "the store lets one in at a time"))
 }
 
 var openerRules = []rule{
@@ -171,10 +166,7 @@ var reopenMore = []rule{
 }
 
 func crash(h *Harness) string {
-	if why := durable(h); why != "" {
-		return why
-	}
-	return unless(h.Crash != nil, "Harness.Crash is not set")
+	return cmp.Or(durable(h), unless(h.Crash != nil, "Harness.Crash is not set"))
 }
 
 // checkCrashRace crashes a store that several write to.

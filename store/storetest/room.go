@@ -16,17 +16,11 @@ import (
 func small(h *Harness) string { return unless(h.Small != nil, "Harness.Small is not set") }
 
 func smallDurable(h *Harness) string {
-	if why := durable(h); why != "" {
-		return why
-	}
-	return small(h)
+	return cmp.Or(durable(h), small(h))
 }
 
 func refill(h *Harness) string {
-	if why := small(h); why != "" {
-		return why
-	}
-	return unless(h.Refill >= 0, "Harness.Refill is negative")
+	return cmp.Or(small(h), unless(h.Refill >= 0, "Harness.Refill is negative"))
 }
 
 func ownDisk(h *Harness) string { return unless(h.Disk != nil, "Harness.Disk is not set") }

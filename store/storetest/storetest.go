@@ -2,8 +2,9 @@
 //
 // [TestStore] runs every rule of the contract against a store, a fresh one for each rule. A failure is named after the
 // rule that is broken. Rules on what a store does not have are skipped, with the reason: a capability that it does not declare,
-// or a field of the [Harness] that is not set. The command in mutants shows that the rules find faults. [WithFaults] wraps a store, so that tests of what uses it can make its methods fail, stall or
-// lose their answer.
+// or a field of the [Harness] that is not set. The command in mutants shows that the rules find faults.
+//
+// [WithFaults] wraps a store, so that tests of what uses it can make its methods fail, stall or lose their answer.
 package storetest
 
 import (
