@@ -1,0 +1,4 @@
+package boltstore_test
+
+func killChild(args []string) error   { return nil }
+func memoryChild(args []string) error { return nil }
