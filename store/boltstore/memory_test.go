@@ -1,0 +1,3 @@
+package boltstore_test
+
+func memoryChild(args []string) error { return nil }
