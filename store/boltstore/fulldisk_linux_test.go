@@ -351,6 +351,7 @@ func TestFull_K13_I39_KilledOnAFullDisk(t *testing.T) {
 		need += int(size/4096) + 1
 	}
 	dir := smallDisk(t, need*4096)
+	t.Cleanup(func() { closeStore(t, w.s.(*boltstore.Store)) }) // before the disk goes
 	for _, name := range names {
 		b, err := os.ReadFile(name)
 		require.NoError(t, err)
