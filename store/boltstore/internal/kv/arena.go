@@ -1,0 +1,121 @@
+package kv
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+)
+
+// arena is memory that is only added to, free of pointers, so that the garbage collector has nothing to follow in it. A place
+// is a number: of bytes, or of words that readers follow while one goroutine adds. Place 0 is none.
+//
+//  1. What was written is never moved, and never changed but for words that are links.
+//  2. A link is stored after all that it leads to. So who has loaded a link may read what it leads to without a lock.
+type arena struct {
+	chunks [maxChunks][]byte
+	words  [maxWordChunks]*wordChunk
+	step   int // size of a chunk of bytes, unless what it is made for is larger
+
+	// Only the goroutine that adds uses these.
+	chunk, used int // the chunk that is added to, and how much of it is used
+	next        int // word
+	wordChunks  int // that are used
+	size        int64
+}
+
+type wordChunk [1 << wordBits]uint32
+
+const (
+	chunkBits     = 22 // of a place of bytes: the offset in its chunk
+	maxChunks     = 1 << 10
+	wordBits      = 15
+	maxWordChunks = 1 << 13
+	largestChunk  = 1 << chunkBits
+	smallestChunk = 64 << 10
+)
+
+func newArena(limit int64) *arena {
+	return &arena{step: int(min(max(limit/16, smallestChunk), largestChunk)), chunk: -1}
+}
+
+// reset makes it empty, and keeps its chunks unless one of them was made for something larger than the others.
+func (a *arena) reset() {
+	for i := range a.chunks {
+		if len(a.chunks[i]) > a.step {
+			a.chunks[i] = nil
+		}
+	}
+	a.chunk, a.used, a.next, a.wordChunks, a.size = -1, 0, 0, 0, 0
+}
+
+// full reports whether there is no place left for what a large operation may write.
+func (a *arena) full() bool {
+	return a.chunk > maxChunks-64 || a.next > (maxWordChunks-64)<<wordBits
+}
+
+// bytes makes room for n bytes and returns their place.
+func (a *arena) bytes(n int) (uint32, []byte) {
+	if a.chunk < 0 || a.used+n > len(a.chunks[a.chunk]) {
+		a.chunk++
+		if len(a.chunks[a.chunk]) < n {
+			a.chunks[a.chunk] = make([]byte, max(a.step, n))
+		}
+		a.size += int64(len(a.chunks[a.chunk]))
+		a.used = 0
+		if a.chunk == 0 {
+			a.used = 1
+		}
+	}
+	at := a.used
+	a.used += n
+	return uint32(a.chunk<<chunkBits | at), a.chunks[a.chunk][at : at+n : at+n]
+}
+
+// at returns the bytes from a place on.
+func (a *arena) at(place uint32) []byte {
+	return a.chunks[place>>chunkBits][place&(1<<chunkBits-1):]
+}
+
+// text stores a string of less than 64 KiB with its length.
+func (a *arena) text(b []byte) uint32 {
+	place, to := a.bytes(2 + len(b))
+	binary.LittleEndian.PutUint16(to, uint16(len(b)))
+	copy(to[2:], b)
+	return place
+}
+
+func (a *arena) textAt(place uint32) []byte {
+	b := a.at(place)
+	n := 2 + int(binary.LittleEndian.Uint16(b))
+	return b[2:n:n]
+}
+
+// link makes room for n words next to each other, all 0, and returns their place.
+func (a *arena) link(n int) uint32 {
+	if a.next == 0 {
+		a.next = 1
+	}
+	if a.next>>wordBits != (a.next+n-1)>>wordBits {
+		a.next = (a.next>>wordBits + 1) << wordBits
+	}
+	place := a.next
+	a.next += n
+	c := &a.words[place>>wordBits]
+	if *c == nil {
+		*c = new(wordChunk)
+	}
+	if i := place >> wordBits; i >= a.wordChunks {
+		a.wordChunks = i + 1
+		a.size += 4 << wordBits
+	}
+	clear((*c)[place&(1<<wordBits-1):][:n])
+	return uint32(place)
+}
+
+// word returns a word.
+func (a *arena) word(place uint32) *uint32 {
+	return &a.words[place>>wordBits][place&(1<<wordBits-1)]
+}
+
+func (a *arena) load(place uint32) uint32 { return atomic.LoadUint32(a.word(place)) }
+
+func (a *arena) store(place, value uint32) { atomic.StoreUint32(a.word(place), value) }

@@ -1,0 +1,148 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+func (db *DB) name() string { return filepath.Base(db.o.Path) }
+
+// shut flushes what memory has, and closes and removes the log. Nobody uses the DB any more.
+func (db *DB) shut() error {
+	var err error
+	if db.refusal() == nil {
+		if err = db.flushRest(); err == nil {
+			err = db.seal()
+		}
+	}
+	healthy := err == nil && db.refusal() == nil
+	close(db.flushes)
+	db.flusher.Wait()
+	db.versions.Lock()
+	v := db.current.Swap(nil)
+	db.versions.Unlock()
+	v.release()
+	if e := db.bolt.Close(); e != nil {
+		err = errors.Join(err, fmt.Errorf("boltstore: close: %w", e))
+	}
+	for i, l := range db.logs {
+		err = errors.Join(err, l.file.Close())
+		if healthy {
+			err = errors.Join(err, os.Remove(db.o.Path+walNames[i]))
+		}
+	}
+	if healthy {
+		err = errors.Join(err, SyncDir(filepath.Dir(db.o.Path)))
+	}
+	return err
+}
+
+// flushRest flushes both memtables.
+func (db *DB) flushRest() error {
+	for {
+		v := db.current.Load()
+		db.mu.Lock()
+		ch, err := db.flushed, db.flushErr
+		db.mu.Unlock()
+		switch {
+		case err != nil:
+			return fmt.Errorf("boltstore: close: flush: %w", err)
+		case db.refusal() != nil:
+			return nil
+		case v.tables[1] != nil:
+			if db.current.Load() == v {
+				<-ch
+			}
+		case v.tables[0].empty():
+			return nil
+		default:
+			db.running.Lock()
+			db.rotate()
+			db.running.Unlock()
+		}
+	}
+}
+
+// seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them.
+func (db *DB) seal() error {
+	db.bolt.NoFreelistSync = false
+	m := db.current.Load().tables[0]
+	return guard(func() error {
+		return db.bolt.Update(func(tx *bolt.Tx) error {
+			return putState(tx, state{id: db.id, number: m.number - 1, group: db.published.Load()})
+		})
+	})
+}
+
+// Checkpoint flushes all that was published before it was called.
+func (db *DB) Checkpoint(ctx context.Context) error {
+	if err := db.enter(ctx); err != nil {
+		return err
+	}
+	defer db.leave()
+	goal := uint64(0) // memtable
+	for {
+		db.mu.Lock()
+		ch, err := db.flushed, db.flushErr
+		db.mu.Unlock()
+		if refusal := db.refusal(); refusal != nil {
+			return refusal
+		}
+		v := db.current.Load()
+		if goal == 0 {
+			goal = v.tables[0].number
+		}
+		switch {
+		case v.tables[0].number > goal && v.tables[1] == nil, v.tables[0].number > goal+1, v.tables[1] == nil && v.tables[0].empty():
+			return nil
+		case err != nil:
+			return &fullError{err}
+		case v.tables[1] != nil:
+			if db.current.Load() != v {
+				continue
+			}
+			select {
+			case <-ch:
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-db.life.Done():
+			}
+		default:
+			db.running.Lock()
+			if v := db.current.Load(); v.tables[1] == nil && v.tables[0].number == goal {
+				db.rotate()
+			}
+			db.running.Unlock()
+		}
+	}
+}
+
+// Backup calls f with a transaction of the file that has all that was published before it was called. As long as f runs, pages
+// that the transaction needs are not used again.
+func (db *DB) Backup(ctx context.Context, f func(tx *bolt.Tx) error) error {
+	if err := db.enter(ctx); err != nil {
+		return err
+	}
+	defer db.leave()
+	db.mu.Lock()
+	db.backups++
+	db.mu.Unlock()
+	defer func() {
+		db.mu.Lock()
+		db.backups--
+		db.mu.Unlock()
+	}()
+	if err := db.Checkpoint(ctx); err != nil {
+		return err
+	}
+	var tx *bolt.Tx
+	if err := guard(func() (err error) { tx, err = db.bolt.Begin(false); return err }); err != nil {
+		return err
+	}
+	return errors.Join(guard(func() error { return f(tx) }), tx.Rollback())
+}

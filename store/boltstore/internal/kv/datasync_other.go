@@ -1,0 +1,8 @@
+//go:build !linux
+
+package kv
+
+import "os"
+
+// datasync has what was written to a file durable.
+func datasync(f *os.File) error { return f.Sync() }

@@ -1,0 +1,247 @@
+package kv
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/store"
+)
+
+// Rows go one way:
+//
+//	Update ─▶ group ─▶ memtable (active) ──full──▶ memtable (frozen) ──flush, in slices──▶ bbolt file
+//	             └───▶ log (path-wal, path-wal2: one for each memtable)
+//	View  ◀── snapshot: active, then frozen, then the file
+//
+//  1. A group is durable when its record in the log is. A memtable is what its log is made of again after a crash.
+//  2. A row of a newer memtable counts before one of an older, and that before the file's. So a flush that is done by half,
+//     or done again after a crash, changes nothing that readers see.
+//  3. A flush writes the newest version of each row at its place in the file, in order. Its last slice says that the memtable
+//     is in the file; from then on its log is void.
+//  4. bbolt's own commits, of two syncs each, are those of the flush only. What fails there can be done again: the rows are in the log.
+//
+// The parts: arena.go and memtable.go, wal.go, group.go and writer.go (commits), snapshot.go, file.go and row.go (reads), flush.go,
+// room.go, open.go.
+
+// DB is an open file. It is safe for concurrent use.
+type DB struct {
+	o        Options
+	bolt     *bolt.DB
+	fd       *os.File // of bolt
+	page     int64    // bytes
+	id       walID
+	logs     [2]*wal              // of memtables with even and odd numbers
+	commit   func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
+	replayed Replayed
+	limit    int64 // bytes of a memtable
+	stats    meters
+	room     room
+
+	// running is held while a group runs, and writing while one is written; who has both takes running first.
+	running sync.Mutex
+	seq     uint64 // group that ran last; guarded by running
+	writers [2]*Writer
+	writing sync.Mutex
+
+	published atomic.Uint64          // group
+	lost      atomic.Pointer[Writer] // a group that found no room, and is not undone yet
+
+	versions sync.Mutex // held to replace current
+	current  atomic.Pointer[version]
+	spare    *arena // of a memtable that is over; guarded by mu
+
+	flushes               chan *memtable // to the flusher; one at most
+	flushed               chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
+	progress              atomic.Int64   // rows of the frozen memtable that were flushed
+	flushBegan, lastFlush atomic.Int64   // Unix nanoseconds; how long the last flush took
+
+	life    context.Context // ends work in the background
+	stop    context.CancelFunc
+	flusher sync.WaitGroup
+
+	failed   chan struct{} // closed by unusable
+	unusable func()
+	released chan struct{} // closed when the file is
+	closeErr error
+
+	mu       sync.Mutex
+	arrived  sync.Cond // of the queue
+	cause    error     // of the failure
+	flushErr error     // of the last slice, if it failed
+	closing  bool
+	users    int // calls and goroutines that run
+	queue    []*op
+	leading  bool // somebody takes a group from the queue, or is about to
+	gathers  bool // and waits for more
+	inWrite  bool // a group is being written
+	lastSize int  // operations in the last group
+	backups  int
+}
+
+// Failed is closed by a failure and by Close.
+func (db *DB) Failed() <-chan struct{} { return db.failed }
+
+// Cause returns why the DB has failed, or nil.
+func (db *DB) Cause() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.cause
+}
+
+// enter begins a call. Unless it returns an error, leave must follow.
+func (db *DB) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if err := db.refusalLocked(); err != nil {
+		return err
+	}
+	db.users++
+	return nil
+}
+
+// refusalLocked is the error of new calls; nil while the DB is in use.
+func (db *DB) refusalLocked() error {
+	switch {
+	case db.closing:
+		return store.ErrClosed
+	case db.cause != nil:
+		return fmt.Errorf("boltstore: %w after: %w", store.ErrFailed, db.cause)
+	}
+	return nil
+}
+
+// Refusal is the error of new calls; nil while the DB is in use.
+func (db *DB) Refusal() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.refusalLocked()
+}
+
+// refusal is the error of a failure; nil while there was none.
+func (db *DB) refusal() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.cause != nil {
+		return fmt.Errorf("boltstore: %w after: %w", store.ErrFailed, db.cause)
+	}
+	return nil
+}
+
+func (db *DB) leave() {
+	db.mu.Lock()
+	db.users--
+	last := db.closing && db.users == 0
+	db.mu.Unlock()
+	if last {
+		go db.finish()
+	}
+}
+
+// View calls f with a snapshot of what was published when it was called, or later.
+func (db *DB) View(ctx context.Context, f func(*Snapshot) error) error {
+	if err := db.enter(ctx); err != nil {
+		return err
+	}
+	defer db.leave()
+	v := db.acquire()
+	defer v.release()
+	s := Snapshot{v: v, seq: db.published.Load()}
+	return guard(func() error { return f(&s) })
+}
+
+// Go runs f in a goroutine that Close waits for. ctx ends when Close is called or the DB fails. It reports false if that is
+// the case already.
+func (db *DB) Go(f func(ctx context.Context)) bool {
+	if db.enter(db.life) != nil {
+		return false
+	}
+	go func() {
+		defer db.leave()
+		f(db.life)
+	}()
+	return true
+}
+
+// Close refuses new calls, waits for what runs, flushes what memory has, and closes the file. If ctx ends first, it returns
+// its error, and the rest is done in the background. It may be called again.
+func (db *DB) Close(ctx context.Context) error {
+	db.mu.Lock()
+	first := !db.closing
+	last := first && db.users == 0
+	db.closing = true
+	db.mu.Unlock()
+	db.unusable()
+	db.stop()
+	if last {
+		go db.finish()
+	}
+	select {
+	case <-db.released: // even if ctx is over as well
+		return db.closeErr
+	default:
+	}
+	select {
+	case <-db.released:
+		return db.closeErr
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// finish closes the file. It is called once, when nobody uses the DB any more.
+func (db *DB) finish() {
+	began := time.Now()
+	db.closeErr = db.shut()
+	if db.closeErr != nil {
+		db.o.Log.Error("boltstore: close", "file", db.name(), "error", db.closeErr)
+	} else {
+		db.o.Log.Info("boltstore: closed", "file", db.name(), "commits", db.stats.commits.Load(), "took", time.Since(began))
+	}
+	close(db.released)
+}
+
+// fail makes all later calls fail.
+func (db *DB) fail(cause error) {
+	db.mu.Lock()
+	first := db.cause == nil
+	if first {
+		db.cause = cause
+	}
+	db.mu.Unlock()
+	if !first {
+		return
+	}
+	db.unusable()
+	db.stop()
+	db.o.Log.Error("boltstore: failed", "file", db.name(), "error", cause)
+}
+
+// guard is recovered, also for faults of the mapped file, which the disk does not deliver.
+func guard(f func() error) error {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return recovered(f)
+}
+
+// recovered turns a panic of f into an error: bbolt panics on pages that make no sense.
+func recovered(f func() error) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case error:
+			err = fmt.Errorf("%w: %w", ErrCorrupt, p)
+		default:
+			err = fmt.Errorf("%w: %v", ErrCorrupt, p)
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,312 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/manydevice/manydevice/store"
+)
+
+// Group commit. Operations that wait at the same time share one record of the log and one sync.
+//
+//	queue ──take──▶ run: against the memtable ──▶ write: record, sync ──▶ publish, answer
+//	                 one group at a time            one group at a time
+//
+//  1. The next group runs while the one before is written. It sees what that one did, and is written after it, so that it is
+//     never durable without it.
+//  2. Who finds nobody that runs a group runs the next one, on its own goroutine; if others wait by then, a goroutine goes on.
+//     There is no timer: who is alone is not held up.
+//  3. A group that finds no room on the disk is undone, with the one that ran meanwhile, before another one runs.
+
+// Bounds of a group.
+const (
+	maxGroupOps   = 1024
+	maxGroupBytes = 8 << 20
+	maxYields     = 4
+	gatherShare   = 4
+)
+
+// op is an operation that waits for its group, or is in one.
+type op struct {
+	run   func(*Writer) error
+	bytes int64
+
+	state opState       // guarded by DB.mu
+	group *group        // set with opTaken
+	err   error         // set before opDone
+	wake  chan struct{} // gets one value when the state becomes opDone
+}
+
+type opState uint8
+
+const (
+	opQueued opState = iota
+	opTaken
+	opDone
+)
+
+// group are the operations of one record of the log.
+type group struct {
+	ops []*op
+	ran chan struct{} // closed when the operations have run
+}
+
+// Update runs an operation in the next group and returns when the group is durable: its error, or that of the group. bytes is
+// how much it writes, about; it bounds groups. If ctx ends before the operation was taken into a group, it is not run; if it
+// was, the error is store.ErrUnknownOutcome. An operation that returns an error has changed nothing.
+func (db *DB) Update(ctx context.Context, bytes int64, run func(*Writer) error) error {
+	if err := db.enter(ctx); err != nil {
+		return err
+	}
+	defer db.leave()
+	o := &op{run: run, bytes: bytes, wake: make(chan struct{}, 1)}
+	db.mu.Lock()
+	if db.cause != nil {
+		err := db.refusalLocked()
+		db.mu.Unlock()
+		return err
+	}
+	db.queue = append(db.queue, o)
+	leads := !db.leading
+	db.leading = true
+	if db.gathers && gatherShare*len(db.queue) >= db.lastSize {
+		db.arrived.Signal()
+	}
+	db.mu.Unlock()
+	if leads {
+		db.lead()
+	}
+	return db.wait(ctx, o)
+}
+
+func (db *DB) wait(ctx context.Context, o *op) error {
+	select {
+	case <-o.wake:
+	case <-ctx.Done():
+		if gone, err := db.abandon(ctx, o); gone {
+			return err
+		}
+	}
+	return o.err
+}
+
+// abandon ends the wait for an operation whose caller gave up. It reports false if the operation is done.
+func (db *DB) abandon(ctx context.Context, o *op) (bool, error) {
+	db.mu.Lock()
+	switch o.state {
+	case opDone:
+		db.mu.Unlock()
+		return false, nil
+	case opTaken:
+		db.mu.Unlock()
+		<-o.group.ran // until then the caller's slices are in use
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		if o.state == opDone {
+			return false, nil
+		}
+		return true, fmt.Errorf("boltstore: %w: %w", store.ErrUnknownOutcome, ctx.Err())
+	}
+	if i := slices.Index(db.queue, o); i >= 0 {
+		db.queue = slices.Delete(db.queue, i, i+1)
+	}
+	db.mu.Unlock()
+	return true, ctx.Err()
+}
+
+// lead runs a group and writes it.
+func (db *DB) lead() {
+	db.running.Lock()
+	db.makeWay()
+	g := db.take()
+	w, err := db.runGroup(g)
+	db.writing.Lock()
+	if lost := db.lost.Swap(nil); lost != nil { // invariant 3
+		if w != nil {
+			w.back(mark{record: recordHeader})
+		}
+		db.undoGroup(lost)
+		w, err = nil, errors.Join(err, errLost)
+	}
+	if err == nil {
+		err = db.refusal() // nothing is written after a failure
+	}
+	db.running.Unlock()
+	db.passOn()
+	if w != nil && err == nil {
+		err = db.writeGroup(w)
+	}
+	if w != nil && err == nil {
+		for _, f := range w.after {
+			f()
+		}
+	}
+	db.mu.Lock()
+	db.inWrite = false
+	db.arrived.Signal()
+	db.mu.Unlock()
+	db.writing.Unlock()
+	db.answer(g, err)
+}
+
+// errLost: the group before found no room, and this one had seen what it did.
+var errLost = fmt.Errorf("boltstore: %w: the disk", store.ErrFull)
+
+// passOn has another goroutine lead if somebody waits.
+func (db *DB) passOn() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.inWrite = true
+	if db.leading = len(db.queue) > 0; db.leading {
+		db.users++ // so that Close waits for it
+		go func() {
+			defer db.leave()
+			db.lead()
+		}()
+	}
+}
+
+// take removes the next group from the queue. It waits for some of those who were just answered, and need a moment to come
+// back: while the group before is written, and then until they have had the processor a few times.
+func (db *DB) take() *group {
+	db.mu.Lock()
+	db.gathers = true
+	for db.inWrite && gatherShare*len(db.queue) < db.lastSize {
+		db.arrived.Wait()
+	}
+	db.gathers = false
+	for range maxYields {
+		if gatherShare*len(db.queue) >= db.lastSize {
+			break
+		}
+		db.mu.Unlock()
+		runtime.Gosched()
+		db.mu.Lock()
+	}
+	defer db.mu.Unlock()
+	n, bytes := 0, int64(0)
+	for n < len(db.queue) && n < maxGroupOps {
+		if bytes += db.queue[n].bytes; n > 0 && bytes > maxGroupBytes {
+			break
+		}
+		n++
+	}
+	g := &group{ops: slices.Clone(db.queue[:n]), ran: make(chan struct{})}
+	db.queue = slices.Delete(db.queue, 0, n)
+	db.lastSize = n
+	for _, o := range g.ops {
+		o.state, o.group = opTaken, g
+	}
+	return g
+}
+
+// runGroup runs the operations of a group. It returns no writer if there is nothing to write.
+func (db *DB) runGroup(g *group) (w *Writer, err error) {
+	defer close(g.ran)
+	db.stats.operations.Add(uint64(len(g.ops)))
+	if lost := db.lost.Swap(nil); lost != nil {
+		db.undoGroup(lost)
+	}
+	if err := db.crowded(); err != nil {
+		return nil, err
+	}
+	v := db.acquire()
+	if v == nil {
+		return nil, store.ErrClosed
+	}
+	defer v.release()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	w = db.writer(v)
+	for _, o := range g.ops {
+		before := w.mark()
+		o.err = recovered(func() error { return o.run(w) })
+		if o.err != nil {
+			w.back(before)
+		}
+	}
+	w.active.taken.Store(w.active.size)
+	if w.record.empty() {
+		db.seq--
+		if len(w.after) == 0 {
+			return nil, nil
+		}
+	}
+	return w, nil
+}
+
+// writer begins the next group.
+func (db *DB) writer(v *version) *Writer {
+	db.seq++
+	w := db.writers[db.seq%2]
+	w.Snapshot = Snapshot{v: v, seq: db.seq, buf: w.buf}
+	w.active = v.tables[0]
+	clear(w.after)
+	w.undo, w.after = w.undo[:0], w.after[:0]
+	w.record.begin()
+	w.log = db.logs[w.active.number%2]
+	return w
+}
+
+// writeGroup makes a group durable and publishes it.
+func (db *DB) writeGroup(w *Writer) error {
+	if w.record.empty() {
+		return nil
+	}
+	began := time.Now()
+	if err := w.log.room(len(w.record.b)); err != nil {
+		if full(err) {
+			db.lost.Store(w)
+			return fmt.Errorf("boltstore: %w: the disk: %w", store.ErrFull, err)
+		}
+		return db.broken(err)
+	}
+	if err := w.log.write(w.record.b, w.seq); err != nil {
+		return db.broken(err)
+	}
+	db.stats.committed(time.Since(began))
+	w.active.newest = w.seq
+	db.published.Store(w.seq)
+	return nil
+}
+
+// broken fails the DB, and returns what the operations of a group get that may or may not be durable.
+func (db *DB) broken(err error) error {
+	db.fail(err)
+	return fmt.Errorf("boltstore: %w: %w: %w", store.ErrUnknownOutcome, store.ErrFailed, err)
+}
+
+// undoGroup takes back what a group did that could not be written. Only who holds running, and knows that the group is not
+// being written, calls it.
+func (db *DB) undoGroup(w *Writer) {
+	w.back(mark{record: recordHeader})
+	db.seq = db.published.Load()
+}
+
+// answer tells the operations of a group what became of them.
+func (db *DB) answer(g *group, err error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, o := range g.ops {
+		if err != nil && o.err == nil {
+			o.err = err
+		}
+	}
+	done := g.ops
+	if db.cause != nil {
+		refusal := fmt.Errorf("boltstore: %w after: %w", store.ErrFailed, db.cause)
+		for _, o := range db.queue {
+			o.err = refusal
+		}
+		done = append(done, db.queue...)
+		db.queue = nil
+	}
+	for _, o := range done {
+		o.state = opDone
+		o.wake <- struct{}{}
+	}
+}

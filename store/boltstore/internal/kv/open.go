@@ -1,0 +1,461 @@
+package kv
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	fileMode  = 0o600
+	newSuffix = ".new-"   // of the name under which a file is made
+	mapBytes  = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
+	attempts  = 10        // to make the file, while others try the same
+
+	bucketMeta  = "manydevice" // what the file says about itself
+	bucketState = "state"      // one row, see state
+	bucketLong  = "long"       // table, key of a row, number → chunk of a long value
+
+	metaTable  = Table(254) // in checksums
+	stateTable = Table(253)
+)
+
+// Open opens a file, or makes it. Its folder must be there.
+func Open(o Options) (*DB, error) {
+	began := time.Now()
+	deadline := began.Add(o.LockTimeout)
+	if err := ensure(&o, deadline); err != nil {
+		return nil, err
+	}
+	if err := inspect(o.Path, deadline); err != nil {
+		return nil, err
+	}
+	db := newDB(o)
+	if err := db.openFile(deadline); err != nil {
+		return nil, err
+	}
+	if err := guard(db.start); err != nil {
+		return nil, errors.Join(err, db.undoOpen())
+	}
+	db.flusher.Add(1)
+	go db.flushAll()
+	if v := db.current.Load(); v.tables[1] != nil {
+		db.flushes <- v.tables[1]
+	}
+	return db, nil
+}
+
+func newDB(o Options) *DB {
+	db := &DB{
+		o: o, limit: o.Memory / 2, commit: (*bolt.Tx).Commit,
+		flushes: make(chan *memtable, 2), flushed: make(chan struct{}),
+		failed: make(chan struct{}), released: make(chan struct{}),
+	}
+	db.arrived.L = &db.mu
+	for i := range db.writers {
+		db.writers[i] = &Writer{db: db}
+	}
+	db.unusable = sync.OnceFunc(func() { close(db.failed) })
+	db.life, db.stop = context.WithCancel(context.Background())
+	return db
+}
+
+// undoOpen closes what Open has opened.
+func (db *DB) undoOpen() error {
+	var err error
+	if v := db.current.Swap(nil); v != nil {
+		v.release()
+	}
+	for _, l := range db.logs {
+		if l != nil {
+			err = errors.Join(err, l.file.Close())
+		}
+	}
+	return errors.Join(err, db.bolt.Close())
+}
+
+// start reads what the file and its log say, and begins.
+func (db *DB) start() error {
+	s, meta, err := db.readState()
+	if err != nil {
+		return err
+	}
+	before := make(map[string][]byte, len(meta))
+	for k, v := range meta {
+		before[k] = v
+	}
+	if err := db.o.Meta(meta); err != nil {
+		return err
+	}
+	if err := db.openLogs(&s); err != nil {
+		return err
+	}
+	// Also if nothing has changed: after a sync that failed, a page of an earlier state of the file may be what the disk has.
+	err = db.bolt.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucketMeta))
+		for k, v := range meta {
+			if bytes.Equal(before[k], v) {
+				continue
+			}
+			if err := b.Put([]byte(k), appendRow(nil, metaTable, []byte(k), kindWhole, v)); err != nil {
+				return err
+			}
+		}
+		return putState(tx, s)
+	})
+	if err != nil {
+		return err
+	}
+	file, err := db.openFileView()
+	if err != nil {
+		return err
+	}
+	defer file.release()
+	return db.recover(&s, file)
+}
+
+// state is what the file says about its log.
+type state struct {
+	id     walID  // of the log that belongs to it
+	open   bool   // it was not closed: rows may be in the log only
+	number uint64 // memtable that was flushed last
+	group  uint64 // last one that is in the file
+}
+
+func putState(tx *bolt.Tx, s state) error {
+	b := append(make([]byte, 0, walIDBytes+17), s.id[:]...)
+	if s.open {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, s.number), s.group)
+	key := []byte(bucketState)
+	return tx.Bucket(key).Put(key, appendRow(nil, stateTable, key, kindWhole, b))
+}
+
+// readState returns what the file says about its log and about itself.
+func (db *DB) readState() (s state, meta map[string][]byte, err error) {
+	meta = make(map[string][]byte)
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucketMeta))
+		if b == nil {
+			return fmt.Errorf("%w: some other program's file", ErrNotStore)
+		}
+		err := b.ForEach(func(k, v []byte) error {
+			switch {
+			case len(v) < rowHeader: // of a layout before this one
+				meta[string(k)] = bytes.Clone(v)
+			case intact(metaTable, k, v):
+				meta[string(k)] = bytes.Clone(v[rowHeader:])
+			case string(k) != "secret" && string(k) != "sweep": // which earlier layouts had
+				return fmt.Errorf("%w: what the file says about itself: %q", ErrCorrupt, k)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		sb := tx.Bucket([]byte(bucketState))
+		if sb == nil {
+			return nil // of an earlier layout; Meta says so
+		}
+		v := sb.Get([]byte(bucketState))
+		if v == nil {
+			return nil // new
+		}
+		if !intact(stateTable, []byte(bucketState), v) || len(v) != rowHeader+walIDBytes+17 {
+			return fmt.Errorf("%w: state of the log", ErrCorrupt)
+		}
+		v = v[rowHeader:]
+		s.id, s.open = walID(v[:walIDBytes]), v[walIDBytes] != 0
+		s.number, s.group = binary.BigEndian.Uint64(v[walIDBytes+1:]), binary.BigEndian.Uint64(v[walIDBytes+9:])
+		return nil
+	})
+	return s, meta, err
+}
+
+// openLogs opens the log of a file that was not closed, or makes one.
+func (db *DB) openLogs(s *state) error {
+	step := min(max(db.limit/16, 64<<10), 4<<20)
+	for i, suffix := range walNames {
+		l, err := openWAL(db.o.Path+suffix, s.id, step)
+		switch {
+		case err != nil:
+			return err
+		case s.open && l == nil:
+			return fmt.Errorf("%w: %s", ErrNoLog, filepath.Base(db.o.Path+suffix))
+		case s.open:
+			db.logs[i] = l
+		case l != nil: // it was closed, and only the removal was missing
+			if err := errors.Join(l.file.Close(), os.Remove(db.o.Path+suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	if s.open {
+		db.id = s.id
+		return nil
+	}
+	rand.Read(db.id[:])
+	s.id, s.open = db.id, true
+	for i, suffix := range walNames {
+		l, err := createWAL(db.o.Path+suffix, db.id, step)
+		if err != nil {
+			return err
+		}
+		db.logs[i] = l
+	}
+	return SyncDir(filepath.Dir(db.o.Path))
+}
+
+// recover reads the log into memory.
+func (db *DB) recover(s *state, file *file) error {
+	began := time.Now()
+	first := db.memtable(s.number+1, 0)
+	first.newest = s.group
+	group, rows := s.group, 0
+	n, err := db.replay(first, &group)
+	if err != nil {
+		return err
+	}
+	rows += n
+	second := db.memtable(s.number+2, 0)
+	second.newest = group
+	if n, err = db.replay(second, &group); err != nil {
+		return err
+	}
+	rows += n
+	db.seq = group
+	db.published.Store(group)
+	db.room.high = file.tx.Size()
+	if info, err := db.fd.Stat(); err == nil {
+		db.room.blocks = info.Size()
+	}
+	db.versions.Lock()
+	defer db.versions.Unlock()
+	if second.empty() {
+		db.install(first, nil, file)
+	} else {
+		db.room.frozen = first.grows
+		db.install(second, first, file)
+	}
+	db.measure(file.tx.Size(), db.room.frozen)
+	db.replayed = Replayed{Rows: rows, Took: time.Since(began)}
+	return nil
+}
+
+// Replayed is what Open has read of the log.
+type Replayed struct {
+	Rows int
+	Took time.Duration
+}
+
+// replay reads a memtable's file of the log into it. group is the last one that is known.
+func (db *DB) replay(m *memtable, group *uint64) (rows int, err error) {
+	l := db.logs[m.number%2]
+	l.begin(m.number)
+	for {
+		number, g, body, err := l.record(l.end)
+		if err != nil {
+			return rows, err
+		}
+		if body == nil || number != m.number {
+			break
+		}
+		if g != *group+1 {
+			return rows, fmt.Errorf("%w: the log: group %d follows %d", ErrCorrupt, g, *group)
+		}
+		err = decodeRows(body, func(prefix, key, value []byte, gone bool) {
+			m.replay(db, g, prefix, key, value, gone)
+			rows++
+		})
+		if err != nil {
+			return rows, err
+		}
+		*group, m.newest = g, g
+		l.end += int64(recordHeader + len(body))
+	}
+	if lost, err := l.after(l.end, m.number, *group); err != nil || lost {
+		return rows, errors.Join(err, fmt.Errorf("%w: the log, after group %d", ErrCorrupt, *group))
+	}
+	return rows, nil
+}
+
+// replay adds a row of the log.
+func (m *memtable) replay(db *DB, group uint64, prefix, key, value []byte, gone bool) {
+	t := Table(prefix[0])
+	if int(t) >= len(db.o.Tables) {
+		panic("table " + strconv.Itoa(int(t)) + " in the log")
+	}
+	hash := m.hash(t, prefix[1:])
+	p := m.find(t, prefix[1:], hash)
+	if p == 0 {
+		p = m.addPart(t, prefix[1:], hash)
+	}
+	r, added := m.addRow(p, key)
+	if added && !gone {
+		m.grows += db.growth(t, len(prefix)+len(key)+len(value))
+	}
+	m.put(r, group, value, gone)
+}
+
+// ensure makes the file if there is none.
+func ensure(o *Options, deadline time.Time) error {
+	for n := 0; ; n++ {
+		if _, err := os.Stat(o.Path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, suffix := range walNames {
+			if _, err := os.Lstat(o.Path + suffix); err == nil {
+				return fmt.Errorf("%w: %s", ErrNoFile, filepath.Base(o.Path+suffix))
+			}
+		}
+		err := create(o, deadline)
+		if err == nil || n == attempts || errors.Is(err, ErrLocked) {
+			return err
+		}
+		if _, lost := os.Stat(filepath.Dir(o.Path)); lost != nil {
+			return err
+		}
+	}
+}
+
+// create makes an empty file under another name and then gives it its own, unless another one has made it meanwhile.
+func create(o *Options, deadline time.Time) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(o.Path), filepath.Base(o.Path)+newSuffix+"*")
+	if err != nil {
+		return err
+	}
+	temp := f.Name()
+	defer func() { err = errors.Join(err, os.Remove(temp)) }()
+	if err := f.Close(); err != nil {
+		return err
+	}
+	db, _, err := boltOpen(temp, &bolt.Options{Timeout: timeout(deadline), NoFreelistSync: true})
+	if err != nil {
+		return err
+	}
+	err = guard(func() error {
+		return db.Update(func(tx *bolt.Tx) error {
+			names := []string{bucketMeta, bucketState, bucketLong}
+			for _, t := range o.Tables {
+				names = append(names, t.Name)
+			}
+			for _, name := range names {
+				if _, err := tx.CreateBucket([]byte(name)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(filepath.Dir(o.Path))
+}
+
+// SyncDir makes a new name in a folder durable. Windows cannot do that and does not need it.
+func SyncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// openFile opens a file that was inspected, for writing.
+func (db *DB) openFile(deadline time.Time) (err error) {
+	o := &bolt.Options{Timeout: timeout(deadline), NoFreelistSync: true, FreelistType: bolt.FreelistMapType}
+	if strconv.IntSize == 64 && runtime.GOOS != "windows" { // where the file would grow with the map
+		o.InitialMmapSize = mapBytes
+		if db.o.MaxSize > 0 {
+			o.InitialMmapSize = int(min(mapBytes, 2*db.o.MaxSize))
+		}
+	}
+	db.bolt, db.fd, err = boltOpen(db.o.Path, o)
+	if err != nil {
+		return err
+	}
+	db.page = int64(db.bolt.Info().PageSize)
+	db.bolt.AllocSize = int(db.page)
+	return nil
+}
+
+// boltOpen is bolt.Open with errors of ours, also for its panics, and the file that it uses.
+func boltOpen(path string, o *bolt.Options) (*bolt.DB, *os.File, error) {
+	var file *os.File
+	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		f, err := os.OpenFile(name, flag, mode)
+		file = f
+		return f, err
+	}
+	var db *bolt.DB
+	panicked := true
+	err := guard(func() (err error) {
+		db, err = bolt.Open(path, fileMode, o)
+		panicked = false
+		return err
+	})
+	if panicked && file != nil {
+		err = errors.Join(err, file.Close()) // which gives up the lock
+	}
+	switch {
+	case err == nil:
+		return db, file, nil
+	case errors.Is(err, berrors.ErrTimeout):
+		return nil, nil, ErrLocked
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch):
+		return nil, nil, fmt.Errorf("%w: %w", ErrNotStore, err)
+	case errors.Is(err, berrors.ErrChecksum):
+		return nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return nil, nil, err
+}
+
+// timeout is what is left until the deadline, for bbolt, which takes zero for ever.
+func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline), 1) }
+
+// Settle says in a file that it was closed: one that was made by Backup has all that there is, and no log belongs to it.
+func Settle(o Options) error {
+	deadline := time.Now().Add(o.LockTimeout)
+	if err := inspect(o.Path, deadline); err != nil {
+		return err
+	}
+	db := newDB(o)
+	if err := db.openFile(deadline); err != nil {
+		return err
+	}
+	err := guard(func() error {
+		s, meta, err := db.readState()
+		if err == nil {
+			err = o.Meta(meta)
+		}
+		if err != nil {
+			return err
+		}
+		s.open = false
+		return db.bolt.Update(func(tx *bolt.Tx) error { return putState(tx, s) })
+	})
+	return errors.Join(err, db.bolt.Close())
+}

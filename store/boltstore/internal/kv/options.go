@@ -1,0 +1,57 @@
+// Package kv is a sorted map of rows in one bbolt file, behind a write-ahead log and a memtable. db.go tells the story.
+package kv
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// ErrCorrupt: a row, a page or the log cannot be read, or something refers to what is not there.
+var ErrCorrupt = errors.New("boltstore: corrupt")
+
+// Errors of Open.
+var (
+	// ErrLocked: the file is open elsewhere, in this process or another one.
+	ErrLocked = errors.New("boltstore: file is in use")
+	// ErrNotStore: the file is not one of this package's.
+	ErrNotStore = errors.New("boltstore: not a store")
+	// ErrOtherLog: the log next to the file is another file's.
+	ErrOtherLog = errors.New("boltstore: the log next to the file is that of another one")
+	// ErrNoLog: the file was not closed, and its log is not there.
+	ErrNoLog = errors.New("boltstore: the file was not closed and its log is missing")
+	// ErrNoFile: a log is there, and the file that it belongs to is not.
+	ErrNoFile = errors.New("boltstore: there is a log without its file")
+)
+
+// Table is one of the tables that a file has: an index of Options.Tables.
+type Table uint8
+
+// TableSpec describes a table.
+type TableSpec struct {
+	Name string  // of the bucket
+	Fill float64 // how full pages become that are split; see bbolt's Bucket.FillPercent
+}
+
+// Options tune a DB. All fields without "zero" in their comment are required.
+type Options struct {
+	Path        string
+	Tables      []TableSpec
+	Memory      int64 // bytes that memtables take, about
+	MaxSize     int64 // of the bbolt file; negative: no bound
+	Reserve     int64 // bytes of it that only operations with spare may use
+	LockTimeout time.Duration
+	Log         Logger
+	// Meta is called by Open with what the file says about itself, nothing for a new one. It may change the rows, which are
+	// written before Open returns.
+	Meta func(rows map[string][]byte) error
+}
+
+// Logger gets kv's lines.
+type Logger interface {
+	Info(text string, attrs ...any)
+	Warn(text string, attrs ...any)
+	Error(text string, attrs ...any)
+}
+
+var _ Logger = (*slog.Logger)(nil)

@@ -1,0 +1,144 @@
+package kv
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// A row in the file is its key and a checksum over table, key and the rest; a kind; and the value, or what is said of a long one.
+//
+//  1. No value leaves the file unless its checksum is right for its key and table.
+//  2. That a row is not there is believed only if both its neighbours leave no doubt: they are in order, and neither is the
+//     row itself with a damaged key.
+//  3. What is damaged is left where it is, and is an error for who asks for it.
+const (
+	rowHeader = 5 // checksum 4, kind 1
+	kindWhole = 0
+	kindLong  = 1 // the value is in bucketLong, cut into chunks; its length follows here
+
+	// longValue is how long a value may be that is kept in its row. bbolt does not split a page of four rows, so that longer
+	// ones would need many free pages side by side.
+	longValue = 2 << 10
+	chunkMax  = 960 // four rows fit into a page of 4 KiB
+	maxLong   = 1 << 30
+)
+
+// Damage is the error for a row that cannot be read.
+type Damage struct {
+	Table string
+	Key   []byte
+}
+
+func (d *Damage) Error() string {
+	return fmt.Sprintf("%v: table %s, row %q", ErrCorrupt, d.Table, d.Key)
+}
+
+// Unwrap returns ErrCorrupt.
+func (d *Damage) Unwrap() error { return ErrCorrupt }
+
+func rowSum(t Table, key, rest []byte) uint32 {
+	sum := crc32.Update(uint32(t), castagnoli, key)
+	return crc32.Update(sum, castagnoli, rest)
+}
+
+// appendRow encodes what the file has of a row beside its key.
+func appendRow(b []byte, t Table, key []byte, kind byte, value []byte) []byte {
+	at := len(b)
+	b = append(append(b, 0, 0, 0, 0, kind), value...)
+	binary.BigEndian.PutUint32(b[at:], rowSum(t, key, b[at+4:]))
+	return b
+}
+
+// intact reports whether a row is as it was written, under a key.
+func intact(t Table, key, v []byte) bool {
+	return len(v) >= rowHeader && rowSum(t, key, v[4:]) == binary.BigEndian.Uint32(v)
+}
+
+// suspect reports whether a row is damaged, and would be whole under another key: then it is that key's.
+func suspect(t Table, key, v, other []byte) bool { return !intact(t, key, v) && intact(t, other, v) }
+
+// chunkKey is the key of a part of a long value, without its number. The last four bytes of a chunk's key are the number, so that
+// it is clear which row it belongs to.
+func chunkKey(t Table, key []byte) []byte { return append([]byte{byte(t)}, key...) }
+
+// open returns the value of a row.
+func (f *file) open(t Table, key, v []byte) ([]byte, error) {
+	if !intact(t, key, v) {
+		return nil, f.damage(t, key)
+	}
+	if v[4] == kindWhole {
+		return v[rowHeader:], nil
+	}
+	return f.long(t, key, v)
+}
+
+func (f *file) damage(t Table, key []byte) error {
+	return &Damage{Table: f.specs[t].Name, Key: bytes.Clone(key)}
+}
+
+// long puts a long value together.
+func (f *file) long(t Table, key, v []byte) ([]byte, error) {
+	size, n := binary.Uvarint(v[rowHeader:])
+	if n <= 0 || v[4] != kindLong || size > maxLong {
+		return nil, f.damage(t, key)
+	}
+	value := make([]byte, 0, size)
+	chunk := chunkKey(t, key)
+	c := f.longs.Cursor()
+	next := uint32(0)
+	for k, part := c.Seek(binary.BigEndian.AppendUint32(chunk, 0)); k != nil && uint64(len(value)) < size; k, part = c.Next() {
+		if bytes.HasPrefix(k, chunk) && len(k) != len(chunk)+4 {
+			continue // another row's, whose key begins with this one's
+		}
+		if want := binary.BigEndian.AppendUint32(chunk, next); !bytes.Equal(k, want) || !intact(longTable, k, part) {
+			break
+		}
+		value = append(value, part[rowHeader:]...)
+		next++
+	}
+	if uint64(len(value)) != size {
+		return nil, f.damage(t, key)
+	}
+	return value, nil
+}
+
+// longTable stands for bucketLong in checksums.
+const longTable = Table(255)
+
+// putLong writes a long value in chunks, and returns what its row says.
+func putLong(longs *bolt.Bucket, t Table, key, value []byte) ([]byte, error) {
+	chunk := chunkKey(t, key)
+	for n := 0; n*chunkMax < len(value); n++ {
+		k := binary.BigEndian.AppendUint32(chunk, uint32(n))
+		part := value[n*chunkMax : min((n+1)*chunkMax, len(value))]
+		if err := longs.Put(k, appendRow(nil, longTable, k, kindWhole, part)); err != nil {
+			return nil, err
+		}
+	}
+	return binary.AppendUvarint(nil, uint64(len(value))), nil
+}
+
+// dropLong removes the chunks of a value.
+func dropLong(longs *bolt.Bucket, t Table, key []byte) error {
+	chunk := chunkKey(t, key)
+	for n := uint32(0); ; n++ {
+		k := binary.BigEndian.AppendUint32(chunk, n)
+		if longs.Get(k) == nil {
+			return nil
+		}
+		if err := longs.Delete(k); err != nil {
+			return err
+		}
+	}
+}
+
+// hasLong reports whether rows of a part have long values.
+func hasLong(longs *bolt.Bucket, t Table, prefix []byte) bool {
+	chunk := chunkKey(t, prefix)
+	k, _ := longs.Cursor().Seek(chunk)
+	return bytes.HasPrefix(k, chunk)
+}

@@ -1,0 +1,291 @@
+package kv
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"sync/atomic"
+	"syscall"
+)
+
+// The write-ahead log is two files next to the bbolt file, one for each memtable. A file begins with a header, and holds one
+// record for each group:
+//
+//		checksum 4 │ length 4 │ number of the memtable 8 │ group 8 │ rows …
+//
+//	 1. A record is durable before its group is published, and the next one is written only then. So at most the last record of
+//	    the log can be torn.
+//	 2. Groups have no gaps: from the last one that was flushed, over the older file, to the end of the newer one. A record that
+//	    is missing in between is damage, not an end.
+//	 3. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
+//	    room, and no change of the file's size: they were zeros once, written ahead.
+//	 4. The bbolt file says which log belongs to it, and whether it was closed. A clean Close removes the log.
+type wal struct {
+	file   *os.File
+	number uint64       // memtable
+	end    int64        // of the records
+	size   int64        // of the file; all of it has been written
+	step   int64        // by which it grows
+	bytes  atomic.Int64 // size, for Stats
+}
+
+const (
+	walMagic     = "mdlog\x00\x00\x05"
+	walPage      = 4 << 10 // where records begin
+	walIDBytes   = 16
+	walHeader    = len(walMagic) + walIDBytes + 4
+	recordHeader = 24
+)
+
+// walNames are what the files of the log have after the name of the bbolt file.
+var walNames = [2]string{"-wal", "-wal2"}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+type walID [walIDBytes]byte
+
+// createWAL makes a file of the log, which must not be there.
+func createWAL(path string, id walID, step int64) (*wal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	l := &wal{file: f, step: step, end: walPage}
+	head := append([]byte(walMagic), id[:]...)
+	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
+	if _, err = f.WriteAt(append(head, make([]byte, walPage-len(head))...), 0); err == nil {
+		l.size = walPage
+		err = l.extend(walPage + step)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return l, nil
+}
+
+// openWAL opens a file of the log; nil if it is not there.
+func openWAL(path string, id walID, step int64) (*wal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := &wal{file: f, step: step, end: walPage}
+	if err := l.check(id); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return l, nil
+}
+
+func (l *wal) check(id walID) error {
+	info, err := l.file.Stat()
+	if err != nil {
+		return err
+	}
+	l.size = info.Size()
+	l.bytes.Store(l.size)
+	head := make([]byte, walHeader)
+	if _, err := l.file.ReadAt(head, 0); err != nil {
+		return fmt.Errorf("%w: header of the log: %w", ErrCorrupt, err)
+	}
+	body := head[:walHeader-4]
+	switch {
+	case !bytes.HasPrefix(head, []byte(walMagic)) || crc32.Checksum(body, castagnoli) != binary.BigEndian.Uint32(head[len(body):]):
+		return fmt.Errorf("%w: header of the log", ErrCorrupt)
+	case [walIDBytes]byte(body[len(walMagic):]) != id:
+		return ErrOtherLog
+	}
+	return nil
+}
+
+// begin has the file hold the records of a memtable from now on.
+func (l *wal) begin(number uint64) { l.number, l.end = number, walPage }
+
+// extend has the file hold zeros up to a size.
+func (l *wal) extend(size int64) error {
+	if err := writeZeros(l.file, l.size, size); err != nil {
+		return err
+	}
+	l.size = size
+	l.bytes.Store(size)
+	return nil
+}
+
+// room makes room for a record of so many bytes. Its error leaves the log as it was.
+func (l *wal) room(bytes int) error {
+	end := l.end + int64(bytes)
+	if end <= l.size {
+		return nil
+	}
+	if err := l.extend(end + l.step); !full(err) {
+		return err
+	}
+	return l.extend(end)
+}
+
+// full reports whether an error says that there is no room on the disk.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// write writes a record, for which there must be room, and returns when it is durable.
+func (l *wal) write(record []byte, group uint64) error {
+	binary.BigEndian.PutUint32(record[4:], uint32(len(record)))
+	binary.BigEndian.PutUint64(record[8:], l.number)
+	binary.BigEndian.PutUint64(record[16:], group)
+	binary.BigEndian.PutUint32(record, crc32.Checksum(record[4:], castagnoli))
+	n, err := l.file.WriteAt(record, l.end)
+	if err != nil {
+		return err
+	}
+	l.end += int64(n)
+	return datasync(l.file)
+}
+
+// recordWriter encodes the rows of a record. What a key has in common with the one before is not written again.
+type recordWriter struct {
+	b    []byte
+	last []byte // key
+}
+
+func (r *recordWriter) begin() {
+	if r.b == nil {
+		r.b = make([]byte, recordHeader, 64<<10)
+	}
+	r.b, r.last = r.b[:recordHeader], r.last[:0]
+}
+
+func (r *recordWriter) empty() bool { return len(r.b) == recordHeader }
+
+// row adds a row. prefix is the part's, with the table before it.
+func (r *recordWriter) row(prefix, key, value []byte, gone bool) {
+	common := commonPrefix(r.last, prefix)
+	if common == len(prefix) {
+		common += commonPrefix(r.last[common:], key)
+	}
+	n := uint64(common) << 1
+	if gone {
+		n |= 1
+	}
+	b := binary.AppendUvarint(r.b, n)
+	b = binary.AppendUvarint(b, uint64(len(prefix)))
+	b = binary.AppendUvarint(b, uint64(len(prefix)+len(key)-common))
+	if common < len(prefix) {
+		b = append(append(b, prefix[common:]...), key...)
+	} else {
+		b = append(b, key[common-len(prefix):]...)
+	}
+	r.last = append(append(r.last[:0], prefix...), key...)
+	if !gone {
+		b = append(binary.AppendUvarint(b, uint64(len(value))), value...)
+	}
+	r.b = b
+}
+
+func commonPrefix(a, b []byte) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+// decodeRows calls f with the rows of a record.
+func decodeRows(b []byte, f func(prefix, key, value []byte, gone bool)) error {
+	var last []byte
+	bad := false
+	number := func(most int) int {
+		n, k := binary.Uvarint(b)
+		if k <= 0 || n > uint64(most) {
+			bad = true
+			return 0
+		}
+		b = b[k:]
+		return int(n)
+	}
+	for len(b) > 0 && !bad {
+		n := number(2*len(last) + 1)
+		cut := number(1 << 16)
+		rest := number(len(b))
+		if bad || n/2+rest < cut || rest > len(b) || cut == 0 {
+			break
+		}
+		last = append(last[:n/2], b[:rest]...)
+		b = b[rest:]
+		var value []byte
+		if n&1 == 0 {
+			v := number(len(b))
+			if bad || v > len(b) {
+				break
+			}
+			value, b = b[:v], b[v:]
+		}
+		f(last[:cut], last[cut:], value, n&1 != 0)
+	}
+	if bad || len(b) > 0 {
+		return fmt.Errorf("%w: rows of a record of the log", ErrCorrupt)
+	}
+	return nil
+}
+
+// record reads the record at a place; nil if there is none that is whole.
+func (l *wal) record(at int64) (number, group uint64, rows []byte, err error) {
+	head := make([]byte, recordHeader)
+	if _, err := l.file.ReadAt(head, at); err != nil {
+		return 0, 0, nil, atEnd(err)
+	}
+	size := int64(binary.BigEndian.Uint32(head[4:]))
+	if size < recordHeader || size > l.size-at {
+		return 0, 0, nil, nil
+	}
+	b := make([]byte, size)
+	if _, err := l.file.ReadAt(b, at); err != nil {
+		return 0, 0, nil, atEnd(err)
+	}
+	if crc32.Checksum(b[4:], castagnoli) != binary.BigEndian.Uint32(b) {
+		return 0, 0, nil, nil
+	}
+	return binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), b[recordHeader:], nil
+}
+
+func atEnd(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
+}
+
+// after reports whether a whole record of the memtable for a later group follows somewhere after a place: then what is there is damaged.
+func (l *wal) after(at int64, number, group uint64) (bool, error) {
+	const part = 1 << 20
+	want := binary.BigEndian.AppendUint64(nil, number)
+	buf := make([]byte, part+recordHeader)
+	for ; at < l.size; at += part {
+		n, err := l.file.ReadAt(buf, at)
+		if err = atEnd(err); err != nil {
+			return false, err
+		}
+		for i := 8; i < n; i++ {
+			j := bytes.Index(buf[i:n], want)
+			if j < 0 {
+				break
+			}
+			i += j
+			got, g, rows, err := l.record(at + int64(i) - 8)
+			if err != nil {
+				return false, err
+			}
+			if rows != nil && got == number && g > group {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
