@@ -56,7 +56,7 @@ var flipOutcomes = []string{
 const (
 	flipAccounts = 20
 	flipDeeds    = 700
-	flipHang     = 60 * time.Second
+	flipHang     = 10 * time.Second
 )
 
 // TestFlips_K13_I38 fills a store, closes it (or copies its files while it is open, as a kill would leave them), and then turns
@@ -91,15 +91,17 @@ func TestFlips_K13_I38(t *testing.T) {
 				asked[r.accounts]++
 			}
 			t.Logf("accounts that were told of one bit → bits: %v", asked)
+			for _, r := range by[outRefused][:min(len(by[outRefused]), 5)] {
+				t.Logf("%s: bit %d: %s", outRefused, r.n, r.detail)
+			}
+			bad := 0
 			for _, o := range flipOutcomes[3:] {
+				bad += len(by[o])
 				for _, r := range by[o][:min(len(by[o]), 12)] {
 					t.Logf("%s: bit %d: %s", o, r.n, r.detail)
 				}
-				if o != outLater {
-					require.Empty(t, len(by[o]), o)
-				}
 			}
-			require.Empty(t, len(by[outLater]), outLater)
+			require.Zero(t, bad, "outcomes that may not be")
 		})
 	}
 }
@@ -344,9 +346,13 @@ func (f *flipper) copy(n int) (where string, err error) {
 	file, at, bit := f.place(n)
 	for i, one := range f.files {
 		if i == file && !f.none {
+			kind := pageKind(one.data, at)
 			one.data[at] ^= bit
 			defer func() { one.data[at] ^= bit }()
 			where = fmt.Sprintf("%s byte %d (page %d + %d) bit %d: ", one.name, at, at/4096, at%4096, bit)
+			if one.name == "store.db" {
+				where += kind + ": "
+			}
 		}
 		if err := writeSparse(filepath.Join(f.work, one.name), one.data); err != nil {
 			return "", err

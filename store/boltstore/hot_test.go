@@ -154,6 +154,7 @@ func BenchmarkHot(b *testing.B) {
 				slices.Sort(times)
 				slices.Sort(base)
 				b.ReportMetric(float64(times[len(times)/2])/float64(base[len(base)/2]), name+"-ratio")
+				b.Logf("%-12s %v, with %d rows %v", name, times[len(times)/2], hotFew, base[len(base)/2])
 			}
 			b.ReportMetric(0, "ns/op")
 		})
