@@ -1,6 +1,8 @@
 package boltstore
 
 import (
+	"context"
+
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -25,9 +27,8 @@ func (s *Store) Crash() { s.db.Crash() }
 // Bolt is the file below.
 func (s *Store) Bolt() *bolt.DB { return s.db.Bolt() }
 
-// Purging reports whether rows of deleted accounts are being removed.
+// Purging reports whether rows of deleted accounts are left.
 func (s *Store) Purging() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.purging
+	next, err := s.nextPurge(context.Background(), nil)
+	return err != nil || next != nil
 }
