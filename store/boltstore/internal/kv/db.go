@@ -37,8 +37,9 @@ type DB struct {
 	fd       *os.File // of bolt
 	page     int64    // bytes
 	id       walID
-	logs     [2]*wal              // of memtables with even and odd numbers
-	commit   func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
+	logs     [2]*wal                          // of memtables with even and odd numbers
+	commit   func(*bolt.Tx) error             // (*bolt.Tx).Commit, but for tests
+	write    func(*wal, []byte, uint64) error // (*wal).write, but for tests
 	replayed Replayed
 	limit    int64 // bytes of a memtable
 	stats    meters

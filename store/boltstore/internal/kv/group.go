@@ -265,7 +265,7 @@ func (db *DB) writeGroup(w *Writer) error {
 		}
 		return db.broken(err)
 	}
-	if err := w.log.write(w.record.b, w.seq); err != nil {
+	if err := db.write(w.log, w.record.b, w.seq); err != nil {
 		return db.broken(err)
 	}
 	db.stats.committed(time.Since(began))

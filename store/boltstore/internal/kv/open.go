@@ -60,7 +60,7 @@ func Open(o Options) (*DB, error) {
 
 func newDB(o Options) *DB {
 	db := &DB{
-		o: o, limit: o.Memory / 2, commit: (*bolt.Tx).Commit,
+		o: o, limit: o.Memory / 2, commit: (*bolt.Tx).Commit, write: (*wal).write,
 		flushes: make(chan *memtable, 2), flushed: make(chan struct{}),
 		failed: make(chan struct{}), released: make(chan struct{}),
 	}
