@@ -34,7 +34,7 @@ const (
 	paceMost = 50 * time.Millisecond
 
 	// For so long a group waits for a flush because room is short.
-	shortMost = 200 * time.Millisecond
+	shortMost = 2 * time.Second
 )
 
 // flushing is how far the flush of a memtable has come.
@@ -281,6 +281,7 @@ func (f *flushing) slice() error {
 	rows, size := db.sliceSize(f.m.rows - int(f.rows))
 	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
+		s.longs.FillPercent = 1 // chunks of a value follow each other
 		if err := f.write(&s, min(rows, f.most), size); err != nil {
 			return err
 		}

@@ -321,6 +321,7 @@ func (db *DB) recover(s *state, file *file) error {
 		db.install(second, first, file)
 	}
 	db.measure(file.tx.Size(), db.room.frozen)
+	db.fits(db.current.Load().tables[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
 	db.replayed = Replayed{Rows: rows, Took: time.Since(began)}
 	return nil
 }
@@ -376,7 +377,7 @@ func (m *memtable) replay(db *DB, group uint64, prefix, key, value []byte, gone 
 	}
 	r, added := m.addRow(p, key)
 	if added && !gone {
-		m.grows += db.growth(t, len(prefix)+len(key)+len(value))
+		m.grows += db.growth(t, len(prefix)-1+len(key), len(value))
 	}
 	m.put(r, group, value, gone)
 }
