@@ -18,27 +18,25 @@ type Observed interface {
 type Stats struct {
 	// Counters. They only rise, since the store was opened.
 	Operations   uint64        // batches and other writes that were looked at, whether or not they changed anything
-	Commits      uint64        // transactions that were made durable. Each holds one operation or more
-	CommitTime   time.Duration // of all commits together, from the first write of the file to the last sync
+	Commits      uint64        // groups that were made durable. Each holds one operation or more
+	CommitTime   time.Duration // of all commits together, from the write to the sync
 	Refused      uint64        // operations that ended with ErrFull
 	WindowFull   uint64        // operations that ended with ErrWindowFull
-	Folds        uint64        // journals that were made runs
-	FoldTime     time.Duration // of that work, which is done within transactions
-	Merges       uint64        // runs that were made of several
-	MergeTime    time.Duration // of that work, which is done within transactions
-	WorkFailures uint64        // work in the background that ended with an error; ReadFailures are apart
+	Flushes      uint64        // memtables that were written to the file
+	FlushTime    time.Duration // of all flushes together
+	StallTime    time.Duration // that commits were held up because memory filled faster than it was flushed
+	WorkFailures uint64        // work in the background that failed, and parts of flushes that did; ReadFailures are apart
 	ReadFailures uint64        // reads that ended with an error of the file, and rows that were passed over for one
 	LogFailures  uint64        // log lines that the host's handler did not take: it returned an error, panicked, or was too slow
 
-	// Gauges. They are as of now, or of the last transaction.
+	// Gauges. They are as of now, or of the last group.
 	LastCommit    time.Duration // how long the last commit took
 	LongestCommit time.Duration // how long the longest commit took, since the store was opened
-	Waiting       int           // operations that wait for the next transaction
-	Memory        int64         // bytes of memory that the journal takes, about
-	MemoryLimit   int64         // bytes of Memory at which new writes have to wait for a fold
-	Runs          int           // runs that a read of an account may have to look into
-	Folding       bool          // a journal waits to become a run, or is on its way
-	Merging       bool          // runs are being merged
+	Waiting       int           // operations that wait for the next group
+	Memory        int64         // bytes that memtables take, about
+	MemoryLimit   int64         // bytes of Memory at which new writes have to wait for a flush
+	Flushing      bool          // a memtable is being flushed
+	LogSize       int64         // bytes of the write-ahead log
 	Backups       int           // backups that run
 	FileSize      int64         // bytes of the file
 	FreeBytes     int64         // of FileSize, in pages that can be used again

@@ -1,67 +1,165 @@
 package boltstore
 
-// attemptSet are idempotency records by key. Nearly all sets have few, which need no map.
-type attemptSet struct {
-	few  []row // until there are more
-	many map[string]string
-}
+import (
+	"bytes"
+	"math"
 
-const fewAttempts = 8
+	"github.com/manydevice/manydevice/event"
+	"github.com/manydevice/manydevice/store"
+)
 
-func (s *attemptSet) len() int { return len(s.few) + len(s.many) }
+// Idempotency records of an account are found by their name, and counted. They go when they have expired:
+//
+//  1. When an account has as many as it may have, all are looked through, at most once until the next one expires.
+//  2. So that they do not stay until then, each eighth record that is added has a few looked at, from where the last
+//     look ended: a clock hand, which goes through all of them again and again.
+const (
+	handEvery = 8
+	handLooks = 16
+)
 
-func (s *attemptSet) get(key string) (string, bool) {
-	for i := range s.few {
-		if s.few[i].key == key {
-			return s.few[i].value, true
+// checkAttempt looks for an earlier batch of the same name. If there is none it sees to it that there is room for one.
+func (w *writer) checkAttempt(b *store.Batch, p *plan) error {
+	a, now := p.account, uint64(b.Now.UnixMilli())
+	w.row = attemptRow(w.row[:0], b.Idempotency.Device, b.Idempotency.ClientID)
+	row, err := a.get(w.row)
+	if err != nil {
+		return err
+	}
+	if row != nil {
+		first, err := decodeAttempt(row)
+		if err != nil {
+			return a.about(err)
 		}
-	}
-	v, ok := s.many[key]
-	return v, ok
-}
-
-func (s *attemptSet) put(key, value string) {
-	for i := range s.few {
-		if s.few[i].key == key {
-			s.few[i].value = value
-			return
+		if now < first.expires {
+			if !bytes.Equal(first.digest, b.Idempotency.Digest[:]) {
+				return store.ErrMismatch
+			}
+			p.answer = w.repeated(b.Account, &first)
+			return nil
 		}
+		p.again = true
 	}
-	if s.many == nil && len(s.few) < fewAttempts {
-		s.few = append(s.few, row{key, value})
-		return
+	w.s.meters.filled(b.Account, a.head.attempts, b.Idempotency.Max)
+	if a.head.attempts < uint64(b.Idempotency.Max) {
+		return nil
 	}
-	if s.many == nil {
-		s.many = make(map[string]string)
-		for _, r := range s.few {
-			s.many[r.key] = r.value
+	if now < a.head.oldest {
+		return store.ErrWindowFull
+	}
+	return p.expire(now, uint64(b.Idempotency.Max))
+}
+
+// expire finds the expired idempotency records of an account that has as many as it may have, or more.
+func (p *plan) expire(now, most uint64) error {
+	p.oldest = math.MaxUint64
+	err := p.account.scan([]byte{tagAttempt}, nil, func(key, value []byte) (bool, error) {
+		at, err := attemptExpiry(value)
+		if at <= now {
+			p.forgets = append(p.forgets, bytes.Clone(key))
+		} else {
+			p.attempts++
+			p.oldest = min(p.oldest, at)
 		}
-		clear(s.few)
-		s.few = s.few[:0]
+		return true, p.account.about(err)
+	})
+	if err == nil && p.attempts >= most {
+		err = store.ErrWindowFull
 	}
-	s.many[key] = value
+	return err
 }
 
-// each calls f with all of them, in no order.
-func (s *attemptSet) each(f func(key, value string)) {
-	for _, r := range s.few {
-		f(r.key, r.value)
+// recount sets how many idempotency records an account has.
+func (w *writer) recount(name event.Account) error {
+	a, err := w.account(name)
+	if err != nil || !a.is {
+		return err
 	}
-	for k, v := range s.many {
-		f(k, v)
+	p := plan{account: a}
+	if err := p.expire(0, math.MaxUint64); err != nil {
+		return err
 	}
+	w.forgetAttempts(&p)
+	return nil
 }
 
-// sorted returns them in order.
-func (s *attemptSet) sorted() []row {
-	rows := make([]row, 0, s.len())
-	s.each(func(key, value string) { rows = append(rows, row{key, value}) })
-	sortRows(rows)
-	return rows
+// repeated is the result for a batch that was here before.
+func (w *writer) repeated(name event.Account, first *attempt) *store.Result {
+	r := &store.Result{Duplicate: true}
+	if first.id != "" {
+		placed := store.Placed{ID: first.id}
+		if first.placed {
+			own := first.place
+			own.account = name
+			placed.To = []store.Place{w.s.epochs.place(&own)}
+		}
+		r.Messages = []store.Placed{placed}
+	}
+	return r
 }
 
-// reset empties the set, and keeps its memory for a few.
-func (s *attemptSet) reset() {
-	clear(s.few)
-	*s = attemptSet{few: s.few[:0]}
+// forgetAttempts removes the expired idempotency records that were found when they were counted.
+func (w *writer) forgetAttempts(p *plan) {
+	for _, key := range p.forgets {
+		w.unset(p.account, key)
+	}
+	p.account.head.attempts, p.account.head.oldest, p.account.touched = p.attempts, p.oldest, true
+}
+
+func (w *writer) addAttempt(b *store.Batch, p *plan, own place, placed bool) error {
+	i, a := b.Idempotency, p.account
+	if p.oldest != 0 { // they were counted
+		w.forgetAttempts(p)
+		p.again = false
+	}
+	t := attempt{
+		digest: i.Digest[:], expires: uint64(b.Now.UnixMilli() + i.Window.Milliseconds()),
+		placed: placed, place: own,
+	}
+	if len(b.Messages) != 0 {
+		t.id = b.Messages[0].ID
+	}
+	w.row, w.value = attemptRow(w.row[:0], i.Device, i.ClientID), t.append(w.value[:0])
+	w.set(a, w.row, w.value)
+	if a.head.attempts == 0 || t.expires < a.head.oldest {
+		a.head.oldest = t.expires
+	}
+	if p.again {
+		return nil
+	}
+	if a.head.attempts++; a.head.attempts%handEvery != 0 {
+		return nil
+	}
+	return w.turnHand(a, uint64(b.Now.UnixMilli()))
+}
+
+// turnHand looks at the next idempotency records, and removes those that have expired.
+func (w *writer) turnHand(a *account, now uint64) error {
+	hand, err := a.get(handRow)
+	if err != nil {
+		return err
+	}
+	looks := 0
+	var next []byte // nil: from the beginning
+	err = a.scan([]byte{tagAttempt}, hand, func(key, value []byte) (bool, error) {
+		if looks++; looks > handLooks {
+			next = key
+			return false, nil
+		}
+		at, err := attemptExpiry(value)
+		if err == nil && at <= now && a.head.attempts > 0 {
+			w.unset(a, key)
+			a.head.attempts--
+		}
+		return true, a.about(err)
+	})
+	switch {
+	case err != nil:
+		return err
+	case next != nil:
+		w.set(a, handRow, next)
+	case hand != nil:
+		w.unset(a, handRow)
+	}
+	return nil
 }

@@ -13,11 +13,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
 // A backup is the pages of a file, followed by an end mark: what it is, how many bytes came before it (8, big-endian), and
@@ -25,6 +25,12 @@ import (
 const (
 	endMagic = "manydevice-bkup1"
 	endBytes = len(endMagic) + 8 + sha256.Size
+)
+
+// Of bbolt's files. Source: go.etcd.io/bbolt, internal/common: page.go, meta.go.
+const (
+	pageHeader = 16
+	metaMagic  = 0xED0CDAED
 )
 
 const restoreSuffix = ".restore-" // of the name under which a file is restored
@@ -39,14 +45,8 @@ const restoreSuffix = ".restore-" // of the name under which a file is restored
 // end it too. All this is looked at between two calls of w.Write. After an error, which may be w's own, what was written
 // is of no use.
 func (s *Store) Backup(ctx context.Context, w io.Writer) (int64, error) {
-	if err := s.enter(ctx); err != nil {
-		return 0, err
-	}
-	defer s.leave()
-	s.backups.Add(1)
-	defer s.backups.Add(-1)
 	out := &backup{ctx: ctx, s: s, w: w, sum: sha256.New()}
-	if err := out.copy(); err != nil {
+	if err := s.db.Backup(ctx, out.copy); err != nil {
 		return out.n, fmt.Errorf("boltstore: backup: %w", err)
 	}
 	return out.n, nil
@@ -63,18 +63,9 @@ type backup struct {
 	err   error // why Write failed
 }
 
-func (b *backup) copy() error {
-	size, err := b.size()
-	if err != nil {
-		return err
-	}
-	b.began = size
-	var tx *bolt.Tx
-	if err := guard(func() (err error) { tx, err = b.s.db.Begin(false); return err }); err != nil {
-		return err
-	}
-	_, err = tx.WriteTo(b)
-	err = errors.Join(err, tx.Rollback())
+func (b *backup) copy(tx *bolt.Tx) error {
+	b.began = b.s.db.Stats().FileSize
+	_, err := tx.WriteTo(b)
 	if b.err != nil { // some of bbolt's errors do not wrap it
 		return b.err
 	}
@@ -107,30 +98,18 @@ func (b *backup) over() error {
 	if err := b.ctx.Err(); err != nil {
 		return err
 	}
-	b.s.mu.Lock()
-	err := b.s.refusalLocked()
-	b.s.mu.Unlock()
-	if err != nil {
+	if err := b.s.db.Refusal(); err != nil {
 		return err
 	}
-	size, err := b.size()
-	if err != nil || size <= b.began {
-		return err
+	k := b.s.db.Stats()
+	if k.FileSize <= b.began {
+		return nil
 	}
-	keep, limit := 2*b.s.cfg.reserve(), b.s.cfg.MaxSize
-	free, known := statFree(b.s.db.Path())
-	if limit > 0 && size > limit-keep || known && free < keep {
+	keep := 2 * b.s.cfg.reserve()
+	if k.Room >= 0 && k.Room < keep || k.DiskRoom >= 0 && k.DiskRoom < keep {
 		return fmt.Errorf("%w: no page can be used again before the end of the backup", store.ErrFull)
 	}
 	return nil
-}
-
-func (b *backup) size() (int64, error) {
-	st, err := os.Stat(b.s.db.Path())
-	if err != nil {
-		return 0, err
-	}
-	return st.Size(), nil
 }
 
 // Restore makes the file path out of what [Store.Backup] wrote. All inboxes get new epochs, so that every device is told
@@ -216,7 +195,7 @@ func receive(ctx context.Context, f *os.File, r io.Reader) error {
 	if _, err := f.Write(in.end); err != nil {
 		return err
 	}
-	if err := inspect(f.Name(), time.Now().Add(defaultLockTimeout)); errors.Is(err, ErrNotStore) {
+	if err := kv.Inspect(f.Name(), defaultLockTimeout); errors.Is(err, ErrNotStore) {
 		return err
 	}
 	return fmt.Errorf("%w: backup was cut short", ErrCorrupt)
@@ -245,16 +224,16 @@ func (e *withoutEnd) Write(p []byte) (int, error) {
 
 // renewFile checks a file and changes the epochs of all its inboxes.
 func renewFile(path string) error {
-	deadline := time.Now().Add(defaultLockTimeout)
-	if err := inspect(path, deadline); err != nil {
+	cfg := Config{NewIncarnation: true, MaxSize: -1, Memory: minMemory}.withDefaults()
+	check := func(rows map[string][]byte) error { _, err := readMeta(rows, false); return err }
+	if err := kv.Settle(kv.Options{Path: path, Tables: tables, LockTimeout: cfg.LockTimeout, Meta: check}); err != nil {
 		return err
 	}
-	// With the list of free pages in the file the next Open needs not look for them.
-	db, err := boltOpen(path, &bolt.Options{Timeout: timeout(deadline), FreelistType: bolt.FreelistMapType})
+	s, err := open(path, cfg)
 	if err != nil {
 		return err
 	}
-	return errors.Join(guard(func() error { return db.Update(renew) }), db.Close())
+	return s.Close(context.Background())
 }
 
 // publish gives a file its name, unless there is one of that name already.
@@ -269,5 +248,5 @@ func publish(temp, path string) error {
 			err = os.Rename(temp, path)
 		}
 	}
-	return errors.Join(err, syncDir(filepath.Dir(path)))
+	return errors.Join(err, kv.SyncDir(filepath.Dir(path)))
 }

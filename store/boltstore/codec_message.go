@@ -9,7 +9,7 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// message is what all copies of a message share. Its row changes once at most: the payload goes with the last copy.
+// message is what all copies of a message share.
 type message struct {
 	id           event.MessageID
 	kind         event.Kind
@@ -18,10 +18,11 @@ type message struct {
 	from         event.Account
 	time         uint64 // Unix milliseconds
 	expires      uint64 // Unix milliseconds plus one; 0: never
-	of           uint64 // number of the message that it changes; 0: none
+	of           []byte // key of the message that it changes; empty: none
 	inboxes      uint64 // that got it
-	payload      value
-	places       string // encoded; empty: they are in rows of their own
+	payload      []byte // if it is here
+	apart        bool   // the payload is in a row of its own
+	places       []byte // encoded; empty: they are in a row of their own
 }
 
 func newMessage(in *store.Message, now uint64) message {
@@ -35,8 +36,7 @@ func newMessage(in *store.Message, now uint64) message {
 	return m
 }
 
-// appendHeader encodes all but the payload and the places, which follow.
-func (m *message) appendHeader(b []byte) []byte {
+func (m *message) append(b []byte) []byte {
 	b = appendString(b, m.id)
 	b = appendString(b, m.kind)
 	b = binary.AppendUvarint(b, uint64(m.flags))
@@ -44,32 +44,40 @@ func (m *message) appendHeader(b []byte) []byte {
 	b = appendString(b, m.from)
 	b = binary.AppendUvarint(b, m.time)
 	b = binary.AppendUvarint(b, m.expires)
-	b = binary.AppendUvarint(b, m.of)
-	return binary.AppendUvarint(b, m.inboxes)
+	b = appendString(b, m.of)
+	b = binary.AppendUvarint(b, m.inboxes)
+	if m.apart {
+		b = binary.AppendUvarint(b, 1)
+	} else {
+		b = append(binary.AppendUvarint(b, 2*uint64(len(m.payload))), m.payload...)
+	}
+	return append(b, m.places...)
 }
 
-func decodeMessage(row string) (message, error) {
+func decodeMessage(row []byte) (message, error) {
 	d := decoder{rest: row}
-	m := d.messageHeader()
-	m.payload = d.value()
-	m.places, d.rest = d.rest, ""
-	return m, d.done("message")
-}
-
-// messageHeader reads what appendHeader wrote.
-func (d *decoder) messageHeader() message {
-	return message{
+	m := message{
 		id: event.MessageID(d.string()), kind: event.Kind(d.string()), flags: event.Flags(d.bounded(math.MaxUint16)),
 		conversation: event.ConversationID(d.string()), from: event.Account(d.string()),
-		time: d.bounded(math.MaxInt64), expires: d.bounded(math.MaxInt64), of: d.uvarint(),
+		time: d.bounded(math.MaxInt64), expires: d.bounded(math.MaxInt64), of: d.bytes(),
 		inboxes: d.bounded(store.MaxInboxes),
 	}
+	switch n := d.bounded(2 * store.MaxPayloadBytes); {
+	case n == 1:
+		m.apart = true
+	case n%2 == 1:
+		d.fail()
+	default:
+		m.payload = d.take(int(n / 2))
+	}
+	m.places, d.rest = d.rest, nil
+	return m, d.done("message")
 }
 
 // messageCut says what is where in the row of a message.
 type messageCut struct {
-	texts   [4][2]int // ID, kind, conversation, sender: where they begin and end
-	numbers [5]uint64 // flags, time, expiry, message that it changes, inboxes
+	texts   [5][2]int // ID, kind, conversation, sender, message that it changes: where they begin and end
+	numbers [4]uint64 // flags, time, expiry, inboxes
 	payload [2]int
 }
 
@@ -77,7 +85,7 @@ type messageCut struct {
 // returns false if the payload is not there, or the row cannot be read: decodeMessage knows what to make of it.
 func cutMessage(row []byte) (c messageCut, ok bool) {
 	at, texts, numbers := 0, 0, 0
-	for _, text := range [...]bool{true, true, false, true, true, false, false, false, false} { // in the order of appendHeader
+	for _, text := range [...]bool{true, true, false, true, true, false, false, true, false} { // in the order of message.append
 		n, width := uint64(0), 1
 		if at < len(row) && row[at] < 0x80 {
 			n = uint64(row[at])
@@ -97,7 +105,7 @@ func cutMessage(row []byte) (c messageCut, ok bool) {
 			at += int(n)
 		}
 	}
-	for i, most := range [...]uint64{math.MaxUint16, math.MaxInt64, math.MaxInt64, math.MaxUint64, store.MaxInboxes} {
+	for i, most := range [...]uint64{math.MaxUint16, math.MaxInt64, math.MaxInt64, store.MaxInboxes} {
 		if c.numbers[i] > most {
 			return c, false
 		}
@@ -135,11 +143,11 @@ func expiry(n uint64) time.Time {
 // references say who needs a message: inboxes that hold it, and messages that change it.
 type references struct{ inboxes, changes uint64 }
 
-func (r references) encode() []byte {
-	return binary.AppendUvarint(binary.AppendUvarint(nil, r.inboxes), r.changes)
+func (r references) append(b []byte) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, r.inboxes), r.changes)
 }
 
-func decodeReferences(row string) (references, error) {
+func decodeReferences(row []byte) (references, error) {
 	d := decoder{rest: row}
 	r := references{inboxes: d.uvarint(), changes: d.uvarint()}
 	return r, d.done("reference count")
@@ -147,45 +155,27 @@ func decodeReferences(row string) (references, error) {
 
 // place is one inbox that got a message.
 type place struct {
-	account event.Account
-	epoch   uint32
-	seq     uint64
-	ordinal uint64
+	account    event.Account
+	generation uint32
+	seq        uint64
+	ordinal    uint64
 }
 
 func (p *place) append(b []byte) []byte {
 	b = appendString(b, p.account)
-	b = binary.AppendUvarint(b, uint64(p.epoch))
+	b = binary.AppendUvarint(b, uint64(p.generation))
 	b = binary.AppendUvarint(b, p.seq)
 	return binary.AppendUvarint(b, p.ordinal)
 }
 
-func (d *decoder) place() place {
-	return place{
-		account: event.Account(d.string()), epoch: uint32(d.bounded(math.MaxUint32)), seq: d.uvarint(),
-		ordinal: d.uvarint(),
-	}
-}
-
-// encodePlaces cuts places into rows.
-func encodePlaces(places []place) [][]byte {
-	var rows [][]byte
-	var b []byte
-	for i := range places {
-		b = places[i].append(b)
-		if len(b) > rowMax-event.MaxIDBytes-3*binary.MaxVarintLen64 || i == len(places)-1 {
-			rows = append(rows, b)
-			b = nil
-		}
-	}
-	return rows
-}
-
-func decodePlaces(row string) ([]place, error) {
+func decodePlaces(row []byte) ([]place, error) {
 	d := decoder{rest: row}
 	var places []place
-	for d.rest != "" {
-		if p := d.place(); !d.bad {
+	for len(d.rest) != 0 {
+		p := place{
+			account: event.Account(d.string()), generation: uint32(d.bounded(math.MaxUint32)), seq: d.uvarint(), ordinal: d.uvarint(),
+		}
+		if !d.bad {
 			places = append(places, p)
 		}
 	}

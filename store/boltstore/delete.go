@@ -2,25 +2,25 @@ package boltstore
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
-// purgeRows is how many entries of deleted accounts one commit removes at most.
+// purgeRows is how many rows of deleted accounts one operation removes at most.
 const purgeRows = 512
 
-// Delete implements [store.Store]. The account is gone at once; its entries are removed in slices, the first one at once
-// and the rest in the background, also after a restart. What else its rows held is written over in the background within
-// about two hours, if there is room for it.
+// Delete implements [store.Store]. The account is gone at once; its rows are removed in slices, the first one at once and the
+// rest in the background, also after a restart.
 func (s *Store) Delete(ctx context.Context, name event.Account, expect store.Revision) error {
 	if err := store.CheckAccount(name); err != nil {
 		return err
 	}
 	more := false
-	err := s.submit(ctx, 0, func(w *writer) (err error) {
+	err := s.update(ctx, 0, func(w *writer) (err error) {
 		more, err = w.forget(name, expect)
 		return err
 	})
@@ -30,117 +30,108 @@ func (s *Store) Delete(ctx context.Context, name event.Account, expect store.Rev
 	return err
 }
 
-// forget gives the account a new number, and so an empty set of rows, and reports whether some of the old ones are left.
+// forget raises the account's generation, and reports whether rows of the old one are left.
 func (w *writer) forget(name event.Account, expect store.Revision) (bool, error) {
-	old, err := w.account(name)
+	a, err := w.account(name)
 	if err != nil {
 		return false, err
 	}
-	if store.Revision(old.head.record) != expect {
+	if store.Revision(a.head.record) != expect {
 		return false, store.ErrConflict
 	}
-	a := w.free()
-	a.name, a.head, a.base = name, head{epoch: old.head.epoch + 1, revision: old.head.revision}, &w.base
-	w.keep(a)
-	w.touch(a)
-	if old.aid == 0 {
-		return false, w.err
+	old := purged{name: name, head: a.head}
+	was := a.is
+	a.head = head{generation: old.generation + 1, revision: old.revision}
+	a.is, a.touched = true, true
+	a.rows.Set(tableAccount, string(name), generation(a.head.generation))
+	if !was {
+		return false, nil
 	}
-	old.name = ""
-	if err := w.dropLong(old); err != nil {
-		return false, err
-	}
-	return w.purgeSlice(old)
+	return w.purgeSlice(&old)
 }
 
-// dropLong drops what a deleted account's record and registers have beside their rows.
-func (w *writer) dropLong(a *account) error {
-	record, err := a.get(recordRow())
+// purged is a deleted account some of whose rows are still there.
+type purged struct {
+	name event.Account
+	head
+}
+
+var purgePart = kv.Of(tablePurge, nil)
+
+func (p *purged) key() []byte { return append([]byte(p.name), generation(p.generation)...) }
+
+func decodePurged(key, row []byte) (p purged, err error) {
+	n := len(key) - 5
+	if n < 1 || key[n] != 0 {
+		return p, corrupt("purge key")
+	}
+	p.name = event.Account(key[:n])
+	p.head, err = decodeHead(row)
+	if err == nil && p.generation != binary.BigEndian.Uint32(key[n+1:]) {
+		err = corrupt("purge key")
+	}
+	return p, err
+}
+
+// purgeSlice removes some rows of a deleted account, those of entries first with what they hold of messages, and reports whether
+// there are more.
+func (w *writer) purgeSlice(p *purged) (bool, error) {
+	a := &account{name: p.name, head: p.head, kv: &w.Snapshot, is: true}
+	a.rows.Set(tableAccount, string(p.name), generation(p.generation))
+	rows, err := w.trimAccount(a, a.head.seq, purgeRows)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if v, err := decodeRecord(record); err == nil { // what cannot be read stays, as in release
-		w.dropValue(&v)
-	} else if record != "" {
-		w.s.meters.readFailures.Add(1)
-	}
-	return a.scan(string(rune(tagState)), "", func(_, row string) (bool, error) {
-		if st, err := decodeState(row); err == nil {
-			w.dropValue(&st.value)
-		} else {
-			w.s.meters.readFailures.Add(1)
+	more := a.head.trim < a.head.seq
+	if !more {
+		err := a.scan(nil, nil, func(key, _ []byte) (bool, error) {
+			if more = rows >= purgeRows; !more {
+				rows++
+				w.unset(a, key)
+			}
+			return !more, nil
+		})
+		if err != nil {
+			return false, err
 		}
-		return w.err == nil, w.err
-	})
-}
-
-// purged returns a deleted account whose entries are still there.
-func (w *writer) purged(key, value []byte) (*account, error) {
-	aid, err := number(key, "purge key")
-	if err != nil {
-		return nil, err
 	}
-	d := decoder{rest: string(value)}
-	a := w.free()
-	a.aid, a.head, a.base = aid, d.head(), &w.base
-	if err := d.done("purge"); err != nil {
-		return nil, err
+	part := purgePart
+	if !more {
+		w.Delete(&part, p.key())
+		return false, nil
 	}
-	left := a.head
-	w.parts(a)
-	a.head = left
-	a.place, a.looked = slot{folds: folds{last: math.MaxUint64, bits: math.MaxUint64}}, true // wherever they are
-	w.accts = append(w.accts, a)
-	return a, nil
-}
-
-// purgeSlice releases the messages of some entries of a deleted account, and reports whether there are more. Its rows
-// stay where they are until a sweep: nobody knows its number any more.
-func (w *writer) purgeSlice(a *account) (bool, error) {
-	if _, err := w.trimAccount(a, a.head.seq, purgeRows); err != nil {
-		return false, err
-	}
-	w.touch(a)
-	a.stage.gone = true
-	if a.head.trim >= a.head.seq {
-		w.del(w.purge, numberKey(a.aid))
-		w.wantSweep()
-		return false, w.err
-	}
-	w.put(w.purge, numberKey(a.aid), a.head.append(nil))
-	return true, w.err
+	w.value = a.head.append(w.value[:0])
+	w.Put(&part, p.key(), w.value)
+	return true, nil
 }
 
 // startPurge sees to it that the rows of deleted accounts go. One goroutine does it, and ends when there are none.
 func (s *Store) startPurge() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refusalLocked() != nil {
-		return
-	}
 	if s.purging {
 		s.again = true
 		return
 	}
-	s.purging = true
-	s.users++ // so that Close waits for it
-	go s.purgeAll()
+	s.purging = s.db.Go(s.purgeAll)
 }
 
-func (s *Store) purgeAll() {
-	defer s.leave()
+func (s *Store) purgeAll(ctx context.Context) {
 	for {
 		done := false
-		err := s.submit(s.life, 0, func(w *writer) error {
-			key, value := w.purge.Cursor().First()
-			if done = key == nil; done {
-				return nil
-			}
-			a, err := w.purged(key, value)
-			if err != nil {
+		err := s.update(ctx, 0, func(w *writer) error {
+			done = true
+			part := purgePart
+			var next purged
+			err := w.Scan(&part, nil, nil, func(key, row []byte) (_ bool, err error) {
+				done = false
+				next, err = decodePurged(key, row)
+				return false, err
+			})
+			if err != nil || done {
 				return err
 			}
-			_, err = w.purgeSlice(a)
+			_, err = w.purgeSlice(&next)
 			return err
 		})
 		if err != nil {

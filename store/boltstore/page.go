@@ -2,14 +2,13 @@ package boltstore
 
 import (
 	"bytes"
-	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
 // Entries of a page share blocks of memory: a page takes few allocations, and who keeps one of its entries keeps a block
@@ -19,18 +18,15 @@ const (
 	bodyBlock = 16 << 10 // of payloads; those of more than a quarter of it have memory of their own
 )
 
-// pageReader composes entries. What it returns shares no memory with the file.
+// pageReader composes entries. What it returns shares no memory with the store.
 type pageReader struct {
 	v      *view
+	a      *account
 	bodies bool
 	left   uint64 // so many entries are to come at most
+	part   kv.Part
 	text   strings.Builder
 	body   []byte
-
-	// Messages are read in order of rising numbers, and often next to each other.
-	cursor *bolt.Cursor
-	key    [numberBytes]byte
-	last   uint64
 }
 
 // fill puts entries into a page.
@@ -41,8 +37,8 @@ func (v *view) fill(page *store.Page, a *account, o *store.ReadOptions) error {
 	}
 	size := 0
 	left := min(uint64(limit), a.head.seq-min(o.After, a.head.seq))
-	r := pageReader{v: v, bodies: !o.NoBodies, left: left, cursor: v.messages.Cursor()}
-	return a.walk(o.After, func(l logged) (bool, error) {
+	r := pageReader{v: v, a: a, bodies: !o.NoBodies, left: left}
+	return a.walk(o.After, func(seq uint64, row []byte) (bool, error) {
 		n := len(page.Entries)
 		if n == limit || size >= most {
 			page.Through = page.Entries[n-1].Seq
@@ -53,9 +49,9 @@ func (v *view) fill(page *store.Page, a *account, o *store.ReadOptions) error {
 		}
 		page.Entries = slices.Grow(page.Entries, 1)[:n+1]
 		e := &page.Entries[n]
-		*e = event.Entry{Seq: l.seq}
-		if err := r.entry(e, l.row); err != nil {
-			return false, err
+		*e = event.Entry{Seq: seq}
+		if err := r.entry(e, row); err != nil {
+			return false, a.about(fmt.Errorf("entry %d: %w", seq, err))
 		}
 		r.left = max(r.left, 1) - 1
 		size += e.Size()
@@ -64,34 +60,41 @@ func (v *view) fill(page *store.Page, a *account, o *store.ReadOptions) error {
 }
 
 // entry composes what callers see of an entry.
-func (r *pageReader) entry(out *event.Entry, row string) error {
+func (r *pageReader) entry(out *event.Entry, row []byte) error {
 	e, err := decodeEntry(row)
 	if err != nil {
 		return err
 	}
-	message := r.message(e.mid)
-	if message == nil {
-		return r.v.missing
-	}
 	out.Flags, out.ClientID, out.Origin, out.Targets, out.Key, out.Ordinal = e.flags, e.clientID, e.origin, e.targets, e.key, e.ordinal
-	c, ok := cutMessage(message)
-	if !ok {
-		return r.apart(out, string(message), e.size)
+	r.part.Set(tableMessage, "", e.message)
+	shared, err := r.v.Get(&r.part, sharedRow)
+	if err == nil && shared == nil {
+		err = errMissing
 	}
-	c.fill(out, r.keepText(message[:c.payload[0]]))
-	payload := message[c.payload[0]:c.payload[1]]
+	if err != nil {
+		return err
+	}
+	c, ok := cutMessage(shared)
+	if !ok {
+		return r.apart(out, shared, e.size)
+	}
+	c.fill(out, r.keepText(shared[:c.payload[0]]))
+	return r.payload(out, shared[c.payload[0]:c.payload[1]], e.size)
+}
+
+func (r *pageReader) payload(out *event.Entry, payload []byte, size uint64) error {
 	switch {
 	case !r.bodies:
-	case uint64(len(payload)) != e.size:
-		return r.dropped()
+	case uint64(len(payload)) != size:
+		return corrupt("payload")
 	case len(payload) != 0:
 		out.Payload = r.keepBody(payload)
 	}
 	return nil
 }
 
-// apart is entry for a message whose payload is not in its row.
-func (r *pageReader) apart(out *event.Entry, row string, size uint64) error {
+// apart is entry for a message whose payload is not in the same row.
+func (r *pageReader) apart(out *event.Entry, row []byte, size uint64) error {
 	m, err := decodeMessage(row)
 	if err != nil {
 		return err
@@ -100,31 +103,11 @@ func (r *pageReader) apart(out *event.Entry, row string, size uint64) error {
 	if !r.bodies {
 		return nil
 	}
-	if uint64(m.payload.size) != size {
-		return r.dropped()
+	payload, err := r.v.Get(&r.part, payloadRow)
+	if err != nil {
+		return err
 	}
-	out.Payload, err = r.v.value(&m.payload)
-	return err
-}
-
-// dropped is the error for a payload that is not there any more: memory is behind, and still has an entry that has been
-// replaced.
-func (r *pageReader) dropped() error { return r.v.missing }
-
-// message returns the row of a message, nil if there is none.
-func (r *pageReader) message(mid uint64) []byte {
-	var k, row []byte
-	binary.BigEndian.PutUint64(r.key[:], mid)
-	if r.last != 0 && mid == r.last+1 {
-		k, row = r.cursor.Next()
-	}
-	if !bytes.Equal(k, r.key[:]) {
-		k, row = r.cursor.Seek(r.key[:])
-	}
-	if r.last = mid; !bytes.Equal(k, r.key[:]) {
-		return nil
-	}
-	return row
+	return r.payload(out, payload, size)
 }
 
 func (r *pageReader) keepText(b []byte) string {

@@ -2,25 +2,26 @@ package boltstore
 
 import (
 	"encoding/binary"
-	"slices"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 )
 
-// perform does what a batch says, after all checks. Its errors are those of the file.
-func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error) {
+// perform does what a batch says, after all checks.
+func (w *writer) perform(b *store.Batch, p *plan) (store.Result, error) {
 	a := p.account
 	var r store.Result
-	w.touch(a)
+	a.touched = true
 	if b.Record != nil {
-		if err := w.putRecord(a, b.Record.Data); err != nil {
-			return r, err
-		}
+		a.head.revision++
+		a.head.record = a.head.revision
+		w.value = append(append(w.value[:0], recordMark), b.Record.Data...)
+		w.set(a, recordRow, w.value)
 		r.Revision = store.Revision(a.head.record)
 	}
 	for _, i := range b.Forget {
-		w.set(a, cursorRow(i), "")
+		w.row = cursorRow(w.row[:0], i)
+		w.unset(a, w.row)
 	}
 	r.Messages = store.NewPlaced(b.Messages)
 	var own place
@@ -32,7 +33,7 @@ func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error
 		}
 		r.Messages[i].ID = b.Messages[i].ID
 		for j := range places {
-			r.Messages[i].To[j] = w.epochs.place(&places[j])
+			r.Messages[i].To[j] = w.s.epochs.place(&places[j])
 			if i == 0 && places[j].account == b.Account {
 				own, placed = places[j], true
 			}
@@ -44,113 +45,66 @@ func (s *Store) perform(w *writer, b *store.Batch, p *plan) (store.Result, error
 	w.putStates(a, p.states)
 	r.States = p.result()
 	if b.Idempotency != nil {
-		w.addAttempt(b, p, own, placed)
+		return r, w.addAttempt(b, p, own, placed)
 	}
-	return r, w.err
-}
-
-func (w *writer) putRecord(a *account, data []byte) error {
-	old, err := a.get(recordRow())
-	if err != nil {
-		return err
-	}
-	if v, err := decodeRecord(old); err == nil {
-		w.dropValue(&v)
-	} else if old != "" { // else there was none
-		w.s.meters.readFailures.Add(1)
-	}
-	a.head.revision++
-	a.head.record = a.head.revision
-	w.set(a, recordRow(), string(w.addValue(nil, data, inlineMax)))
-	return nil
+	return r, nil
 }
 
 // putStates stores the registers that changed, each once, as the last update leaves it.
 func (w *writer) putStates(a *account, states []register) {
-	done := make(map[string]bool, len(states))
-	for i := range slices.Backward(states) {
+	for i := range states {
 		st := &states[i]
-		if !st.changed {
+		if st.changed {
+			st.Seq = a.head.seq
+		}
+		if st.later || !st.changed {
 			continue
 		}
-		st.Seq = a.head.seq
-		key := stateRow(st.Conversation, st.Name)
-		if done[key] {
-			continue
-		}
-		done[key] = true
-		w.dropValue(&st.stored)
-		row := state{seq: st.Seq, number: st.Number}
-		w.set(a, key, string(w.addValue(row.encodeHeader(), st.Value, inlineMax)))
-	}
-}
-
-// forgetAttempts removes the expired idempotency records that were found when they were counted.
-func (w *writer) forgetAttempts(p *plan) {
-	w.touch(p.account)
-	for _, key := range p.forgets {
-		w.set(p.account, key, "")
-	}
-	p.account.head.attempts, p.account.head.oldest = p.attempts, p.oldest
-}
-
-func (w *writer) addAttempt(b *store.Batch, p *plan, own place, placed bool) {
-	i, a := b.Idempotency, p.account
-	if p.oldest != 0 { // they were counted
-		w.forgetAttempts(p)
-		p.again = false
-	}
-	t := attempt{
-		digest: string(i.Digest[:]), expires: uint64(b.Now.UnixMilli() + i.Window.Milliseconds()),
-		placed: placed, place: own,
-	}
-	if len(b.Messages) != 0 {
-		t.id = b.Messages[0].ID
-	}
-	w.set(a, p.attempt, t.encode())
-	if a.head.attempts == 0 || t.expires < a.head.oldest {
-		a.head.oldest = t.expires
-	}
-	if !p.again {
-		a.head.attempts++
+		w.row = stateRow(w.row[:0], st.Conversation, st.Name)
+		row := state{seq: st.Seq, number: st.Number, value: st.Value}
+		w.value = row.append(w.value[:0])
+		w.set(a, w.row, w.value)
 	}
 }
 
 // deliver appends a message to its inboxes. The message that it changes is held before copies of that are removed. The
 // places are those of this message until the next call.
-func (w *writer) deliver(in *store.Message, key idKey, now uint64) ([]place, error) {
-	mid, of := w.nameMessage(key), uint64(0)
+func (w *writer) deliver(in *store.Message, key []byte, now uint64) ([]place, error) {
+	m := newMessage(in, now)
 	if in.Of != "" {
-		of = w.hold(w.keys.key(in.Of))
+		of := w.s.keys.key(nil, in.Of)
+		if held, err := w.hold(of); err != nil {
+			return nil, err
+		} else if held {
+			m.of = of
+		}
 	}
 	places := w.inboxes[:0]
 	for i := range in.To {
-		p, err := w.append(mid, in, &in.To[i])
+		p, err := w.append(key, in, &in.To[i])
 		if err != nil {
 			return nil, err
 		}
 		places = append(places, p)
 	}
 	w.inboxes = places
-	m := newMessage(in, now)
-	m.of = of
-	w.addMessage(mid, &m, in.Payload, places)
-	return places, w.err
+	w.addMessage(key, &m, in.Payload, places)
+	return places, nil
 }
 
 // append appends one copy, and removes those that it replaces.
-func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox) (place, error) {
+func (w *writer) append(key []byte, in *store.Message, to *store.Inbox) (place, error) {
 	a, err := w.account(to.Account)
 	if err != nil {
 		return place{}, err
 	}
-	w.touch(a)
-	e := entry{mid: mid, flags: in.Flags | to.Flags, size: uint64(len(in.Payload)), key: in.Key, targets: to.Targets}
+	a.touched = true
+	e := entry{message: key, flags: in.Flags | to.Flags, size: uint64(len(in.Payload)), key: in.Key, targets: to.Targets}
 	if to.Account == in.From {
 		e.clientID, e.origin = in.ClientID, in.Origin
 	}
 	counts := e.flags&event.FlagUnread != 0
-	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == w.epochs.of(a.head.epoch)
+	successor := to.Replaces.Seq != 0 && to.Replaces.Epoch == w.s.epochs.of(a.head.generation)
 	if err := w.replace(a, &e, in, to, successor); err != nil {
 		return place{}, err
 	}
@@ -164,11 +118,12 @@ func (w *writer) append(mid uint64, in *store.Message, to *store.Inbox) (place, 
 	if in.Key == "" {
 		a.head.entries++
 	} else {
-		w.set(a, keyRow(in.Key), string(binary.AppendUvarint(nil, a.head.seq)))
+		w.row, w.value = keyRow(w.row[:0], in.Key), binary.AppendUvarint(w.value[:0], a.head.seq)
+		w.set(a, w.row, w.value)
 	}
-	w.buf = e.append(w.buf[:0])
-	a.stage.entries = append(a.stage.entries, logged{a.head.seq, string(w.buf)})
-	return place{account: to.Account, epoch: a.head.epoch, seq: a.head.seq, ordinal: e.ordinal}, w.err
+	w.row, w.value = entryRow(w.row[:0], a.head.seq), e.append(w.value[:0])
+	w.set(a, w.row, w.value)
+	return place{account: to.Account, generation: a.head.generation, seq: a.head.seq, ordinal: e.ordinal}, nil
 }
 
 // replace removes the entries that e takes the place of. A successor takes over what it has to.
@@ -194,7 +149,7 @@ func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbo
 		if err != nil {
 			return err
 		}
-		if old.mid == 0 {
+		if old.message == nil {
 			continue
 		}
 		if successor && len(to.Targets) == 0 && e.targets == nil {
@@ -212,26 +167,19 @@ func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbo
 	return nil
 }
 
-// keyed returns the number of the entry with a coalesce key, 0 if there is none.
-func (a *account) keyed(key string) (uint64, error) {
-	v, err := a.get(keyRow(key))
-	if err != nil || v == "" {
-		return 0, err
-	}
-	d := decoder{rest: v}
-	seq := d.uvarint()
-	return seq, d.done("key")
-}
-
 // count returns the next ordinal of a conversation.
 func (w *writer) count(a *account, c event.ConversationID) (uint64, error) {
-	key := countRow(c)
-	n, uncounted, err := a.counted(key)
+	n, uncounted, err := a.counted(c)
 	if err != nil {
 		return 0, err
 	}
-	w.set(a, key, encodeCount(n+1, uncounted))
+	w.putCount(a, c, n+1, uncounted)
 	return n + 1, nil
+}
+
+func (w *writer) putCount(a *account, c event.ConversationID, counted uint64, uncounted []uint64) {
+	w.row, w.value = countRow(w.row[:0], c), appendCount(w.value[:0], counted, uncounted)
+	w.set(a, w.row, w.value)
 }
 
 // uncount takes an entry out of the count of its conversation; ordinal 0 stands for one that did not count.
@@ -239,28 +187,19 @@ func (w *writer) uncount(a *account, c event.ConversationID, ordinal uint64) err
 	if ordinal == 0 {
 		return nil
 	}
-	key := countRow(c)
-	n, uncounted, err := a.counted(key)
+	n, uncounted, err := a.counted(c)
 	if err != nil {
 		return err
 	}
-	w.set(a, key, encodeCount(n, store.Uncount(uncounted, ordinal)))
+	w.putCount(a, c, n, store.Uncount(uncounted, ordinal))
 	return nil
-}
-
-func (a *account) counted(key string) (uint64, []uint64, error) {
-	row, err := a.get(key)
-	if err != nil || row == "" {
-		return 0, nil, err
-	}
-	return decodeCount(row)
 }
 
 // begin creates the cursors of new devices.
 func (w *writer) begin(a *account, devices []store.Begin) error {
 	for _, d := range devices {
-		key := cursorRow(d.Incarnation)
-		if have, err := a.get(key); err != nil || have != "" {
+		w.row = cursorRow(w.row[:0], d.Incarnation)
+		if have, err := a.get(w.row); err != nil || have != nil {
 			if err != nil {
 				return err
 			}
@@ -271,7 +210,8 @@ func (w *writer) begin(a *account, devices []store.Begin) error {
 			seq = min(seq, d.At)
 		}
 		seq = max(seq, a.head.trim)
-		w.set(a, key, encodeCursor(&store.Cursor{Seq: seq}))
+		w.value = appendCursor(w.value[:0], &store.Cursor{Seq: seq})
+		w.set(a, w.row, w.value)
 	}
-	return w.err
+	return nil
 }

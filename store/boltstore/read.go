@@ -1,11 +1,13 @@
 package boltstore
 
 import (
+	"bytes"
 	"context"
-	"slices"
+	"errors"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
 // Bounds of one read transaction, whatever the caller asked for: pages are cut short there.
@@ -27,17 +29,14 @@ func (s *Store) Load(ctx context.Context, name event.Account) (store.Record, err
 		if err != nil || a.head.record == 0 {
 			return err
 		}
-		row, err := a.get(recordRow())
+		row, err := a.get(recordRow)
 		if err != nil {
 			return err
 		}
 		data, err := decodeRecord(row)
-		if err != nil {
-			return err
-		}
 		r.Revision = store.Revision(a.head.record)
-		r.Data, err = v.value(&data)
-		return err
+		r.Data = bytes.Clone(data)
+		return a.about(err)
 	})
 	if err != nil {
 		return store.Record{}, err
@@ -67,7 +66,7 @@ func (s *Store) Read(ctx context.Context, name event.Account, o store.ReadOption
 		case o.Limit == 0:
 			page.Through = o.After
 			return nil
-		case a.aid == 0:
+		case !a.is:
 			return nil
 		}
 		return v.fill(&page, a, &o)
@@ -85,22 +84,19 @@ func (s *Store) Message(ctx context.Context, id event.MessageID) (store.MessageI
 		if id == "" {
 			return store.ErrNotFound
 		}
-		mid, err := v.messageNumber(v.known(), s.keys.key(id))
+		var m stored
+		there, err := m.find(v.Snapshot, s.keys.key(nil, id))
 		if err != nil {
 			return err
 		}
-		if mid == 0 {
+		if !there {
 			return store.ErrNotFound
 		}
-		m, err := v.message(mid)
+		places, err := m.placesOf()
 		if err != nil {
 			return err
 		}
-		places, err := v.placesOf(mid, &m)
-		if err != nil {
-			return err
-		}
-		held, err := v.held(mid, places)
+		held, err := v.held(&m, places)
 		if err != nil {
 			return err
 		}
@@ -119,27 +115,18 @@ func (s *Store) Message(ctx context.Context, id event.MessageID) (store.MessageI
 	return info, err
 }
 
-func (b *base) placesOf(mid uint64, m *message) ([]place, error) {
-	if m.places != "" {
-		return decodePlaces(m.places)
-	}
-	var all []place
-	prefix := numberKey(mid)
-	err := scan(b.places, prefix, prefix, func(_, row []byte) (bool, error) {
-		places, err := decodePlaces(string(row))
-		all = append(all, places...)
-		return true, err
-	})
-	return all, err
-}
-
 // held reports whether any inbox still holds a message, or any message that changes it is there. A message has a row
 // until neither is the case, which is later than it should be only while entries of deleted accounts wait to be removed.
-func (v *view) held(mid uint64, places []place) (bool, error) {
-	if k, _ := v.purge.Cursor().First(); k == nil {
-		return true, nil
+func (v *view) held(m *stored, places []place) (bool, error) {
+	part, purging := purgePart, false
+	err := v.Scan(&part, nil, nil, func(_, _ []byte) (bool, error) {
+		purging = true
+		return false, nil
+	})
+	if err != nil || !purging {
+		return err == nil, err
 	}
-	if refs, err := v.references(mid); err != nil || refs.changes > 0 {
+	if refs, err := m.references(); err != nil || refs.changes > 0 {
 		return err == nil, err
 	}
 	for i := range places {
@@ -147,10 +134,10 @@ func (v *view) held(mid uint64, places []place) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if a.head.epoch != places[i].epoch || a.aid == 0 {
+		if a.head.generation != places[i].generation {
 			continue
 		}
-		if row, err := a.entry(places[i].seq); err != nil || row != "" {
+		if row, err := a.entry(places[i].seq); err != nil || row != nil {
 			return err == nil, err
 		}
 	}
@@ -169,7 +156,7 @@ func (s *Store) Cursors(ctx context.Context, name event.Account) ([]store.Cursor
 		if err != nil {
 			return err
 		}
-		return a.scan(string(rune(tagCursor)), "", func(key, row string) (bool, error) {
+		return a.scan([]byte{tagCursor}, nil, func(key, row []byte) (bool, error) {
 			i, err := number(key[1:], "cursor key")
 			if err != nil {
 				return false, err
@@ -177,7 +164,7 @@ func (s *Store) Cursors(ctx context.Context, name event.Account) ([]store.Cursor
 			c, err := decodeCursor(row)
 			c.Account, c.Incarnation = name, event.Incarnation(i)
 			cursors = append(cursors, c)
-			return true, err
+			return true, a.about(err)
 		})
 	})
 	if err != nil {
@@ -186,7 +173,7 @@ func (s *Store) Cursors(ctx context.Context, name event.Account) ([]store.Cursor
 	return cursors, nil
 }
 
-// Accounts implements [store.Store]. The order is that of the names' bytes.
+// Accounts implements [store.Store]. The order is that of the names' bytes. An account whose head is damaged is one of them.
 func (s *Store) Accounts(ctx context.Context, after event.Account, limit int) ([]event.Account, error) {
 	if err := store.CheckLimit(limit); err != nil {
 		return nil, err
@@ -194,19 +181,17 @@ func (s *Store) Accounts(ctx context.Context, after event.Account, limit int) ([
 	var list []event.Account
 	for {
 		n := min(limit-len(list), scanNames)
-		var names, used []event.Account
+		var names [][]byte
+		var used []event.Account
 		err := s.view(ctx, func(v *view) (err error) {
-			if names, err = v.someNames(after, n); err != nil {
+			if names, err = v.Prefixes(tableHead, []byte(after), n); err != nil {
 				return err
 			}
 			used = nil
 			for _, name := range names {
-				a, err := v.account(name)
-				if err != nil {
-					return err
-				}
-				if a.head.record != 0 || a.head.seq != 0 {
-					used = append(used, name)
+				a, err := v.account(event.Account(name))
+				if errors.Is(err, ErrCorrupt) || err == nil && (a.head.record != 0 || a.head.seq != 0) {
+					used = append(used, event.Account(name))
 				}
 			}
 			return nil
@@ -218,23 +203,25 @@ func (s *Store) Accounts(ctx context.Context, after event.Account, limit int) ([
 		if len(names) < n || len(list) == limit {
 			return list, nil
 		}
-		after = names[len(names)-1]
+		after = event.Account(names[len(names)-1])
 	}
 }
 
-// someNames returns the first n names after a given one, out of memory and file.
-func (v *view) someNames(after event.Account, n int) ([]event.Account, error) {
-	names, err := v.freshNames(after, n)
-	if err != nil {
-		return nil, err
-	}
-	seen := 0
-	err = scan(v.names.Bucket, nil, append([]byte(after), 0), func(name, _ []byte) (bool, error) {
-		names = append(names, event.Account(name))
-		seen++
-		return seen < n, nil
-	})
-	slices.Sort(names)
-	names = slices.Compact(names)
-	return names[:min(n, len(names))], err
+// view is what a reader sees.
+type view struct {
+	*kv.Snapshot
+	s *Store
+}
+
+// account returns an account.
+func (v *view) account(name event.Account) (*account, error) {
+	a := new(account)
+	return a, a.find(v.Snapshot, name)
+}
+
+// view runs f with what was published when it was called, or later. What f returns must be copies.
+func (s *Store) view(ctx context.Context, f func(*view) error) error {
+	err := s.db.View(ctx, func(k *kv.Snapshot) error { return f(&view{Snapshot: k, s: s}) })
+	s.damaged(err)
+	return err
 }

@@ -2,10 +2,12 @@ package boltstore
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
 // entryBytes is what an entry counts for beside its payload; see [event.Entry.Size].
@@ -27,13 +29,16 @@ func (s *Store) Trim(ctx context.Context, name event.Account, through uint64, li
 		var after head
 		removed := 0
 		n := min(limit, sliceRows)
-		err := s.submit(ctx, 0, func(w *writer) (err error) {
+		err := s.update(ctx, 0, func(w *writer) (err error) {
 			after, removed, err = w.trim(name, through, n)
 			return err
 		})
+		if err != nil {
+			return store.Head{}, err
+		}
 		limit -= removed
-		if err != nil || limit == 0 || after.trim >= min(through, after.seq) {
-			return s.epochs.head(&after), err
+		if limit == 0 || after.trim >= min(through, after.seq) {
+			return s.epochs.head(&after), nil
 		}
 	}
 }
@@ -50,29 +55,24 @@ func (w *writer) trim(name event.Account, through uint64, limit int) (head, int,
 // trimAccount removes the oldest entries of an inbox up to a number, at most limit of them, and returns how many.
 func (w *writer) trimAccount(a *account, through uint64, limit int) (int, error) {
 	through = min(through, a.head.seq)
-	var list []logged
-	err := a.walk(0, func(e logged) (bool, error) {
-		if e.seq > through {
+	removed := 0
+	err := a.walk(0, func(seq uint64, row []byte) (bool, error) {
+		if seq > through {
 			return false, nil
 		}
-		if len(list) == limit {
-			through = e.seq - 1
+		if removed == limit {
+			through = seq - 1
 			return false, nil
 		}
-		list = append(list, e)
-		return true, nil
+		removed++
+		_, err := w.drop(a, seq, row)
+		return true, err
 	})
 	if err != nil || through <= a.head.trim {
 		return 0, err
 	}
-	for _, e := range list {
-		if _, err := w.drop(a, e.seq, e.row); err != nil {
-			return 0, err
-		}
-	}
-	w.touch(a)
-	a.head.trim = through
-	return len(list), w.err
+	a.head.trim, a.touched = through, true
+	return removed, nil
 }
 
 // Void implements [store.Store]. Many entries are removed in several commits.
@@ -83,12 +83,12 @@ func (s *Store) Void(ctx context.Context, name event.Account, seqs []uint64) (st
 	var after head
 	for {
 		n := min(len(seqs), sliceRows)
-		err := s.submit(ctx, 0, func(w *writer) error {
+		err := s.update(ctx, 0, func(w *writer) error {
 			a, err := w.account(name)
 			if err != nil {
 				return err
 			}
-			if a.aid != 0 {
+			if a.is {
 				for _, seq := range seqs[:n] {
 					if err := w.void(a, seq); err != nil {
 						return err
@@ -117,43 +117,40 @@ type removed struct {
 // then it has no message.
 func (w *writer) remove(a *account, seq uint64) (removed, error) {
 	row, err := a.entry(seq)
-	if err != nil || row == "" {
+	if err != nil || row == nil {
 		return removed{}, err
 	}
-	old, err := w.drop(a, seq, row)
-	if err == nil {
-		w.set(a, deadRow(seq), mark)
-	}
-	return old, err
+	return w.drop(a, seq, row)
 }
 
-// drop does all that follows from the end of an entry, but for the end itself.
-func (w *writer) drop(a *account, seq uint64, row string) (removed, error) {
+// drop does all that follows from the end of an entry.
+func (w *writer) drop(a *account, seq uint64, row []byte) (removed, error) {
 	e, err := decodeEntry(row)
-	if err != nil {
-		return removed{}, err
+	if err == nil && (a.head.bytes < e.size+entryBytes || e.key == "" && a.head.entries == 0) {
+		err = corrupt("count of entries")
 	}
-	if a.head.bytes < e.size+entryBytes || e.key == "" && a.head.entries == 0 {
-		return removed{}, corrupt("count of entries")
+	if err != nil {
+		return removed{}, a.about(fmt.Errorf("entry %d: %w", seq, err))
 	}
 	old := removed{entry: e}
 	if e.ordinal > 0 {
-		m, err := w.message(e.mid)
-		if err != nil {
-			return removed{}, err
+		if old.conversation, err = w.conversationOf(e.message); err != nil {
+			return removed{}, a.about(fmt.Errorf("entry %d: %w", seq, err))
 		}
-		old.conversation = m.conversation
 	}
-	w.touch(a)
+	a.touched = true
 	a.head.bytes -= e.size + entryBytes
 	if e.key == "" {
 		a.head.entries--
 	} else if have, err := a.keyed(e.key); err != nil {
 		return removed{}, err
 	} else if have == seq {
-		w.set(a, keyRow(e.key), "")
+		w.row = keyRow(w.row[:0], e.key)
+		w.unset(a, w.row)
 	}
-	return old, w.release(e.mid)
+	w.row = entryRow(w.row[:0], seq)
+	w.unset(a, w.row)
+	return old, w.release(e.message)
 }
 
 // void removes an entry and takes it out of the count of its conversation.
@@ -173,13 +170,10 @@ func (s *Store) SaveCursors(ctx context.Context, cursors []store.Cursor) error {
 		}
 	}
 	if len(cursors) == 0 {
-		if err := s.enter(ctx); err != nil {
-			return err
-		}
-		s.leave()
+		return s.db.View(ctx, func(*kv.Snapshot) error { return nil })
 	}
 	for part := range slices.Chunk(cursors, sliceRows) {
-		err := s.submit(ctx, 0, func(w *writer) error {
+		err := s.update(ctx, 0, func(w *writer) error {
 			for i := range part {
 				if err := w.saveCursor(&part[i]); err != nil {
 					return err
@@ -200,22 +194,20 @@ func (w *writer) saveCursor(c *store.Cursor) error {
 	if err != nil {
 		return err
 	}
-	if a.aid == 0 {
-		return nil
-	}
-	key := cursorRow(c.Incarnation)
-	row, err := a.get(key)
-	if err != nil || row == "" { // never begun, or forgotten
+	w.row = cursorRow(w.row[:0], c.Incarnation)
+	row, err := a.get(w.row)
+	if err != nil || row == nil { // never begun, or forgotten
 		return err
 	}
 	old, err := decodeCursor(row)
 	if err != nil {
-		return err
+		return a.about(err)
 	}
 	next := *c
 	next.Seq, next.Sent = max(next.Seq, old.Seq), max(next.Sent, old.Sent)
 	if next.Seq != old.Seq || next.Sent != old.Sent {
-		w.set(a, key, encodeCursor(&next))
+		w.value = appendCursor(w.value[:0], &next)
+		w.set(a, w.row, w.value)
 	}
-	return w.err
+	return nil
 }

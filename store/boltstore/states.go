@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"bytes"
 	"context"
 	"strings"
 
@@ -9,17 +10,22 @@ import (
 )
 
 // register returns a copy of a register, and false if there is none.
-func (a *account) register(key string, c event.ConversationID, name string) (event.State, value, bool, error) {
-	row, err := a.get(key)
-	if err != nil || row == "" {
-		return event.State{}, value{}, false, err
+func (a *account) register(c event.ConversationID, name string) (event.State, bool, error) {
+	a.key = stateRow(a.key[:0], c, name)
+	row, err := a.get(a.key)
+	if err != nil || row == nil {
+		return event.State{}, false, err
 	}
 	s, err := decodeState(row)
-	if err != nil {
-		return event.State{}, value{}, false, err
+	return event.State{Conversation: c, Name: name, Number: s.number, Value: clone(s.value), Seq: s.seq}, true, a.about(err)
+}
+
+// clone copies what is not empty.
+func clone(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
 	}
-	data, err := a.base.value(&s.value)
-	return event.State{Conversation: c, Name: name, Number: s.number, Value: data, Seq: s.seq}, s.value, true, err
+	return bytes.Clone(b)
 }
 
 // States implements [store.Store]. The order is by conversation and name.
@@ -56,36 +62,36 @@ const (
 
 // registers puts registers into a page, beginning after the one with the given conversation, 0 and name.
 func (a *account) registers(page *store.StatePage, after string, o *store.StateOptions) error {
-	tag := string(rune(tagState))
-	prefix := tag
+	prefix := []byte{tagState}
+	start := append([]byte{tagState}, after...)
 	if o.Conversation != "" {
-		prefix = stateRow(o.Conversation, "")
+		prefix = stateRow(nil, o.Conversation, "")
 	}
 	limit, size := min(o.Limit, maxPageEntries), 0
-	last := ""
+	var last []byte
 	var small []byte // values of many registers are copied to one slice
-	return a.scan(prefix, tag+after, func(key, row string) (bool, error) {
-		if key = key[1:]; key == after {
+	return a.scan(prefix, start, func(key, row []byte) (bool, error) {
+		if key = key[1:]; string(key) == after {
 			return true, nil
 		}
 		st, err := decodeState(row)
 		if err != nil || o.Newer != 0 && st.seq <= o.Newer {
-			return err == nil, err
+			return err == nil, a.about(err)
 		}
 		if len(page.States) == limit || size >= maxPageBytes {
 			page.Next = encodeStateCursor(last)
 			return false, nil
 		}
-		conversation, name, ok := strings.Cut(key, "\x00")
+		conversation, name, ok := strings.Cut(string(key), "\x00")
 		if !ok {
-			return false, corrupt("register key")
+			return false, a.about(corrupt("register key"))
 		}
-		var data []byte
-		if v := &st.value; v.blob == 0 && 0 < v.size && v.size <= smallValue {
-			small = append(small, v.inline...)
-			data = small[len(small)-v.size : len(small) : len(small)]
-		} else if data, err = a.base.value(v); err != nil {
-			return false, err
+		data := st.value
+		if n := len(data); 0 < n && n <= smallValue {
+			small = append(small, data...)
+			data = small[len(small)-n : len(small) : len(small)]
+		} else {
+			data = clone(data)
 		}
 		if page.States == nil && o.Conversation == "" {
 			page.States = make([]event.State, 0, min(limit, someStates))
@@ -95,7 +101,7 @@ func (a *account) registers(page *store.StatePage, after string, o *store.StateO
 		})
 		size += len(data)
 		last = key
-		return true, err
+		return true, nil
 	})
 }
 
@@ -127,14 +133,15 @@ func (s *Store) Conversations(ctx context.Context, name event.Account, o store.C
 
 // counts puts counts of unread entries into a page.
 func (a *account) counts(page *store.ConversationPage, o *store.ConversationOptions) error {
-	tag := string(rune(tagCount))
 	// The cursor is the last identifier and a line feed, which no identifier has, so that there is one for "" too.
-	return a.scan(tag, tag+o.Cursor, func(key, row string) (bool, error) {
+	return a.scan([]byte{tagCount}, append([]byte{tagCount}, o.Cursor...), func(key, row []byte) (bool, error) {
 		if len(page.Conversations) == min(o.Limit, maxPageEntries) {
 			page.Next = string(page.Conversations[len(page.Conversations)-1].Conversation) + "\n"
 			return false, nil
 		}
-		return true, addCount(page, event.ConversationID(key[1:]), row)
+		counted, uncounted, err := decodeCount(row)
+		addCount(page, event.ConversationID(key[1:]), counted, uncounted)
+		return true, a.about(err)
 	})
 }
 
@@ -143,15 +150,13 @@ func (a *account) count(page *store.ConversationPage, o *store.ConversationOptio
 	if o.Cursor > string(o.Conversation) {
 		return nil
 	}
-	row, err := a.get(countRow(o.Conversation))
-	if err != nil || row == "" {
-		return err
+	counted, uncounted, err := a.counted(o.Conversation)
+	if err == nil && counted != 0 {
+		addCount(page, o.Conversation, counted, uncounted)
 	}
-	return addCount(page, o.Conversation, row)
+	return err
 }
 
-func addCount(page *store.ConversationPage, c event.ConversationID, row string) error {
-	counted, uncounted, err := decodeCount(row)
+func addCount(page *store.ConversationPage, c event.ConversationID, counted uint64, uncounted []uint64) {
 	page.Conversations = append(page.Conversations, store.Conversation{Conversation: c, Counted: counted, Uncounted: uncounted})
-	return err
 }

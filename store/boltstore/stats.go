@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -14,15 +12,10 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// meters count what the store does, for [Store.Stats]. Only the goroutine that commits writes them, except those of errors.
+// meters count what the store does besides what kv counts, for [Store.Stats].
 type meters struct {
-	operations, commits, refused, windowFull  atomic.Uint64
-	folds, merges, workFailures, readFailures atomic.Uint64
-	commitTime, lastCommit, longest           atomic.Int64 // nanoseconds
-	foldTime, mergeTime                       atomic.Int64
-	high, pending, free                       atomic.Int64 // bytes, as of the beginning of the last transaction
-	merging                                   atomic.Bool
-	idempotency                               atomic.Pointer[fills]
+	refused, windowFull, workFailures, readFailures atomic.Uint64
+	idempotency                                     atomic.Pointer[fills]
 }
 
 // fillSpan is for how long the account with the fullest window of idempotency records is remembered, and up to twice that.
@@ -70,66 +63,22 @@ func (m *meters) filled(account event.Account, have uint64, most int) {
 	m.idempotency.Store(next)
 }
 
-// committed notes how long a commit took.
-func (m *meters) committed(took time.Duration) {
-	m.commits.Add(1)
-	m.commitTime.Add(int64(took))
-	m.lastCommit.Store(int64(took))
-	m.longest.Store(max(m.longest.Load(), int64(took)))
-}
-
-// looked notes what a transaction begins with.
-func (m *meters) looked(r *room) {
-	m.high.Store(r.high)
-	m.free.Store(r.free)
-	m.pending.Store(r.pending)
-}
-
-// timed adds the time since began to a meter.
-func timed(meter *atomic.Int64, began time.Time) { meter.Add(int64(time.Since(began))) }
-
-// Stats implements [store.Observed]. It asks the file system twice, for the size of the file and the room on the disk.
+// Stats implements [store.Observed]. It asks the file system for the room on the disk.
 func (s *Store) Stats() store.Stats {
-	m := &s.meters
+	m, k := &s.meters, s.db.Stats()
 	out := store.Stats{
-		Operations: m.operations.Load(), Commits: m.commits.Load(), CommitTime: time.Duration(m.commitTime.Load()),
-		Refused: m.refused.Load(), WindowFull: m.windowFull.Load(), Folds: m.folds.Load(), FoldTime: time.Duration(m.foldTime.Load()),
-		Merges: m.merges.Load(), MergeTime: time.Duration(m.mergeTime.Load()), WorkFailures: m.workFailures.Load(),
-		ReadFailures: m.readFailures.Load(), LogFailures: s.log.Failed(), LastCommit: time.Duration(m.lastCommit.Load()), LongestCommit: time.Duration(m.longest.Load()),
-		MemoryLimit: 2 * s.limits.window, Merging: m.merging.Load(), Backups: int(s.backups.Load()), FreeBytes: m.free.Load(),
-		Reserve: s.cfg.reserve(), FileSize: s.fileSize(),
+		Operations: k.Operations, Commits: k.Commits, CommitTime: k.CommitTime, LastCommit: k.LastCommit, LongestCommit: k.LongestCommit,
+		Refused: m.refused.Load(), WindowFull: m.windowFull.Load(), Flushes: k.Flushes, FlushTime: k.FlushTime, StallTime: k.StallTime,
+		WorkFailures: m.workFailures.Load() + k.FlushFailures, ReadFailures: m.readFailures.Load(), LogFailures: s.log.Failed(),
+		Waiting: k.Waiting, Memory: k.Memory, MemoryLimit: k.MemoryLimit, Flushing: k.Flushing, Backups: k.Backups,
+		FileSize: k.FileSize, FreeBytes: k.FreeBytes, LogSize: k.LogSize, Reserve: s.cfg.reserve(), Room: k.Room, DiskRoom: k.DiskRoom,
+		Failed: k.Failed,
 	}
-	s.state.RLock()
-	for _, l := range s.layersLocked() {
-		if l != nil {
-			out.Memory += l.bytes
-		}
-	}
-	out.Runs, out.Folding = len(s.windows), s.frozen != nil
-	s.state.RUnlock()
-	s.mu.Lock()
-	out.Waiting, out.Failed = len(s.queue), s.cause
-	s.mu.Unlock()
-	out.Room, out.DiskRoom = s.room()
 	if f := m.idempotency.Load(); f != nil {
 		fullest := f.at(time.Now())
 		out.IdempotencyFill, out.IdempotencyAccount = fullest.share, fullest.account
 	}
 	return out
-}
-
-// room returns how much may still be appended as far as the file and the disk go, as [store.Stats] has it.
-func (s *Store) room() (file, disk int64) {
-	m := &s.meters
-	r := room{limit: s.fileLimit(), reserve: s.cfg.reserve(), high: m.high.Load(), free: m.free.Load(), pending: m.pending.Load()}
-	file, disk = -1, -1
-	if r.limit >= 0 {
-		file = max(0, r.left(r.reserve+r.pending))
-	}
-	if free, known := s.disk.stat(s.disk.path); known {
-		disk = max(0, free-r.reserve-r.pending)
-	}
-	return file, disk
 }
 
 // refusals is what the log is told of appends that are refused for want of room: that it begins, and that what was refused
@@ -148,7 +97,7 @@ type roomChange struct {
 
 // take takes room for an operation, and says if refusals begin or end with it.
 func (w *writer) take(need int64, spare bool) (roomChange, error) {
-	r, err := &w.s.refusals, w.room.take(need, spare)
+	r, err := &w.s.refusals, w.Take(need, spare)
 	switch {
 	case err != nil:
 		w.s.meters.refused.Add(1)
@@ -158,7 +107,7 @@ func (w *writer) take(need int64, spare bool) (roomChange, error) {
 		}
 		r.need, r.count = max(r.need, need), r.count+1
 		return c, err
-	case spare || r.since.IsZero() || !w.room.has(r.need):
+	case spare || r.since.IsZero() || w.Take(r.need, false) != nil:
 		return roomChange{}, nil
 	}
 	ended := *r
@@ -179,55 +128,68 @@ func (s *Store) logRoom(c roomChange) {
 
 // roomAttrs says how full the file and the disk are.
 func (s *Store) roomAttrs() []any {
-	file, disk := s.room()
+	k := s.db.Stats()
 	return []any{
-		slog.Int64("bytes", s.fileSize()), slog.Int64("max_size", s.cfg.MaxSize), slog.Int64("reserve", s.cfg.reserve()),
-		slog.Int64("room", file), slog.Int64("disk_room", disk),
+		slog.Int64("bytes", k.FileSize), slog.Int64("max_size", s.cfg.MaxSize), slog.Int64("reserve", s.cfg.reserve()),
+		slog.Int64("room", k.Room), slog.Int64("disk_room", k.DiskRoom),
 	}
 }
 
-func (s *Store) fileSize() int64 {
-	st, err := os.Stat(s.disk.path)
-	if err != nil {
-		return 0
+// opened logs that the store is open, what was left of the log, and whether there is any room.
+func (s *Store) opened(began time.Time) {
+	name, k := slog.String("file", s.name()), s.db.Stats()
+	if k.Replayed.Rows > 0 {
+		s.log.Info("boltstore: log replayed", name, slog.Int("rows", k.Replayed.Rows), slog.Int64("memory", k.Memory),
+			slog.Duration("took", k.Replayed.Took))
 	}
-	return st.Size()
-}
-
-// replayed is what Open has read of the journal.
-type replayed struct {
-	changes int // of accounts
-	took    time.Duration
-}
-
-// opened logs that the store is open, what was left of the journal, and whether there is any room.
-func (s *Store) opened(began time.Time, r replayed) {
-	name := slog.String("file", filepath.Base(s.disk.path))
-	if r.changes > 0 {
-		s.log.Info("boltstore: journal replayed", name, slog.Int("changes", r.changes), slog.Int64("memory", s.meters.pending.Load()),
-			slog.Duration("took", r.took))
-	}
-	about := append(s.roomAttrs(), name, slog.Uint64("incarnation", uint64(s.info.Incarnation)), slog.Int("runs", len(s.windows)),
-		slog.Duration("took", time.Since(began)))
+	about := append(s.roomAttrs(), name, slog.Uint64("incarnation", uint64(s.info.Incarnation)), slog.Duration("took", time.Since(began)))
 	s.log.Info("boltstore: opened", about...)
-	if file, disk := s.room(); file == 0 || disk == 0 {
+	if k.Room == 0 || k.DiskRoom == 0 {
 		s.log.Warn("boltstore: opened without room, all appends will be refused", about...)
 	}
 }
 
 // workFailed counts that work in the background has ended with an error, and logs it, unless the store ends.
 func (s *Store) workFailed(err error) {
-	if s.life.Err() != nil || errors.Is(err, store.ErrClosed) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, store.ErrClosed) || errors.Is(err, store.ErrFailed) || errors.Is(err, context.Canceled) {
 		return
 	}
 	s.meters.workFailures.Add(1)
 	s.log.Error("boltstore: work in the background ended", trace.Err(err))
 }
 
-// readFailed counts and logs what a read says about the file.
-func (s *Store) readFailed(err error) {
+// damaged counts and logs what an operation or a read says about the file.
+func (s *Store) damaged(err error) {
 	if errors.Is(err, ErrCorrupt) {
 		s.meters.readFailures.Add(1)
 		s.log.Error("boltstore: the file cannot be read", trace.Err(err))
 	}
 }
+
+// size is how many bytes of rows a batch stores, keys included, at most about.
+func size(b *store.Batch) int64 {
+	n := int64(rowBytes + len(b.Account))
+	if b.Record != nil {
+		n += rowBytes + int64(len(b.Account)+len(b.Record.Data))
+	}
+	for i := range b.States {
+		u := &b.States[i]
+		n += rowBytes + int64(len(b.Account)+len(u.Conversation)+len(u.Name)+len(u.Value))
+	}
+	n += int64(len(b.Begin)) * int64(rowBytes+len(b.Account))
+	if b.Idempotency != nil {
+		n += 3*rowBytes + int64(len(b.Account)+len(b.Idempotency.Device)+len(b.Idempotency.ClientID))
+	}
+	for i := range b.Messages {
+		m := &b.Messages[i]
+		n += 2*rowBytes + int64(len(m.Payload)+len(m.ID)+len(m.Kind)+len(m.Conversation)+len(m.From)+len(m.Of))
+		for j := range m.To {
+			// The head, the entry, the count, the place, and the key.
+			n += 3*rowBytes + int64(4*len(m.To[j].Account)+len(m.Conversation)+2*len(m.Key)+10*len(m.To[j].Targets))
+		}
+	}
+	return n
+}
+
+// rowBytes is what a row takes beside the names, keys and values of its owner, at most about.
+const rowBytes = 64

@@ -11,15 +11,15 @@ import (
 	"github.com/manydevice/manydevice/store/storetest"
 )
 
-// TestS74_Suite runs the rules that all stores obey: as they are mostly met, with what is new in memory alone, and with
-// windows so small that everything is folded and merged at once, in slices of a few rows.
+// TestS74_Suite runs the rules that all stores obey: as they are mostly met, with what is new in memory alone; with memory so
+// small that each group is flushed at once; and with some of both.
 func TestS74_Suite(t *testing.T) {
-	t.Run("journal", func(t *testing.T) { suite(t, func(c boltstore.Config) boltstore.Config { return c }) })
-	t.Run("folds", func(t *testing.T) {
-		suite(t, func(c boltstore.Config) boltstore.Config { return c.WithLimits(1, 1, 2) })
+	t.Run("memory", func(t *testing.T) { suite(t, func(c boltstore.Config) boltstore.Config { return c }) })
+	t.Run("file", func(t *testing.T) {
+		suite(t, func(c boltstore.Config) boltstore.Config { return c.WithMemory(2) })
 	})
 	t.Run("some of both", func(t *testing.T) {
-		suite(t, func(c boltstore.Config) boltstore.Config { return c.WithLimits(8<<10, 3, 3) })
+		suite(t, func(c boltstore.Config) boltstore.Config { return c.WithMemory(600 << 10) })
 	})
 }
 

@@ -14,6 +14,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
+// Inspect is inspect for a file that nobody has opened, if it can be locked within a time.
+func Inspect(path string, lock time.Duration) error { return inspect(path, time.Now().Add(lock)) }
+
 // inspect looks at a file before it is opened for writing, whether its pages make sense. bbolt looks for free pages in a
 // goroutine of its own when a file was not closed, and ends the process if a page is bad there. As long as inspect runs,
 // nobody else can write.

@@ -105,7 +105,7 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 		case v.tables[0].number > goal && v.tables[1] == nil, v.tables[0].number > goal+1, v.tables[1] == nil && v.tables[0].empty():
 			return nil
 		case err != nil:
-			return fmtFull(err)
+			return &fullError{err}
 		case v.tables[1] != nil:
 			if db.current.Load() != v {
 				continue

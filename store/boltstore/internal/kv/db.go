@@ -57,7 +57,6 @@ type DB struct {
 	current  atomic.Pointer[version]
 	spare    *arena // of a memtable that is over; guarded by mu
 
-	flushedTo             uint64         // last group that is in the file; the flusher's
 	flushes               chan *memtable // to the flusher; one at most
 	flushed               chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
 	progress              atomic.Int64   // rows of the frozen memtable that were flushed
@@ -122,6 +121,13 @@ func (db *DB) refusalLocked() error {
 	return nil
 }
 
+// Refusal is the error of new calls; nil while the DB is in use.
+func (db *DB) Refusal() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.refusalLocked()
+}
+
 // refusal is the error of a failure; nil while there was none.
 func (db *DB) refusal() error {
 	db.mu.Lock()
@@ -151,9 +157,7 @@ func (db *DB) View(ctx context.Context, f func(*Snapshot) error) error {
 	v := db.acquire()
 	defer v.release()
 	s := Snapshot{v: v, seq: db.published.Load()}
-	err := guard(func() error { return f(&s) })
-	db.stats.read(err)
-	return err
+	return guard(func() error { return f(&s) })
 }
 
 // Go runs f in a goroutine that Close waits for. ctx ends when Close is called or the DB fails. It reports false if that is

@@ -12,7 +12,7 @@ import (
 
 // The flush writes a frozen memtable to the file, in slices, each of them a transaction of bbolt.
 //
-//  1. It begins when all groups of the memtable are durable or undone, and writes what is visible as of then.
+//  1. A memtable is frozen when all its groups are durable or undone. The newest version of each row is written.
 //  2. A slice is done as a whole or not at all, and may be tried again: for want of room, or because a page cannot be read. It
 //     never fails a group. Only when bbolt does not know what it has written does the DB fail.
 //  3. Commits go on meanwhile, into the next memtable. As that fills faster than this one is flushed, they are slowed down, so
@@ -29,9 +29,9 @@ const (
 	triesClosing = 2 // that Close waits for
 
 	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
-	paceFrom = 0.25
+	paceFrom = 0.05
 	paceTo   = 0.95
-	paceMost = 50 * time.Millisecond
+	paceMost = 30 * time.Millisecond
 
 	// For so long a group waits for a flush because room is short.
 	shortMost = 2 * time.Second
@@ -41,7 +41,6 @@ const (
 type flushing struct {
 	db    *DB
 	m     *memtable
-	seq   uint64 // what is visible as of this group is written
 	table Table
 	parts []uint32 // of the table, that are left
 	row   uint32   // of the first of them, that is next; 0: its first
@@ -124,13 +123,20 @@ func (db *DB) awaitFlush(full bool) {
 	}
 }
 
-// rotate freezes the active memtable and begins another one. It holds running, and no memtable is frozen.
+// rotate freezes the active memtable, once all its groups are durable or undone, and begins another one. It holds running, and
+// no memtable is frozen.
 func (db *DB) rotate() {
+	db.writing.Lock()
+	if lost := db.lost.Swap(nil); lost != nil {
+		db.undoGroup(lost)
+	}
+	db.writing.Unlock()
 	db.versions.Lock()
 	defer db.versions.Unlock()
 	v := db.current.Load()
 	old := v.tables[0]
 	next := db.memtable(old.number+1, old.parts)
+	next.newest = old.newest
 	db.logs[next.number%2].begin(next.number)
 	db.progress.Store(0)
 	db.room.mu.Lock()
@@ -170,7 +176,7 @@ func (db *DB) flushAll() {
 }
 
 func (db *DB) flush(m *memtable) {
-	f := &flushing{db: db, m: m, seq: db.settle(m), parts: m.inOrder(0), most: maxSlice}
+	f := &flushing{db: db, m: m, parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
 	tries := 0 // since Close
@@ -190,6 +196,7 @@ func (db *DB) flush(m *memtable) {
 			db.fail(fmt.Errorf("flush: %w", err))
 			return
 		}
+		db.stats.flushFailures.Add(1)
 		db.o.Log.Error("boltstore: flush failed, will be tried again", "error", err)
 		if tries > triesClosing {
 			db.mu.Lock()
@@ -206,20 +213,8 @@ func (db *DB) flush(m *memtable) {
 			time.Sleep(retryFirst)
 		}
 	}
-	db.flushedTo = m.newest
 	db.lastFlush.Store(int64(time.Since(began)))
 	db.stats.flush(time.Since(began))
-}
-
-// settle waits until the last group of a memtable that was frozen is durable or not written, and returns the last group that is
-// durable. It must not wait for running, whose owner may wait for the flush. A group takes writing before it gives up running, and
-// the memtable was frozen with running held: so its last group has writing or is done. If that was not written, the next group
-// undoes it, and it is after what is returned.
-func (db *DB) settle(m *memtable) uint64 {
-	db.writing.Lock()
-	defer db.writing.Unlock()
-	m.newest = max(m.newest, db.flushedTo) // it may have no group at all
-	return db.published.Load()
 }
 
 // flushSays notes how the last slice went, and wakes who waits for the flush.
@@ -339,7 +334,7 @@ func (f *flushing) write(s *sliceWriter, rows, size int) error {
 		}
 		for f.row != 0 && rows > 0 && bytes < size {
 			key := s.key(f.m.key(f.row))
-			v, gone, found := f.m.fileRow(f.row, f.seq, f.table, key)
+			v, gone, found := f.m.fileRow(f.row, f.m.newest, f.table, key)
 			if found {
 				rows--
 				bytes += len(key) + len(v)

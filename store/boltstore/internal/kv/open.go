@@ -291,6 +291,7 @@ func (db *DB) dropLogs(fresh bool) (err error) {
 func (db *DB) recover(s *state, file *file) error {
 	began := time.Now()
 	first := db.memtable(s.number+1, 0)
+	first.newest = s.group
 	group, rows := s.group, 0
 	n, err := db.replay(first, &group)
 	if err != nil {
@@ -298,11 +299,12 @@ func (db *DB) recover(s *state, file *file) error {
 	}
 	rows += n
 	second := db.memtable(s.number+2, 0)
+	second.newest = group
 	if n, err = db.replay(second, &group); err != nil {
 		return err
 	}
 	rows += n
-	db.seq, db.flushedTo = group, s.group
+	db.seq = group
 	db.published.Store(group)
 	for _, m := range []*memtable{second, first} { // the last record of all
 		if !m.empty() {
@@ -438,7 +440,19 @@ func create(o *Options, deadline time.Time) (err error) {
 	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return system{}.syncDir(o.Path)
+	return SyncDir(filepath.Dir(o.Path))
+}
+
+// SyncDir makes a new name in a folder durable. Windows cannot do that and does not need it.
+func SyncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // openFile opens a file that was inspected, for writing.
@@ -492,3 +506,27 @@ func boltOpen(path string, o *bolt.Options) (*bolt.DB, *os.File, error) {
 
 // timeout is what is left until the deadline, for bbolt, which takes zero for ever.
 func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline), 1) }
+
+// Settle says in a file that it was closed: one that was made by Backup has all that there is, and no log belongs to it.
+func Settle(o Options) error {
+	deadline := time.Now().Add(o.LockTimeout)
+	if err := inspect(o.Path, deadline); err != nil {
+		return err
+	}
+	db := newDB(o)
+	if err := db.openFile(deadline); err != nil {
+		return err
+	}
+	err := guard(func() error {
+		s, meta, err := db.readState()
+		if err == nil {
+			err = o.Meta(meta)
+		}
+		if err != nil {
+			return err
+		}
+		s.open = false
+		return db.bolt.Update(func(tx *bolt.Tx) error { return putState(tx, s) })
+	})
+	return errors.Join(err, db.bolt.Close())
+}

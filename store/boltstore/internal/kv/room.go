@@ -46,8 +46,6 @@ const (
 const (
 	growStep  = 16 << 20 // by which the file is made longer at most
 	leastStep = 1 << 20
-	leastKept = 16 << 20 // what is kept back of a small file, unless Options.Reserve is less
-	keptShare = 16       // of the pages in use; Options.Reserve at most
 
 	openPages = 16 // that opening may need
 
@@ -71,17 +69,13 @@ func (r *room) used() int64 { return max(0, r.high-r.free) }
 // left is how much of the file is not in use. bbolt leaves two pages at its end.
 func (r *room) left(page int64) int64 { return r.free + max(0, r.blocks-r.high-2*page) }
 
-func (db *DB) keptLocked(t tier) int64 {
-	return min(db.o.Reserve, max(leastKept, db.room.used()/keptShare)) >> t
-}
-
 // fits reports whether the file has room for what the active memtable needs.
 func (db *DB) fits(active int64, t tier) bool {
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.active = active
-	need := active + r.frozen + db.keptLocked(t)
+	need := active + r.frozen + db.o.Reserve>>t
 	missing := need - r.left(db.page)
 	if missing <= 0 {
 		return true
@@ -199,7 +193,7 @@ func (db *DB) short(m *memtable) (flush, wait bool) {
 	if db.o.MaxSize > 0 {
 		least = min(least, db.o.MaxSize/64)
 	}
-	need := m.grows + r.frozen + db.keptLocked(forAppends)
+	need := m.grows + r.frozen + db.o.Reserve
 	if missing := need + 2*least - r.left(db.page); missing > 0 { // ask the disk before an append has to
 		db.extendLocked(missing, max(leastStep, r.used()/8))
 	}
@@ -249,7 +243,7 @@ func (db *DB) inPages(bytes int) int64 {
 func (db *DB) Room() (file, disk int64) {
 	r := &db.room
 	r.mu.Lock()
-	need := r.active + r.frozen + db.keptLocked(forAppends) - r.left(db.page)
+	need := r.active + r.frozen + db.o.Reserve - r.left(db.page)
 	blocks := r.blocks
 	r.mu.Unlock()
 	file, disk = -1, -1
@@ -262,22 +256,18 @@ func (db *DB) Room() (file, disk int64) {
 	return file, disk
 }
 
-// crowded is the error of groups while the flush cannot go on and memory is taken twice over.
+// crowded is the error of groups while the flush fails and memory is taken twice over.
 func (db *DB) crowded() error {
-	m := db.current.Load().tables[0]
-	if m.size < 2*m.limit {
+	v := db.current.Load()
+	if v == nil || v.tables[1] == nil || v.tables[0].size < 2*v.tables[0].limit {
 		return nil
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return fmtFull(db.flushErr)
-}
-
-func fmtFull(cause error) error {
-	if cause == nil {
-		return store.ErrFull
+	if db.flushErr == nil {
+		return nil
 	}
-	return &fullError{cause}
+	return &fullError{db.flushErr}
 }
 
 // fullError is ErrFull with the reason.

@@ -281,7 +281,7 @@ func TestRoom_CursorsStayWithinMaxSize(t *testing.T) {
 func TestRoom_OfAFreshFile(t *testing.T) {
 	path := filepath.Join(fast(t), "db")
 	o := options(path)
-	o.Memory, o.MaxSize, o.Reserve = 64<<20, 64<<30, (64<<30)/50
+	o.Memory, o.MaxSize, o.Reserve = 64<<20, 64<<30, 16<<20
 	db := open(t, o)
 	require.NoError(t, appendMessage(db, "ann", 1, 500, false))
 	total := int64(0)

@@ -298,3 +298,8 @@ func searchParts(m *memtable, list []uint32, after []byte) int {
 	}
 	return low
 }
+
+// Set makes p another part, whose prefix is prefix and rest. It keeps neither, and uses the memory that p has.
+func (p *Part) Set(t Table, prefix string, rest []byte) {
+	*p = Part{prefix: append(append(append(p.prefix[:0], byte(t)), prefix...), rest...)}
+}

@@ -1,16 +1,15 @@
 package kv
 
 import (
-	"errors"
 	"sync/atomic"
 	"time"
 )
 
 // meters count what the DB does.
 type meters struct {
-	operations, commits, flushes, stalls, readFailures atomic.Uint64
-	commitTime, lastCommit, longest                    atomic.Int64 // nanoseconds
-	flushTime, stallTime                               atomic.Int64
+	operations, commits, flushes, flushFailures atomic.Uint64
+	commitTime, lastCommit, longest             atomic.Int64 // nanoseconds
+	flushTime, stallTime                        atomic.Int64
 }
 
 func (m *meters) committed(took time.Duration) {
@@ -21,7 +20,6 @@ func (m *meters) committed(took time.Duration) {
 }
 
 func (m *meters) stalled(took time.Duration) {
-	m.stalls.Add(1)
 	m.stallTime.Add(int64(took))
 }
 
@@ -30,35 +28,29 @@ func (m *meters) flush(took time.Duration) {
 	m.flushTime.Add(int64(took))
 }
 
-func (m *meters) read(err error) {
-	if errors.Is(err, ErrCorrupt) {
-		m.readFailures.Add(1)
-	}
-}
-
 // Stats is what a DB tells about itself.
 type Stats struct {
-	Operations, Commits, Flushes, Stalls, ReadFailures uint64
-	CommitTime, LastCommit, LongestCommit              time.Duration
-	FlushTime                                          time.Duration
-	StallTime                                          time.Duration // that commits were held up because memory filled faster than it was flushed
-	Waiting                                            int           // operations in the queue
-	Memory, MemoryLimit                                int64
-	Flushing                                           bool
-	FlushError                                         error // why the last slice of a flush has failed; nil: it has not
-	Backups                                            int
-	FileSize, FreeBytes, LogBytes                      int64
-	Room, DiskRoom                                     int64
-	Failed                                             error
-	Replayed                                           Replayed
+	Operations, Commits, Flushes, FlushFailures uint64
+	CommitTime, LastCommit, LongestCommit       time.Duration
+	FlushTime                                   time.Duration
+	StallTime                                   time.Duration // that commits were held up because memory filled faster than it was flushed
+	Waiting                                     int           // operations in the queue
+	Memory, MemoryLimit                         int64
+	Flushing                                    bool
+	FlushError                                  error // why the last slice of a flush has failed; nil: it has not
+	Backups                                     int
+	FileSize, FreeBytes, LogSize                int64
+	Room, DiskRoom                              int64
+	Failed                                      error
+	Replayed                                    Replayed
 }
 
 // Stats returns figures that are at hand. It may be called at any time.
 func (db *DB) Stats() Stats {
 	m := &db.stats
 	s := Stats{
-		Operations: m.operations.Load(), Commits: m.commits.Load(), Flushes: m.flushes.Load(), Stalls: m.stalls.Load(),
-		ReadFailures: m.readFailures.Load(), CommitTime: time.Duration(m.commitTime.Load()),
+		Operations: m.operations.Load(), Commits: m.commits.Load(), Flushes: m.flushes.Load(), FlushFailures: m.flushFailures.Load(),
+		CommitTime: time.Duration(m.commitTime.Load()),
 		LastCommit: time.Duration(m.lastCommit.Load()), LongestCommit: time.Duration(m.longest.Load()),
 		FlushTime: time.Duration(m.flushTime.Load()), StallTime: time.Duration(m.stallTime.Load()),
 		MemoryLimit: 2 * db.limit, Replayed: db.replayed,
@@ -78,6 +70,9 @@ func (db *DB) Stats() Stats {
 	db.room.mu.Lock()
 	s.FileSize, s.FreeBytes = db.room.blocks, db.room.free
 	db.room.mu.Unlock()
+	for _, l := range db.logs {
+		s.LogSize += l.bytes.Load()
+	}
 	s.Room, s.DiskRoom = db.Room()
 	return s
 }

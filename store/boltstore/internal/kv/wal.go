@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -38,9 +39,10 @@ type wal struct {
 	step   int64  // by which it grows
 
 	// Guarded by DB.running.
-	planned int64     // end of the records of the groups that ran
-	size    int64     // of the file; all of it has been written
-	refused time.Time // when the disk had no room for more
+	planned int64        // end of the records of the groups that ran
+	size    int64        // of the file; all of it has been written
+	refused time.Time    // when the disk had no room for more
+	bytes   atomic.Int64 // size, for Stats
 }
 
 const (
@@ -106,6 +108,7 @@ func (l *wal) check(id walID) error {
 		return err
 	}
 	l.size = info.Size()
+	l.bytes.Store(l.size)
 	head := make([]byte, walHeader)
 	if _, err := l.file.ReadAt(head, 0); err != nil {
 		return fmt.Errorf("%w: header of the log: %w", ErrCorrupt, err)
@@ -148,6 +151,7 @@ func (l *wal) extend(size int64) error {
 		return err
 	}
 	l.size = size
+	l.bytes.Store(size)
 	return nil
 }
 

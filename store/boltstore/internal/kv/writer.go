@@ -97,7 +97,7 @@ func (w *Writer) admit(before mark) error {
 		need += w.log.step / 4
 	}
 	if err := w.log.room(need); full(err) {
-		return fmtFull(err)
+		return &fullError{err}
 	} else if err != nil {
 		w.db.fail(err)
 		return w.db.refusal()

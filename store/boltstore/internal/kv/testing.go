@@ -1,0 +1,39 @@
+package kv
+
+import (
+	"errors"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// What tests of the package above need.
+
+// SetCommit replaces what commits slices of the flush, from the next flush on.
+func (db *DB) SetCommit(f func(*bolt.Tx) error) {
+	db.running.Lock()
+	defer db.running.Unlock()
+	db.disk = committer{db.disk, f}
+}
+
+type committer struct {
+	disk
+	f func(*bolt.Tx) error
+}
+
+func (c committer) commit(tx *bolt.Tx) error { return c.f(tx) }
+
+// Crash gives the DB up as the end of the process would: nothing more is written, and the files are let go.
+func (db *DB) Crash() {
+	db.fail(errors.New("crash for a test"))
+	db.mu.Lock()
+	last := !db.closing && db.users == 0
+	db.closing = true
+	db.mu.Unlock()
+	if last {
+		go db.finish()
+	}
+	<-db.released
+}
+
+// Bolt is the file.
+func (db *DB) Bolt() *bolt.DB { return db.bolt }
