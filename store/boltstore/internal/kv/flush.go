@@ -57,8 +57,11 @@ func (db *DB) makeWay() {
 		return
 	}
 	active, frozen := v.tables[0], v.tables[1]
-	full := active.full() || db.logs[active.number%2].cramped()
-	flush, short := db.short(active)
+	waiting := db.waiting()
+	log := db.logs[active.number%2]
+	full := active.full() || log.cramped()
+	_ = log.room(waiting + log.step/2) // if it fails, it will be tried again for who needs it
+	flush, short := db.short(active, waiting)
 	if flush = (full || flush) && !active.empty(); flush {
 		if frozen != nil {
 			db.awaitFlush(full)
@@ -81,6 +84,20 @@ func (db *DB) makeWay() {
 			time.Sleep(d)
 		}
 	}
+}
+
+// waiting is about how many bytes the next group writes. Room for it is made before it is taken: as long as an operation runs, its
+// caller cannot give up.
+func (db *DB) waiting() (bytes int64) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for i, o := range db.queue {
+		if i > 0 && (i == maxGroupOps || bytes+o.bytes > maxGroupBytes) {
+			break
+		}
+		bytes += o.bytes
+	}
+	return bytes
 }
 
 // lag returns for how long the flush would have to go on alone to be as far as the active memtable allows.

@@ -183,9 +183,9 @@ func (db *DB) sliceSize(left int) (rows, bytes int) {
 	return rows, int(min(max(room/4, minBytes), sliceBytes))
 }
 
-// short says how the room that is left for appends goes with the active memtable. flush: it should be flushed, so that the
+// short makes room for what waits, and says how the room that is left for appends goes with the active memtable. flush: it should be flushed, so that the
 // file says what there is. wait: appends may be refused until that is done.
-func (db *DB) short(m *memtable) (flush, wait bool) {
+func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -194,7 +194,7 @@ func (db *DB) short(m *memtable) (flush, wait bool) {
 		least = min(least, db.o.MaxSize/64)
 	}
 	need := m.grows + r.frozen + db.o.Reserve
-	if missing := need + 2*least - r.left(db.page); missing > 0 { // ask the disk before an append has to
+	if missing := need + 2*waiting + 2*least - r.left(db.page); missing > 0 { // ask the disk before an append has to
 		db.extendLocked(missing, max(leastStep, r.used()/8))
 	}
 	left := r.left(db.page) - need
