@@ -58,7 +58,6 @@ type DB struct {
 	current  atomic.Pointer[version]
 	spare    *arena // of a memtable that is over; guarded by mu
 
-	flushedTo             uint64         // last group that is in the file; the flusher's
 	flushes               chan *memtable // to the flusher; one at most
 	flushed               chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
 	progress              atomic.Int64   // rows of the frozen memtable that were flushed

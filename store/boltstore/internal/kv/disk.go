@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -20,6 +19,7 @@ type disk interface {
 	truncate(f *os.File, size int64) error
 	create(path string) (*os.File, error)
 	remove(path string) error
+	// syncDir makes the name of a file durable, or that it is gone.
 	syncDir(path string) error
 	// commit commits a transaction of bbolt, which does its own writing.
 	commit(tx *bolt.Tx) error
@@ -43,20 +43,7 @@ func (system) create(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 }
 
-// SyncDir makes the name of a file in its folder durable.
-func SyncDir(path string) error { return system{}.syncDir(path) }
-
-// syncDir makes a new name in a folder durable. Windows cannot do that and does not need it.
-func (system) syncDir(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+func (system) syncDir(path string) error { return SyncDir(filepath.Dir(path)) }
 
 // grow gives a file blocks from its end up to a size, and makes them durable. If it fails, the file is as long as before.
 // zeros: they are written as well, so that a later write changes nothing but them.

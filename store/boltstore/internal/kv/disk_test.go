@@ -22,7 +22,8 @@ type fault struct {
 	calls map[string]int
 	// fails is called with the kind of a call and its number among those of the kind, from 1. It may return an error, and whether
 	// the call is done nevertheless: 0 not at all, 1 whole, in between a part of what is written.
-	fails func(kind string, n int) (error, float64)
+	fails  func(kind string, n int) (error, float64)
+	before func(kind string) // may wait; guarded by mu
 }
 
 func newFault(fails func(kind string, n int) (error, float64)) *fault {
@@ -30,6 +31,12 @@ func newFault(fails func(kind string, n int) (error, float64)) *fault {
 }
 
 func (d *fault) call(kind string) (error, float64) {
+	d.mu.Lock()
+	before := d.before
+	d.mu.Unlock()
+	if before != nil {
+		before(kind)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls[kind]++

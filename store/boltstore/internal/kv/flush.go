@@ -34,7 +34,7 @@ const (
 	paceMost = 30 * time.Millisecond
 
 	// For so long a group waits for a flush because room is short.
-	shortMost = 200 * time.Millisecond
+	shortMost = 2 * time.Second
 )
 
 // flushing is how far the flush of a memtable has come.
@@ -58,8 +58,11 @@ func (db *DB) makeWay() {
 		return
 	}
 	active, frozen := v.tables[0], v.tables[1]
-	full := active.full() || db.logs[active.number%2].cramped()
-	flush, short := db.short(active)
+	waiting := db.waiting()
+	log := db.logs[active.number%2]
+	full := active.full() || log.cramped()
+	_ = log.room(waiting + log.step/2) // if it fails, it will be tried again for who needs it
+	flush, short := db.short(active, waiting)
 	if flush = (full || flush) && !active.empty(); flush {
 		if frozen != nil {
 			db.awaitFlush(full)
@@ -82,6 +85,20 @@ func (db *DB) makeWay() {
 			time.Sleep(d)
 		}
 	}
+}
+
+// waiting is about how many bytes the next group writes. Room for it is made before it is taken: as long as an operation runs, its
+// caller cannot give up.
+func (db *DB) waiting() (bytes int64) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for i, o := range db.queue {
+		if i > 0 && (i == maxGroupOps || bytes+o.bytes > maxGroupBytes) {
+			break
+		}
+		bytes += o.bytes
+	}
+	return bytes
 }
 
 // lag returns for how long the flush would have to go on alone to be as far as the active memtable allows.
@@ -170,7 +187,7 @@ func (db *DB) flushAll() {
 }
 
 func (db *DB) flush(m *memtable) {
-	f := &flushing{db: db, m: m, seq: db.settle(m), parts: m.inOrder(0), most: maxSlice}
+	f := &flushing{db: db, m: m, parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
 	tries := 0 // since Close
@@ -207,20 +224,8 @@ func (db *DB) flush(m *memtable) {
 			time.Sleep(retryFirst)
 		}
 	}
-	db.flushedTo = m.newest
 	db.lastFlush.Store(int64(time.Since(began)))
 	db.stats.flush(time.Since(began))
-}
-
-// settle waits until the last group of a memtable that was frozen is durable or not written, and returns the last group that is
-// durable. It must not wait for running, whose owner may wait for the flush. A group takes writing before it gives up running, and
-// the memtable was frozen with running held: so its last group has writing or is done. If that was not written, the next group
-// undoes it, and it is after what is returned.
-func (db *DB) settle(m *memtable) uint64 {
-	db.writing.Lock()
-	defer db.writing.Unlock()
-	m.newest = max(m.newest, db.flushedTo) // it may have no group at all
-	return db.published.Load()
 }
 
 // flushSays notes how the last slice went, and wakes who waits for the flush.
@@ -282,6 +287,7 @@ func (f *flushing) slice() error {
 	rows, size := db.sliceSize(f.m.rows - int(f.rows))
 	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
+		s.longs.FillPercent = 1 // chunks of a value follow each other
 		if err := f.write(&s, min(rows, f.most), size); err != nil {
 			return err
 		}

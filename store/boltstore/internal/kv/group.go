@@ -239,7 +239,7 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	w = db.writer(v)
 	for _, o := range g.ops {
 		before := w.mark()
-		w.tier = forRest
+		w.tier, w.adds = forRest, 0
 		if o.err = recovered(func() error { return o.run(w) }); o.err == nil {
 			o.err = w.admit(before)
 		}

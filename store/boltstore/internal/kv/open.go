@@ -304,7 +304,7 @@ func (db *DB) recover(s *state, file *file) error {
 		return err
 	}
 	rows += n
-	db.seq, db.flushedTo = group, s.group
+	db.seq = group
 	db.published.Store(group)
 	for _, m := range []*memtable{second, first} { // the last record of all
 		if !m.empty() {
@@ -323,6 +323,7 @@ func (db *DB) recover(s *state, file *file) error {
 		db.install(second, first, file)
 	}
 	db.measure(file.tx.Size(), db.room.frozen)
+	db.fits(db.current.Load().tables[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
 	db.replayed = Replayed{Rows: rows, Took: time.Since(began)}
 	return nil
 }
@@ -378,7 +379,7 @@ func (m *memtable) replay(db *DB, group uint64, prefix, key, value []byte, gone 
 	}
 	r, added := m.addRow(p, key)
 	if added && !gone {
-		m.grows += db.growth(t, len(prefix)+len(key)+len(value))
+		m.grows += db.growth(t, len(prefix)-1+len(key), len(value))
 	}
 	m.put(r, group, value, gone)
 }
@@ -439,7 +440,19 @@ func create(o *Options, deadline time.Time) (err error) {
 	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return system{}.syncDir(o.Path)
+	return SyncDir(filepath.Dir(o.Path))
+}
+
+// SyncDir makes a new name in a folder durable. Windows cannot do that and does not need it.
+func SyncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // openFile opens a file that was inspected, for writing.

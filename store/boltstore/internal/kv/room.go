@@ -29,7 +29,8 @@ type room struct {
 	active int64 // what the active memtable needs, as of the last operation that asked
 	frozen int64 // what the rest of the frozen one needs
 
-	tight   bool // the disk had no more blocks when it was asked last
+	starved time.Time // when an operation was refused last
+	tight   bool      // the disk had no more blocks when it was asked last
 	refused time.Time
 }
 
@@ -45,8 +46,6 @@ const (
 const (
 	growStep  = 16 << 20 // by which the file is made longer at most
 	leastStep = 1 << 20
-	leastKept = 16 << 20 // what is kept back of a small file, unless Options.Reserve is less
-	keptShare = 16       // of the pages in use; Options.Reserve at most
 
 	openPages = 16 // that opening may need
 
@@ -58,6 +57,8 @@ const (
 
 	// shortFlush is what a memtable must hold, in bytes of the file, to be flushed because room is short.
 	shortFlush = 256 << 10
+	// starvedFor is for how long after a refusal it counts what operations remove.
+	starvedFor = 10 * time.Second
 	// roomPause is for how long the disk is not asked for more blocks after it had none.
 	roomPause = 50 * time.Millisecond
 )
@@ -68,23 +69,23 @@ func (r *room) used() int64 { return max(0, r.high-r.free) }
 // left is how much of the file is not in use. bbolt leaves two pages at its end.
 func (r *room) left(page int64) int64 { return r.free + max(0, r.blocks-r.high-2*page) }
 
-func (db *DB) keptLocked(t tier) int64 {
-	return min(db.o.Reserve, max(leastKept, db.room.used()/keptShare)) >> t
-}
-
 // fits reports whether the file has room for what the active memtable needs.
 func (db *DB) fits(active int64, t tier) bool {
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.active = active
-	need := active + r.frozen + db.keptLocked(t)
+	need := active + r.frozen + db.o.Reserve>>t
 	missing := need - r.left(db.page)
 	if missing <= 0 {
 		return true
 	}
 	db.extendLocked(missing, max(leastStep, r.used()/8))
-	return need <= r.left(db.page)
+	if need <= r.left(db.page) {
+		return true
+	}
+	r.starved = time.Now()
+	return false
 }
 
 // extendLocked makes the file longer, by what is missing and a step if MaxSize and the disk allow. r.mu is held for as long as
@@ -182,27 +183,59 @@ func (db *DB) sliceSize(left int) (rows, bytes int) {
 	return rows, int(min(max(room/4, minBytes), sliceBytes))
 }
 
-// short says how the room that is left for appends goes with the active memtable. flush: it should be flushed, so that the
+// short makes room for what waits, and says how the room that is left for appends goes with the active memtable. flush: it should be flushed, so that the
 // file says what there is. wait: appends may be refused until that is done.
-func (db *DB) short(m *memtable) (flush, wait bool) {
+func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	least := int64(shortFlush)
-	left := int64(math.MaxInt64)
-	switch {
-	case r.tight:
-		left = r.left(db.page)
-	case db.o.MaxSize > 0:
-		left = r.left(db.page) + max(0, db.o.MaxSize-r.blocks)
-	}
 	if db.o.MaxSize > 0 {
 		least = min(least, db.o.MaxSize/64)
 	}
-	left -= m.grows + r.frozen + db.keptLocked(forAppends)
-	m.weighs = left < 2*least
-	changed := m.grows + m.frees
-	return changed > max(left, least) || m.weighs && m.removed, m.weighs
+	need := m.grows + r.frozen + db.o.Reserve
+	if missing := need + 2*waiting + 2*least - r.left(db.page); missing > 0 { // ask the disk before an append has to
+		db.extendLocked(missing, max(leastStep, r.used()/8))
+	}
+	left := r.left(db.page) - need
+	switch {
+	case r.tight:
+	case db.o.MaxSize > 0:
+		left += max(0, db.o.MaxSize-r.blocks)
+	default:
+		left = math.MaxInt64
+	}
+	wait = left < 2*least
+	m.weighs = wait || time.Since(r.starved) < starvedFor
+	flush = m.grows+m.frees > max(left, least) || m.weighs && (m.removed || m.frees > least)
+	return flush, wait || flush
+}
+
+// growth is by how much the file grows, about, when a row is new to it. TestRoom_EstimatesHold has the figures.
+func (db *DB) growth(t Table, key, value int) int64 {
+	n := int64(0)
+	if value > longValue { // chunks count whole: what is left of a page after the last is seldom used
+		n = int64((value+chunkMax-1)/chunkMax) * db.inPages(5+key+chunkMax)
+		if db.o.Tables[t].Fill < 1 {
+			n += n / 4
+		}
+		value = 4
+	}
+	row := db.inPages(key + value)
+	if fill := db.o.Tables[t].Fill; fill < 1 { // rows come in no order, and pages are split
+		row = max(row, int64(float64(key+value+elementBytes+rowHeader)/min(fill, 0.65)))
+	}
+	n += row
+	return n + n/20 // branches
+}
+
+// inPages is how much a row takes of pages that have as many of them as fit.
+func (db *DB) inPages(bytes int) int64 {
+	n := int64(bytes + elementBytes + rowHeader)
+	if fit := (db.page - pageHeader) / n; fit > 0 {
+		return db.page / fit
+	}
+	return (n + db.page - 1) / db.page * db.page
 }
 
 // Room returns how many bytes may still be appended as far as MaxSize goes, and as far as the disk goes; -1: no bound, or not
@@ -210,7 +243,7 @@ func (db *DB) short(m *memtable) (flush, wait bool) {
 func (db *DB) Room() (file, disk int64) {
 	r := &db.room
 	r.mu.Lock()
-	need := r.active + r.frozen + db.keptLocked(forAppends) - r.left(db.page)
+	need := r.active + r.frozen + db.o.Reserve - r.left(db.page)
 	blocks := r.blocks
 	r.mu.Unlock()
 	file, disk = -1, -1

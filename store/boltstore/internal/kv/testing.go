@@ -8,15 +8,19 @@ import (
 
 // What tests of the package above need.
 
-// SetCommit replaces what commits transactions of the file. Nothing may be under way.
-func (db *DB) SetCommit(f func(*bolt.Tx) error) { db.disk = commits{db.disk, f} }
+// SetCommit replaces what commits slices of the flush, from the next flush on.
+func (db *DB) SetCommit(f func(*bolt.Tx) error) {
+	db.running.Lock()
+	defer db.running.Unlock()
+	db.disk = committer{db.disk, f}
+}
 
-type commits struct {
+type committer struct {
 	disk
 	f func(*bolt.Tx) error
 }
 
-func (c commits) commit(tx *bolt.Tx) error { return c.f(tx) }
+func (c committer) commit(tx *bolt.Tx) error { return c.f(tx) }
 
 // Crash gives the DB up as the end of the process would: nothing more is written, and the files are let go.
 func (db *DB) Crash() {

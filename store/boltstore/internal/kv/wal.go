@@ -41,8 +41,8 @@ type wal struct {
 	// Guarded by DB.running.
 	planned int64        // end of the records of the groups that ran
 	size    int64        // of the file; all of it has been written
-	bytes   atomic.Int64 // size, for Stats
 	refused time.Time    // when the disk had no room for more
+	bytes   atomic.Int64 // size, for Stats
 }
 
 const (

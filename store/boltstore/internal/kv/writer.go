@@ -15,6 +15,7 @@ type Writer struct {
 	undo   []undone
 	after  []func()
 	tier   tier // of the operation that runs
+	adds   int  // rows that it has added, less those that it has removed
 	began  mark // of the group
 }
 
@@ -52,10 +53,14 @@ func (w *Writer) change(p *Part, row, value []byte, gone bool) {
 	m := w.active
 	switch {
 	case !gone:
+		w.adds++
 	case m.weighs:
 		m.frees += w.weight(p, row)
 	default:
 		m.removed = true
+	}
+	if gone {
+		w.adds--
 	}
 	if p.found[0] == 0 {
 		p.found[0] = m.addPart(p.table(), p.prefix[1:], p.hash)
@@ -63,23 +68,10 @@ func (w *Writer) change(p *Part, row, value []byte, gone bool) {
 	r, added := m.addRow(p.found[0], row)
 	before := m.put(r, w.seq, value, gone)
 	if added && !gone {
-		m.grows += w.db.growth(p.table(), len(p.prefix)+len(row)+len(value))
+		m.grows += w.db.growth(p.table(), len(p.prefix)-1+len(row), len(value))
 	}
 	w.undo = append(w.undo, undone{r, before})
 	w.record.row(p.prefix, row, value, gone)
-}
-
-// growth is by how much the file grows, about, when a row is new to it: its bytes, what bbolt and the checksum add, and, where
-// rows come in no order, the room that split pages leave.
-func (db *DB) growth(t Table, bytes int) int64 {
-	n := int64(bytes + 16 + rowHeader)
-	if bytes > longValue {
-		n += n / 16
-	}
-	if db.o.Tables[t].Fill < 1 {
-		n += n / 2
-	}
-	return n + n/16
 }
 
 // Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: the reserve may be used. An operation that
@@ -89,7 +81,7 @@ func (w *Writer) Take(bytes int64, spare bool) error {
 	if spare {
 		w.tier = forEnds
 	}
-	if !w.db.fits(w.active.grows+bytes+bytes/2, w.tier) {
+	if !w.db.fits(w.active.grows+bytes+bytes/4, w.tier) {
 		return store.ErrFull
 	}
 	return nil
@@ -110,7 +102,7 @@ func (w *Writer) admit(before mark) error {
 		w.db.fail(err)
 		return w.db.refusal()
 	}
-	if w.tier == forRest && w.active.grows > before.grows && !w.db.fits(w.active.grows, forRest) {
+	if w.tier == forRest && w.adds > 0 && w.active.grows > before.grows && !w.db.fits(w.active.grows, forRest) {
 		return store.ErrFull
 	}
 	return nil
