@@ -12,7 +12,7 @@ import (
 
 // The flush writes a frozen memtable to the file, in slices, each of them a transaction of bbolt.
 //
-//  1. It begins when all groups of the memtable are durable or lost, and writes what is visible as of then.
+//  1. A memtable is frozen when all its groups are durable or undone. The newest version of each row is written.
 //  2. A slice is done as a whole or not at all, and may be tried again: for want of room, or because a page cannot be read. It
 //     never fails a group. Only when bbolt does not know what it has written does the DB fail.
 //  3. Commits go on meanwhile, into the next memtable. As that fills faster than this one is flushed, they are slowed down, so
@@ -29,7 +29,7 @@ const (
 	triesClosing = 2 // that Close waits for
 
 	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
-	paceFrom = 0.1
+	paceFrom = 0.05
 	paceTo   = 0.95
 	paceMost = 30 * time.Millisecond
 
@@ -41,7 +41,6 @@ const (
 type flushing struct {
 	db    *DB
 	m     *memtable
-	seq   uint64 // what is visible as of this group is written
 	table Table
 	parts []uint32 // of the table, that are left
 	row   uint32   // of the first of them, that is next; 0: its first
@@ -141,13 +140,20 @@ func (db *DB) awaitFlush(full bool) {
 	}
 }
 
-// rotate freezes the active memtable and begins another one. It holds running, and no memtable is frozen.
+// rotate freezes the active memtable, once all its groups are durable or undone, and begins another one. It holds running, and
+// no memtable is frozen.
 func (db *DB) rotate() {
+	db.writing.Lock()
+	if lost := db.lost.Swap(nil); lost != nil {
+		db.undoGroup(lost)
+	}
+	db.writing.Unlock()
 	db.versions.Lock()
 	defer db.versions.Unlock()
 	v := db.current.Load()
 	old := v.tables[0]
 	next := db.memtable(old.number+1, old.parts)
+	next.newest = old.newest
 	db.logs[next.number%2].begin(next.number)
 	db.progress.Store(0)
 	db.room.mu.Lock()
@@ -345,7 +351,7 @@ func (f *flushing) write(s *sliceWriter, rows, size int) error {
 		}
 		for f.row != 0 && rows > 0 && bytes < size {
 			key := s.key(f.m.key(f.row))
-			v, gone, found := f.m.fileRow(f.row, f.seq, f.table, key)
+			v, gone, found := f.m.fileRow(f.row, f.m.newest, f.table, key)
 			if found {
 				rows--
 				bytes += len(key) + len(v)
