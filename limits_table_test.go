@@ -141,6 +141,7 @@ func limitedTypes() map[string]limited {
 		"store.ConversationOptions": {value: store.ConversationOptions{}, fields: map[string]limit{"Limit": free("the engine's own")}},
 
 		"storetest.Harness":           {value: storetest.Harness{}, fields: free3("Steps")},
+		"storetest.LeaseHarness":      {value: storetest.LeaseHarness{}},
 		"transporttest.PairConfig":    {value: transporttest.PairConfig{}, fields: free3("MaxFrames", "MaxBytes", "MaxEntry")},
 		"transporttest.DeviceConfig":  {value: transporttest.DeviceConfig{}},
 		"transporttest.AttachRequest": {value: transporttest.AttachRequest{}},

@@ -49,7 +49,7 @@ func suite(t *testing.T, with func(boltstore.Config) boltstore.Config) {
 			s.(*boltstore.Store).Crash()
 			return again(t, s)
 		},
-		Refill: -1, // the layout gives room back late, and not all of it
+		KeepsRoom: true, // the layout gives room back late, and not all of it
 		Opener: func(t *testing.T) func() (store.Store, error) {
 			cfg := with(boltstore.Config{LockTimeout: -1})
 			path := newPath(t)
