@@ -38,7 +38,8 @@ type DB struct {
 	disk     disk
 	page     int64 // bytes
 	id       walID
-	logs     [2]*wal // of memtables with even and odd numbers
+	logs     [2]*wal                          // of memtables with even and odd numbers
+	write    func(*wal, []byte, uint64) error // (*wal).write, but for tests
 	replayed Replayed
 	limit    int64 // bytes of a memtable
 	stats    meters

@@ -286,7 +286,7 @@ func (db *DB) writeGroup(w *Writer) error {
 		return nil
 	}
 	began := time.Now()
-	if err := w.log.write(w.record.b, w.seq); err != nil {
+	if err := db.write(w.log, w.record.b, w.seq); err != nil {
 		if errors.Is(err, errNotWritten) {
 			db.lost.Store(w)
 			return fmt.Errorf("boltstore: %w: the disk: %w", store.ErrFull, err)

@@ -37,3 +37,12 @@ func (db *DB) Crash() {
 
 // Bolt is the file.
 func (db *DB) Bolt() *bolt.DB { return db.bolt }
+
+// SetWrite has f called in the place of what makes groups durable, from the next one on. f is given that.
+func (db *DB) SetWrite(f func(write func() error) error) {
+	db.writing.Lock()
+	defer db.writing.Unlock()
+	db.write = func(l *wal, record []byte, group uint64) error {
+		return f(func() error { return l.write(record, group) })
+	}
+}
