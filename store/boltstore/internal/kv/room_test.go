@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/store"
 )
@@ -295,4 +296,25 @@ func TestRoom_OfAFreshFile(t *testing.T) {
 	shut(t, db)
 }
 
-var _ = errors.Is
+// What a transaction needs beyond the blocks of the file it is refused before it has written anything.
+func TestRoom_BboltStaysWithinTheBlocks(t *testing.T) {
+	path := filepath.Join(fast(t), "db")
+	db := open(t, tiny(path, nil))
+	before, err := os.Stat(path)
+	require.NoError(t, err)
+	err = db.transact(func(tx *bolt.Tx) error {
+		for n := range 10_000 {
+			if err := tx.Bucket([]byte("account")).Put(fmt.Appendf(nil, "%06d", n), make([]byte, 900)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.True(t, retryable(err))
+	after, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, before.Size(), after.Size())
+	require.NoError(t, appendMessage(db, "ann", 1, 500, false))
+	shut(t, db)
+}
