@@ -104,9 +104,13 @@ func TestMessageKeys(t *testing.T) {
 }
 
 func TestPurgeKeys(t *testing.T) {
-	require.NoError(t, checkPurge(append([]byte("ann"), generation(7)...)))
-	for _, bad := range []string{"", "ann", "\x00\x00\x00\x00\x07", "ann\x00\x00\x00\x00\x00", "a\x00n\x00\x00\x00\x00\x07", "annn\x00\x00\x00\x07"} {
-		require.ErrorIs(t, checkPurge([]byte(bad)), ErrCorrupt, "%q", bad)
+	name, generation, err := decodePurge(append([]byte("ann"), generation(7)...))
+	require.NoError(t, err)
+	require.EqualValues(t, "ann", name)
+	require.EqualValues(t, 7, generation)
+	for _, bad := range []string{"", "ann", "\x00\x00\x00\x00\x07", "a\x00n\x00\x00\x00\x00\x07", "annn\x00\x00\x00\x07"} {
+		_, _, err := decodePurge([]byte(bad))
+		require.ErrorIs(t, err, ErrCorrupt, "%q", bad)
 	}
 }
 
