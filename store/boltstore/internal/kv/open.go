@@ -239,6 +239,8 @@ func (db *DB) recover(s *state, file *file) error {
 		return err
 	}
 	rows += n
+	first.taken.Store(first.size)
+	second.taken.Store(second.size)
 	db.seq = group
 	db.published.Store(group)
 	db.room.high = file.tx.Size()
