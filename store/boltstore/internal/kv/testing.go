@@ -12,8 +12,15 @@ import (
 func (db *DB) SetCommit(f func(*bolt.Tx) error) {
 	db.running.Lock()
 	defer db.running.Unlock()
-	db.commit = f
+	db.disk = committer{db.disk, f}
 }
+
+type committer struct {
+	disk
+	f func(*bolt.Tx) error
+}
+
+func (c committer) commit(tx *bolt.Tx) error { return c.f(tx) }
 
 // Crash gives the DB up as the end of the process would: nothing more is written, and the files are let go.
 func (db *DB) Crash() {
