@@ -210,7 +210,7 @@ func TestS69_FlushesBeginAnew(t *testing.T) {
 				return tx.Commit()
 			})
 			finished = s.Compact(t.Context()) == nil
-			closeStore(t, s)
+			s.Crash()
 			s = open(t, path, boltstore.Config{})
 			require.Equal(t, want, picture(t, s, y.sent), "round %d, after %d slices", round, slices)
 			s.Crash()
