@@ -15,8 +15,7 @@ import (
 
 // OpenStore is how all files are opened. memory is how many bytes its memtables and caches may take, about; 0: as it comes.
 func OpenStore(path string, memory int64) (*boltstore.Store, error) {
-	_ = memory // boltstore has no setting for it yet
-	return boltstore.Open(path, boltstore.Config{})
+	return boltstore.Open(path, boltstore.Config{Memory: memory})
 }
 
 // Rest returns when a store has nothing to do in the background.
@@ -27,7 +26,7 @@ func Rest(ctx context.Context, st store.Store) error {
 	}
 	const pause = time.Millisecond
 	for {
-		if now := observed.Stats(); !now.Folding && !now.Merging {
+		if now := observed.Stats(); !now.Flushing {
 			return now.Failed
 		}
 		select {
