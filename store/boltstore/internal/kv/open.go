@@ -40,7 +40,8 @@ func Open(o Options) (*DB, error) {
 	if err := ensure(&o, deadline); err != nil {
 		return nil, err
 	}
-	if err := inspect(o.Path, deadline); err != nil {
+	in, err := inspect(&o, deadline, stopAtFirst)
+	if err != nil {
 		return nil, err
 	}
 	db := newDB(o)
@@ -48,6 +49,9 @@ func Open(o Options) (*DB, error) {
 		return nil, err
 	}
 	if err := guard(db.start); err != nil {
+		if !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)) {
+			err = fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
+		}
 		return nil, errors.Join(err, db.undoOpen())
 	}
 	db.flusher.Add(1)
@@ -89,7 +93,7 @@ func (db *DB) undoOpen() error {
 
 // start reads what the file and its log say, and begins.
 func (db *DB) start() error {
-	s, meta, err := db.readState()
+	s, meta, err := readState(db.bolt)
 	if err != nil {
 		return err
 	}
@@ -148,11 +152,14 @@ func putState(tx *bolt.Tx, s state) error {
 }
 
 // readState returns what the file says about its log and about itself.
-func (db *DB) readState() (s state, meta map[string][]byte, err error) {
+func readState(db *bolt.DB) (s state, meta map[string][]byte, err error) {
 	meta = make(map[string][]byte)
-	err = db.bolt.View(func(tx *bolt.Tx) error {
+	err = db.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketMeta))
 		if b == nil {
+			if tx.Bucket([]byte(bucketState)) != nil {
+				return fmt.Errorf("%w: what the file says about itself is missing", ErrCorrupt)
+			}
 			return fmt.Errorf("%w: some other program's file", ErrNotStore)
 		}
 		err := b.ForEach(func(k, v []byte) error {
@@ -228,14 +235,14 @@ func (db *DB) recover(s *state, file *file) error {
 	first := db.memtable(s.number+1, 0)
 	first.newest = s.group
 	group, rows := s.group, 0
-	n, err := db.replay(first, &group)
+	n, err := db.replay(first, s.number, &group)
 	if err != nil {
 		return err
 	}
 	rows += n
 	second := db.memtable(s.number+2, 0)
 	second.newest = group
-	if n, err = db.replay(second, &group); err != nil {
+	if n, err = db.replay(second, s.number, &group); err != nil {
 		return err
 	}
 	rows += n
@@ -264,8 +271,9 @@ type Replayed struct {
 	Took time.Duration
 }
 
-// replay reads a memtable's file of the log into it. group is the last one that is known.
-func (db *DB) replay(m *memtable, group *uint64) (rows int, err error) {
+// replay reads a memtable's file of the log into it. flushed is the memtable that was flushed last, and group the last one that
+// is known.
+func (db *DB) replay(m *memtable, flushed uint64, group *uint64) (rows int, err error) {
 	l := db.logs[m.number%2]
 	l.begin(m.number)
 	for {
@@ -273,8 +281,11 @@ func (db *DB) replay(m *memtable, group *uint64) (rows int, err error) {
 		if err != nil {
 			return rows, err
 		}
-		if body == nil || number != m.number {
-			break
+		if number > flushed+2 {
+			return rows, fmt.Errorf("%w: the file is older than its log: a copy, or a meta page is damaged", ErrCorrupt)
+		}
+		if len(body) == 0 || number != m.number {
+			break // the end, or the mark after the last record
 		}
 		if g != *group+1 {
 			return rows, fmt.Errorf("%w: the log: group %d follows %d", ErrCorrupt, g, *group)
@@ -439,7 +450,7 @@ func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline)
 // Settle says in a file that it was closed: one that was made by Backup has all that there is, and no log belongs to it.
 func Settle(o Options) error {
 	deadline := time.Now().Add(o.LockTimeout)
-	if err := inspect(o.Path, deadline); err != nil {
+	if _, err := inspect(&o, deadline, stopAtFirst); err != nil {
 		return err
 	}
 	db := newDB(o)
@@ -447,7 +458,7 @@ func Settle(o Options) error {
 		return err
 	}
 	err := guard(func() error {
-		s, meta, err := db.readState()
+		s, meta, err := readState(db.bolt)
 		if err == nil {
 			err = o.Meta(meta)
 		}

@@ -21,7 +21,7 @@ import (
 //	 1. A record is durable before its group is published, and the next one is written only then. So at most the last record of
 //	    the log can be torn.
 //	 2. Groups have no gaps: from the last one that was flushed, over the older file, to the end of the newer one. A record that
-//	    is missing in between is damage, not an end.
+//	    is missing in between is damage, not an end. So is one with a mark behind it; see mark.
 //	 3. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
 //	    room, and no change of the file's size: they were zeros once, written ahead.
 //	 4. The bbolt file says which log belongs to it, and whether it was closed. A clean Close removes the log.
@@ -144,7 +144,25 @@ func (l *wal) write(record []byte, group uint64) error {
 		return err
 	}
 	l.end += int64(n)
-	return datasync(l.file)
+	if err := datasync(l.file); err != nil {
+		return err
+	}
+	l.mark(group)
+	return nil
+}
+
+// mark writes behind a durable record, and without a sync, that it was durable: a record without rows, over which the next one is
+// written. If it is there, a record before it that cannot be read is not torn but damaged. After a loss of power it may be missing.
+func (l *wal) mark(group uint64) {
+	if l.end+recordHeader > l.size {
+		return
+	}
+	var b [recordHeader]byte
+	binary.BigEndian.PutUint32(b[4:], recordHeader)
+	binary.BigEndian.PutUint64(b[8:], l.number)
+	binary.BigEndian.PutUint64(b[16:], group)
+	binary.BigEndian.PutUint32(b[:], crc32.Checksum(b[4:], castagnoli))
+	_, _ = l.file.WriteAt(b[:], l.end) // it only helps
 }
 
 // recordWriter encodes the rows of a record. What a key has in common with the one before is not written again.
