@@ -15,7 +15,9 @@ import (
 //  1. Each page is where and what it says, is in use once, and is as long as what it holds.
 //  2. Keys rise within a page and from page to page, and a branch has the first key of each page below. (bbolt could do
 //     with less, but writes it so.) A key or page number of a branch that is not what it was breaks this.
-//  3. If the file has a list of free pages, each page is either in use or in it, and not both.
+//  3. If the file has a list of free pages, each page is either in use or in it, and not both. A reference that has come to lead
+//     to an older state of a page, which is whole and in its place, breaks this alone. So the list is written with
+//     each commit, unless it is longer than maxListed.
 //  4. What is left are keys that kept their order, and values: for those each row has a checksum.
 //
 // A file that was not closed, or is at most smallFile, is walked through as a whole. Of a larger one that was closed the leaves are
@@ -51,11 +53,13 @@ func (d *PageDamage) Unwrap() error { return ErrCorrupt }
 // checker walks through the pages of a file.
 type checker struct {
 	pageReader
-	tables map[string]Table                          // of checksums, by bucket
-	seen   []uint64                                  // pages in use; nil: of a slice of a walk
-	leaves bool                                      // are read as well
-	found  func(*PageDamage) error                   // an error ends the walk
-	leaf   func(bucket string, list []element) error // nil: rows are not looked at
+	tables  map[string]Table                          // of checksums, by bucket
+	only    map[string]bool                           // buckets that are looked at; nil: all
+	buckets map[string]bool                           // that are there
+	seen    []uint64                                  // pages in use; nil: of a slice of a walk
+	leaves  bool                                      // are read as well
+	found   func(*PageDamage) error                   // an error ends the walk
+	leaf    func(bucket string, list []element) error // nil: rows are not looked at
 
 	// For a walk in slices.
 	from []byte // it begins with this key
@@ -69,12 +73,15 @@ func stopAtFirst(d *PageDamage) error { return d }
 // newChecker returns a checker for all of a file.
 func newChecker(f io.ReaderAt, page int64, high uint64, tables []TableSpec) *checker {
 	return &checker{
-		tables: sumTables(tables), pageReader: pageReader{file: f, page: page, high: high}, seen: make([]uint64, high/64+1), leaves: true, found: stopAtFirst,
+		tables: sumTables(tables), buckets: make(map[string]bool), pageReader: pageReader{file: f, page: page, high: high}, seen: make([]uint64, high/64+1), leaves: true, found: stopAtFirst,
 	}
 }
 
-// checkFile walks through a file that nobody writes to. It reports whether leaves are left to be looked at.
-func checkFile(f io.ReaderAt, size, page int64, tables []TableSpec, found func(*PageDamage) error) (rest bool, err error) {
+// checkFile walks through a file that nobody writes to. closed: it was closed, as far as is known. It reports whether leaves are
+// left to be looked at.
+func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found func(*PageDamage) error,
+	rows func(Table, []element),
+) (rest bool, err error) {
 	meta, err := newestMeta(f, page)
 	if err != nil {
 		return false, err
@@ -82,14 +89,27 @@ func checkFile(f io.ReaderAt, size, page int64, tables []TableSpec, found func(*
 	if meta.high > uint64(size/page) {
 		return false, fmt.Errorf("%w: the file was cut short: %d pages of %d are there", ErrCorrupt, size/page, meta.high)
 	}
-	c := newChecker(f, page, meta.high, tables)
+	c := newChecker(f, page, meta.high, o.Tables)
 	c.found = found
-	closed := meta.freelist != noFreelistPage
 	c.leaves = !closed || size <= smallFile
-	if err := c.root(meta.root); err != nil {
+	c.leaf = func(bucket string, list []element) error {
+		if t, known := c.tables[bucket]; known {
+			rows(t, list)
+		}
+		return nil
+	}
+	root := span{id: meta.root}
+	if err := c.tree(root); err != nil {
 		return false, err
 	}
-	if closed {
+	for name := range c.tables {
+		if !c.buckets[name] {
+			if err := c.bad(root, fmt.Sprintf("bucket %q is missing", name)); err != nil {
+				return false, err
+			}
+		}
+	}
+	if meta.freelist != noFreelistPage {
 		err = c.freelist(meta.freelist)
 	}
 	return !c.leaves, err
@@ -102,11 +122,6 @@ func sumTables(tables []TableSpec) map[string]Table {
 		all[tables[i].Name] = Table(i)
 	}
 	return all
-}
-
-// root walks through all buckets.
-func (c *checker) root(id uint64) error {
-	return c.tree(span{id: id})
 }
 
 // span is a page, and which keys it should have.
@@ -143,7 +158,7 @@ func (c *checker) tree(s span) error {
 	case !leaf:
 		return c.below(s, list)
 	case s.bucket == "":
-		return c.buckets(s, list)
+		return c.directory(s, list)
 	}
 	return c.rows(s, list)
 }
@@ -288,8 +303,8 @@ func (c *checker) isLeaf(id uint64) bool {
 	return err == nil && binary.NativeEndian.Uint16(page[8:]) == leafPage
 }
 
-// buckets goes on with the buckets that a leaf of the root bucket has.
-func (c *checker) buckets(s span, list []element) error {
+// directory goes on with the buckets that a leaf of the root bucket has.
+func (c *checker) directory(s span, list []element) error {
 	type bucket struct {
 		name   string
 		root   uint64
@@ -314,6 +329,10 @@ func (c *checker) buckets(s span, list []element) error {
 		buckets = append(buckets, bucket{string(e.key), root, bytes.Clone(e.value[bucketHeader:])})
 	}
 	for _, b := range buckets {
+		c.buckets[b.name] = true
+		if c.only != nil && !c.only[b.name] {
+			continue
+		}
 		var err error
 		if b.root != 0 {
 			err = c.tree(span{id: b.root, bucket: b.name, depth: s.depth + 1})
@@ -413,4 +432,14 @@ func stopped(err error) error {
 		return nil
 	}
 	return err
+}
+
+// maxListed is how many free pages are listed with each commit at most: 128 KiB of numbers, where a slice of a flush writes up to
+// 16 MiB of pages. A clean Close writes any list.
+const maxListed = 16 << 10
+
+// listFree says whether the next commit writes the list of free pages.
+func (db *DB) listFree() {
+	s := db.bolt.Stats()
+	db.bolt.NoFreelistSync = s.FreePageN+s.PendingPageN > maxListed
 }

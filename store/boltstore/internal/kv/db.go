@@ -41,6 +41,7 @@ type DB struct {
 	commit   func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
 	replayed Replayed
 	limit    int64 // bytes of a memtable
+	readOnly bool
 	stats    meters
 	room     room
 

@@ -287,6 +287,13 @@ func flipOne(t *testing.T, im image, m model, path string, at [2]int, bit int, t
 	out := tryFlip(t, path, m)
 	if out.wrong != "" {
 		t.Errorf("file %d, byte %d (page %d), bit %d: %s", at[0], at[1], at[1]/4096, bit, out.wrong)
+		if page := at[1] / 4096 * 4096; at[0] == 0 {
+			list, leaf, used, err := parse(b[page:min(len(b), page+4096)], nil)
+			t.Logf("a leaf: %t, %d bytes used, %v; at %d: %q", leaf, used, err, at[1]-page, b[max(page, at[1]-32):at[1]+16])
+			for i := range list {
+				t.Logf("%q: %d bytes", list[i].key, len(list[i].value))
+			}
+		}
 		tally["wrong"]++
 	}
 	switch {
@@ -390,7 +397,7 @@ func structure(t *testing.T, b []byte) (places []int) {
 	meta, err := newestMeta(bytes.NewReader(b), 4096)
 	require.NoError(t, err)
 	c := newChecker(bytes.NewReader(b), 4096, meta.high, options("").Tables)
-	require.NoError(t, c.root(meta.root))
+	require.NoError(t, c.tree(span{id: meta.root}))
 	if meta.freelist != noFreelistPage {
 		c.use(meta.freelist, 1)
 	}

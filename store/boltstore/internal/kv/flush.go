@@ -214,6 +214,7 @@ func (f *flushing) slice() error {
 		return nil
 	})
 	if err == nil {
+		db.listFree()
 		err = guard(func() error { return db.commit(tx) })
 	}
 	if err != nil {

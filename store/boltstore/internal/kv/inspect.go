@@ -1,8 +1,10 @@
 package kv
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -13,6 +15,43 @@ import (
 type inspection struct {
 	rest  bool // leaves were not looked at
 	metas bool // both meta pages are good
+
+	rows  int       // damaged ones that were met
+	moved []fileRow // those of them whose key is damaged, and was another one
+}
+
+// maxMoved is how many rows are put right by Open at most.
+const maxMoved = 10_000
+
+// gather counts damaged rows.
+func (in *inspection) gather(t Table, list []element) {
+	for i := range list {
+		k, v := list[i].key, list[i].value
+		if intact(t, k, v) {
+			continue
+		}
+		in.rows++
+		if m := meant(t, k, v); len(m) == len(k) && len(in.moved) < maxMoved {
+			in.moved = append(in.moved, fileRow{t, bytes.Clone(k), bytes.Clone(v)})
+		}
+	}
+}
+
+// putBack puts rows whose key was damaged to where they belong. The checksum says what the key was. As long as such a row keeps its order
+// it is met by who looks for it; a row that is added next to it would end that.
+func (in *inspection) putBack(tx *bolt.Tx, tables []TableSpec) error {
+	for _, r := range in.moved {
+		b := tx.Bucket([]byte(tableName(tables, r.t)))
+		if err := b.Delete(r.key); err != nil {
+			return err
+		}
+		if m := meant(r.t, r.key, r.value); b.Get(m) == nil { // else there is a later version
+			if err := b.Put(m, r.value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Inspect reports whether a file that nobody writes to is a store, and its pages make sense.
@@ -46,31 +85,47 @@ func inspect(o *Options, deadline time.Time, found func(*PageDamage) error) (in 
 		if err != nil {
 			return err
 		}
-		if err := other(db, o); err != nil {
-			return err
-		}
 		page := int64(db.Info().PageSize)
 		meta, err := newestMeta(f, page)
 		if err != nil {
 			return err
 		}
 		in.metas = meta.other
-		in.rest, err = checkFile(f, st.Size(), page, o.Tables, found)
+		closed, err := known(f, page, meta, o)
+		if err != nil {
+			return err
+		}
+		in.rest, err = checkFile(f, st.Size(), page, closed, o, found, in.gather)
 		return err
 	})
 	return in, errors.Join(err, db.Close())
 }
 
-// other is the error for a file that is none of ours, or is of another version. What cannot be read is left to checkFile, which
-// knows which page it is.
-func other(db *bolt.DB, o *Options) error {
-	var meta map[string][]byte
-	err := guard(func() (err error) { _, meta, err = readState(db); return err })
-	if err == nil && len(meta) > 0 && o.Meta != nil {
-		err = o.Meta(meta)
-	}
-	if errors.Is(err, ErrCorrupt) {
+// known returns an error for a file that is none of ours, or is of another version, and whether the file was closed. What cannot be
+// read is left to checkFile, which knows which page it is. bbolt is not asked: of a page that makes no sense it makes pointers that
+// end the process.
+func known(f io.ReaderAt, page int64, meta fileMeta, o *Options) (closed bool, err error) {
+	var about about
+	c := newChecker(f, page, meta.high, o.Tables)
+	c.only = map[string]bool{bucketMeta: true, bucketState: true}
+	c.leaf = func(bucket string, list []element) error {
+		for i := range list {
+			about.row(bucket, list[i].key, list[i].value)
+		}
 		return nil
 	}
-	return err
+	if err := c.tree(span{id: meta.root}); err != nil {
+		return false, nil
+	}
+	for name := range c.buckets {
+		about.has(name)
+	}
+	s, rows, err := about.read()
+	if err == nil && len(rows) > 0 && o.Meta != nil {
+		err = o.Meta(rows)
+	}
+	if errors.Is(err, ErrCorrupt) {
+		return false, nil
+	}
+	return !s.open, err
 }

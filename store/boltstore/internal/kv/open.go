@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -20,10 +21,12 @@ import (
 )
 
 const (
-	fileMode  = 0o600
-	newSuffix = ".new-"   // of the name under which a file is made
-	mapBytes  = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
-	attempts  = 10        // to make the file, while others try the same
+	fileMode = 0o600
+	mapBytes = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
+	attempts = 10        // to make the file, while others try the same
+
+	NewSuffix     = ".new-"     // of the name under which a file is made; a number follows
+	RestoreSuffix = ".restore-" // of the name under which a file is restored; a number follows
 
 	bucketMeta  = "manydevice" // what the file says about itself
 	bucketState = "state"      // one row, see state
@@ -37,6 +40,9 @@ const (
 func Open(o Options) (*DB, error) {
 	began := time.Now()
 	deadline := began.Add(o.LockTimeout)
+	if err := o.place(); err != nil {
+		return nil, err
+	}
 	if err := ensure(&o, deadline); err != nil {
 		return nil, err
 	}
@@ -48,16 +54,20 @@ func Open(o Options) (*DB, error) {
 	if err := db.openFile(deadline); err != nil {
 		return nil, err
 	}
-	if err := guard(db.start); err != nil {
+	if err := guard(func() error { return db.start(&in) }); err != nil {
 		if !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)) {
 			err = fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
 		}
 		return nil, errors.Join(err, db.undoOpen())
 	}
+	removeStale(o.Path, o.Log)
 	db.flusher.Add(1)
 	go db.flushAll()
 	if v := db.current.Load(); v.tables[1] != nil {
 		db.flushes <- v.tables[1]
+	}
+	if in.rest {
+		db.Go(db.scrub)
 	}
 	return db, nil
 }
@@ -92,7 +102,7 @@ func (db *DB) undoOpen() error {
 }
 
 // start reads what the file and its log say, and begins.
-func (db *DB) start() error {
+func (db *DB) start(in *inspection) error {
 	s, meta, err := readState(db.bolt)
 	if err != nil {
 		return err
@@ -107,6 +117,7 @@ func (db *DB) start() error {
 	if err := db.openLogs(&s); err != nil {
 		return err
 	}
+	db.listFree()
 	// Also if nothing has changed: after a sync that failed, a page of an earlier state of the file may be what the disk has.
 	err = db.bolt.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketMeta))
@@ -118,10 +129,14 @@ func (db *DB) start() error {
 				return err
 			}
 		}
-		return putState(tx, s)
+		return errors.Join(in.putBack(tx, db.o.Tables), putState(tx, s))
 	})
 	if err != nil {
 		return err
+	}
+	if in.rows > 0 {
+		db.stats.damaged.Add(uint64(in.rows))
+		db.o.Log.Error("boltstore: the file is damaged", "rows", in.rows, "put_right", len(in.moved))
 	}
 	file, err := db.openFileView()
 	if err != nil {
@@ -153,53 +168,83 @@ func putState(tx *bolt.Tx, s state) error {
 
 // readState returns what the file says about its log and about itself.
 func readState(db *bolt.DB) (s state, meta map[string][]byte, err error) {
-	meta = make(map[string][]byte)
 	err = db.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(bucketMeta))
-		if b == nil {
-			if tx.Bucket([]byte(bucketState)) != nil {
-				return fmt.Errorf("%w: what the file says about itself is missing", ErrCorrupt)
+		var about about
+		for _, name := range [...]string{bucketMeta, bucketState} {
+			b := tx.Bucket([]byte(name))
+			if b == nil {
+				continue
 			}
-			return fmt.Errorf("%w: some other program's file", ErrNotStore)
-		}
-		err := b.ForEach(func(k, v []byte) error {
-			switch {
-			case len(v) < rowHeader: // of a layout before this one
-				meta[string(k)] = bytes.Clone(v)
-			case intact(metaTable, k, v):
-				meta[string(k)] = bytes.Clone(v[rowHeader:])
-			case string(k) != "secret" && string(k) != "sweep": // which earlier layouts had
-				return fmt.Errorf("%w: what the file says about itself: %q", ErrCorrupt, k)
+			about.has(name)
+			if err := b.ForEach(func(k, v []byte) error { about.row(name, k, v); return nil }); err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
-		sb := tx.Bucket([]byte(bucketState))
-		if sb == nil {
-			return nil // of an earlier layout; Meta says so
-		}
-		v := sb.Get([]byte(bucketState))
-		if v == nil {
-			return nil // new
-		}
-		if !intact(stateTable, []byte(bucketState), v) || len(v) != rowHeader+walIDBytes+17 {
-			return fmt.Errorf("%w: state of the log", ErrCorrupt)
-		}
-		v = v[rowHeader:]
-		s.id, s.open = walID(v[:walIDBytes]), v[walIDBytes] != 0
-		s.number, s.group = binary.BigEndian.Uint64(v[walIDBytes+1:]), binary.BigEndian.Uint64(v[walIDBytes+9:])
-		return nil
+		s, meta, err = about.read()
+		return err
 	})
 	return s, meta, err
+}
+
+// about gathers the rows in which a file says what it is.
+type about struct {
+	ours, later bool // buckets that are there
+	meta        []fileRow
+	state       []byte
+}
+
+func (a *about) has(bucket string) {
+	a.ours = a.ours || bucket == bucketMeta
+	a.later = a.later || bucket == bucketState
+}
+
+func (a *about) row(bucket string, k, v []byte) {
+	switch {
+	case bucket == bucketMeta:
+		a.meta = append(a.meta, fileRow{metaTable, bytes.Clone(k), bytes.Clone(v)})
+	case bucket == bucketState && string(k) == bucketState:
+		a.state = bytes.Clone(v)
+	case bucket == bucketState:
+		a.state = []byte{} // its only row has another key
+	}
+}
+
+func (a *about) read() (s state, meta map[string][]byte, err error) {
+	switch {
+	case !a.ours && !a.later:
+		return s, nil, fmt.Errorf("%w: some other program's file", ErrNotStore)
+	case !a.ours:
+		return s, nil, fmt.Errorf("%w: what the file says about itself is missing", ErrCorrupt)
+	}
+	meta = make(map[string][]byte)
+	for _, r := range a.meta {
+		switch {
+		case intact(metaTable, r.key, r.value):
+			meta[string(r.key)] = r.value[rowHeader:]
+		case !a.later: // a layout before this one
+			meta[string(r.key)] = r.value
+		default:
+			return s, meta, fmt.Errorf("%w: what the file says about itself: %q", ErrCorrupt, r.key)
+		}
+	}
+	if !a.later || a.state == nil {
+		return s, meta, nil // Meta knows an earlier layout; or it is new
+	}
+	v := a.state
+	if !intact(stateTable, []byte(bucketState), v) || len(v) != rowHeader+walIDBytes+17 {
+		return s, meta, fmt.Errorf("%w: state of the log", ErrCorrupt)
+	}
+	v = v[rowHeader:]
+	s.id, s.open = walID(v[:walIDBytes]), v[walIDBytes] != 0
+	s.number, s.group = binary.BigEndian.Uint64(v[walIDBytes+1:]), binary.BigEndian.Uint64(v[walIDBytes+9:])
+	return s, meta, nil
 }
 
 // openLogs opens the log of a file that was not closed, or makes one.
 func (db *DB) openLogs(s *state) error {
 	step := min(max(db.limit/16, 64<<10), 4<<20)
 	for i, suffix := range walNames {
-		l, err := openWAL(db.o.Path+suffix, s.id, step)
+		l, err := openWAL(db.o.Path+suffix, os.O_RDWR, s.id, step)
 		switch {
 		case err != nil:
 			return err
@@ -347,7 +392,7 @@ func ensure(o *Options, deadline time.Time) error {
 
 // create makes an empty file under another name and then gives it its own, unless another one has made it meanwhile.
 func create(o *Options, deadline time.Time) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(o.Path), filepath.Base(o.Path)+newSuffix+"*")
+	f, err := os.CreateTemp(filepath.Dir(o.Path), filepath.Base(o.Path)+NewSuffix+"*")
 	if err != nil {
 		return err
 	}
@@ -440,6 +485,9 @@ func boltOpen(path string, o *bolt.Options) (*bolt.DB, *os.File, error) {
 		return nil, nil, fmt.Errorf("%w: %w", ErrNotStore, err)
 	case errors.Is(err, berrors.ErrChecksum):
 		return nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, syscall.ENOMEM):
+		return nil, nil, fmt.Errorf("no room for the file in the address space of the process, %d bytes are needed (ulimit -v): %w",
+			max(o.InitialMmapSize, 0), err)
 	}
 	return nil, nil, err
 }

@@ -30,12 +30,17 @@ const (
 
 // Damage is the error for a row that cannot be read.
 type Damage struct {
-	Table string
-	Key   []byte
+	Table  string
+	Key    []byte
+	Reason string // empty: its checksum is not right
 }
 
 func (d *Damage) Error() string {
-	return fmt.Sprintf("%v: table %s, row %q", ErrCorrupt, d.Table, d.Key)
+	s := fmt.Sprintf("%v: table %s, row %q", ErrCorrupt, d.Table, d.Key)
+	if d.Reason != "" {
+		s += ": " + d.Reason
+	}
+	return s
 }
 
 // Unwrap returns ErrCorrupt.

@@ -69,8 +69,8 @@ func createWAL(path string, id walID, step int64) (*wal, error) {
 }
 
 // openWAL opens a file of the log; nil if it is not there.
-func openWAL(path string, id walID, step int64) (*wal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func openWAL(path string, flag int, id walID, step int64) (*wal, error) {
+	f, err := os.OpenFile(path, flag, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
