@@ -126,7 +126,7 @@ func limitedTypes() map[string]limited {
 			}
 			return st.Close(t.Context())
 		}, fields: map[string]limit{
-			"MaxSize": num(4<<20, 128<<40).zeroed().off(), "LockTimeout": span(time.Millisecond, longest).zeroed().off(),
+			"MaxSize": num(4<<20, 128<<40).zeroed().off(), "Memory": num(1<<20, 4<<30).zeroed(), "LockTimeout": span(time.Millisecond, longest).zeroed().off(),
 		}},
 		"memstore.Config": {value: memstore.Config{MaxBytes: 1 << 20}, try: tryMemstore, fields: map[string]limit{"MaxBytes": anything, "Reserve": anything}},
 		"membus.Config":   {value: membus.Config{}, try: tryMembus, fields: map[string]limit{"Queue": anything}},

@@ -197,7 +197,7 @@ func fill(v reflect.Value, outer []reflect.Type) (found bool) {
 		v.Set(reflect.ValueOf(m))
 		return fill(reflect.ValueOf(m).Elem(), append(outer, typ))
 	}
-	if slices.Contains(outer, typ) || typ.PkgPath() != "" && !strings.HasPrefix(typ.PkgPath(), "github.com/manydevice/") {
+	if slices.Contains(outer, typ) || !reaches(typ) {
 		return false
 	}
 	outer = append(slices.Clip(outer), typ)
@@ -230,6 +230,39 @@ func fill(v reflect.Value, outer []reflect.Type) (found bool) {
 	}
 	return found
 }
+
+// reaches reports whether a type may lead to one that fill has a value for.
+func reaches(typ reflect.Type) bool {
+	if known, ok := reaching.Load(typ); ok {
+		return known.(bool)
+	}
+	seen := map[reflect.Type]bool{}
+	var look func(t reflect.Type) bool
+	look = func(t reflect.Type) bool {
+		switch t {
+		case reflect.TypeFor[event.ResumeToken](), reflect.TypeFor[event.IDKey](), reflect.TypeFor[event.Frame](), reflect.TypeFor[store.Store]():
+			return true
+		}
+		if seen[t] || t.PkgPath() != "" && !strings.HasPrefix(t.PkgPath(), "github.com/manydevice/") {
+			return false
+		}
+		seen[t] = true
+		switch t.Kind() {
+		case reflect.Struct:
+			return slices.ContainsFunc(slices.Collect(t.Fields()), func(f reflect.StructField) bool { return look(f.Type) })
+		case reflect.Array, reflect.Pointer, reflect.Slice:
+			return look(t.Elem())
+		case reflect.Map:
+			return look(t.Key()) || look(t.Elem())
+		}
+		return false
+	}
+	found := look(typ)
+	reaching.Store(typ, found)
+	return found
+}
+
+var reaching sync.Map // reflect.Type → bool
 
 func names(all []reflect.Type) (out []string) {
 	for _, t := range all {

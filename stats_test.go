@@ -71,7 +71,7 @@ func TestOperations_NameEveryFigure(t *testing.T) {
 
 // writesLine finds source lines that write a line of the log, or say what its text is, and lineText the texts.
 var (
-	writesLine = regexp.MustCompile(`\blog\(?\)?\.(Debug|Info|Warn|Error|Log)\(|\btext[:,]|\bline :?=|\.(turned|carriedOut|hostCall|note\w+)\(|kind, text`)
+	writesLine = regexp.MustCompile(`\b[lL]og\(?\)?\.(Debug|Info|Warn|Error|Log)\(|\btext[:,]|\bline :?=|\.(turned|carriedOut|hostCall|note\w+)\(|kind, text`)
 	lineText   = regexp.MustCompile(`"(session|fanout|boltstore|sessionhttp): ([^"]+)"`)
 )
 
@@ -80,7 +80,7 @@ func TestOperations_NameEveryLine(t *testing.T) {
 	doc, err := os.ReadFile("docs/operations.md")
 	require.NoError(t, err)
 	found := 0
-	for _, dir := range []string{"session", "session/sessionhttp", "fanout", "store/boltstore"} {
+	for _, dir := range []string{"session", "session/sessionhttp", "fanout", "store/boltstore", "store/boltstore/internal/kv"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		require.NoError(t, err)
 		for _, name := range files {

@@ -11,8 +11,8 @@ import (
 func lines(sc lab.Scale) []lab.Line {
 	var all []lab.Line
 	for _, part := range []func(lab.Scale) []lab.Line{
-		memoryLines, liveLines, connectionLines, policyLines, loginLines, durableLines, sustainedLines, latencyLines, peerLines,
-		readLines, sizeLines, growthLines, floodLines,
+		memoryLines, liveLines, connectionLines, policyLines, loginLines, durableLines, sustainedLines, latencyLines, markLines,
+		peerLines, readLines, sizeLines, growthLines,
 	} {
 		all = append(all, part(sc)...)
 	}

@@ -33,18 +33,18 @@ func peerLines(sc lab.Scale) []lab.Line {
 		}
 	}
 	all := []lab.Line{
-		line("peer/jetstream-sync-always", "JetStream, sync_always", 3, accounts, sc.Crowd, named, jetStream(true),
+		line("peer/jetstream-sync-always", "JetStream, sync_always", 20, accounts, sc.Crowd, named, jetStream(true),
 			fmt.Sprintf("%d senders, 512 B into the inbox of one of %d accounts, no sender's copy, with a client message ID (there Nats-Msg-Id); "+
 				"answered when it is on disk. An inbox is a subject of one stream. Ours remembers the ID for 24 h, JetStream for "+
 				"2 minutes.", sc.Crowd, accounts)),
-		line("peer/jetstream-default", "JetStream, default", 1, accounts, sc.Crowd, named, jetStream(false),
+		line("peer/jetstream-default", "JetStream, default", 0.9, accounts, sc.Crowd, named, jetStream(false),
 			"The same, but JetStream answers before it has synced, which it does every 2 minutes: what it answered may be lost with "+
 				"the power. Ours syncs."),
-		line("peer/mochi-offline", "mochi-mqtt with bbolt", 10, sc.Peers, sc.PeerSenders, unnamed, mochiPeer(false),
+		line("peer/mochi-offline", "mochi-mqtt with bbolt", 10, sc.Sessions, sc.PeerSenders, unnamed, mochiPeer(false),
 			fmt.Sprintf("%d senders, 512 B to one of %d accounts with four devices that are away, no client message ID. mochi-mqtt has four "+
 				"persistent sessions with QoS 1 and writes a copy for each; ours writes one and has four cursors. Answered when all is "+
-				"on disk.", sc.PeerSenders, sc.Peers)),
-		line("peer/mochi-online", "mochi-mqtt with bbolt", 10, sc.Peers, sc.PeerSenders, unnamedAttached, mochiPeer(true),
+				"on disk.", sc.PeerSenders, sc.Sessions)),
+		line("peer/mochi-online", "mochi-mqtt with bbolt", 10, sc.Sessions, sc.PeerSenders, unnamedAttached, mochiPeer(true),
 			"The same with the devices connected: each takes and acknowledges every message, and a run ends when all have arrived. "+
 				"MQTT clients are on pipes within the process; ours are calls."),
 	}

@@ -20,7 +20,7 @@ import (
 func readLines(sc lab.Scale) []lab.Line {
 	return []lab.Line{
 		{
-			Name: fmt.Sprintf("catch-up/entries=%d", sc.CatchUp), Unit: "entries/s", Against: "scan and copy on bbolt", Goal: lab.AtLeast(0.3),
+			Name: fmt.Sprintf("catch-up/entries=%d", sc.CatchUp), Unit: "entries/s", Against: "scan and copy on bbolt", Goal: lab.AtLeast(0.4),
 			Headline: "entries/s, catching up from disk, encoded",
 			Notes: "A device comes back to an inbox of entries of 512 B in a file: they are read, copied, filtered, put into frames in " +
 				"the reference encoding and acknowledged window by window (64). The reference walks a cursor over as many records of " +
@@ -40,7 +40,7 @@ func readLines(sc lab.Scale) []lab.Line {
 			Prepare: unread,
 		},
 		{
-			Name: fmt.Sprintf("state/conversations=%d", sc.States), Unit: "µs p50", Against: "scan and copy on bbolt", Goal: lab.AtMost(10),
+			Name: fmt.Sprintf("state/conversations=%d", sc.States), Unit: "µs p50", Against: "scan and copy on bbolt", Goal: lab.AtMost(4),
 			Notes: "A device without any state attaches and is caught up: it gets the read markers of all conversations, from a file, " +
 				"and no messages. The reference walks a cursor over as many records of 64 B and copies them.",
 			Prepare: stateAtAttach,

@@ -93,12 +93,17 @@ func repeat(atOnce, n int, op func(i int) error) error {
 	return group.Wait()
 }
 
-func fileSize(path string) (int64, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0, err
+// fileSize is how large a store's file is, with what belongs to it.
+func fileSize(path string) (size int64, err error) {
+	all, err := storeFiles(path)
+	for _, name := range all {
+		info, statErr := os.Stat(name)
+		if statErr != nil {
+			return 0, statErr
+		}
+		size += info.Size()
 	}
-	return info.Size(), nil
+	return size, err
 }
 
 func rawSize(s *lab.Scene) (lab.Sample, error) {

@@ -2,7 +2,7 @@
 // ratios.
 //
 //	go run -C bench . -quick                             a few minutes, smaller sizes
-//	go run -C bench . -full                              the sizes that the goals are about; half an hour or more, 30 GB of disk
+//	go run -C bench . -full                              the sizes that the goals are about; two hours, 30 GB of disk
 //	go run -C bench . -quick -run 'live|memory' -notes   some lines, with what they measure
 //	go run -C bench . -full -md ../docs/performance.md   write the table into the document
 package main
@@ -26,7 +26,7 @@ import (
 
 var modules = []string{
 	"go.etcd.io/bbolt", "github.com/centrifugal/centrifuge", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go",
-	"github.com/mochi-mqtt/server/v2",
+	"github.com/mochi-mqtt/server/v2", "github.com/cockroachdb/pebble/v2",
 }
 
 func main() {

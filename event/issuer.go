@@ -58,9 +58,16 @@ func NewIssuer(key IDKey) *Issuer {
 
 // Issue returns a fresh message ID.
 func (i *Issuer) Issue() MessageID {
+	var number [12]byte
+	binary.BigEndian.PutUint32(number[:], i.node)
+	binary.BigEndian.PutUint64(number[4:], i.counter.Add(1))
+	return i.Seal(number)
+}
+
+// Seal returns the message ID that Open returns a number for. Stores use it to name a message of which they have the number only.
+func (i *Issuer) Seal(number [12]byte) MessageID {
 	b := make([]byte, aes.BlockSize)
-	binary.BigEndian.PutUint32(b, i.node)
-	binary.BigEndian.PutUint64(b[4:], i.counter.Add(1))
+	copy(b, number[:])
 	i.seal(b, b)
 	var text [messageIDBytes]byte
 	base32Lower.Encode(text[:], b)

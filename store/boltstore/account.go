@@ -12,6 +12,7 @@ import (
 // account is one account as an operation or a reader sees it: its head, and where its rows are.
 type account struct {
 	name event.Account
+	sum  uint32 // of the name
 	head head
 	seat kv.Part // of the head
 	rows kv.Part
@@ -24,12 +25,13 @@ type account struct {
 
 // find makes a what a snapshot has of an account.
 func (a *account) find(s *kv.Snapshot, name event.Account) error {
-	*a = account{name: name, head: head{generation: 1}, seat: a.seat, rows: a.rows, kv: s, key: a.key}
+	a.key = append(a.key[:0], name...)
+	*a = account{name: name, sum: nameSum(a.key), head: head{generation: 1}, seat: a.seat, rows: a.rows, kv: s, key: a.key}
 	a.seat.Set(tableHead, string(name), nil)
 	row, err := s.Get(&a.seat, nil)
 	if err == nil && row != nil {
 		a.is = true
-		a.head, err = decodeHead(row)
+		a.head, err = decodeHead(row, a.sum)
 	}
 	if err != nil {
 		return a.about(err)
@@ -40,13 +42,26 @@ func (a *account) find(s *kv.Snapshot, name event.Account) error {
 	return nil
 }
 
-// about says whose rows an error is about.
+// about says whose rows an error is about, unless that is said already.
 func (a *account) about(err error) error {
-	if err == nil || !errors.Is(err, ErrCorrupt) {
+	if !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	return fmt.Errorf("account %q: %w", a.name, err)
+	if _, said := errors.AsType[*accountError](err); said {
+		return err
+	}
+	return &accountError{a.name, err}
 }
+
+// accountError is damage among the rows of an account.
+type accountError struct {
+	account event.Account
+	err     error
+}
+
+func (e *accountError) Error() string { return fmt.Sprintf("account %q: %v", e.account, e.err) }
+
+func (e *accountError) Unwrap() error { return e.err }
 
 // get returns the value of a row, nil if there is none. It is the store's memory.
 func (a *account) get(row []byte) ([]byte, error) {
@@ -72,7 +87,8 @@ func (a *account) walk(after uint64, f func(seq uint64, row []byte) (bool, error
 	if after >= a.head.seq {
 		return nil
 	}
-	return a.scan([]byte{tagEntry}, entryRow(nil, after+1), func(key, row []byte) (bool, error) {
+	a.key = entryRow(a.key[:0], after+1)
+	return a.scan(entryRows, a.key, func(key, row []byte) (bool, error) {
 		seq, err := number(key[1:], "entry key")
 		if err != nil {
 			return false, err
@@ -99,7 +115,7 @@ func (a *account) keyed(key string) (uint64, error) {
 	}
 	d := decoder{rest: v}
 	seq := d.uvarint()
-	return seq, a.about(d.done("key"))
+	return seq, a.about(d.done("coalesce key"))
 }
 
 func (a *account) counted(c event.ConversationID) (uint64, []uint64, error) {

@@ -47,13 +47,20 @@ func (w *writer) checkAttempt(b *store.Batch, p *plan) error {
 	if now < a.head.oldest {
 		return store.ErrWindowFull
 	}
-	return p.expire(now, uint64(b.Idempotency.Max))
+	if err := p.expire(now); err != nil {
+		return err
+	}
+	if p.attempts >= uint64(b.Idempotency.Max) {
+		w.forgetAttempts(p) // and count no more until another one expires
+		p.refusal = store.ErrWindowFull
+	}
+	return nil
 }
 
-// expire finds the expired idempotency records of an account that has as many as it may have, or more.
-func (p *plan) expire(now, most uint64) error {
+// expire counts the idempotency records of an account, and finds the expired ones.
+func (p *plan) expire(now uint64) error {
 	p.oldest = math.MaxUint64
-	err := p.account.scan([]byte{tagAttempt}, nil, func(key, value []byte) (bool, error) {
+	return p.account.scan(attemptRows, nil, func(key, value []byte) (bool, error) {
 		at, err := attemptExpiry(value)
 		if at <= now {
 			p.forgets = append(p.forgets, bytes.Clone(key))
@@ -61,26 +68,8 @@ func (p *plan) expire(now, most uint64) error {
 			p.attempts++
 			p.oldest = min(p.oldest, at)
 		}
-		return true, p.account.about(err)
+		return true, err
 	})
-	if err == nil && p.attempts >= most {
-		err = store.ErrWindowFull
-	}
-	return err
-}
-
-// recount sets how many idempotency records an account has.
-func (w *writer) recount(name event.Account) error {
-	a, err := w.account(name)
-	if err != nil || !a.is {
-		return err
-	}
-	p := plan{account: a}
-	if err := p.expire(0, math.MaxUint64); err != nil {
-		return err
-	}
-	w.forgetAttempts(&p)
-	return nil
 }
 
 // repeated is the result for a batch that was here before.
@@ -141,7 +130,7 @@ func (w *writer) turnHand(a *account, now uint64) error {
 	}
 	looks := 0
 	var next []byte // nil: from the beginning
-	err = a.scan([]byte{tagAttempt}, hand, func(key, value []byte) (bool, error) {
+	err = a.scan(attemptRows, hand, func(key, value []byte) (bool, error) {
 		if looks++; looks > handLooks {
 			next = key
 			return false, nil
@@ -151,7 +140,7 @@ func (w *writer) turnHand(a *account, now uint64) error {
 			w.unset(a, key)
 			a.head.attempts--
 		}
-		return true, a.about(err)
+		return true, err
 	})
 	switch {
 	case err != nil:

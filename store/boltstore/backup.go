@@ -248,5 +248,5 @@ func publish(temp, path string) error {
 			err = os.Rename(temp, path)
 		}
 	}
-	return errors.Join(err, kv.SyncDir(filepath.Dir(path)))
+	return errors.Join(err, kv.SyncDir(path))
 }

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"strings"
 	"time"
@@ -87,7 +88,9 @@ type head struct {
 	oldest     uint64 // Unix milliseconds; none of them expires before
 }
 
-func (h *head) append(b []byte) []byte {
+// append encodes the head of an account whose name has this checksum.
+func (h *head) append(b []byte, sum uint32) []byte {
+	b = binary.BigEndian.AppendUint32(b, sum)
 	for _, v := range [...]uint64{
 		uint64(h.generation), h.seq, h.trim, h.entries, h.bytes, h.revision, h.record, h.attempts, h.oldest,
 	} {
@@ -96,8 +99,19 @@ func (h *head) append(b []byte) []byte {
 	return b
 }
 
-func decodeHead(row []byte) (head, error) {
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// nameSum is what a head has of its account's name, so that it is taken for no other's.
+func nameSum(name []byte) uint32 { return crc32.Checksum(name, castagnoli) }
+
+const nameSumBytes = 4
+
+// decodeHead decodes the head of an account whose name has this checksum.
+func decodeHead(row []byte, sum uint32) (head, error) {
 	d := decoder{rest: row}
+	if have := d.take(nameSumBytes); d.bad || binary.BigEndian.Uint32(have) != sum {
+		return head{}, corrupt("head: not this account's")
+	}
 	h := head{
 		generation: uint32(d.bounded(math.MaxUint32)), seq: d.uvarint(), trim: d.uvarint(), entries: d.bounded(math.MaxInt32),
 		bytes: d.bounded(math.MaxInt64), revision: d.uvarint(), record: d.uvarint(),
@@ -256,7 +270,7 @@ func decodeAttempt(row []byte) (attempt, error) {
 	return a, d.done("idempotency record")
 }
 
-// expiry reads only when an idempotency record expires.
+// attemptExpiry reads only when an idempotency record expires.
 func attemptExpiry(row []byte) (uint64, error) {
 	d := decoder{rest: row}
 	d.take(digestBytes)

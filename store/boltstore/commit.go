@@ -31,7 +31,7 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error)
 	}
 	err := s.update(ctx, p.need, func(w *writer) error {
 		err := w.check(&b, p)
-		if err != nil {
+		if err != nil || p.refusal != nil {
 			return err
 		}
 		if p.answer == nil {
@@ -42,17 +42,16 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error)
 		return nil
 	})
 	s.logRoom(p.room)
-	if err == nil {
-		return c.result, nil
+	if p.refusal != nil { // whatever became of what the operation noted
+		err = p.refusal
 	}
 	if errors.Is(err, store.ErrWindowFull) {
 		s.meters.windowFull.Add(1)
-		if p.oldest != 0 {
-			// So that the next one is refused without counting.
-			err = errors.Join(err, s.update(ctx, 0, func(w *writer) error { return w.recount(b.Account) }))
-		}
 	}
-	return store.Result{}, err
+	if err != nil {
+		return store.Result{}, err
+	}
+	return c.result, nil
 }
 
 // plan is what is known of a batch before it is performed.
@@ -61,6 +60,7 @@ type plan struct {
 	keys     [][]byte // of the messages
 	account  *account
 	answer   *store.Result // not nil: this is the result, and nothing is to be done
+	refusal  error         // not nil: this is the result, and what was counted is kept
 	again    bool          // the idempotency record takes the place of an expired one
 	forgets  [][]byte      // keys of expired idempotency records to remove
 	attempts uint64        // if there are any: how many are left then
@@ -84,7 +84,7 @@ func (w *writer) check(b *store.Batch, p *plan) error {
 	}
 	p.account = a
 	if b.Idempotency != nil {
-		if err := w.checkAttempt(b, p); err != nil || p.answer != nil {
+		if err := w.checkAttempt(b, p); err != nil || p.answer != nil || p.refusal != nil {
 			return err
 		}
 	}

@@ -17,8 +17,8 @@ import (
 //	                                   p              a longer payload
 //	                                   r              who needs the message, once that differs from "all inboxes that got it"
 //	                                   t              the inboxes that got it, if they are many
-//	purge     –                        account, 0,    head as it was when the account was deleted; there while rows of that
-//	                                   generation     generation are left
+//	purge     –                        account, 0,    how far the removal of that generation's rows has come; there until
+//	                                   generation     nothing is left of them
 //
 //  1. An account is found by its name alone. No row leads from it to another key, so that no damaged row can lead to
 //     another account's rows.
@@ -76,7 +76,10 @@ const (
 	inlinePlaces = 200
 
 	numberBytes = 8
-	secretBytes = 32
+	sealedBytes = 12 // of an issuer and a counter
+
+	generationBytes = 4
+	secretBytes     = 32
 )
 
 // generation is the end of the part of an account's rows.
@@ -105,9 +108,12 @@ func attemptRow(b []byte, d event.DeviceID, c event.ClientMessageID) []byte {
 	return append(append(append(append(b, tagAttempt), d...), 0), c...)
 }
 
+// Rows that are one only, and what others begin with.
 var (
-	recordRow = []byte{tagRecord}
-	handRow   = []byte{tagHand}
+	recordRow   = []byte{tagRecord}
+	handRow     = []byte{tagHand}
+	entryRows   = []byte{tagEntry}
+	attemptRows = []byte{tagAttempt}
 )
 
 // number reads the number that a key ends with.
@@ -121,11 +127,28 @@ func number(b []byte, what string) (uint64, error) {
 // messageKeys opens message IDs.
 type messageKeys struct{ issuer *event.Issuer }
 
+// What message keys begin with.
+const (
+	keySealed = 1
+	keyOther  = 2
+)
+
 // key appends the key of the message with an ID. An ID of the engine is sealed; opened, it is the number of an issuer and a
 // counter, which rises. No identifier has a zero byte.
 func (k messageKeys) key(b []byte, id event.MessageID) []byte {
 	if n, ok := k.issuer.Open(id); ok {
-		return append(append(b, 1), n[:]...)
+		return append(append(b, keySealed), n[:]...)
 	}
-	return append(append(append(b, 2), id...), 0)
+	return append(append(append(b, keyOther), id...), 0)
+}
+
+// id returns the ID that a key stands for, nothing if it is no key.
+func (k messageKeys) id(key []byte) event.MessageID {
+	switch n := len(key) - 1; {
+	case n == sealedBytes && key[0] == keySealed:
+		return k.issuer.Seal([sealedBytes]byte(key[1:]))
+	case n > 1 && key[0] == keyOther && key[n] == 0:
+		return event.MessageID(key[1:n])
+	}
+	return ""
 }

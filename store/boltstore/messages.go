@@ -3,7 +3,6 @@ package boltstore
 import (
 	"fmt"
 
-	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
@@ -17,23 +16,41 @@ var (
 // stored is a message as it is in the store.
 type stored struct {
 	kv   *kv.Snapshot
+	keys messageKeys
 	part kv.Part
 	key  []byte
 	message
 }
 
-// find looks a message up, and reports whether it is there.
-func (m *stored) find(s *kv.Snapshot, key []byte) (bool, error) {
-	m.kv, m.key = s, key
+// set makes m another message, of which nothing is known yet.
+func (m *stored) set(keys messageKeys, s *kv.Snapshot, key []byte) {
+	*m = stored{kv: s, keys: keys, part: m.part, key: key}
 	m.part.Set(tableMessage, "", key)
-	row, err := s.Get(&m.part, sharedRow)
-	if err == nil && row != nil {
-		m.message, err = decodeMessage(row)
+}
+
+// row returns a row of the message, nil if there is none.
+func (m *stored) row(name []byte) ([]byte, error) {
+	row, err := m.kv.Get(&m.part, name)
+	return row, m.about(err)
+}
+
+// find looks the message up, and reports whether it is there.
+func (m *stored) find() (bool, error) {
+	row, err := m.row(sharedRow)
+	if err != nil || row == nil {
+		return false, err
 	}
-	if err != nil {
-		return false, fmt.Errorf("message %x: %w", key, err)
+	m.message, err = decodeMessage(row)
+	return true, m.about(err)
+}
+
+// load is find for a message that something refers to.
+func (m *stored) load() error {
+	there, err := m.find()
+	if err == nil && !there {
+		err = m.about(errMissing)
 	}
-	return row != nil, nil
+	return err
 }
 
 // about says which message an error is about.
@@ -41,14 +58,14 @@ func (m *stored) about(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("message %q: %w", m.id, err)
+	return fmt.Errorf("message %q: %w", m.keys.id(m.key), err)
 }
 
 // references returns who needs the message.
 func (m *stored) references() (references, error) {
-	row, err := m.kv.Get(&m.part, referencesRow)
+	row, err := m.row(referencesRow)
 	if err != nil {
-		return references{}, m.about(err)
+		return references{}, err
 	}
 	if row == nil {
 		return references{inboxes: m.inboxes}, nil
@@ -62,8 +79,8 @@ func (m *stored) placesOf() ([]place, error) {
 	row := m.places
 	if len(row) == 0 {
 		var err error
-		if row, err = m.kv.Get(&m.part, toRow); err != nil {
-			return nil, m.about(err)
+		if row, err = m.row(toRow); err != nil {
+			return nil, err
 		}
 		if row == nil {
 			return nil, m.about(errMissing)
@@ -78,39 +95,39 @@ var errMissing = corrupt("reference to what is not there")
 
 // known reports whether there is a message with a key.
 func (w *writer) known(key []byte) (bool, error) {
-	var p kv.Part
-	p.Set(tableMessage, "", key)
-	row, err := w.Get(&p, sharedRow)
+	w.message.set(w.s.keys, &w.Snapshot, key)
+	row, err := w.message.row(sharedRow)
 	return row != nil, err
 }
 
 // addMessage stores what the copies of a message share.
 func (w *writer) addMessage(key []byte, m *message, payload []byte, places []place) {
-	var p kv.Part
-	p.Set(tableMessage, "", key)
+	w.message.set(w.s.keys, &w.Snapshot, key)
+	p := &w.message.part
 	w.row = w.row[:0]
 	for i := range places {
 		w.row = places[i].append(w.row)
 	}
 	if len(w.row) > inlinePlaces {
-		w.Put(&p, toRow, w.row)
+		w.Put(p, toRow, w.row)
 	} else {
 		m.places = w.row
 	}
 	if len(payload) > inlinePayload {
-		w.Put(&p, payloadRow, payload)
+		w.Put(p, payloadRow, payload)
 		m.apart = true
 	} else {
 		m.payload = payload
 	}
 	w.value = m.append(w.value[:0])
-	w.Put(&p, sharedRow, w.value)
+	w.Put(p, sharedRow, w.value)
 }
 
 // hold has a message stay known, and reports whether there is one.
 func (w *writer) hold(key []byte) (bool, error) {
-	var m stored
-	if there, err := m.find(&w.Snapshot, key); err != nil || !there {
+	m := &w.message
+	m.set(w.s.keys, &w.Snapshot, key)
+	if there, err := m.find(); err != nil || !there {
 		return false, w.passOver(err)
 	}
 	refs, err := m.references()
@@ -123,32 +140,21 @@ func (w *writer) hold(key []byte) (bool, error) {
 	return true, nil
 }
 
-// passOver counts a row that cannot be read, and goes on without it.
-func (w *writer) passOver(err error) error {
-	if err == nil {
-		return nil
-	}
-	w.s.damaged(err)
-	return nil
-}
-
-// release takes one inbox off a message. The payload goes with the last one, and the rest with the last message that
-// changes it. If a row of it cannot be read, they all stay: that costs some room, but holds up nothing else.
-func (w *writer) release(key []byte) error {
-	var m stored
-	there, err := m.find(&w.Snapshot, key)
-	if err == nil && !there {
-		err = errMissing
-	}
-	if err != nil {
-		return w.passOver(err)
+// release takes one inbox off a message, and returns what was known of it: nil if it cannot be read. The payload goes with the
+// last inbox, and the rest with the last message that changes it. What cannot be read stays: that costs some room, but holds up
+// nothing else. m is good until the next call.
+func (w *writer) release(key []byte) (m *stored, err error) {
+	m = &w.message
+	m.set(w.s.keys, &w.Snapshot, key)
+	if err := m.load(); err != nil {
+		return nil, w.passOver(err)
 	}
 	refs, err := m.references()
 	if err != nil {
-		return w.passOver(err)
+		return m, w.passOver(err)
 	}
 	refs.inboxes = max(refs.inboxes, 1) - 1
-	return w.unreferenced(&m, refs)
+	return m, w.unreferenced(m, refs)
 }
 
 // unreferenced notes who still needs a message, and removes what nobody does.
@@ -177,7 +183,8 @@ func (w *writer) unreferenced(m *stored, refs references) error {
 		return nil
 	}
 	var of stored
-	there, err := of.find(&w.Snapshot, m.of)
+	of.set(w.s.keys, &w.Snapshot, m.of)
+	there, err := of.find()
 	if err != nil || !there {
 		return w.passOver(err)
 	}
@@ -187,14 +194,4 @@ func (w *writer) unreferenced(m *stored, refs references) error {
 	}
 	left.changes = max(left.changes, 1) - 1
 	return w.unreferenced(&of, left)
-}
-
-// conversationOf returns the conversation of a message.
-func (w *writer) conversationOf(key []byte) (event.ConversationID, error) {
-	var m stored
-	there, err := m.find(&w.Snapshot, key)
-	if err == nil && !there {
-		err = fmt.Errorf("message %x: %w", key, errMissing)
-	}
-	return m.conversation, err
 }

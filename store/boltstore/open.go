@@ -30,7 +30,7 @@ func Open(path string, cfg Config) (*Store, error) {
 
 func open(path string, cfg Config) (*Store, error) {
 	began := time.Now()
-	s := &Store{cfg: cfg, path: path, log: trace.New(cfg.Logger)}
+	s := &Store{cfg: cfg, path: path, log: trace.New(cfg.Logger), deleted: make(chan struct{}, 1)}
 	s.writer.s = s
 	var m meta
 	db, err := kv.Open(kv.Options{
@@ -48,7 +48,7 @@ func open(path string, cfg Config) (*Store, error) {
 		Capabilities: store.Capabilities{Durable: true, AtomicSend: true, UniformOrder: true, Dense: true},
 	}
 	s.opened(began)
-	s.startPurge()
+	s.db.Go(s.purge)
 	return s, nil
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
-	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
 // Entries of a page share blocks of memory: a page takes few allocations, and who keeps one of its entries keeps a block
@@ -24,9 +23,10 @@ type pageReader struct {
 	a      *account
 	bodies bool
 	left   uint64 // so many entries are to come at most
-	part   kv.Part
 	text   strings.Builder
 	body   []byte
+
+	message stored
 }
 
 // fill puts entries into a page.
@@ -66,10 +66,11 @@ func (r *pageReader) entry(out *event.Entry, row []byte) error {
 		return err
 	}
 	out.Flags, out.ClientID, out.Origin, out.Targets, out.Key, out.Ordinal = e.flags, e.clientID, e.origin, e.targets, e.key, e.ordinal
-	r.part.Set(tableMessage, "", e.message)
-	shared, err := r.v.Get(&r.part, sharedRow)
+	m := &r.message
+	m.set(r.v.s.keys, r.v.Snapshot, e.message)
+	shared, err := m.row(sharedRow)
 	if err == nil && shared == nil {
-		err = errMissing
+		err = m.about(errMissing)
 	}
 	if err != nil {
 		return err
@@ -86,7 +87,7 @@ func (r *pageReader) payload(out *event.Entry, payload []byte, size uint64) erro
 	switch {
 	case !r.bodies:
 	case uint64(len(payload)) != size:
-		return corrupt("payload")
+		return r.message.about(corrupt("payload"))
 	case len(payload) != 0:
 		out.Payload = r.keepBody(payload)
 	}
@@ -97,13 +98,13 @@ func (r *pageReader) payload(out *event.Entry, payload []byte, size uint64) erro
 func (r *pageReader) apart(out *event.Entry, row []byte, size uint64) error {
 	m, err := decodeMessage(row)
 	if err != nil {
-		return err
+		return r.message.about(err)
 	}
 	m.fill(out)
 	if !r.bodies {
 		return nil
 	}
-	payload, err := r.v.Get(&r.part, payloadRow)
+	payload, err := r.message.row(payloadRow)
 	if err != nil {
 		return err
 	}

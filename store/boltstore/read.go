@@ -85,7 +85,8 @@ func (s *Store) Message(ctx context.Context, id event.MessageID) (store.MessageI
 			return store.ErrNotFound
 		}
 		var m stored
-		there, err := m.find(v.Snapshot, s.keys.key(nil, id))
+		m.set(s.keys, v.Snapshot, s.keys.key(nil, id))
+		there, err := m.find()
 		if err != nil {
 			return err
 		}
@@ -118,30 +119,40 @@ func (s *Store) Message(ctx context.Context, id event.MessageID) (store.MessageI
 // held reports whether any inbox still holds a message, or any message that changes it is there. A message has a row
 // until neither is the case, which is later than it should be only while entries of deleted accounts wait to be removed.
 func (v *view) held(m *stored, places []place) (bool, error) {
-	part, purging := purgePart, false
-	err := v.Scan(&part, nil, nil, func(_, _ []byte) (bool, error) {
-		purging = true
-		return false, nil
-	})
-	if err != nil || !purging {
-		return err == nil, err
+	if !v.purging() {
+		return true, nil
 	}
-	if refs, err := m.references(); err != nil || refs.changes > 0 {
+	refs, err := m.references()
+	if err != nil || refs.changes > 0 {
 		return err == nil, err
 	}
 	for i := range places {
-		a, err := v.account(places[i].account)
-		if err != nil {
-			return false, err
+		row, e := v.entryAt(&places[i])
+		if row != nil {
+			return true, nil
 		}
-		if a.head.generation != places[i].generation {
-			continue
-		}
-		if row, err := a.entry(places[i].seq); err != nil || row != nil {
-			return err == nil, err
-		}
+		err = errors.Join(err, e) // another inbox may know
 	}
-	return false, nil
+	return false, err
+}
+
+// purging reports whether rows of deleted accounts may be left.
+func (v *view) purging() (some bool) {
+	part := purgePart
+	err := v.Scan(&part, nil, nil, func(_, _ []byte) (bool, error) {
+		some = true
+		return false, nil
+	})
+	return some || err != nil
+}
+
+// entryAt returns the entry at a place, nil if it is not there any more.
+func (v *view) entryAt(p *place) ([]byte, error) {
+	a, err := v.account(p.account)
+	if err != nil || a.head.generation != p.generation {
+		return nil, err
+	}
+	return a.entry(p.seq)
 }
 
 // Cursors implements [store.Store]. They are in order of incarnations.

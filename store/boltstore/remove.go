@@ -132,12 +132,6 @@ func (w *writer) drop(a *account, seq uint64, row []byte) (removed, error) {
 	if err != nil {
 		return removed{}, a.about(fmt.Errorf("entry %d: %w", seq, err))
 	}
-	old := removed{entry: e}
-	if e.ordinal > 0 {
-		if old.conversation, err = w.conversationOf(e.message); err != nil {
-			return removed{}, a.about(fmt.Errorf("entry %d: %w", seq, err))
-		}
-	}
 	a.touched = true
 	a.head.bytes -= e.size + entryBytes
 	if e.key == "" {
@@ -150,7 +144,14 @@ func (w *writer) drop(a *account, seq uint64, row []byte) (removed, error) {
 	}
 	w.row = entryRow(w.row[:0], seq)
 	w.unset(a, w.row)
-	return old, w.release(e.message)
+	old := removed{entry: e}
+	m, err := w.release(e.message)
+	if m != nil {
+		old.conversation = m.conversation
+	} else { // nobody knows any more where it counted
+		old.ordinal = 0
+	}
+	return old, err
 }
 
 // void removes an entry and takes it out of the count of its conversation.

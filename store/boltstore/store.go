@@ -25,9 +25,7 @@ type Store struct {
 
 	refusals refusals // only for operations
 
-	mu      sync.Mutex
-	purging bool
-	again   bool // another purge is wanted after the one that runs
+	deleted chan struct{} // gets a value when rows of a deleted account are left
 	ended   sync.Once
 }
 

@@ -24,19 +24,23 @@ func TestS74_Suite(t *testing.T) {
 }
 
 func suite(t *testing.T, with func(boltstore.Config) boltstore.Config) {
-	var paths sync.Map // store → path
-	at := func(t *testing.T, path string, cfg boltstore.Config) store.Store {
-		s := open(t, path, cfg)
-		paths.Store(s, path)
+	type place struct {
+		path string
+		cfg  boltstore.Config
+	}
+	var places sync.Map // of stores
+	at := func(t *testing.T, p place) store.Store {
+		s := open(t, p.path, p.cfg)
+		places.Store(s, p)
 		return s
 	}
 	again := func(t *testing.T, s store.Store) store.Store {
-		path, ok := paths.LoadAndDelete(s)
+		p, ok := places.LoadAndDelete(s)
 		require.True(t, ok)
-		return at(t, path.(string), with(boltstore.Config{}))
+		return at(t, p.(place))
 	}
 	storetest.TestStore(t, storetest.Harness{
-		Open: func(t *testing.T) store.Store { return at(t, newPath(t), with(boltstore.Config{})) },
+		Open: func(t *testing.T) store.Store { return at(t, place{newPath(t), with(boltstore.Config{})}) },
 		Reopen: func(t *testing.T, s store.Store) store.Store {
 			closeStore(t, s.(*boltstore.Store))
 			return again(t, s)
@@ -45,7 +49,21 @@ func suite(t *testing.T, with func(boltstore.Config) boltstore.Config) {
 			s.(*boltstore.Store).Crash()
 			return again(t, s)
 		},
-		Small:        func(t *testing.T) store.Store { return at(t, newPath(t), with(boltstore.Config{MaxSize: 8 << 20})) },
+		Refill: -1, // the layout gives room back late, and not all of it
+		Opener: func(t *testing.T) func() (store.Store, error) {
+			cfg := with(boltstore.Config{LockTimeout: -1})
+			path := newPath(t)
+			return func() (store.Store, error) {
+				s, err := boltstore.Open(path, cfg)
+				if err != nil {
+					return nil, err // not a nil pointer in an interface
+				}
+				return s, nil
+			}
+		},
+		Small: func(t *testing.T) store.Store {
+			return at(t, place{newPath(t), with(boltstore.Config{MaxSize: 8 << 20})})
+		},
 		Capabilities: store.Capabilities{Durable: true, AtomicSend: true, UniformOrder: true, Dense: true},
 	})
 }

@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"context"
+	"errors"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
@@ -19,6 +20,8 @@ type writer struct {
 
 	row, value []byte // for keys and values
 	inboxes    []place
+	message    stored
+	passed     []error // rows that were passed over
 }
 
 // manyAccounts is from how many accounts on an operation finds them by a map.
@@ -26,18 +29,34 @@ const manyAccounts = 16
 
 // update runs an operation in the next group. bytes is what it writes, about.
 func (s *Store) update(ctx context.Context, bytes int64, run func(*writer) error) error {
+	var passed []error
 	err := s.db.Update(ctx, bytes, func(k *kv.Writer) error {
 		w := &s.writer
 		w.Writer = k
-		defer w.reset()
+		defer func() {
+			passed = w.passed
+			w.reset()
+		}()
 		if err := run(w); err != nil {
 			return err
 		}
 		w.putHeads()
 		return nil
 	})
+	for _, p := range passed { // here, since the goroutine that commits calls no logger
+		s.damaged(p)
+	}
 	s.damaged(err)
 	return err
+}
+
+// passOver notes a row that cannot be read, so that the operation goes on without it. Other errors are returned.
+func (w *writer) passOver(err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	w.passed = append(w.passed, err)
+	return nil
 }
 
 // reset lets go of what the operation used.
@@ -46,11 +65,11 @@ func (w *writer) reset() {
 	if len(w.pool) > 4096 {
 		w.pool = nil
 	}
-	w.accts, w.byName = w.accts[:0], nil
+	w.accts, w.byName, w.passed = w.accts[:0], nil, nil
 	if cap(w.inboxes) > 4096 {
 		w.inboxes = nil
 	}
-	clear(w.inboxes[:cap(w.inboxes)])
+	clear(w.inboxes)
 }
 
 // account returns an account. It is looked up once in an operation.
@@ -99,7 +118,7 @@ func (w *writer) keep(a *account) {
 func (w *writer) putHeads() {
 	for _, a := range w.accts {
 		if a.touched {
-			w.value = a.head.append(w.value[:0])
+			w.value = a.head.append(w.value[:0], a.sum)
 			w.Put(&a.seat, nil, w.value)
 		}
 	}

@@ -14,12 +14,20 @@ import (
 	"github.com/manydevice/manydevice/store/storetest"
 )
 
+// TestS31_Leases stands before the other suite, which takes longer.
+func TestS31_Leases(t *testing.T) {
+	storetest.TestLeases(t, storetest.LeaseHarness{
+		Open: func(*testing.T) store.Leases { return memstore.NewLeases() }, Bubble: true,
+	})
+}
+
 func TestS74_Suite(t *testing.T) {
 	storetest.TestStore(t, storetest.Harness{
 		Open: func(*testing.T) store.Store { return memstore.New(memstore.Config{}) },
 		Small: func(*testing.T) store.Store {
 			return memstore.New(memstore.Config{MaxBytes: 8 << 20})
 		},
+		Disk: disk, Opener: opener, Damage: damage, Corrupt: errDamaged,
 		Capabilities: store.Capabilities{AtomicSend: true, UniformOrder: true, Dense: true, Shared: true},
 		Steps:        5000,
 	})
@@ -93,54 +101,6 @@ func TestMaxBytes_ComesBack(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-}
-
-func TestMessageIDInUse(t *testing.T) {
-	s := memstore.New(memstore.Config{})
-	b := batch(event.NewIssuer(s.Info().IDKey), 1, "ann")
-	_, err := s.Commit(t.Context(), b)
-	require.NoError(t, err)
-	_, err = s.Commit(t.Context(), b)
-	_, ok := errors.AsType[*event.InvalidError](err)
-	require.True(t, ok, "%v", err)
-	page, err := s.Read(t.Context(), "ann", store.ReadOptions{Limit: 10})
-	require.NoError(t, err)
-	require.Len(t, page.Entries, 1)
-}
-
-// TestWindow_AnyOrder has records that do not expire in the order in which they came.
-func TestWindow_AnyOrder(t *testing.T) {
-	s := memstore.New(memstore.Config{})
-	issuer := event.NewIssuer(s.Info().IDKey)
-	named := func(id event.ClientMessageID, at int64, window time.Duration) (store.Result, error) {
-		b := batch(issuer, 1, "ann")
-		b.Now = time.UnixMilli(at)
-		b.Idempotency = &store.Idempotency{Device: "phone", ClientID: id, Window: window, Max: 3}
-		return s.Commit(t.Context(), b)
-	}
-	for _, c := range []struct {
-		id     event.ClientMessageID
-		at     int64
-		window time.Duration
-		want   error
-	}{
-		{"a", 1000, time.Second, nil}, // until 2000
-		{"b", 1000, 100 * time.Millisecond, nil},
-		{"c", 500, time.Second, nil}, // until 1500, by a clock that went back
-		{"d", 1099, time.Second, store.ErrWindowFull},
-		{"d", 1100, time.Second, nil}, // until 2100: b made room
-		{"e", 1499, time.Second, store.ErrWindowFull},
-		{"e", 1500, time.Second, nil}, // until 2500: c made room
-		{"f", 1999, time.Second, store.ErrWindowFull},
-		{"f", 2000, time.Second, nil}, // a made room
-	} {
-		r, err := named(c.id, c.at, c.window)
-		require.ErrorIs(t, err, c.want, "%s at %d", c.id, c.at)
-		require.False(t, r.Duplicate)
-	}
-	r, err := named("e", 2499, time.Second)
-	require.NoError(t, err)
-	require.True(t, r.Duplicate)
 }
 
 // TestStates_ForeignCursor pages on from a cursor that the store did not make, and from one whose register is gone.

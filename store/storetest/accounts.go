@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/stretchr/testify/require"
@@ -147,6 +148,7 @@ func checkAccounts(f *fixture) {
 	require.NoError(f.t, err)
 	require.Equal(f.t, all[4:5], page, "paging goes on after an account that was deleted meanwhile")
 	require.NotContains(f.t, f.accounts(2), all[3])
-	f.trim(all[4], f.head(all[4]).Seq, 10)
-	require.Contains(f.t, f.accounts(2), all[4], "an inbox that was trimmed to nothing is still one")
+	i := slices.IndexFunc(all, func(a event.Account) bool { return a != all[3] && f.load(a).Revision == 0 })
+	f.trim(all[i], f.head(all[i]).Seq, 10)
+	require.Contains(f.t, f.accounts(2), all[i], "an inbox that was trimmed to nothing is still one")
 }

@@ -218,9 +218,11 @@ func (f *fixture) counts(account event.Account, o store.ConversationOptions) []s
 		require.NoError(f.t, err)
 		require.LessOrEqual(f.t, len(p.Conversations), o.Limit)
 		all = append(all, p.Conversations...)
-		if o.Cursor = p.Next; o.Cursor == "" {
+		if p.Next == "" {
 			return all
 		}
+		require.NotEqual(f.t, o.Cursor, p.Next, "paging does not get on")
+		o.Cursor = p.Next
 		require.NotEmpty(f.t, p.Conversations, "a page that is not the last is not empty")
 	}
 }

@@ -82,6 +82,15 @@ var idempotencyRules = []rule{
 		f.refused(f.named(idempotency("phone", "x", 2)), store.ErrMismatch)
 		f.duplicate(f.named(idempotency("phone", "x", 1)), first)
 	}},
+	{name: "idempotency: I11 the digest is compared whole", check: func(f *fixture) {
+		first := f.commit(f.named(idempotency("phone", "x")))
+		for i := range 32 {
+			other := idempotency("phone", "x")
+			other.Digest[i] = 1
+			f.refused(f.named(other), store.ErrMismatch)
+		}
+		f.duplicate(f.named(idempotency("phone", "x")), first)
+	}},
 	{name: "idempotency: known by account, device and client message ID", check: func(f *fixture) {
 		f.commit(f.named(idempotency("phone", "x")))
 		for _, i := range []*store.Idempotency{
@@ -127,6 +136,26 @@ var idempotencyRules = []rule{
 		require.False(f.t, f.commit(f.named(short)).Duplicate)
 	}},
 	{name: "idempotency: a full window refuses until one expires", check: checkWindow},
+	{name: "idempotency: a clock that goes back, and windows that end in another order", check: checkAnyOrder},
+	{name: "idempotency: a name that is used again stays known while old ones expire", check: func(f *fixture) {
+		names := func(i int) *store.Idempotency { return idempotency("phone", event.ClientMessageID(fmt.Sprint(i))) }
+		const n = 40
+		for i := range n {
+			f.commit(f.named(names(i)))
+			f.now = f.now.Add(time.Millisecond)
+		}
+		f.now = f.now.Add(2 * time.Hour)
+		var again []store.Batch
+		var second []store.Result
+		for i := n - 1; i >= 0; i-- {
+			b := f.named(names(i))
+			again, second = append(again, b), append(second, f.commit(b))
+			require.False(f.t, second[len(second)-1].Duplicate)
+		}
+		for i := range again {
+			f.duplicate(again[i], second[i])
+		}
+	}},
 	{name: "idempotency: I11 S49 of many at once one has an effect", check: checkSameName},
 }
 
@@ -160,6 +189,43 @@ func checkWindow(f *fixture) {
 		require.False(f.t, f.commit(limited(id)).Duplicate)
 	}
 	f.refused(limited(15), store.ErrWindowFull)
+}
+
+// checkAnyOrder fills a window with records that do not expire in the order in which they came.
+func checkAnyOrder(f *fixture) {
+	begin := f.now
+	named := func(id event.ClientMessageID, at, window time.Duration) store.Batch {
+		f.now = begin.Add(at)
+		i := idempotency("phone", id)
+		i.Window, i.Max = window, 3
+		return f.named(i)
+	}
+	for _, c := range []struct {
+		id         event.ClientMessageID
+		at, window time.Duration
+		want       error
+	}{
+		{"a", 10 * time.Second, 10 * time.Second, nil}, // until 20
+		{"b", 10 * time.Second, time.Second, nil},
+		{"c", 5 * time.Second, 10 * time.Second, nil}, // until 15, by a clock that went back
+		{"d", 10999 * time.Millisecond, 10 * time.Second, store.ErrWindowFull},
+		{"d", 11 * time.Second, 10 * time.Second, nil}, // until 21: b made room
+		{"e", 14999 * time.Millisecond, 10 * time.Second, store.ErrWindowFull},
+		{"e", 15 * time.Second, 10 * time.Second, nil}, // until 25: c made room
+		{"f", 19999 * time.Millisecond, 10 * time.Second, store.ErrWindowFull},
+		{"f", 20 * time.Second, 10 * time.Second, nil}, // a made room
+	} {
+		b := named(c.id, c.at, c.window)
+		if c.want != nil {
+			f.refused(b, c.want)
+			continue
+		}
+		first := f.commit(b)
+		require.False(f.t, first.Duplicate, "%s at %v", c.id, c.at)
+		f.duplicate(b, first)
+	}
+	require.True(f.t, f.commit(named("e", 24999*time.Millisecond, time.Second)).Duplicate)
+	require.True(f.t, f.commit(named("e", -time.Hour, time.Second)).Duplicate, "the clock goes back")
 }
 
 func checkSameName(f *fixture) {

@@ -32,15 +32,17 @@ var inboxRules = []rule{
 		}
 		require.Len(f.t, f.all("ann"), 12)
 	}},
-	{name: "inbox: I3 sequence numbers are dense", when: func(h *Harness) bool { return h.Capabilities.Dense },
+	{name: "inbox: I3 sequence numbers are dense", skip: dense,
 		check: func(f *fixture) {
 			require.Equal(f.t, []uint64{1, 2, 3}, f.fill("ann", 3))
 			f.trim("ann", 3, 10)
 			require.Equal(f.t, []uint64{4}, f.fill("ann", 1))
 			f.void("ann", 4)
 			require.Equal(f.t, []uint64{5, 6}, f.fill("ann", 2))
+			f.void("ann", 6)
+			require.Equal(f.t, []uint64{7}, f.fill("ann", 1))
 		}},
-	{name: "inbox: I3 refused batches use no sequence number", when: func(h *Harness) bool { return h.Capabilities.Dense },
+	{name: "inbox: I3 refused batches use no sequence number", skip: dense,
 		check: func(f *fixture) {
 			f.fill("ann", 1)
 			b := f.batch("ann", f.message("ann", "ann"))
@@ -211,16 +213,29 @@ func checkCopies(f *fixture) {
 	r.States[0].Value[0] = 'Y'
 	r.Messages[0].To[0].Seq = 99
 
+	require.Equal(f.t, "value", string(f.register("n").Value), "what was passed in is kept")
 	f.load("ann").Data[0] = 'Y'
-	f.states("ann", store.StateOptions{})[0].Value[0] = 'Y'
+	f.register("n").Value[0] = 'Y'
+	require.Equal(f.t, "value", string(f.register("n").Value), "a page is the store's own memory")
 	f.page("ann", store.ReadOptions{Limit: 1}).Entries[0].Targets[0] = 9
 	f.info(m.ID).To[0].Seq = 99
 	b.OnlyIfChanged, b.Record, b.Messages = true, nil, nil
 	b.States[0].Value = []byte("value")
 	f.commit(b).States[0].Value[0] = 'Z'
 
+	f.save(store.Cursor{Account: "ann", Incarnation: 3, Seq: 1})
+	list, err := f.s.Cursors(f.ctx, "ann")
+	require.NoError(f.t, err)
+	require.Len(f.t, list, 1)
+	list[0].Seq = 99
+	f.void("ann", f.unread().To[0].Seq)
+	require.Equal(f.t, []uint64{1}, f.count("ann", "c1").Uncounted)
+	f.count("ann", "c1").Uncounted[0] = 99
+
+	require.EqualValues(f.t, 1, f.cursors("ann")[3].Seq)
+	require.Equal(f.t, []uint64{1}, f.count("ann", "c1").Uncounted)
 	require.Equal(f.t, "data", string(f.load("ann").Data))
 	require.Equal(f.t, "value", string(f.states("ann", store.StateOptions{})[0].Value))
 	require.Equal(f.t, []event.Incarnation{7}, f.all("ann")[0].Targets)
-	require.Equal(f.t, f.head("ann").Seq, f.info(m.ID).To[0].Seq)
+	require.Equal(f.t, f.all("ann")[0].Seq, f.info(m.ID).To[0].Seq)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -24,12 +25,28 @@ type leaseRule struct {
 	check func(ctx context.Context, l store.Leases) error
 }
 
+// LeaseHarness says how to make the leases under test.
+type LeaseHarness struct {
+	// Open makes leases of which none is held. Required. It is called for each rule, and by the rule's subtest alone.
+	Open func(t *testing.T) store.Leases
+	// Bubble runs each rule, with its Open, in a synctest bubble, where waiting takes no time: for leases that do no I/O and
+	// have no goroutine outside. Without it the rules wait, by time.Sleep, for leases to expire: some seconds in all.
+	Bubble bool
+}
+
 // TestLeases checks an implementation of [store.Leases] against the contract, each rule as a subtest with leases of its
-// own, of which none is held. The rules wait, by time.Sleep, for leases to expire: some seconds in all, and no time in a
-// synctest bubble.
-func TestLeases(t *testing.T, open func(t *testing.T) store.Leases) {
+// own.
+func TestLeases(t *testing.T, h LeaseHarness) {
+	require.NotNil(t, h.Open, "LeaseHarness.Open is required")
 	for _, r := range leaseRules {
-		t.Run(r.name, func(t *testing.T) { require.NoError(t, r.check(t.Context(), open(t))) })
+		check := func(t *testing.T) { require.NoError(t, r.check(t.Context(), h.Open(t))) }
+		t.Run(r.name, func(t *testing.T) {
+			if h.Bubble {
+				synctest.Test(t, check)
+				return
+			}
+			check(t)
+		})
 	}
 }
 

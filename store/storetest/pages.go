@@ -101,8 +101,10 @@ var pageRules = []rule{
 			require.Equal(f.t, []uint64{seq}, seqs(p.Entries))
 		}
 	}},
-	{name: "page: to know more than there is does no harm", check: func(f *fixture) {
+	{name: "page: to know more or less than there is does no harm", check: func(f *fixture) {
 		list := f.fill("ann", 2)
+		f.covers("ann", store.ReadOptions{Limit: 10, Known: list[0]}, list)
+		require.Equal(f.t, list[1], f.page("ann", store.ReadOptions{Known: list[0]}).Head.Seq)
 		f.covers("ann", store.ReadOptions{Limit: 10, Known: list[1] + 5}, list)
 		require.Zero(f.t, f.page("bob", store.ReadOptions{Limit: 10, Known: 5}).Head.Seq)
 	}},
@@ -153,6 +155,29 @@ var removalRules = []rule{
 		h := f.trim("ann", list[1], 2)
 		require.GreaterOrEqual(f.t, h.Trim, list[1])
 		require.Equal(f.t, list[2:], seqs(f.all("ann")))
+	}},
+	{name: "trim: holes do not count for the limit", check: func(f *fixture) {
+		list := f.fill("ann", 5)
+		f.void("ann", list[1], list[2])
+		h := f.trim("ann", list[3], 2)
+		require.GreaterOrEqual(f.t, h.Trim, list[3])
+		require.Equal(f.t, list[4:], seqs(f.all("ann")))
+	}},
+	{name: "trim: in slices of any size", check: func(f *fixture) {
+		var list []uint64
+		for range 5 {
+			list = append(list, f.fill("ann", 500)...)
+		}
+		gone := 0
+		for _, limit := range []int{1, 63, 511, 1, 1025, 700} {
+			h := f.trim("ann", list[len(list)-2], limit)
+			gone = min(gone+limit, len(list)-1)
+			require.GreaterOrEqual(f.t, h.Trim, list[gone-1], "limit %d", limit)
+			require.Less(f.t, h.Trim, list[gone], "limit %d", limit)
+			require.Equal(f.t, len(list)-gone, h.Entries, "limit %d", limit)
+			f.covers("ann", store.ReadOptions{Limit: 1}, list[gone:gone+1])
+			f.covers("ann", store.ReadOptions{Limit: len(list)}, list[gone:])
+		}
 	}},
 	{name: "trim: never beyond the head", check: func(f *fixture) {
 		list := f.fill("ann", 3)

@@ -82,6 +82,26 @@ var sendRules = []rule{
 		}
 		require.ElementsMatch(f.t, names, f.accounts(300))
 	}},
+	{name: "send: to as many inboxes as there may be", check: func(f *fixture) {
+		names := make([]event.Account, store.MaxInboxes)
+		for i := range names {
+			names[i] = event.Account(fmt.Sprintf("member-%05d", i))
+		}
+		p := f.send("ann", names...)
+		require.Equal(f.t, plain(p.To), plain(f.info(p.ID).To))
+		for i, to := range p.To {
+			require.Equal(f.t, names[i], to.Account)
+			h := f.head(to.Account)
+			require.Equal(f.t, store.Head{Epoch: to.Epoch, Seq: to.Seq, Entries: 1, Bytes: h.Bytes}, h)
+			require.NotZero(f.t, h.Seq)
+			if i%1000 == 0 || i == len(names)-1 {
+				require.Equal(f.t, []event.MessageID{p.ID}, ids(f.all(to.Account)))
+				require.NoError(f.t, f.s.Delete(f.ctx, to.Account, 0))
+			}
+		}
+		require.Equal(f.t, plain(p.To), plain(f.info(p.ID).To), "as long as the last one has it")
+	}},
+	{name: "send: a message ID is used once", check: checkUsedID},
 	{name: "send: times are kept to the millisecond", check: func(f *fixture) {
 		f.now = f.now.Add(time.Millisecond + 999*time.Microsecond)
 		m := f.message("ann", "ann")
@@ -129,6 +149,36 @@ func checkLastCopy(f *fixture) {
 	}
 }
 
+// checkUsedID sends messages under IDs that the store knows: of an inbox, and of a message that is only held by its change.
+func checkUsedID(f *fixture) {
+	first := f.unread()
+	edit := f.change(first, "edit")
+	f.commit(f.batch("bob", edit))
+	for _, id := range []event.MessageID{first.ID, edit.ID} {
+		before := f.info(id)
+		again := f.message("ann", "ann", "bob", "cat")
+		again.ID = id
+		fresh := f.message("ann", "ann", "bob", "cat")
+		ann, bob := f.head("ann"), f.head("bob")
+		for _, messages := range [][]store.Message{{again}, {fresh, again}} {
+			b := f.batch("ann", messages...)
+			b.Record = &store.RecordUpdate{Data: []byte("one")}
+			b.States = []store.StateUpdate{marker(5)}
+			b.Idempotency = idempotency("phone", "x")
+			_, err := f.s.Commit(f.ctx, b)
+			f.invalid(err, "a used message ID")
+		}
+		require.Equal(f.t, before, f.info(id))
+		require.Equal(f.t, ann, f.head("ann"))
+		require.Equal(f.t, bob, f.head("bob"))
+		f.gone(fresh.ID)
+	}
+	require.Zero(f.t, f.load("ann").Revision)
+	require.Empty(f.t, f.states("ann", store.StateOptions{}))
+	require.False(f.t, f.commit(f.named(idempotency("phone", "x"))).Duplicate)
+	require.NotContains(f.t, f.accounts(10), event.Account("cat"))
+}
+
 var orderRules = []rule{
 	{name: "order: I12 what is answered earlier comes earlier", check: func(f *fixture) {
 		var sent []event.MessageID
@@ -159,13 +209,13 @@ var orderRules = []rule{
 	{name: "order: S47 concurrent writers lose and double nothing", check: checkWriters},
 	{name: "order: S47 a reader never passes an entry that comes later", check: checkReader},
 	{name: "order: I12 two inboxes order what they share alike",
-		when: func(h *Harness) bool { return h.Capabilities.UniformOrder },
+		skip: uniformOrder,
 		check: func(f *fixture) {
 			f.writers(6, 8, "ann", "bob")
 			require.Equal(f.t, ids(f.all("ann")), ids(f.all("bob")))
 		}},
 	{name: "order: I2 a message is in all inboxes at once",
-		when: func(h *Harness) bool { return h.Capabilities.AtomicSend }, check: checkAtomic},
+		skip: atomicSend, check: checkAtomic},
 }
 
 // writers lets goroutines send at once, and returns what each of them sent, in order.

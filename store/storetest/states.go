@@ -178,17 +178,19 @@ func checkStatePages(f *fixture) {
 	}
 	newer := f.states("ann", store.StateOptions{Newer: want[9].Seq})
 	require.ElementsMatch(f.t, want[10:], newer)
-	page, err := f.s.States(f.ctx, "ann", store.StateOptions{Limit: len(want) + 1})
-	require.NoError(f.t, err)
-	require.Len(f.t, page.States, len(want))
-	require.Empty(f.t, page.Next)
+	for _, limit := range []int{len(want), len(want) + 1} {
+		page, err := f.s.States(f.ctx, "ann", store.StateOptions{Limit: limit})
+		require.NoError(f.t, err)
+		require.Len(f.t, page.States, len(want))
+		require.Empty(f.t, page.Next, "limit %d", limit)
+	}
 }
 
 var cursorRules = []rule{
 	{name: "cursor: none at first", check: func(f *fixture) { require.Empty(f.t, f.cursors("ann")) }},
 	{name: "cursor: I9 the maximum stays, of each part", check: func(f *fixture) {
 		for _, c := range []struct{ seq, sent, wantSeq, wantSent uint64 }{
-			{5, 7, 5, 7}, {3, 9, 5, 9}, {8, 2, 8, 9}, {0, 0, 8, 9},
+			{5, 7, 5, 7}, {3, 9, 5, 9}, {8, 2, 8, 9}, {8, 3, 8, 9}, {1, 9, 8, 9}, {0, 0, 8, 9},
 		} {
 			f.save(store.Cursor{Account: "ann", Incarnation: 1, Seq: c.seq, Sent: c.sent})
 			require.Equal(f.t, map[event.Incarnation]store.Cursor{
@@ -228,6 +230,22 @@ var cursorRules = []rule{
 		require.Empty(f.t, f.cursors("ann"))
 	}},
 	{name: "cursor: S42 a new device begins at the head, less what it asks for", check: checkBegin},
+	{name: "cursor: At is a place at most at the head and not before the trim position", check: func(f *fixture) {
+		list := f.fill("ann", 6)
+		f.trim("ann", list[1], 10)
+		b := f.batch("ann")
+		b.Begin = []store.Begin{
+			{Incarnation: 1, At: list[3]}, {Incarnation: 2, At: list[5] + 7}, {Incarnation: 3, At: list[0]},
+			{Incarnation: 4, At: list[5], Back: 1}, {Incarnation: 5, At: list[2], Back: 1},
+		}
+		f.commit(b)
+		got := f.cursors("ann")
+		require.Equal(f.t, list[3], got[1].Seq)
+		require.Equal(f.t, list[5], got[2].Seq, "beyond the head")
+		require.Equal(f.t, f.head("ann").Trim, got[3].Seq, "before the trim position")
+		require.Equal(f.t, list[4], got[4].Seq, "the lower of At and Back")
+		require.Equal(f.t, list[2], got[5].Seq)
+	}},
 	{name: "cursor: one that is there already stays", check: func(f *fixture) {
 		f.fill("ann", 5)
 		f.save(store.Cursor{Account: "ann", Incarnation: 1, Seq: 2, Sent: 3})

@@ -72,6 +72,8 @@ func TestGoal(t *testing.T) {
 		{lab.AtMost(1.5), "<=1.5", 1.5, 1.6},
 		{lab.AtMostMore(3), "<=+3", -1, 3.1},
 	}
+	require.Equal(t, "none", lab.Goal{}.String())
+	require.True(t, lab.Goal{}.Met(7), "for information")
 	for _, tt := range tests {
 		require.Equal(t, tt.text, tt.goal.String())
 		require.True(t, tt.goal.Met(tt.met), tt.text)
@@ -107,6 +109,44 @@ func TestLoad_CountsNoLessThanOneOperationOfEachWorker(t *testing.T) {
 	require.Less(t, s.Value, 5*2*8/op.Seconds(), "a window of 1 ms would have 100 times what eight workers can do")
 	require.NotEmpty(t, s.Latencies)
 	require.GreaterOrEqual(t, lab.Quantile(s.Latencies, 0), op)
+}
+
+func TestLoad_RunAndPay(t *testing.T) {
+	const pay = 50 * time.Millisecond
+	var done atomic.Int64
+	load := lab.Load{Workers: 2, Time: time.Millisecond, Op: func(int, int) (int, error) {
+		done.Add(1)
+		time.Sleep(100 * time.Microsecond)
+		return 1, nil
+	}}
+	s, err := load.RunAndPay(t.Context(), func() error {
+		time.Sleep(pay)
+		return nil
+	})
+	require.NoError(t, err)
+	require.LessOrEqual(t, s.Value, float64(done.Load())/pay.Seconds(), "the debt counts")
+	require.NotEmpty(t, s.Latencies)
+	broken := errors.New("broken")
+	_, err = load.RunAndPay(t.Context(), func() error { return broken })
+	require.ErrorIs(t, err, broken)
+}
+
+func TestLoad_KeepsLatenciesOfAllOfTheTime(t *testing.T) {
+	const slow, early = 100 * time.Microsecond, 1000
+	s, err := lab.Load{Workers: 1, Time: 300 * time.Millisecond, Op: func(_, i int) (int, error) {
+		for from := time.Now(); i < early && time.Since(from) < slow; {
+			continue
+		}
+		return 1, nil // millions follow, each of which is faster
+	}}.Run(t.Context())
+	require.NoError(t, err)
+	kept := 0
+	for _, d := range s.Latencies {
+		if d >= slow {
+			kept++
+		}
+	}
+	require.Greater(t, kept, 5, "of %d", len(s.Latencies))
 }
 
 func TestLoad_Errors(t *testing.T) {

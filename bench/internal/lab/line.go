@@ -34,7 +34,8 @@ type Line struct {
 	Prepare func(s *Scene) (ours, reference Run, err error)
 }
 
-// Goal is a bound on the ratio of our value to the reference's. Exactly one of the two bounds is set.
+// Goal is a bound on the ratio of our value to the reference's. At most one of the two bounds is set; if neither is, the line is for
+// information, and every ratio meets it.
 type Goal struct {
 	AtLeast, AtMost float64
 	Difference      bool // not our value over the reference's, but our value less the reference's
@@ -58,10 +59,26 @@ func (g Goal) ratio(ours, reference float64) float64 {
 
 // Met reports whether a ratio is within the goal.
 func (g Goal) Met(ratio float64) bool {
-	if g.AtLeast > 0 {
+	switch {
+	case g.AtLeast > 0:
 		return ratio >= g.AtLeast
+	case g.none():
+		return true
 	}
 	return ratio <= g.AtMost
+}
+
+func (g Goal) none() bool { return g == Goal{} }
+
+// verdict says in tables whether a ratio is within the goal.
+func (g Goal) verdict(ratio float64) string {
+	switch {
+	case g.none():
+		return "-"
+	case g.Met(ratio):
+		return "yes"
+	}
+	return "no"
 }
 
 // String returns the goal as it stands in tables.
@@ -69,6 +86,8 @@ func (g Goal) String() string {
 	switch {
 	case g.AtLeast > 0:
 		return fmt.Sprintf(">=%g", g.AtLeast)
+	case g.none():
+		return "none"
 	case g.Difference:
 		return fmt.Sprintf("<=+%g", g.AtMost)
 	}

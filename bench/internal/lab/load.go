@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,26 @@ const (
 	tick   = time.Millisecond
 	maxRun = 2 * time.Minute // that a load may take to get its operations done
 )
+
+// RunAndPay runs a load from its first operation on, then calls pay, which does what the operations have left to be done later. It
+// returns how much was done per second of the whole time. Warm counts as Time does.
+func (l Load) RunAndPay(ctx context.Context, pay func() error) (Sample, error) {
+	var amount atomic.Int64
+	op := l.Op
+	l.Op = func(worker, i int) (int, error) {
+		n, err := op(worker, i)
+		amount.Add(int64(n))
+		return n, err
+	}
+	l.Time, l.Warm = l.Time+l.Warm, 0
+	from := time.Now()
+	s, err := l.Run(ctx)
+	if err == nil {
+		err = pay()
+	}
+	s.Value = float64(amount.Load()) / time.Since(from).Seconds()
+	return s, err
+}
 
 // progress is what the workers of a load share.
 type progress struct {
@@ -93,12 +114,12 @@ func (l Load) work(ctx context.Context, w int, p *progress) ([]time.Duration, er
 		if !p.counting.Load() {
 			continue
 		}
-		if counted < room {
-			mine = append(mine, took)
-		} else {
-			mine[counted%room] = took
-		}
 		counted++
+		if len(mine) < room {
+			mine = append(mine, took)
+		} else if j := rand.IntN(counted); j < room { // each one is kept with the same chance, whenever it came
+			mine[j] = took
+		}
 	}
 	return mine, nil
 }

@@ -84,7 +84,7 @@ func (p *Page) row(b *strings.Builder, r *Result) {
 	ours, reference := r.Values()
 	low, high := r.span()
 	fmt.Fprintf(b, "| `%s` | %s %s | %s, %s | %s (%s–%s), %s | %s | %s |\n", r.Name, number(ours), r.Unit, r.Against,
-		number(reference), number(r.Ratio()), number(low), number(high), counted(len(r.Ratios)), spelled(r.Goal), yes(r.Met()))
+		number(reference), number(r.Ratio()), number(low), number(high), counted(len(r.Ratios)), spelled(r.Goal), r.Goal.verdict(r.Ratio()))
 }
 
 func counted(runs int) string {

@@ -15,7 +15,7 @@ func WriteLine(w io.Writer, r *Result, notes bool) {
 	ours, reference := r.Values()
 	low, high := r.span()
 	fmt.Fprintf(w, "%-40s %9s %-12s  %9s %-34s  ratio %-7s goal %-7s met %-3s  runs %d, %s–%s%s\n", r.Name, number(ours), r.Unit,
-		number(reference), r.Against, number(r.Ratio()), r.Goal, yes(r.Met()), len(r.Ratios), number(low), number(high), r.latencies())
+		number(reference), r.Against, number(r.Ratio()), r.Goal, r.Goal.verdict(r.Ratio()), len(r.Ratios), number(low), number(high), r.latencies())
 	if notes && r.Notes != "" {
 		fmt.Fprintf(w, "    %s\n", r.Notes)
 	}
@@ -67,13 +67,6 @@ func digits(v float64) string {
 	return strconv.FormatFloat(v, 'g', 3, 64)
 }
 
-func yes(ok bool) string {
-	if ok {
-		return "yes"
-	}
-	return "no"
-}
-
 // Header is the first line of the table for machines.
 const Header = "name\tours\tunit\treference\treference_value\tratio\tgoal\tmet\truns\tmin\tmax"
 
@@ -87,7 +80,7 @@ func WriteTSV(w io.Writer, results []Result) error {
 		ours, reference := r.Values()
 		low, high := r.span()
 		fields := []string{
-			r.Name, exact(ours), r.Unit, r.Against, exact(reference), exact(r.Ratio()), r.Goal.String(), yes(r.Met()),
+			r.Name, exact(ours), r.Unit, r.Against, exact(reference), exact(r.Ratio()), r.Goal.String(), r.Goal.verdict(r.Ratio()),
 			strconv.Itoa(len(r.Ratios)), exact(low), exact(high),
 		}
 		if _, err := fmt.Fprintln(w, strings.Join(fields, "\t")); err != nil {

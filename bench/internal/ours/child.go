@@ -14,7 +14,6 @@ import (
 
 	"github.com/manydevice/manydevice"
 	"github.com/manydevice/manydevice/bench/internal/lab"
-	"github.com/manydevice/manydevice/store/boltstore"
 )
 
 // childEnv tells a process that it is one that will be killed: accounts, messages and path of the file.
@@ -45,7 +44,7 @@ func child(order string) error {
 	if err != nil {
 		return err
 	}
-	st, err := boltstore.Open(path, boltstore.Config{})
+	st, err := OpenStore(path, 0)
 	if err != nil {
 		return err
 	}

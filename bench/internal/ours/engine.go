@@ -13,7 +13,6 @@ import (
 	"github.com/manydevice/manydevice/policy"
 	"github.com/manydevice/manydevice/session"
 	"github.com/manydevice/manydevice/store"
-	"github.com/manydevice/manydevice/store/boltstore"
 	"github.com/manydevice/manydevice/store/memstore"
 )
 
@@ -38,24 +37,6 @@ func Config() (manydevice.Config, error) {
 // Memory opens an engine over a store in memory. It is closed with the scene.
 func Memory(s *lab.Scene, cfg manydevice.Config) (*Engine, error) {
 	return open(s, memstore.New(memstore.Config{}), cfg)
-}
-
-// File opens an engine over a new file.
-func File(s *lab.Scene, cfg manydevice.Config) (*Engine, error) {
-	path, err := s.File()
-	if err != nil {
-		return nil, err
-	}
-	return OpenFile(s, path, cfg)
-}
-
-// OpenFile opens an engine over a file that may be there already.
-func OpenFile(s *lab.Scene, path string, cfg manydevice.Config) (*Engine, error) {
-	st, err := boltstore.Open(path, boltstore.Config{})
-	if err != nil {
-		return nil, err
-	}
-	return open(s, st, cfg)
 }
 
 func open(s *lab.Scene, st store.Store, cfg manydevice.Config) (*Engine, error) {

@@ -34,6 +34,8 @@ func Payload(n int) []byte {
 type Traffic struct {
 	Alone   bool // no copy for the sender, and no conversation: an entry in the recipient's inbox alone
 	Unnamed bool // no client message ID, hence no protection against repetition
+	Plain   bool // no conversation, so that nothing is kept for who reads it when
+	Read    bool // the sender is to be told of delivery and reading; Plain is not set
 
 	accounts int
 	payload  []byte
@@ -70,8 +72,11 @@ func (t *Traffic) request(n uint64) fanout.SendRequest {
 	}
 	if t.Alone {
 		q.NoSenderCopy = true
-	} else {
+	} else if !t.Plain {
 		q.Conversation = Conversation(from)
+	}
+	if t.Read {
+		q.Receipts = fanout.ReceiptsOn
 	}
 	return q
 }

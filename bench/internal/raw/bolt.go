@@ -1,11 +1,11 @@
 package raw
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"sync/atomic"
 
 	"go.etcd.io/bbolt"
 
@@ -59,7 +59,7 @@ func NewSequence(s *lab.Scene) (*Sequence, error) {
 		return nil, err
 	}
 	q := &Sequence{db: db}
-	q.combiner = NewCombiner(q.apply)
+	q.combiner = NewCombiner(0, q.apply)
 	return q, nil
 }
 
@@ -109,96 +109,6 @@ func (q *Sequence) Scan() (n, size int, err error) {
 	})
 }
 
-// Ordered keeps messages under keys that are ordered by account, which is how such a file is laid out at first thought:
-// the payload once, an entry and a head in both inboxes, and a record for the client message ID. Heads are kept in memory
-// besides, so that none has to be read.
-type Ordered struct {
-	db       *bbolt.DB
-	combiner *Combiner[message]
-	heads    []atomic.Uint64
-	next     atomic.Uint64
-}
-
-type message struct {
-	from, to int
-	n        uint64
-	payload  []byte
-}
-
-var (
-	payloads = []byte("payloads")
-	entries  = []byte("entries")
-	heads    = []byte("heads")
-	sent     = []byte("sent")
-)
-
-// NewOrdered returns a file that has one entry for each account. It is closed with the scene.
-func NewOrdered(s *lab.Scene, accounts int) (*Ordered, error) {
-	db, err := openIn(s, string(payloads), string(entries), string(heads), string(sent))
-	if err != nil {
-		return nil, err
-	}
-	o := &Ordered{db: db, heads: make([]atomic.Uint64, accounts)}
-	o.combiner = NewCombiner(o.apply)
-	const batch = 4096
-	for first := 0; first < accounts; first += batch {
-		var fill []message
-		for i := first; i < min(first+batch, accounts); i += 2 {
-			fill = append(fill, message{from: i, to: o.partner(i), n: o.next.Add(1), payload: make([]byte, 16)})
-		}
-		if err := o.apply(fill); err != nil {
-			return nil, err
-		}
-	}
-	return o, nil
-}
-
-func (o *Ordered) partner(i int) int {
-	if i^1 < len(o.heads) {
-		return i ^ 1
-	}
-	return 0
-}
-
-// Send returns when a message of the account is durable.
-func (o *Ordered) Send(from int, payload []byte) error {
-	return o.combiner.Do(message{from: from, to: o.partner(from), n: o.next.Add(1), payload: payload})
-}
-
-func (o *Ordered) apply(batch []message) error {
-	return o.db.Update(func(tx *bbolt.Tx) error {
-		for _, m := range batch {
-			id := binary.BigEndian.AppendUint64(nil, m.n)
-			if err := tx.Bucket(payloads).Put(id, m.payload); err != nil {
-				return err
-			}
-			for _, account := range []int{m.from, m.to} {
-				if err := o.enter(tx, account, id); err != nil {
-					return err
-				}
-			}
-			// a digest and a result under account, device and ID
-			name := append([]byte(accountName(m.from)+"/d1/m"), id...)
-			if err := tx.Bucket(sent).Put(name, make([]byte, 56)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-func (o *Ordered) enter(tx *bbolt.Tx, account int, id []byte) error {
-	name := accountName(account)
-	head := binary.BigEndian.AppendUint64(nil, o.heads[account].Add(1))
-	entry := append(make([]byte, 0, 48), id...)
-	if err := tx.Bucket(entries).Put(append([]byte(name+"/"), head...), entry[:48]); err != nil {
-		return err
-	}
-	return tx.Bucket(heads).Put([]byte(name), head)
-}
-
-func accountName(i int) string { return "a" + strconv.Itoa(i) }
-
 // PutAll puts n records of a size, with few commits.
 func (q *Sequence) PutAll(n, size int) error {
 	const batch = 10_000
@@ -213,4 +123,20 @@ func (q *Sequence) PutAll(n, size int) error {
 		n -= len(records)
 	}
 	return nil
+}
+
+// BucketsWith returns the names of the buckets of a file that have a row whose key begins with a prefix.
+func BucketsWith(db *bbolt.DB, prefix []byte) (names [][]byte, err error) {
+	err = db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			if k, _ := b.Cursor().Seek(prefix); bytes.HasPrefix(k, prefix) {
+				names = append(names, slices.Clone(name))
+			}
+			return nil
+		})
+	})
+	if err == nil && len(names) == 0 {
+		err = fmt.Errorf("no bucket has a row with %q", prefix)
+	}
+	return names, err
 }

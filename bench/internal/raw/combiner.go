@@ -2,7 +2,10 @@
 package raw
 
 import (
+	"cmp"
+	"math"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -10,6 +13,7 @@ import (
 // one that is alone is applied at once, by its own goroutine.
 type Combiner[T any] struct {
 	apply func([]T) error
+	limit int
 
 	mu      sync.Mutex
 	waiting []waiter[T]
@@ -27,8 +31,10 @@ type turn struct {
 	err  error
 }
 
-// NewCombiner returns a combiner. apply is called by one goroutine at a time.
-func NewCombiner[T any](apply func([]T) error) *Combiner[T] { return &Combiner[T]{apply: apply} }
+// NewCombiner returns a combiner. apply is called by one goroutine at a time, with at most limit operations; 0: as many as wait.
+func NewCombiner[T any](limit int, apply func([]T) error) *Combiner[T] {
+	return &Combiner[T]{apply: apply, limit: cmp.Or(limit, math.MaxInt)}
+}
 
 // yields is how often the goroutine that leads lets others come first. Four make up for the most part of it.
 const yields = 4
@@ -50,8 +56,9 @@ func (c *Combiner[T]) Do(op T) error {
 		runtime.Gosched()
 	}
 	c.mu.Lock()
-	batch := c.waiting
-	c.waiting = nil
+	n := min(len(c.waiting), c.limit)
+	batch := slices.Clone(c.waiting[:n]) // the leader is the first
+	c.waiting = slices.Delete(c.waiting, 0, n)
 	c.mu.Unlock()
 	ops := make([]T, len(batch))
 	for i, b := range batch {

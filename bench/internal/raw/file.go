@@ -25,7 +25,7 @@ func NewFile(s *lab.Scene) (*File, error) {
 	}
 	s.Cleanup(f.Close)
 	raw := &File{f: f}
-	raw.combiner = NewCombiner(raw.apply)
+	raw.combiner = NewCombiner(0, raw.apply)
 	return raw, nil
 }
 

@@ -25,7 +25,7 @@ func TestCombiner(t *testing.T) {
 	broken := errors.New("broken")
 	var calls, running atomic.Int64
 	got := make(map[int]int)
-	c := raw.NewCombiner(func(batch []int) error {
+	c := raw.NewCombiner(0, func(batch []int) error {
 		if running.Add(1) != 1 {
 			return errors.New("two at a time")
 		}

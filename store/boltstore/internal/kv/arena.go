@@ -13,7 +13,7 @@ import (
 type arena struct {
 	chunks [maxChunks][]byte
 	words  [maxWordChunks]*wordChunk
-	step   int // size of a chunk of bytes, unless what it is made for is larger
+	step   int // size of the first chunks of bytes; see chunkSize
 
 	// Only the goroutine that adds uses these.
 	chunk, used int // the chunk that is added to, and how much of it is used
@@ -40,12 +40,16 @@ func newArena(limit int64) *arena {
 // reset makes it empty, and keeps its chunks unless one of them was made for something larger than the others.
 func (a *arena) reset() {
 	for i := range a.chunks {
-		if len(a.chunks[i]) > a.step {
+		if len(a.chunks[i]) > a.chunkSize(i) {
 			a.chunks[i] = nil
 		}
 	}
 	a.chunk, a.used, a.next, a.wordChunks, a.size = -1, 0, 0, 0, 0
 }
+
+// chunkSize is how large a chunk is. After many of them they are larger, so that an operation that writes many times the limit
+// finds places.
+func (a *arena) chunkSize(i int) int { return min(a.step<<min(i/64, chunkBits), largestChunk) }
 
 // full reports whether there is no place left for what a large operation may write.
 func (a *arena) full() bool {
@@ -57,7 +61,7 @@ func (a *arena) bytes(n int) (uint32, []byte) {
 	if a.chunk < 0 || a.used+n > len(a.chunks[a.chunk]) {
 		a.chunk++
 		if len(a.chunks[a.chunk]) < n {
-			a.chunks[a.chunk] = make([]byte, max(a.step, n))
+			a.chunks[a.chunk] = make([]byte, max(a.chunkSize(a.chunk), n))
 		}
 		a.size += int64(len(a.chunks[a.chunk]))
 		a.used = 0

@@ -435,11 +435,14 @@ func stopped(err error) error {
 }
 
 // maxListed is how many free pages are listed with each commit at most: 128 KiB of numbers, where a slice of a flush writes up to
-// 16 MiB of pages. A clean Close writes any list.
+// 16 MiB of pages. Nor is it where room is short. A clean Close writes any list.
 const maxListed = 16 << 10
 
 // listFree says whether the next commit writes the list of free pages.
 func (db *DB) listFree() {
 	s := db.bolt.Stats()
-	db.bolt.NoFreelistSync = s.FreePageN+s.PendingPageN > maxListed
+	db.room.mu.Lock()
+	tight := db.room.left() < 64*maxListed
+	db.room.mu.Unlock()
+	db.bolt.NoFreelistSync = tight || s.FreePageN+s.PendingPageN > maxListed
 }

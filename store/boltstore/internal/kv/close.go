@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	bolt "go.etcd.io/bbolt"
@@ -36,11 +35,11 @@ func (db *DB) shut() error {
 		}
 		err = errors.Join(err, l.file.Close())
 		if healthy {
-			err = errors.Join(err, os.Remove(db.o.Path+walNames[i]))
+			err = errors.Join(err, db.disk.remove(db.o.Path+walNames[i]))
 		}
 	}
 	if healthy {
-		err = errors.Join(err, SyncDir(filepath.Dir(db.o.Path)))
+		err = errors.Join(err, db.disk.syncDir(db.o.Path))
 	}
 	return err
 }
@@ -50,13 +49,13 @@ func (db *DB) flushRest() error {
 	for {
 		v := db.current.Load()
 		db.mu.Lock()
-		ch, err := db.flushed, db.flushErr
+		ch, err, gaveUp := db.flushed, db.flushErr, db.gaveUp
 		db.mu.Unlock()
 		switch {
-		case err != nil:
+		case gaveUp:
 			return fmt.Errorf("boltstore: close: flush: %w", err)
-		case db.refusal() != nil:
-			return nil
+		case db.refusal() != nil: // the file must not say that it was closed
+			return db.refusal()
 		case v.tables[1] != nil:
 			if db.current.Load() == v {
 				<-ch
@@ -71,15 +70,20 @@ func (db *DB) flushRest() error {
 	}
 }
 
-// seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them.
+// seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them. If
+// there is no room for the list, it does without.
 func (db *DB) seal() error {
-	db.bolt.NoFreelistSync = false
 	m := db.current.Load().tables[0]
-	return guard(func() error {
-		return db.bolt.Update(func(tx *bolt.Tx) error {
+	for _, without := range []bool{false, true} {
+		db.bolt.NoFreelistSync = without
+		err := db.transact(func(tx *bolt.Tx) error {
 			return putState(tx, state{id: db.id, number: m.number - 1, group: db.published.Load()})
 		})
-	})
+		if without || !full(err) || !retryable(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Checkpoint flushes all that was published before it was called.
@@ -116,12 +120,30 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 			case <-db.life.Done():
 			}
 		default:
-			db.running.Lock()
-			if v := db.current.Load(); v.tables[1] == nil && v.tables[0].number == goal {
-				db.rotate()
+			if err := db.freeze(ctx, goal); err != nil {
+				return err
 			}
-			db.running.Unlock()
 		}
+	}
+}
+
+// freeze begins a new memtable if the active one has a number and none is frozen. It waits for groups that run, on another
+// goroutine, as ctx may end before.
+func (db *DB) freeze(ctx context.Context, number uint64) error {
+	done := make(chan struct{})
+	db.behind(func() {
+		defer close(done)
+		db.running.Lock()
+		defer db.running.Unlock()
+		if v := db.current.Load(); v.tables[1] == nil && v.tables[0].number == number {
+			db.rotate()
+		}
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -35,10 +35,11 @@ type DB struct {
 	o        Options
 	bolt     *bolt.DB
 	fd       *os.File // of bolt
-	page     int64    // bytes
+	disk     disk
+	page     int64 // bytes
 	id       walID
-	logs     [2]*wal              // of memtables with even and odd numbers
-	commit   func(*bolt.Tx) error // (*bolt.Tx).Commit, but for tests
+	logs     [2]*wal                          // of memtables with even and odd numbers
+	write    func(*wal, []byte, uint64) error // (*wal).write, but for tests
 	replayed Replayed
 	limit    int64 // bytes of a memtable
 	readOnly bool
@@ -76,6 +77,7 @@ type DB struct {
 	arrived  sync.Cond // of the queue
 	cause    error     // of the failure
 	flushErr error     // of the last slice, if it failed
+	gaveUp   bool      // the flusher has, after Close
 	closing  bool
 	users    int // calls and goroutines that run
 	queue    []*op

@@ -6,18 +6,12 @@ import (
 	"syscall"
 )
 
-// allocate gives a file blocks from its end up to a size, which it then has.
+// allocate gives a file blocks from its end up to a size, which it then has. Where it cannot, the error is errors.ErrUnsupported.
 func allocate(f *os.File, from, size int64) error {
 	for {
 		err := syscall.Fallocate(int(f.Fd()), 0, from, size-from)
-		switch {
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.ENOSYS):
-			return writeZeros(f, from, size)
-		case err != nil:
-			return errors.Join(err, f.Truncate(from)) // it may have given a part
+		if !errors.Is(err, syscall.EINTR) {
+			return err
 		}
-		return f.Sync()
 	}
 }

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 
@@ -58,6 +59,21 @@ func (f *file) get(t Table, key []byte) ([]byte, error) {
 		f.cursors[t].Put(c) // not if bbolt has panicked
 	}
 	return v, err
+}
+
+// size returns the length of a row's value, 0 if there is none or it is damaged.
+func (f *file) size(t Table, key []byte) int64 {
+	c := f.cursor(t)
+	k, v := c.Seek(key)
+	f.cursors[t].Put(c)
+	switch {
+	case string(k) != string(key) || len(v) < rowHeader:
+		return 0
+	case v[4] == kindLong:
+		n, _ := binary.Uvarint(v[rowHeader:])
+		return int64(min(n, maxLong))
+	}
+	return int64(len(v))
 }
 
 // seek has a cursor at the first row that is not below key. Where that is another one, both its neighbours are looked at. The

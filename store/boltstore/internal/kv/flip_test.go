@@ -106,8 +106,8 @@ func flipFile(t testing.TB, path string, closed bool) (image, model) {
 	return im, m
 }
 
-// outcome is what became of a flip.
-type outcome struct {
+// flipResult is what became of a flip.
+type flipResult struct {
 	refused  error // by Open
 	damaged  int   // rows that cannot be read
 	doubtful int   // rows that were never there, and cannot be told to be missing
@@ -115,7 +115,7 @@ type outcome struct {
 }
 
 // tryFlip opens a damaged file, reads all of it, writes to all parts, flushes, closes, opens and reads again.
-func tryFlip(t *testing.T, path string, m model) (out outcome) {
+func tryFlip(t *testing.T, path string, m model) (out flipResult) {
 	o := options(path)
 	o.Memory = 64 << 10
 	db, err := Open(o)
@@ -189,7 +189,7 @@ func tryFlip(t *testing.T, path string, m model) (out outcome) {
 }
 
 // read compares all that a DB says with the model.
-func (out *outcome) read(db *DB, m model) {
+func (out *flipResult) read(db *DB, m model) {
 	out.damaged, out.doubtful = 0, 0
 	err := db.View(context.Background(), func(s *Snapshot) error {
 		for table := heads; table <= bodies; table++ {
@@ -262,7 +262,7 @@ func TestFlips(t *testing.T) {
 			path := filepath.Join(dir, "db")
 			im.put(t, path)
 			out := tryFlip(t, path, m)
-			require.Equal(t, outcome{}, out, "without a flip")
+			require.Equal(t, flipResult{}, out, "without a flip")
 			bytesInUse := im.inUse()
 			rng := rand.New(rand.NewPCG(uint64(*flipsN), 1))
 			tally := map[string]int{}

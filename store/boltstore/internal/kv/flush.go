@@ -3,9 +3,11 @@ package kv
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // The flush writes a frozen memtable to the file, in slices, each of them a transaction of bbolt.
@@ -19,14 +21,20 @@ const (
 	minSlice   = 16      // rows
 	maxSlice   = 4096    // rows
 	sliceBytes = 2 << 20 // of keys and values
+	minBytes   = 64 << 10
 
 	retryFirst = 50 * time.Millisecond
 	retryLast  = 5 * time.Second
+
+	triesClosing = 2 // that Close waits for
 
 	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
 	paceFrom = 0.05
 	paceTo   = 0.95
 	paceMost = 30 * time.Millisecond
+
+	// For so long a group waits for a flush because room is short.
+	shortMost = 2 * time.Second
 )
 
 // flushing is how far the flush of a memtable has come.
@@ -38,37 +46,62 @@ type flushing struct {
 	row   uint32   // of the first of them, that is next; 0: its first
 	rows  int64    // that were looked at
 	done  bool
+	most  int // rows of a slice: fewer after one that did not fit
 }
 
-// makeWay waits while memory is full, begins a new memtable if the active one is, and slows commits down. It holds running.
+// makeWay begins a new memtable if the active one is full or its log is, or room in the file is short; waits if the frozen one
+// is not flushed by then; and slows commits down. It holds running.
 func (db *DB) makeWay() {
 	v := db.current.Load()
 	if v == nil || db.life.Err() != nil {
 		return
 	}
 	active, frozen := v.tables[0], v.tables[1]
-	if active.full() && frozen != nil {
-		began := time.Now()
-		db.awaitFlush(active)
-		db.stats.stalled(time.Since(began))
+	waiting := db.waiting()
+	log := db.logs[active.number%2]
+	full := active.full() || log.cramped()
+	_ = log.room(waiting + log.step/2) // if it fails, it will be tried again for who needs it
+	flush, short := db.short(active, waiting)
+	if flush = (full || flush) && !active.empty(); flush {
+		if frozen != nil {
+			db.awaitFlush(full)
+		}
 		if v = db.current.Load(); v == nil {
 			return
 		}
-		frozen = v.tables[1]
+		if frozen = v.tables[1]; frozen == nil {
+			frozen = active
+			db.rotate()
+		}
 	}
 	switch {
-	case frozen == nil && (active.full() || !active.empty() && db.room.pressed()):
-		db.rotate()
-	case frozen != nil:
-		if d := db.behind(active, frozen); d > 0 {
+	case frozen == nil:
+	case short:
+		db.awaitFlush(false)
+	case !flush:
+		if d := db.lag(active, frozen); d > 0 {
 			db.stats.stalled(d)
 			time.Sleep(d)
 		}
 	}
 }
 
-// behind returns for how long the flush would have to go on alone to be as far as the active memtable allows.
-func (db *DB) behind(active, frozen *memtable) time.Duration {
+// waiting is about how many bytes the next group writes. Room for it is made before it is taken: as long as an operation runs, its
+// caller cannot give up.
+func (db *DB) waiting() (bytes int64) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for i, o := range db.queue {
+		if i > 0 && (i == maxGroupOps || bytes+o.bytes > maxGroupBytes) {
+			break
+		}
+		bytes += o.bytes
+	}
+	return bytes
+}
+
+// lag returns for how long the flush would have to go on alone to be as far as the active memtable allows.
+func (db *DB) lag(active, frozen *memtable) time.Duration {
 	fill := float64(active.size) / float64(active.limit)
 	done := float64(db.progress.Load()) / float64(max(frozen.rows, 1))
 	ahead := fill - paceFrom - (paceTo-paceFrom)*done
@@ -82,8 +115,14 @@ func (db *DB) behind(active, frozen *memtable) time.Duration {
 	return min(time.Duration(ahead/(paceTo-paceFrom)*float64(whole)), paceMost)
 }
 
-// awaitFlush waits until the frozen memtable is flushed, or has failed to be and the active one may still grow.
-func (db *DB) awaitFlush(active *memtable) {
+// awaitFlush waits until the frozen memtable is flushed, or has failed to be; but for shortMost at most unless memory is full.
+func (db *DB) awaitFlush(full bool) {
+	began := time.Now()
+	defer func() { db.stats.stalled(time.Since(began)) }()
+	var late <-chan time.Time
+	if !full {
+		late = time.After(shortMost)
+	}
 	for {
 		db.mu.Lock()
 		ch, bad := db.flushed, db.flushErr != nil
@@ -93,6 +132,8 @@ func (db *DB) awaitFlush(active *memtable) {
 		}
 		select {
 		case <-ch:
+		case <-late:
+			return
 		case <-db.life.Done():
 			return
 		}
@@ -152,29 +193,41 @@ func (db *DB) flushAll() {
 }
 
 func (db *DB) flush(m *memtable) {
-	f := &flushing{db: db, m: m, parts: m.inOrder(0)}
+	f := &flushing{db: db, m: m, parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
+	tries := 0 // since Close
 	for wait := retryFirst; !f.done; {
 		at := *f
 		err := f.slice()
 		db.flushSays(err)
 		if err == nil {
-			wait = retryFirst
+			wait, f.most = retryFirst, min(2*f.most, maxSlice)
 			continue
 		}
 		*f = at
+		if full(err) {
+			f.most = max(f.most/4, 1)
+		}
 		if !retryable(err) {
 			db.fail(fmt.Errorf("flush: %w", err))
 			return
 		}
 		db.stats.flushFailures.Add(1)
 		db.o.Log.Error("boltstore: flush failed, will be tried again", "error", err)
+		if tries > triesClosing {
+			db.mu.Lock()
+			db.gaveUp = true
+			db.mu.Unlock()
+			db.flushSays(err)
+			return
+		}
 		select {
 		case <-time.After(wait):
 			wait = min(2*wait, retryLast)
 		case <-db.life.Done():
-			return
+			tries++
+			time.Sleep(retryFirst)
 		}
 	}
 	db.lastFlush.Store(int64(time.Since(began)))
@@ -193,19 +246,56 @@ func (db *DB) flushSays(err error) {
 }
 
 // retryable reports whether a slice that failed has left bbolt as it was.
-func retryable(err error) bool { return full(err) || errors.Is(err, ErrCorrupt) }
+func retryable(err error) bool {
+	return (full(err) || errors.Is(err, ErrCorrupt)) && !errors.Is(err, errHalf)
+}
 
-// slice writes the next rows.
-func (f *flushing) slice() error {
-	db := f.db
-	rows := db.sliceRows(f.m.rows - int(f.rows))
+// errHalf: a transaction has failed after it has written what makes it count.
+var errHalf = errors.New("boltstore: it is not known whether a transaction is durable")
+
+// transact runs and commits a transaction of bbolt.
+func (db *DB) transact(f func(*bolt.Tx) error) error {
 	var tx *bolt.Tx
+	id := 0
 	err := guard(func() (err error) {
 		if tx, err = db.bolt.Begin(true); err != nil {
 			return err
 		}
+		id = tx.ID()
+		db.bolt.MaxSize = db.room.bound()
+		return f(tx)
+	})
+	if err != nil {
+		if tx != nil {
+			_ = guard(tx.Rollback)
+		}
+		return err
+	}
+	if err = guard(func() error { return db.disk.commit(tx) }); err == nil {
+		return nil
+	}
+	_ = guard(tx.Rollback) // unless it is over
+	if errors.Is(err, berrors.ErrMaxSizeReached) {
+		err = fmt.Errorf("%w: %w", syscall.ENOSPC, err)
+	}
+	var now int
+	if lost := guard(func() error {
+		return db.bolt.View(func(tx *bolt.Tx) error { now = tx.ID(); return nil })
+	}); lost != nil || now >= id {
+		return errors.Join(errHalf, err, lost)
+	}
+	return err
+}
+
+// slice writes the next rows.
+func (f *flushing) slice() error {
+	db := f.db
+	rows, size := db.sliceSize(f.m.rows - int(f.rows))
+	db.listFree()
+	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
-		if err := f.write(&s, rows); err != nil {
+		s.longs.FillPercent = 1 // chunks of a value follow each other
+		if err := f.write(&s, min(rows, f.most), size); err != nil {
 			return err
 		}
 		if f.done {
@@ -213,14 +303,7 @@ func (f *flushing) slice() error {
 		}
 		return nil
 	})
-	if err == nil {
-		db.listFree()
-		err = guard(func() error { return db.commit(tx) })
-	}
 	if err != nil {
-		if tx != nil {
-			_ = guard(tx.Rollback) // after a failed commit this has been done
-		}
 		return err
 	}
 	db.progress.Store(f.rows)
@@ -251,9 +334,9 @@ func (db *DB) show(done bool, left int64) error {
 }
 
 // write puts rows of the memtable into the transaction.
-func (f *flushing) write(s *sliceWriter, rows int) error {
+func (f *flushing) write(s *sliceWriter, rows, size int) error {
 	bytes := 0
-	for rows > 0 && bytes < sliceBytes {
+	for rows > 0 && bytes < size {
 		if len(f.parts) == 0 {
 			if f.table++; int(f.table) == len(f.db.o.Tables) {
 				f.done = true
@@ -267,7 +350,7 @@ func (f *flushing) write(s *sliceWriter, rows int) error {
 		if f.row == 0 {
 			f.row = f.m.load(f.m.load(part+partTower) + 1)
 		}
-		for f.row != 0 && rows > 0 && bytes < sliceBytes {
+		for f.row != 0 && rows > 0 && bytes < size {
 			key := s.key(f.m.key(f.row))
 			v, gone, found := f.m.fileRow(f.row, f.m.newest, f.table, key)
 			if found {

@@ -21,7 +21,9 @@ import (
 //     never durable without it.
 //  2. Who finds nobody that runs a group runs the next one, on its own goroutine; if others wait by then, a goroutine goes on.
 //     There is no timer: who is alone is not held up.
-//  3. A group that finds no room on the disk is undone, with the one that ran meanwhile, before another one runs.
+//  3. An operation that finds no room is refused alone, and undone. Only if the disk refuses to have written over what is there
+//     already is a whole group undone, with the one that ran meanwhile, before another one runs.
+//  4. A caller whose context may end does not lead: what the disk does can take any time.
 
 // Bounds of a group.
 const (
@@ -78,10 +80,24 @@ func (db *DB) Update(ctx context.Context, bytes int64, run func(*Writer) error) 
 		db.arrived.Signal()
 	}
 	db.mu.Unlock()
-	if leads {
+	switch {
+	case leads && ctx.Done() == nil:
 		db.lead()
+	case leads:
+		db.behind(db.lead)
 	}
 	return db.wait(ctx, o)
+}
+
+// behind runs f on another goroutine, which Close waits for. The caller is a user of the DB.
+func (db *DB) behind(f func()) {
+	db.mu.Lock()
+	db.users++
+	db.mu.Unlock()
+	go func() {
+		defer db.leave()
+		f()
+	}()
 }
 
 func (db *DB) wait(ctx context.Context, o *op) error {
@@ -128,7 +144,8 @@ func (db *DB) lead() {
 	db.writing.Lock()
 	if lost := db.lost.Swap(nil); lost != nil { // invariant 3
 		if w != nil {
-			w.back(mark{record: recordHeader})
+			w.log.planned -= w.planned()
+			w.back(w.began)
 		}
 		db.undoGroup(lost)
 		w, err = nil, errors.Join(err, errLost)
@@ -160,14 +177,12 @@ var errLost = fmt.Errorf("boltstore: %w: the disk", store.ErrFull)
 // passOn has another goroutine lead if somebody waits.
 func (db *DB) passOn() {
 	db.mu.Lock()
-	defer db.mu.Unlock()
 	db.inWrite = true
-	if db.leading = len(db.queue) > 0; db.leading {
-		db.users++ // so that Close waits for it
-		go func() {
-			defer db.leave()
-			db.lead()
-		}()
+	db.leading = len(db.queue) > 0
+	leads := db.leading
+	db.mu.Unlock()
+	if leads {
+		db.behind(db.lead)
 	}
 }
 
@@ -224,12 +239,16 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	w = db.writer(v)
 	for _, o := range g.ops {
 		before := w.mark()
-		o.err = recovered(func() error { return o.run(w) })
+		w.tier, w.adds = forRest, 0
+		if o.err = recovered(func() error { return o.run(w) }); o.err == nil {
+			o.err = w.admit(before)
+		}
 		if o.err != nil {
 			w.back(before)
 		}
 	}
 	w.active.taken.Store(w.active.size)
+	w.log.planned += w.planned()
 	if w.record.empty() {
 		db.seq--
 		if len(w.after) == 0 {
@@ -249,7 +268,16 @@ func (db *DB) writer(v *version) *Writer {
 	w.undo, w.after = w.undo[:0], w.after[:0]
 	w.record.begin()
 	w.log = db.logs[w.active.number%2]
+	w.began = w.mark()
 	return w
+}
+
+// planned is how much of the log the group takes.
+func (w *Writer) planned() int64 {
+	if w.record.empty() {
+		return 0
+	}
+	return int64(len(w.record.b))
 }
 
 // writeGroup makes a group durable and publishes it.
@@ -258,14 +286,11 @@ func (db *DB) writeGroup(w *Writer) error {
 		return nil
 	}
 	began := time.Now()
-	if err := w.log.room(len(w.record.b)); err != nil {
-		if full(err) {
+	if err := db.write(w.log, w.record.b, w.seq); err != nil {
+		if errors.Is(err, errNotWritten) {
 			db.lost.Store(w)
 			return fmt.Errorf("boltstore: %w: the disk: %w", store.ErrFull, err)
 		}
-		return db.broken(err)
-	}
-	if err := w.log.write(w.record.b, w.seq); err != nil {
 		return db.broken(err)
 	}
 	db.stats.committed(time.Since(began))
@@ -283,7 +308,8 @@ func (db *DB) broken(err error) error {
 // undoGroup takes back what a group did that could not be written. Only who holds running, and knows that the group is not
 // being written, calls it.
 func (db *DB) undoGroup(w *Writer) {
-	w.back(mark{record: recordHeader})
+	w.log.planned -= w.planned()
+	w.back(w.began)
 	db.seq = db.published.Load()
 }
 

@@ -23,20 +23,23 @@ import (
 //	 3. What a row costs does not depend on the other parts, and on its own part by the logarithm of its rows only.
 type memtable struct {
 	*arena
-	number uint64 // rises by one from memtable to memtable
-	limit  int64  // bytes that it takes, about
-	seed   maphash.Seed
-	slots  atomic.Pointer[slots]
-	parts  int                      // in slots
-	last   [maxTables]atomic.Uint32 // newest part of each table
-	sorted [maxTables]sortedParts   // as far as somebody asked for
-	rows   int                      // for the progress of a flush
-	grows  int64                    // bytes that the file grows by when this is flushed, about
-	newest uint64                   // group that is durable; guarded by DB.writing
-	refs   atomic.Int64             // versions of the DB that have it
-	taken  atomic.Int64             // size, for Stats
-	mu     sync.Mutex               // guards sorted
-	done   func(*memtable)          // called when refs are 0
+	number  uint64 // rises by one from memtable to memtable
+	limit   int64  // bytes that it takes, about
+	seed    maphash.Seed
+	slots   atomic.Pointer[slots]
+	parts   int                      // in slots
+	last    [maxTables]atomic.Uint32 // newest part of each table
+	sorted  [maxTables]sortedParts   // as far as somebody asked for
+	rows    int                      // for the progress of a flush
+	grows   int64                    // bytes that the file grows by when this is flushed, about
+	frees   int64                    // bytes of rows that were removed while weighs was set
+	weighs  bool                     // room is short: what is removed counts
+	removed bool                     // rows were removed when weighs was not set
+	newest  uint64                   // group that is durable; guarded by DB.writing
+	refs    atomic.Int64             // versions of the DB that have it
+	taken   atomic.Int64             // size, for Stats
+	mu      sync.Mutex               // guards sorted
+	done    func(*memtable)          // called when refs are 0
 }
 
 // slots are an open hash table of parts. It is replaced by a larger one when half of it is full.

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -18,6 +19,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/manydevice/manydevice/store"
 )
 
 const (
@@ -55,7 +58,10 @@ func Open(o Options) (*DB, error) {
 		return nil, err
 	}
 	if err := guard(func() error { return db.start(&in) }); err != nil {
-		if !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)) {
+		switch {
+		case full(err):
+			err = fmt.Errorf("%w: to open %s: %w", store.ErrFull, db.name(), err)
+		case !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)):
 			err = fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
 		}
 		return nil, errors.Join(err, db.undoOpen())
@@ -74,7 +80,7 @@ func Open(o Options) (*DB, error) {
 
 func newDB(o Options) *DB {
 	db := &DB{
-		o: o, limit: o.Memory / 2, commit: (*bolt.Tx).Commit,
+		o: o, disk: cmp.Or[disk](o.disk, system{}), limit: o.Memory / 2, write: (*wal).write,
 		flushes: make(chan *memtable, 2), flushed: make(chan struct{}),
 		failed: make(chan struct{}), released: make(chan struct{}),
 	}
@@ -103,6 +109,9 @@ func (db *DB) undoOpen() error {
 
 // start reads what the file and its log say, and begins.
 func (db *DB) start(in *inspection) error {
+	if err := db.hardenMeta(); err != nil {
+		return err
+	}
 	s, meta, err := readState(db.bolt)
 	if err != nil {
 		return err
@@ -114,12 +123,19 @@ func (db *DB) start(in *inspection) error {
 	if err := db.o.Meta(meta); err != nil {
 		return err
 	}
+	fresh := !s.open
 	if err := db.openLogs(&s); err != nil {
 		return err
 	}
+	var high int64
+	if err := db.bolt.View(func(tx *bolt.Tx) error { high = tx.Size(); return nil }); err != nil {
+		return err
+	}
+	if err := db.allot(high); err != nil {
+		return err
+	}
 	db.listFree()
-	// Also if nothing has changed: after a sync that failed, a page of an earlier state of the file may be what the disk has.
-	err = db.bolt.Update(func(tx *bolt.Tx) error {
+	err = db.transact(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketMeta))
 		for k, v := range meta {
 			if bytes.Equal(before[k], v) {
@@ -132,6 +148,9 @@ func (db *DB) start(in *inspection) error {
 		return errors.Join(in.putBack(tx, db.o.Tables), putState(tx, s))
 	})
 	if err != nil {
+		if !errors.Is(err, errHalf) {
+			err = errors.Join(err, db.dropLogs(fresh))
+		}
 		return err
 	}
 	if in.rows > 0 {
@@ -144,6 +163,24 @@ func (db *DB) start(in *inspection) error {
 	}
 	defer file.release()
 	return db.recover(&s, file)
+}
+
+// hardenMeta makes the newest meta page durable. After a sync that failed it may be one that can be read and is not on the disk,
+// and the next commit writes over the other one.
+func (db *DB) hardenMeta() error {
+	var id int
+	if err := db.bolt.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		return err
+	}
+	b := make([]byte, db.page)
+	at := int64(id%2) * db.page
+	if _, err := db.fd.ReadAt(b, at); err != nil {
+		return err
+	}
+	if err := db.disk.write(db.fd, b, at); err != nil {
+		return err
+	}
+	return db.disk.sync(db.fd)
 }
 
 // state is what the file says about its log.
@@ -242,36 +279,64 @@ func (a *about) read() (s state, meta map[string][]byte, err error) {
 
 // openLogs opens the log of a file that was not closed, or makes one.
 func (db *DB) openLogs(s *state) error {
-	step := min(max(db.limit/16, 64<<10), 4<<20)
-	for i, suffix := range walNames {
-		l, err := openWAL(db.o.Path+suffix, os.O_RDWR, s.id, step)
-		switch {
-		case err != nil:
-			return err
-		case s.open && l == nil:
-			return fmt.Errorf("%w: %s", ErrNoLog, filepath.Base(db.o.Path+suffix))
-		case s.open:
-			db.logs[i] = l
-		case l != nil: // it was closed, and only the removal was missing
-			if err := errors.Join(l.file.Close(), os.Remove(db.o.Path+suffix)); err != nil {
-				return err
-			}
-		}
+	step := min(max(db.limit/16, walStep), 4<<20)
+	if !s.open {
+		return db.newLogs(s, step)
 	}
-	if s.open {
-		db.id = s.id
-		return nil
+	db.id = s.id
+	for i, suffix := range walNames {
+		l, err := openWAL(db.disk, db.o.Path+suffix, os.O_RDWR, s.id, step)
+		if err != nil {
+			return err
+		}
+		if l == nil {
+			return fmt.Errorf("%w: %s", ErrNoLog, filepath.Base(db.o.Path+suffix))
+		}
+		db.logs[i] = l
+	}
+	return nil
+}
+
+// newLogs makes the log of a file that was closed or is new. A log that is there is removed if it is the file's own, of which only
+// the removal was missing, or if it was made by an Open that did not come further.
+func (db *DB) newLogs(s *state, step int64) error {
+	for _, suffix := range walNames {
+		path := db.o.Path + suffix
+		l, err := openWAL(db.disk, path, os.O_RDWR, s.id, step)
+		if err != nil {
+			if unused, e := unusedWAL(path); e != nil || !unused {
+				return errors.Join(err, e)
+			}
+		} else if l == nil {
+			continue
+		} else if err := l.file.Close(); err != nil {
+			return err
+		}
+		if err := db.disk.remove(path); err != nil {
+			return err
+		}
 	}
 	rand.Read(db.id[:])
 	s.id, s.open = db.id, true
 	for i, suffix := range walNames {
-		l, err := createWAL(db.o.Path+suffix, db.id, step)
+		l, err := createWAL(db.disk, db.o.Path+suffix, db.id, step)
 		if err != nil {
-			return err
+			return errors.Join(err, db.dropLogs(true))
 		}
 		db.logs[i] = l
 	}
-	return SyncDir(filepath.Dir(db.o.Path))
+	return db.disk.syncDir(db.o.Path)
+}
+
+// dropLogs closes the log and removes it, if Open has made it and has failed then.
+func (db *DB) dropLogs(fresh bool) (err error) {
+	for i, l := range db.logs {
+		if fresh && l != nil {
+			db.logs[i] = nil
+			err = errors.Join(err, l.file.Close(), db.disk.remove(db.o.Path+walNames[i]))
+		}
+	}
+	return err
 }
 
 // recover reads the log into memory.
@@ -293,9 +358,13 @@ func (db *DB) recover(s *state, file *file) error {
 	rows += n
 	db.seq = group
 	db.published.Store(group)
-	db.room.high = file.tx.Size()
-	if info, err := db.fd.Stat(); err == nil {
-		db.room.blocks = info.Size()
+	for _, m := range []*memtable{second, first} { // the last record of all
+		if !m.empty() && !db.readOnly {
+			if err := db.logs[m.number%2].harden(); err != nil {
+				return err
+			}
+			break
+		}
 	}
 	db.versions.Lock()
 	defer db.versions.Unlock()
@@ -306,6 +375,9 @@ func (db *DB) recover(s *state, file *file) error {
 		db.install(second, first, file)
 	}
 	db.measure(file.tx.Size(), db.room.frozen)
+	if !db.readOnly {
+		db.fits(db.current.Load().tables[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
+	}
 	db.replayed = Replayed{Rows: rows, Took: time.Since(began)}
 	return nil
 }
@@ -343,7 +415,8 @@ func (db *DB) replay(m *memtable, flushed uint64, group *uint64) (rows int, err 
 			return rows, err
 		}
 		*group, m.newest = g, g
-		l.end += int64(recordHeader + len(body))
+		l.last, l.end = l.end, l.end+int64(recordHeader+len(body))
+		l.planned = l.end
 	}
 	if lost, err := l.after(l.end, m.number, *group); err != nil || lost {
 		return rows, errors.Join(err, fmt.Errorf("%w: the log, after group %d", ErrCorrupt, *group))
@@ -364,7 +437,7 @@ func (m *memtable) replay(db *DB, group uint64, prefix, key, value []byte, gone 
 	}
 	r, added := m.addRow(p, key)
 	if added && !gone {
-		m.grows += db.growth(t, len(prefix)+len(key)+len(value))
+		m.grows += db.growth(t, len(prefix)-1+len(key), len(value))
 	}
 	m.put(r, group, value, gone)
 }

@@ -45,6 +45,8 @@ type Options struct {
 	// Meta is called by Open with what the file says about itself, nothing for a new one. It may change the rows, which are
 	// written before Open returns.
 	Meta func(rows map[string][]byte) error
+
+	disk disk // nil: the one that there is
 }
 
 // Logger gets kv's lines.

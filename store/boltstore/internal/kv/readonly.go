@@ -58,7 +58,7 @@ func (db *DB) look(alone bool) error {
 		if alone || !s.open {
 			break
 		}
-		l, err := openWAL(db.o.Path+suffix, os.O_RDONLY, s.id, 0)
+		l, err := openWAL(db.disk, db.o.Path+suffix, os.O_RDONLY, s.id, 0)
 		if err != nil {
 			return err
 		}

@@ -1,8 +1,10 @@
 package kv
 
 import (
+	"errors"
 	"math"
 	"sync"
+	"time"
 
 	"github.com/manydevice/manydevice/store"
 )
@@ -12,8 +14,13 @@ import (
 //
 //		free pages + blocks beyond the last page in use  ≥  what memtables will need + what is kept back
 //
-//	 1. An operation that appends is refused unless that holds with it, after the file was made longer if need be and possible.
-//	 2. What is kept back is for operations that end something, and half of it for the flush alone: it writes pages before it frees old ones.
+//	 1. An operation is admitted only if that holds with it, after the file was made longer if need be and possible.
+//	 2. What is kept back depends on the operation: an append leaves all of it, one that ends something leaves half, any other one
+//	    that adds rows leaves a quarter. That quarter is the flush's: it writes pages before it frees old ones.
+//	 3. bbolt may use no more than the blocks that there are. So it never makes the file longer, and never finds the disk full
+//	    while it writes. A slice that needs more fails before it has written anything.
+//	 4. What memtables will need is an estimate, and what they will free is not counted. So when room gets short, memtables
+//	    are flushed when they are small: at the end the file itself says what there is.
 type room struct {
 	mu     sync.Mutex
 	blocks int64 // size of the file
@@ -21,78 +28,122 @@ type room struct {
 	free   int64 // bytes of free pages
 	active int64 // what the active memtable needs, as of the last operation that asked
 	frozen int64 // what the rest of the frozen one needs
-	failed bool  // the disk refused more blocks when it was asked last
 
-	refused bool // an operation was, since pressed was called
+	starved time.Time // when an operation was refused last
+	tight   bool      // the disk had no more blocks when it was asked last
+	refused time.Time
 }
 
-// growStep is by how much the file is made longer at a time.
-const growStep = 16 << 20
+// tier is how much of what is kept back an operation leaves.
+type tier uint8
 
-// sliceRoom is how much room a slice of a flush has if it can.
-const sliceRoom = 64 << 20
+const (
+	forAppends tier = iota // all
+	forEnds                // half: operations with spare
+	forRest                // a quarter: operations that did not take room
+)
+
+const (
+	growStep  = 16 << 20 // by which the file is made longer at most
+	leastStep = 1 << 20
+
+	openPages = 16 // that opening may need
+
+	// sliceRoom is how much room a slice of a flush has if it can.
+	sliceRoom = 64 << 20
+	// pagesPerRow is how many pages a row of a slice may take: a leaf, what comes of it when it is split, and a share of the
+	// branches above.
+	pagesPerRow = 4
+
+	// shortFlush is what a memtable must hold, in bytes of the file, to be flushed because room is short.
+	shortFlush = 256 << 10
+	// starvedFor is for how long after a refusal it counts what operations remove.
+	starvedFor = 10 * time.Second
+	// roomPause is for how long the disk is not asked for more blocks after it had none.
+	roomPause = 50 * time.Millisecond
+)
+
+// used is how much of the file is in use.
+func (r *room) used() int64 { return max(0, r.high-r.free) }
+
+// left is how much of the file is not in use. bbolt leaves two pages at its end.
+func (r *room) left(page int64) int64 { return r.free + max(0, r.blocks-r.high-2*page) }
 
 // fits reports whether the file has room for what the active memtable needs.
-func (db *DB) fits(active int64, spare bool) bool {
+func (db *DB) fits(active int64, t tier) bool {
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.active = active
-	keep := db.o.Reserve
-	if spare {
-		keep /= 2
-	}
-	need := active + r.frozen + keep
-	if need <= r.left() {
-		r.failed = false
+	need := active + r.frozen + db.o.Reserve>>t
+	missing := need - r.left(db.page)
+	if missing <= 0 {
 		return true
 	}
-	step := int64(growStep)
-	if db.o.MaxSize > 0 {
-		step = max(db.page, min(step, db.o.MaxSize/64))
-	}
-	db.extendLocked(r.blocks+need-r.left()+step, need)
-	if need <= r.left() {
+	db.extendLocked(missing, max(leastStep, r.used()/8))
+	if need <= r.left(db.page) {
 		return true
 	}
-	r.refused = true
+	r.starved = time.Now()
 	return false
 }
 
-// pressed reports whether an operation was refused since it was asked last: what is in memory is flushed then, since it may
-// remove rows, and need less room than was thought.
-func (r *room) pressed() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	refused := r.refused
-	r.refused = false
-	return refused
+// extendLocked makes the file longer, by what is missing and a step if MaxSize and the disk allow. r.mu is held for as long as
+// that takes: nobody can be accepted meanwhile.
+func (db *DB) extendLocked(missing, step int64) {
+	r := &db.room
+	if r.tight && time.Since(r.refused) < roomPause {
+		return
+	}
+	step = min(step, growStep)
+	most := int64(math.MaxInt64)
+	if db.o.MaxSize > 0 {
+		step = min(step, db.o.MaxSize/64)
+		most = db.o.MaxSize / db.page * db.page
+	}
+	start := max(r.blocks, r.high)
+	least := min(most, (start+missing+db.page-1)/db.page*db.page)
+	for _, size := range []int64{min(most, least+step/db.page*db.page), least} {
+		if size <= r.blocks {
+			return
+		}
+		err := grow(db.disk, db.fd, r.blocks, size, false)
+		if err == nil {
+			r.blocks, r.tight = size, false
+			return
+		}
+		r.tight, r.refused = true, time.Now()
+		if !full(err) {
+			return
+		}
+	}
 }
 
-// left is how much of the file is not in use.
-func (r *room) left() int64 { return r.free + max(0, r.blocks-r.high) }
+// allot finds out which blocks the file has. A copy of it may have holes, for which the disk has blocks now or they do not
+// count.
+func (db *DB) allot(high int64) error {
+	st, err := db.fd.Stat()
+	if err != nil {
+		return err
+	}
+	db.room.high, db.room.blocks = high, max(high, st.Size()/db.page*db.page)
+	if err := db.disk.allocate(db.fd, 0, db.room.blocks); full(err) {
+		db.room.blocks = high
+	} else if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	db.measure(high, 0)
+	if missing := openPages*db.page - db.room.left(db.page); missing > 0 {
+		db.extendLocked(missing, 0) // nobody else has the DB
+	}
+	return nil
+}
 
-// extendLocked makes the file longer, up to a size, as far as MaxSize and the disk allow. r.mu is held for as long as that
-// takes: nobody can be accepted meanwhile.
-func (db *DB) extendLocked(size, need int64) {
-	r := &db.room
-	size = (size + db.page - 1) / db.page * db.page
-	if db.o.MaxSize > 0 {
-		size = min(size, db.o.MaxSize/db.page*db.page)
-	}
-	for size > r.blocks {
-		err := allocate(db.fd, r.blocks, size)
-		if err == nil {
-			r.blocks, r.failed = size, false
-			return
-		}
-		r.failed = true
-		least := r.blocks + need - r.left()
-		if !full(err) || size <= least {
-			return
-		}
-		size = max(least, r.blocks+(size-r.blocks)/2)
-	}
+// bound is how long bbolt may make the file.
+func (r *room) bound() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return int(min(r.blocks, math.MaxInt))
 }
 
 // measure takes over what a transaction says about the file. frozen is what is left of the frozen memtable.
@@ -108,36 +159,91 @@ func (db *DB) measure(high, frozen int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.high, r.free, r.frozen = high, int64(free)*db.page, frozen
-	r.blocks = max(r.blocks, high)
 }
 
-// pagesPerRow is how many pages a row of a slice may take, at most about: a leaf, what comes of it when it is split, and a share of
-// the branches above.
-const pagesPerRow = 4
-
-// sliceRows is how many of the rows that are left a slice of a flush may have, so that the pages that it writes fit. The file is made
-// longer for them if it can be.
-func (db *DB) sliceRows(left int) int {
+// sliceSize is how many of the rows that are left a slice of a flush may have, and how many bytes, so that the pages that it
+// writes fit. The file is made longer for them if it can be.
+func (db *DB) sliceSize(left int) (rows, bytes int) {
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rows := min(max(left, minSlice), maxSlice)
-	want := min(int64(rows)*pagesPerRow*db.page, sliceRoom)
+	rows = min(max(left, minSlice), maxSlice)
+	// All pages in use at most are written again, and what the rows add.
+	want := min(int64(rows)*pagesPerRow*db.page, r.used()+2*sliceBytes, sliceRoom)
 	if db.o.MaxSize > 0 {
 		want = min(want, db.o.MaxSize/16)
 	}
-	if missing := want - r.left(); missing > 0 {
-		db.extendLocked(r.blocks+missing, 0)
+	if missing := want - r.left(db.page); missing > 0 {
+		db.extendLocked(missing, 0)
 	}
-	return int(min(max(r.left()/db.page/pagesPerRow, minSlice), int64(rows)))
+	room := r.left(db.page)
+	if room < r.used()+2*sliceBytes {
+		rows = int(min(max(room/db.page/pagesPerRow, minSlice), int64(rows)))
+	}
+	return rows, int(min(max(room/4, minBytes), sliceBytes))
+}
+
+// short makes room for what waits, and says how the room that is left for appends goes with the active memtable. flush: it should be flushed, so that the
+// file says what there is. wait: appends may be refused until that is done.
+func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
+	r := &db.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	least := int64(shortFlush)
+	if db.o.MaxSize > 0 {
+		least = min(least, db.o.MaxSize/64)
+	}
+	need := m.grows + r.frozen + db.o.Reserve
+	if missing := need + 2*waiting + 2*least - r.left(db.page); missing > 0 { // ask the disk before an append has to
+		db.extendLocked(missing, max(leastStep, r.used()/8))
+	}
+	left := r.left(db.page) - need
+	switch {
+	case r.tight:
+	case db.o.MaxSize > 0:
+		left += max(0, db.o.MaxSize-r.blocks)
+	default:
+		left = math.MaxInt64
+	}
+	wait = left < 2*least
+	m.weighs = wait || time.Since(r.starved) < starvedFor
+	flush = m.grows+m.frees > max(left, least) || m.weighs && (m.removed || m.frees > least)
+	return flush, wait || flush
+}
+
+// growth is by how much the file grows, about, when a row is new to it. TestRoom_EstimatesHold has the figures.
+func (db *DB) growth(t Table, key, value int) int64 {
+	n := int64(0)
+	if value > longValue { // chunks count whole: what is left of a page after the last is seldom used
+		n = int64((value+chunkMax-1)/chunkMax) * db.inPages(5+key+chunkMax)
+		if db.o.Tables[t].Fill < 1 {
+			n += n / 4
+		}
+		value = 4
+	}
+	row := db.inPages(key + value)
+	if fill := db.o.Tables[t].Fill; fill < 1 { // rows come in no order, and pages are split
+		row = max(row, int64(float64(key+value+elementBytes+rowHeader)/min(fill, 0.65)))
+	}
+	n += row
+	return n + n/20 // branches
+}
+
+// inPages is how much a row takes of pages that have as many of them as fit.
+func (db *DB) inPages(bytes int) int64 {
+	n := int64(bytes + elementBytes + rowHeader)
+	if fit := (db.page - pageHeader) / n; fit > 0 {
+		return db.page / fit
+	}
+	return (n + db.page - 1) / db.page * db.page
 }
 
 // Room returns how many bytes may still be appended as far as MaxSize goes, and as far as the disk goes; -1: no bound, or not
-// known. The reserve is left aside.
+// known. What is kept back is left aside.
 func (db *DB) Room() (file, disk int64) {
 	r := &db.room
 	r.mu.Lock()
-	need := r.active + r.frozen + db.o.Reserve - r.left()
+	need := r.active + r.frozen + db.o.Reserve - r.left(db.page)
 	blocks := r.blocks
 	r.mu.Unlock()
 	file, disk = -1, -1

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -374,12 +373,13 @@ func (s *salvager) readLog(path string) ([]logRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &wal{file: f, size: int64(len(b))}
-	if !strings.HasPrefix(string(b[:min(len(b), len(walMagic))]), walMagic) {
-		err = fmt.Errorf("%w: header", ErrCorrupt)
-	} else {
-		err = l.check(walID(b[len(walMagic):][:walIDBytes]))
+	if len(b) < walPage {
+		return nil, fmt.Errorf("%w: header", ErrCorrupt)
 	}
+	id := walID(b[len(walMagic):][:walIDBytes])
+	l := newWAL(system{}, f, id, 0)
+	err = l.check(id)
+	l.size = int64(len(b))
 	var list []logRecord
 	for at := int64(walPage); at+recordHeader <= l.size; {
 		number, group, rows, e := l.record(at)

@@ -12,8 +12,15 @@ import (
 func (db *DB) SetCommit(f func(*bolt.Tx) error) {
 	db.running.Lock()
 	defer db.running.Unlock()
-	db.commit = f
+	db.disk = committer{db.disk, f}
 }
+
+type committer struct {
+	disk
+	f func(*bolt.Tx) error
+}
+
+func (c committer) commit(tx *bolt.Tx) error { return c.f(tx) }
 
 // Crash gives the DB up as the end of the process would: nothing more is written, and the files are let go.
 func (db *DB) Crash() {
@@ -30,3 +37,12 @@ func (db *DB) Crash() {
 
 // Bolt is the file.
 func (db *DB) Bolt() *bolt.DB { return db.bolt }
+
+// SetWrite has f called in the place of what makes groups durable, from the next one on. f is given that.
+func (db *DB) SetWrite(f func(write func() error) error) {
+	db.writing.Lock()
+	defer db.writing.Unlock()
+	db.write = func(l *wal, record []byte, group uint64) error {
+		return f(func() error { return l.write(record, group) })
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // The write-ahead log is two files next to the bbolt file, one for each memtable. A file begins with a header, and holds one
@@ -22,19 +23,30 @@ import (
 //	    the log can be torn.
 //	 2. Groups have no gaps: from the last one that was flushed, over the older file, to the end of the newer one. A record that
 //	    is missing in between is damage, not an end. So is one with a mark behind it; see mark.
-//	 3. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
+//	 3. A record's checksum begins with one of the log's random number, so that no payload can pass for a record: what a torn
+//	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened.
+//	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
 //	    room, and no change of the file's size: they were zeros once, written ahead.
-//	 4. The bbolt file says which log belongs to it, and whether it was closed. A clean Close removes the log.
+//	 5. Room for a group's record is made while the group runs, so that an operation whose rows do not fit is refused alone.
+//	 6. The bbolt file says which log belongs to it, and whether it was closed. A clean Close removes the log.
 type wal struct {
+	disk   disk
 	file   *os.File
-	number uint64       // memtable
-	end    int64        // of the records
-	size   int64        // of the file; all of it has been written
-	step   int64        // by which it grows
-	bytes  atomic.Int64 // size, for Stats
+	salt   uint32 // of checksums
+	number uint64 // memtable
+	end    int64  // of the records; guarded by DB.writing
+	last   int64  // where the last one begins that was found when the file was opened; 0: none was
+	step   int64  // by which it grows
+
+	// Guarded by DB.running.
+	planned int64        // end of the records of the groups that ran
+	size    int64        // of the file; all of it has been written
+	refused time.Time    // when the disk had no room for more
+	bytes   atomic.Int64 // size, for Stats
 }
 
 const (
+	walStep      = 64 << 10 // least size
 	walMagic     = "mdlog\x00\x00\x05"
 	walPage      = 4 << 10 // where records begin
 	walIDBytes   = 16
@@ -50,26 +62,32 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type walID [walIDBytes]byte
 
 // createWAL makes a file of the log, which must not be there.
-func createWAL(path string, id walID, step int64) (*wal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+func createWAL(d disk, path string, id walID, step int64) (*wal, error) {
+	f, err := d.create(path)
 	if err != nil {
 		return nil, err
 	}
-	l := &wal{file: f, step: step, end: walPage}
+	l := newWAL(d, f, id, step)
 	head := append([]byte(walMagic), id[:]...)
 	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
-	if _, err = f.WriteAt(append(head, make([]byte, walPage-len(head))...), 0); err == nil {
+	if err = d.write(f, append(head, make([]byte, walPage-len(head))...), 0); err == nil {
 		l.size = walPage
-		err = l.extend(walPage + step)
+		if err = l.extend(walPage + step); full(err) {
+			err = l.extend(walPage + min(step, walStep))
+		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(path))
+		return nil, errors.Join(err, f.Close(), d.remove(path))
 	}
 	return l, nil
 }
 
+func newWAL(d disk, f *os.File, id walID, step int64) *wal {
+	return &wal{disk: d, file: f, salt: crc32.Checksum(id[:], castagnoli), step: step, end: walPage, planned: walPage}
+}
+
 // openWAL opens a file of the log; nil if it is not there.
-func openWAL(path string, flag int, id walID, step int64) (*wal, error) {
+func openWAL(d disk, path string, flag int, id walID, step int64) (*wal, error) {
 	f, err := os.OpenFile(path, flag, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -77,7 +95,7 @@ func openWAL(path string, flag int, id walID, step int64) (*wal, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &wal{file: f, step: step, end: walPage}
+	l := newWAL(d, f, id, step)
 	if err := l.check(id); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -105,12 +123,31 @@ func (l *wal) check(id walID) error {
 	return nil
 }
 
+// unusedWAL reports whether a file of the log has nothing in it but its header, or what there is of that.
+func unusedWAL(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // it was only read
+	zeros, b := make([]byte, 64<<10), make([]byte, 64<<10)
+	for at := int64(walPage); ; {
+		n, err := f.ReadAt(b, at)
+		if !bytes.Equal(b[:n], zeros[:n]) {
+			return false, nil
+		}
+		if at += int64(n); err != nil {
+			return true, atEnd(err)
+		}
+	}
+}
+
 // begin has the file hold the records of a memtable from now on.
-func (l *wal) begin(number uint64) { l.number, l.end = number, walPage }
+func (l *wal) begin(number uint64) { l.number, l.end, l.planned = number, walPage, walPage }
 
 // extend has the file hold zeros up to a size.
 func (l *wal) extend(size int64) error {
-	if err := writeZeros(l.file, l.size, size); err != nil {
+	if err := grow(l.disk, l.file, l.size, size, true); err != nil {
 		return err
 	}
 	l.size = size
@@ -118,17 +155,28 @@ func (l *wal) extend(size int64) error {
 	return nil
 }
 
-// room makes room for a record of so many bytes. Its error leaves the log as it was.
-func (l *wal) room(bytes int) error {
-	end := l.end + int64(bytes)
+// walPause is for how long the disk is not asked again for more after it had no room. To ask costs about as much as a record.
+const walPause = 50 * time.Millisecond
+
+// room makes room for the record of a group, of that many bytes. Its error leaves the log as it was.
+func (l *wal) room(bytes int64) error {
+	end := l.planned + bytes
 	if end <= l.size {
 		return nil
 	}
-	if err := l.extend(end + l.step); !full(err) {
-		return err
+	if time.Since(l.refused) < walPause {
+		return syscall.ENOSPC
 	}
-	return l.extend(end)
+	err := l.extend(end + l.step)
+	if full(err) {
+		l.refused = time.Now()
+		err = l.extend(end)
+	}
+	return err
 }
+
+// cramped reports whether the log is nearly full and the disk has no room for more.
+func (l *wal) cramped() bool { return full(l.room(l.step / 2)) }
 
 // full reports whether an error says that there is no room on the disk.
 func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
@@ -138,13 +186,15 @@ func (l *wal) write(record []byte, group uint64) error {
 	binary.BigEndian.PutUint32(record[4:], uint32(len(record)))
 	binary.BigEndian.PutUint64(record[8:], l.number)
 	binary.BigEndian.PutUint64(record[16:], group)
-	binary.BigEndian.PutUint32(record, crc32.Checksum(record[4:], castagnoli))
-	n, err := l.file.WriteAt(record, l.end)
-	if err != nil {
+	binary.BigEndian.PutUint32(record, l.sum(record))
+	if err := l.disk.write(l.file, record, l.end); err != nil {
+		if full(err) { // not all of it was written: it is no record
+			return fmt.Errorf("%w: %w", errNotWritten, err)
+		}
 		return err
 	}
-	l.end += int64(n)
-	if err := datasync(l.file); err != nil {
+	l.end += int64(len(record))
+	if err := l.disk.sync(l.file); err != nil {
 		return err
 	}
 	l.mark(group)
@@ -154,15 +204,36 @@ func (l *wal) write(record []byte, group uint64) error {
 // mark writes behind a durable record, and without a sync, that it was durable: a record without rows, over which the next one is
 // written. If it is there, a record before it that cannot be read is not torn but damaged. After a loss of power it may be missing.
 func (l *wal) mark(group uint64) {
-	if l.end+recordHeader > l.size {
+	if l.end+recordHeader > l.bytes.Load() {
 		return
 	}
 	var b [recordHeader]byte
 	binary.BigEndian.PutUint32(b[4:], recordHeader)
 	binary.BigEndian.PutUint64(b[8:], l.number)
 	binary.BigEndian.PutUint64(b[16:], group)
-	binary.BigEndian.PutUint32(b[:], crc32.Checksum(b[4:], castagnoli))
-	_, _ = l.file.WriteAt(b[:], l.end) // it only helps
+	binary.BigEndian.PutUint32(b[:], l.sum(b[:]))
+	_ = l.disk.write(l.file, b[:], l.end) // it only helps
+}
+
+// errNotWritten: a record is not in the log. Some file systems need room to write over what is there.
+var errNotWritten = errors.New("boltstore: no room for a record of the log")
+
+func (l *wal) sum(record []byte) uint32 { return crc32.Update(l.salt, castagnoli, record[4:]) }
+
+// harden makes the last record that was found durable. If a sync has failed before, it may be one that can be read and is not
+// on the disk, and the next record would follow nothing.
+func (l *wal) harden() error {
+	if l.last == 0 {
+		return nil
+	}
+	b := make([]byte, l.end-l.last)
+	if _, err := l.file.ReadAt(b, l.last); err != nil {
+		return err
+	}
+	if err := l.disk.write(l.file, b, l.last); err != nil {
+		return err
+	}
+	return l.disk.sync(l.file)
 }
 
 // recordWriter encodes the rows of a record. What a key has in common with the one before is not written again.
@@ -267,7 +338,7 @@ func (l *wal) record(at int64) (number, group uint64, rows []byte, err error) {
 	if _, err := l.file.ReadAt(b, at); err != nil {
 		return 0, 0, nil, atEnd(err)
 	}
-	if crc32.Checksum(b[4:], castagnoli) != binary.BigEndian.Uint32(b) {
+	if l.sum(b) != binary.BigEndian.Uint32(b) {
 		return 0, 0, nil, nil
 	}
 	return binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), b[recordHeader:], nil

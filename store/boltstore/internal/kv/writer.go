@@ -14,6 +14,9 @@ type Writer struct {
 	record recordWriter
 	undo   []undone
 	after  []func()
+	tier   tier // of the operation that runs
+	adds   int  // rows that it has added, less those that it has removed
+	began  mark // of the group
 }
 
 // undone is the version that a row had before it was changed.
@@ -22,18 +25,19 @@ type undone struct{ row, version uint32 }
 // mark is a place to which a writer can go back.
 type mark struct {
 	undo, record, after int
-	grows               int64
+	grows, frees        int64
 }
 
 func (w *Writer) mark() mark {
-	return mark{len(w.undo), len(w.record.b), len(w.after), w.active.grows}
+	return mark{len(w.undo), len(w.record.b), len(w.after), w.active.grows, w.active.frees}
 }
 
 func (w *Writer) back(to mark) {
 	for i := len(w.undo) - 1; i >= to.undo; i-- {
 		w.active.store(w.undo[i].row+rowVersion, w.undo[i].version)
 	}
-	w.undo, w.after, w.active.grows = w.undo[:to.undo], w.after[:to.after], to.grows
+	w.undo, w.after = w.undo[:to.undo], w.after[:to.after]
+	w.active.grows, w.active.frees = to.grows, to.frees
 	w.record.b = w.record.b[:to.record]
 	w.record.last = w.record.last[:0]
 }
@@ -47,38 +51,85 @@ func (w *Writer) Delete(p *Part, row []byte) { w.change(p, row, nil, true) }
 func (w *Writer) change(p *Part, row, value []byte, gone bool) {
 	w.look(p)
 	m := w.active
+	switch {
+	case !gone:
+		w.adds++
+	case m.weighs:
+		m.frees += w.weight(p, row)
+	default:
+		m.removed = true
+	}
+	if gone {
+		w.adds--
+	}
 	if p.found[0] == 0 {
 		p.found[0] = m.addPart(p.table(), p.prefix[1:], p.hash)
 	}
 	r, added := m.addRow(p.found[0], row)
 	before := m.put(r, w.seq, value, gone)
 	if added && !gone {
-		m.grows += w.db.growth(p.table(), len(p.prefix)+len(row)+len(value))
+		m.grows += w.db.growth(p.table(), len(p.prefix)-1+len(row), len(value))
 	}
 	w.undo = append(w.undo, undone{r, before})
 	w.record.row(p.prefix, row, value, gone)
 }
 
-// growth is by how much the file grows, about, when a row is new to it: its bytes, what bbolt and the checksum add, and, where
-// rows come in no order, the room that split pages leave.
-func (db *DB) growth(t Table, bytes int) int64 {
-	n := int64(bytes + 16 + rowHeader)
-	if bytes > longValue {
-		n += n / 16
-	}
-	if db.o.Tables[t].Fill < 1 {
-		n += n / 2
-	}
-	return n + n/16
-}
-
 // Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: the reserve may be used. An operation that
 // takes none may write what makes room and what is small: trims, cursors.
 func (w *Writer) Take(bytes int64, spare bool) error {
-	if !w.db.fits(w.active.grows+bytes+bytes/2, spare) {
+	w.tier = forAppends
+	if spare {
+		w.tier = forEnds
+	}
+	if !w.db.fits(w.active.grows+bytes+bytes/4, w.tier) {
 		return store.ErrFull
 	}
 	return nil
+}
+
+// admit returns store.ErrFull if there is no room for what an operation has done, in the log or in the file.
+func (w *Writer) admit(before mark) error {
+	if len(w.record.b) == before.record {
+		return nil
+	}
+	need := int64(len(w.record.b))
+	if w.tier == forAppends {
+		need += w.log.step / 4
+	}
+	if err := w.log.room(need); full(err) {
+		return &fullError{err}
+	} else if err != nil {
+		w.db.fail(err)
+		return w.db.refusal()
+	}
+	if w.tier == forRest && w.adds > 0 && w.active.grows > before.grows && !w.db.fits(w.active.grows, forRest) {
+		return store.ErrFull
+	}
+	return nil
+}
+
+// weight is about how many bytes a row takes that is about to be removed.
+func (w *Writer) weight(p *Part, row []byte) (n int64) {
+	_ = recovered(func() error { // a page that cannot be read has no weight
+		w.look(p)
+		for i, m := range w.v.tables {
+			if p.found[i] == 0 {
+				continue
+			}
+			if r := m.row(p.found[i], row); r != 0 {
+				if value, gone, found := m.visible(r, w.seq); found {
+					if !gone {
+						n = int64(len(value))
+					}
+					return nil
+				}
+			}
+		}
+		w.buf = append(append(w.buf[:0], p.prefix[1:]...), row...)
+		n = w.v.file.size(p.table(), w.buf)
+		return nil
+	})
+	return n
 }
 
 // After has f called once the group of the operation is durable and published, on the goroutine that commits, if the
