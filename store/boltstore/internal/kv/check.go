@@ -442,7 +442,7 @@ const maxListed = 16 << 10
 func (db *DB) listFree() {
 	s := db.bolt.Stats()
 	db.room.mu.Lock()
-	tight := db.room.left() < 64*maxListed
+	tight := db.room.left(db.page) < 64*maxListed
 	db.room.mu.Unlock()
 	db.bolt.NoFreelistSync = tight || s.FreePageN+s.PendingPageN > maxListed
 }
