@@ -195,7 +195,7 @@ func receive(ctx context.Context, f *os.File, r io.Reader) error {
 	if _, err := f.Write(in.end); err != nil {
 		return err
 	}
-	if err := kv.Inspect(f.Name(), defaultLockTimeout); errors.Is(err, ErrNotStore) {
+	if err := kv.Inspect(kv.Options{Path: f.Name(), Tables: tables, LockTimeout: defaultLockTimeout}); errors.Is(err, ErrNotStore) {
 		return err
 	}
 	return fmt.Errorf("%w: backup was cut short", ErrCorrupt)

@@ -14,12 +14,12 @@ func (db *DB) name() string { return filepath.Base(db.o.Path) }
 // shut flushes what memory has, and closes and removes the log. Nobody uses the DB any more.
 func (db *DB) shut() error {
 	var err error
-	if db.refusal() == nil {
+	if db.refusal() == nil && !db.readOnly {
 		if err = db.flushRest(); err == nil {
 			err = db.seal()
 		}
 	}
-	healthy := err == nil && db.refusal() == nil
+	healthy := err == nil && db.refusal() == nil && !db.readOnly
 	close(db.flushes)
 	db.flusher.Wait()
 	db.versions.Lock()
@@ -27,6 +27,9 @@ func (db *DB) shut() error {
 	db.versions.Unlock()
 	v.release()
 	for i, l := range db.logs {
+		if l == nil { // of a file that was closed, and is open for reading only
+			continue
+		}
 		err = errors.Join(err, l.file.Close())
 		if healthy {
 			err = errors.Join(err, db.disk.remove(db.o.Path+walNames[i]))

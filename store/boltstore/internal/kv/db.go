@@ -42,6 +42,7 @@ type DB struct {
 	write    func(*wal, []byte, uint64) error // (*wal).write, but for tests
 	replayed Replayed
 	limit    int64 // bytes of a memtable
+	readOnly bool
 	stats    meters
 	room     room
 

@@ -291,6 +291,7 @@ func (db *DB) transact(f func(*bolt.Tx) error) error {
 func (f *flushing) slice() error {
 	db := f.db
 	rows, size := db.sliceSize(f.m.rows - int(f.rows))
+	db.listFree()
 	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
 		s.longs.FillPercent = 1 // chunks of a value follow each other
