@@ -189,4 +189,3 @@ func TestVerify_EndsWithItsContext(t *testing.T) {
 	_, err = s.Verify(t.Context(), func(boltstore.Finding) {})
 	require.ErrorIs(t, err, store.ErrClosed)
 }
-
