@@ -300,6 +300,7 @@ func (db *DB) openLogs(s *state) error {
 // newLogs makes the log of a file that was closed or is new. A log that is there is removed if it is the file's own, of which only
 // the removal was missing, or if it was made by an Open that did not come further.
 func (db *DB) newLogs(s *state, step int64) error {
+	var over []string // removed only if nothing speaks against any of them
 	for _, suffix := range walNames {
 		path := db.o.Path + suffix
 		l, err := openWAL(db.disk, path, os.O_RDWR, s.id, step)
@@ -312,6 +313,9 @@ func (db *DB) newLogs(s *state, step int64) error {
 		} else if err := l.file.Close(); err != nil {
 			return err
 		}
+		over = append(over, path)
+	}
+	for _, path := range over {
 		if err := db.disk.remove(path); err != nil {
 			return err
 		}
