@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 )
 
@@ -78,16 +79,16 @@ func newChecker(f io.ReaderAt, page int64, high uint64, tables []TableSpec) *che
 }
 
 // checkFile walks through a file that nobody writes to. closed: it was closed, as far as is known. It reports whether leaves are
-// left to be looked at.
+// left to be looked at, and how many pages nothing leads to.
 func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found func(*PageDamage) error,
 	rows func(Table, []element),
-) (rest bool, err error) {
+) (rest bool, free uint64, err error) {
 	meta, err := newestMeta(f, page)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	if meta.high > uint64(size/page) {
-		return false, fmt.Errorf("%w: the file was cut short: %d pages of %d are there", ErrCorrupt, size/page, meta.high)
+		return false, 0, fmt.Errorf("%w: the file was cut short: %d pages of %d are there", ErrCorrupt, size/page, meta.high)
 	}
 	c := newChecker(f, page, meta.high, o.Tables)
 	c.found = found
@@ -100,19 +101,23 @@ func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found f
 	}
 	root := span{id: meta.root}
 	if err := c.tree(root); err != nil {
-		return false, err
+		return false, 0, err
 	}
 	for name := range c.tables {
 		if !c.buckets[name] {
 			if err := c.bad(root, fmt.Sprintf("bucket %q is missing", name)); err != nil {
-				return false, err
+				return false, 0, err
 			}
 		}
+	}
+	free = meta.high - 2
+	for _, word := range c.seen {
+		free -= uint64(bits.OnesCount64(word))
 	}
 	if meta.freelist != noFreelistPage {
 		err = c.freelist(meta.freelist)
 	}
-	return !c.leaves, err
+	return !c.leaves, free, err
 }
 
 // sumTables are the tables that rows' checksums begin with.

@@ -43,6 +43,7 @@ type DB struct {
 	replayed Replayed
 	limit    int64 // bytes of a memtable
 	readOnly bool
+	log      LogState // as OpenReadOnly found it
 	stats    meters
 	room     room
 

@@ -13,8 +13,9 @@ import (
 
 // inspection is what is known of a file before it is opened for writing.
 type inspection struct {
-	rest  bool // leaves were not looked at
-	metas bool // both meta pages are good
+	rest  bool   // leaves were not looked at
+	metas bool   // both meta pages are good
+	free  uint64 // pages that nothing leads to; too many if there is a rest
 
 	rows  int       // damaged ones that were met
 	moved []fileRow // those of them whose key is damaged, and was another one
@@ -95,7 +96,7 @@ func inspect(o *Options, deadline time.Time, found func(*PageDamage) error) (in 
 		if err != nil {
 			return err
 		}
-		in.rest, err = checkFile(f, st.Size(), page, closed, o, found, in.gather)
+		in.rest, in.free, err = checkFile(f, st.Size(), page, closed, o, found, in.gather)
 		return err
 	})
 	return in, errors.Join(err, db.Close())

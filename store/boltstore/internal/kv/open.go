@@ -300,6 +300,7 @@ func (db *DB) openLogs(s *state) error {
 // newLogs makes the log of a file that was closed or is new. A log that is there is removed if it is the file's own, of which only
 // the removal was missing, or if it was made by an Open that did not come further.
 func (db *DB) newLogs(s *state, step int64) error {
+	var over []string // removed only if nothing speaks against any of them
 	for _, suffix := range walNames {
 		path := db.o.Path + suffix
 		l, err := openWAL(db.disk, path, os.O_RDWR, s.id, step)
@@ -312,6 +313,9 @@ func (db *DB) newLogs(s *state, step int64) error {
 		} else if err := l.file.Close(); err != nil {
 			return err
 		}
+		over = append(over, path)
+	}
+	for _, path := range over {
 		if err := db.disk.remove(path); err != nil {
 			return err
 		}
@@ -467,24 +471,41 @@ func ensure(o *Options, deadline time.Time) error {
 
 // create makes an empty file under another name and then gives it its own, unless another one has made it meanwhile.
 func create(o *Options, deadline time.Time) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(o.Path), filepath.Base(o.Path)+NewSuffix+"*")
+	temp, err := makeEmpty(o.Path, o.Tables, deadline)
 	if err != nil {
 		return err
 	}
-	temp := f.Name()
 	defer func() { err = errors.Join(err, os.Remove(temp)) }()
-	if err := f.Close(); err != nil {
+	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
+	}
+	return SyncDir(filepath.Dir(o.Path))
+}
+
+// makeEmpty makes a file with empty tables, under a name of its own that follows from the one that it will have.
+func makeEmpty(path string, tables []TableSpec, deadline time.Time) (temp string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+NewSuffix+"*")
+	if err != nil {
+		return "", err
+	}
+	temp = f.Name()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temp))
+		}
+	}()
+	if err := f.Close(); err != nil {
+		return "", err
 	}
 	db, _, err := boltOpen(temp, &bolt.Options{Timeout: timeout(deadline), NoFreelistSync: true})
 	if err != nil {
-		return err
+		return "", err
 	}
 	err = guard(func() error {
 		return db.Update(func(tx *bolt.Tx) error {
 			names := []string{bucketMeta, bucketState, bucketLong}
-			for _, t := range o.Tables {
-				names = append(names, t.Name)
+			for i := range tables {
+				names = append(names, tables[i].Name)
 			}
 			for _, name := range names {
 				if _, err := tx.CreateBucket([]byte(name)); err != nil {
@@ -494,13 +515,7 @@ func create(o *Options, deadline time.Time) (err error) {
 			return nil
 		})
 	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return SyncDir(filepath.Dir(o.Path))
+	return temp, errors.Join(err, db.Close())
 }
 
 // SyncDir makes a new name in a folder durable. Windows cannot do that and does not need it.

@@ -30,10 +30,10 @@ func resolve(path string) (string, error) {
 		return path, err
 	}
 	to, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", fmt.Errorf("%s is a symbolic link that leads to nothing: %w", filepath.Base(path), err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s is a symbolic link that leads to nothing: %w", filepath.Base(path), fs.ErrNotExist)
 	}
-	return to, nil
+	return to, err
 }
 
 // narrow takes away what others than the owner may do with a file. It is no error if the file is not there.

@@ -27,7 +27,8 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 		return nil, err
 	}
 	deadline := time.Now().Add(o.LockTimeout)
-	if _, err := inspect(&o, deadline, found); err != nil {
+	in, err := inspect(&o, deadline, found)
+	if err != nil {
 		return nil, err
 	}
 	db := newDB(o)
@@ -39,6 +40,9 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 	if err := guard(func() error { return db.look(alone) }); err != nil {
 		return nil, errors.Join(err, db.undoOpen())
 	}
+	db.room.mu.Lock()
+	db.room.free = int64(in.free) * db.page
+	db.room.mu.Unlock()
 	db.flusher.Add(1)
 	go db.flushAll()
 	return db, nil
@@ -53,7 +57,7 @@ func (db *DB) look(alone bool) error {
 	if err := db.o.Meta(meta); err != nil {
 		return err
 	}
-	db.id = s.id
+	db.id, db.log = s.id, LogState{Closed: !s.open, Memtable: s.number, Group: s.group}
 	for i, suffix := range walNames {
 		if alone || !s.open {
 			break
@@ -92,3 +96,13 @@ func HasLog(path string) bool {
 	}
 	return false
 }
+
+// LogState is what a file that is open for reading only says about its log.
+type LogState struct {
+	Closed   bool   // it was closed: no log belongs to it
+	Memtable uint64 // that was flushed last
+	Group    uint64 // of operations, that is in the file and was committed last
+}
+
+// Log returns what the file says about its log.
+func (db *DB) Log() LogState { return db.log }

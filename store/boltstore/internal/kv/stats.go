@@ -74,7 +74,9 @@ func (db *DB) Stats() Stats {
 	s.FileSize, s.FreeBytes = db.room.blocks, db.room.free
 	db.room.mu.Unlock()
 	for _, l := range db.logs {
-		s.LogSize += l.bytes.Load()
+		if l != nil { // not of a file that was closed and is open for reading only
+			s.LogSize += l.bytes.Load()
+		}
 	}
 	s.Room, s.DiskRoom = db.Room()
 	return s
