@@ -178,7 +178,7 @@ func TestD11_RestoreRefusesWhatIsNotWhole(t *testing.T) {
 	foreign, err := os.ReadFile(other)
 	require.NoError(t, err)
 	text := bytes.Repeat([]byte("Dear diary, "), 20_000)
-	setSchema(t, s, 77)
+	putSchema(t, s.Bolt(), 77)
 	newer := backedUp(t, s)
 	errAway := errors.New("the disk is away")
 	canceled, cancel := context.WithCancel(t.Context())

@@ -3,6 +3,7 @@ package boltstore_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -155,19 +156,10 @@ func TestS33_NewIncarnationChangesEveryEpoch(t *testing.T) {
 	require.Equal(t, renewed, open(t, path, boltstore.Config{}).Info(), "it was for once")
 }
 
-// setSchema writes a schema version without a checksum, as layouts before this one did.
-func setSchema(t *testing.T, s *boltstore.Store, version uint32) {
-	t.Helper()
-	require.NoError(t, s.Bolt().Update(func(tx *bolt.Tx) error {
-		return tx.Bucket([]byte("manydevice")).Put([]byte("schema"), binary.BigEndian.AppendUint32(nil, version))
-	}))
-}
-
 func TestOpenNewerSchema(t *testing.T) {
 	path := newPath(t)
-	s := open(t, path, boltstore.Config{})
-	setSchema(t, s, 77)
-	closeStore(t, s)
+	closeStore(t, open(t, path, boltstore.Config{}))
+	setSchema(t, path, 77)
 	before, err := os.ReadFile(path)
 	require.NoError(t, err)
 	_, err = boltstore.Open(path, boltstore.Config{NewIncarnation: true})
@@ -181,10 +173,14 @@ func TestOpenNewerSchema(t *testing.T) {
 func TestOpenOldSchema(t *testing.T) {
 	for old := range uint32(5) {
 		path := newPath(t)
-		s := open(t, path, boltstore.Config{})
-		setSchema(t, s, old)
-		closeStore(t, s)
-		_, err := boltstore.Open(path, boltstore.Config{})
+		db, err := bolt.Open(path, 0o600, nil)
+		require.NoError(t, err)
+		require.NoError(t, db.Update(func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucket([]byte("manydevice"))
+			return errors.Join(err, b.Put([]byte("schema"), binary.BigEndian.AppendUint32(nil, old)))
+		}))
+		require.NoError(t, db.Close())
+		_, err = boltstore.Open(path, boltstore.Config{})
 		require.ErrorIs(t, err, boltstore.ErrOldSchema)
 	}
 }
