@@ -531,7 +531,7 @@ func (r *flipRun) compare(ctx context.Context, s store.Store, asks []question) m
 // difference is the first line of have that want has not.
 func difference(have, want string) string {
 	lines := strings.Split(want, "\n")
-	for _, l := range strings.Split(have, "\n") {
+	for l := range strings.SplitSeq(have, "\n") {
 		if !slices.Contains(lines, l) {
 			return l[:min(len(l), 500)]
 		}

@@ -58,7 +58,7 @@ func TestRowsOfOperations(t *testing.T) {
 			require.NoError(t, s.Compact(t.Context()))
 			require.NoError(t, tt.do(t, s))
 			s.Crash()
-			s = open(t, path, boltstore.Config{Logger: out.logger()})
+			open(t, path, boltstore.Config{Logger: out.logger()})
 			rows := 0
 			for _, line := range out.lines(t, "boltstore: log replayed") {
 				rows = int(line["rows"].(float64))

@@ -22,15 +22,15 @@ type fault struct {
 	calls map[string]int
 	// fails is called with the kind of a call and its number among those of the kind, from 1. It may return an error, and whether
 	// the call is done nevertheless: 0 not at all, 1 whole, in between a part of what is written.
-	fails  func(kind string, n int) (error, float64)
+	fails  func(kind string, n int) (float64, error)
 	before func(kind string) // may wait; guarded by mu
 }
 
-func newFault(fails func(kind string, n int) (error, float64)) *fault {
+func newFault(fails func(kind string, n int) (float64, error)) *fault {
 	return &fault{disk: system{}, calls: map[string]int{}, fails: fails}
 }
 
-func (d *fault) call(kind string) (error, float64) {
+func (d *fault) call(kind string) (float64, error) {
 	d.mu.Lock()
 	before := d.before
 	d.mu.Unlock()
@@ -41,19 +41,19 @@ func (d *fault) call(kind string) (error, float64) {
 	defer d.mu.Unlock()
 	d.calls[kind]++
 	if d.fails == nil {
-		return nil, 1
+		return 1, nil
 	}
 	return d.fails(kind, d.calls[kind])
 }
 
-func (d *fault) set(fails func(kind string, n int) (error, float64)) {
+func (d *fault) set(fails func(kind string, n int) (float64, error)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fails = fails
 }
 
 func (d *fault) do(kind string, f func() error) error {
-	err, part := d.call(kind)
+	part, err := d.call(kind)
 	if err == nil || part == 1 {
 		if e := f(); e != nil {
 			return e
@@ -67,7 +67,7 @@ func (d *fault) write(f *os.File, b []byte, at int64) error {
 	if len(bytes.Trim(b[:min(len(b), 64)], "\x00")) == 0 {
 		kind = "zeros"
 	}
-	err, part := d.call(kind)
+	part, err := d.call(kind)
 	if err != nil {
 		b = b[:int(float64(len(b))*part)]
 	}
@@ -101,7 +101,7 @@ func (d *fault) syncDir(path string) error {
 }
 
 func (d *fault) commit(tx *bolt.Tx) error {
-	err, part := d.call("commit")
+	part, err := d.call("commit")
 	if err == nil || part == 1 {
 		if e := d.disk.commit(tx); e != nil {
 			return e

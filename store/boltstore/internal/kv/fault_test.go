@@ -81,11 +81,11 @@ func TestFaults_AtEveryCall(t *testing.T) {
 func faultRun(t *testing.T, seed uint64, c faultCase, k, streak int) ([3]int, bool) {
 	path := filepath.Join(fast(t), "db")
 	newFile(t, path)
-	d := newFault(func(kind string, n int) (error, float64) {
+	d := newFault(func(kind string, n int) (float64, error) {
 		if kind == c.kind && n >= k && n < k+streak {
-			return c.err, c.part
+			return c.part, c.err
 		}
-		return nil, 1
+		return 1, nil
 	})
 	p := newTape(t, d, path)
 	h := newHistory(seed+uint64(k), 3)
@@ -157,11 +157,11 @@ func TestFaults_SyncFailsThenReopenThenLossOfPower(t *testing.T) {
 func powerAfterFault(t *testing.T, seed uint64, rnd *rand.Rand, kind string, k int) int {
 	path := filepath.Join(fast(t), "db")
 	newFile(t, path)
-	d := newFault(func(is string, n int) (error, float64) {
+	d := newFault(func(is string, n int) (float64, error) {
 		if is == kind && n == k {
-			return errIO, 1
+			return 1, errIO
 		}
-		return nil, 1
+		return 1, nil
 	})
 	p := newTape(t, d, path)
 	h := newHistory(seed+uint64(k), 2)

@@ -202,7 +202,8 @@ type fileNames struct {
 // so the walk begins a row early.
 func (f *file) names(t Table, after []byte) *fileNames {
 	n := &fileNames{c: f.buckets[t].Cursor(), table: t}
-	k, v := n.c.Seek(after)
+	var v []byte
+	k, _ := n.c.Seek(after)
 	if k == nil {
 		k, v = n.c.Last()
 	} else if k, v = n.c.Prev(); k == nil {

@@ -98,11 +98,11 @@ func TestDB_NoCallWaitsLongerThanItsContext(t *testing.T) {
 func TestDB_MemoryIsBoundedWhileTheFlushFails(t *testing.T) {
 	d := newFault(nil)
 	db := open(t, tiny(filepath.Join(fast(t), "db"), d))
-	d.set(func(kind string, _ int) (error, float64) {
+	d.set(func(kind string, _ int) (float64, error) {
 		if kind == "commit" {
-			return syscall.ENOSPC, 0
+			return 0, syscall.ENOSPC
 		}
-		return nil, 1
+		return 1, nil
 	})
 	var refused error
 	n := 0
@@ -135,11 +135,11 @@ func TestClose_FlushFails(t *testing.T) {
 			d := newFault(nil)
 			db := open(t, tiny(path, d))
 			require.NoError(t, put(context.Background(), db, "row", 10))
-			d.set(func(kind string, _ int) (error, float64) {
+			d.set(func(kind string, _ int) (float64, error) {
 				if kind == "commit" {
-					return tt.err, 0
+					return 0, tt.err
 				}
-				return nil, 1
+				return 1, nil
 			})
 			require.ErrorIs(t, db.Close(context.Background()), tt.err)
 			db = open(t, tiny(path, nil))
@@ -161,11 +161,11 @@ func TestOpen_KilledWhileTheLogIsMade(t *testing.T) {
 		newFile(t, path)
 		left := n
 		d := newFault(nil)
-		d.set(func(string, int) (error, float64) {
+		d.set(func(string, int) (float64, error) {
 			if left--; left < 0 {
-				return errors.New("killed"), 0
+				return 0, errors.New("killed")
 			}
-			return nil, 1
+			return 1, nil
 		})
 		db, err := Open(tiny(path, d))
 		if err == nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -117,9 +118,7 @@ func (db *DB) start(in *inspection) error {
 		return err
 	}
 	before := make(map[string][]byte, len(meta))
-	for k, v := range meta {
-		before[k] = v
-	}
+	maps.Copy(before, meta)
 	if err := db.o.Meta(meta); err != nil {
 		return err
 	}
