@@ -18,7 +18,7 @@ import (
 //     with less, but writes it so.) A key or page number of a branch that is not what it was breaks this.
 //  3. If the file has a list of free pages, each page is either in use or in it, and not both. A reference that has come to lead
 //     to an older state of a page, which is whole and in its place, breaks this alone. So the list is written with
-//     each commit, unless it is longer than maxListed.
+//     commits where it is short enough; see listFree.
 //  4. What is left are keys that kept their order, and values: for those each row has a checksum.
 //
 // A file that was not closed, or is at most smallFile, is walked through as a whole. Of a larger one that was closed the leaves are
@@ -439,15 +439,23 @@ func stopped(err error) error {
 	return err
 }
 
-// maxListed is how many free pages are listed with each commit at most: 128 KiB of numbers, where a slice of a flush writes up to
-// 16 MiB of pages. Nor is it where room is short. A clean Close writes any list.
-const maxListed = 16 << 10
+// maxListed is how many free pages are listed with the last commit of a flush at most, 2 MiB of numbers after the 64 MiB of a
+// memtable, and fewListed with any other: a list is sorted each time. Nor are they listed where room is short. A clean Close writes
+// any list.
+const (
+	maxListed = 256 << 10
+	fewListed = 2 << 10
+)
 
 // listFree says whether the next commit writes the list of free pages.
-func (db *DB) listFree() {
+func (db *DB) listFree(last bool) {
 	s := db.bolt.Stats()
+	n, most := s.FreePageN+s.PendingPageN, fewListed
+	if last {
+		most = maxListed
+	}
 	db.room.mu.Lock()
-	tight := db.room.left(db.page) < 64*maxListed
+	tight := db.room.left(db.page) < int64(64*n)
 	db.room.mu.Unlock()
-	db.bolt.NoFreelistSync = tight || s.FreePageN+s.PendingPageN > maxListed
+	db.bolt.NoFreelistSync = tight || n > most
 }

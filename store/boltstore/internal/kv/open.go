@@ -134,7 +134,7 @@ func (db *DB) start(in *inspection) error {
 	if err := db.allot(high); err != nil {
 		return err
 	}
-	db.listFree()
+	db.listFree(true)
 	err = db.transact(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketMeta))
 		for k, v := range meta {
