@@ -128,8 +128,9 @@ func limitedTypes() map[string]limited {
 		}, fields: map[string]limit{
 			"MaxSize": num(4<<20, 128<<40).zeroed().off(), "Memory": num(1<<20, 4<<30).zeroed(), "LockTimeout": span(time.Millisecond, longest).zeroed().off(),
 		}},
-		"memstore.Config": {value: memstore.Config{MaxBytes: 1 << 20}, try: tryMemstore, fields: map[string]limit{"MaxBytes": anything, "Reserve": anything}},
-		"membus.Config":   {value: membus.Config{}, try: tryMembus, fields: map[string]limit{"Queue": anything}},
+		"boltstore.DumpOptions": {value: boltstore.DumpOptions{}},
+		"memstore.Config":       {value: memstore.Config{MaxBytes: 1 << 20}, try: tryMemstore, fields: map[string]limit{"MaxBytes": anything, "Reserve": anything}},
+		"membus.Config":         {value: membus.Config{}, try: tryMembus, fields: map[string]limit{"Queue": anything}},
 		"client.Config": {value: client.Config{}, try: func(_ *testing.T, _ *limitScene, v any) error {
 			client.New(client.State{Held: []event.MessageID{"m"}}, v.(client.Config))
 			return nil
@@ -141,6 +142,7 @@ func limitedTypes() map[string]limited {
 		"store.ConversationOptions": {value: store.ConversationOptions{}, fields: map[string]limit{"Limit": free("the engine's own")}},
 
 		"storetest.Harness":           {value: storetest.Harness{}, fields: free3("Steps")},
+		"storetest.LeaseHarness":      {value: storetest.LeaseHarness{}},
 		"transporttest.PairConfig":    {value: transporttest.PairConfig{}, fields: free3("MaxFrames", "MaxBytes", "MaxEntry")},
 		"transporttest.DeviceConfig":  {value: transporttest.DeviceConfig{}},
 		"transporttest.AttachRequest": {value: transporttest.AttachRequest{}},

@@ -24,6 +24,8 @@ var strictRoom = flag.Bool("boltstore.room", false, "tests of full files and dis
 // allRooms has these tests fill files and disks with payloads of all sizes. That takes minutes.
 var allRooms = flag.Bool("boltstore.rooms", false, "tests of full files and disks go through all cases")
 
+var roomBytes = flag.Int64("boltstore.room-bytes", 16<<20, "MaxSize of the stores that are filled, emptied and filled again")
+
 // checkRoom is require.True if rooms are checked, and a line of the log otherwise.
 func checkRoom(t *testing.T, ok bool, format string, args ...any) {
 	t.Helper()
@@ -66,23 +68,29 @@ func (f *filler) batch(n int) store.Batch {
 	return message(string(f.issuer.Issue()), payload, from, to)
 }
 
-// until appends until nothing is taken for a while, and returns how many bytes went in. Room may come back in the background.
+// until appends until next to nothing is taken for a while, and returns how many bytes went in. Room may come back in the
+// background, for the first message within some seconds.
 func (f *filler) until(ctx context.Context, wait time.Duration) (bytes int64, messages int, err error) {
-	for last := time.Now(); time.Since(last) < wait; {
+	before := 0 // messages when this while began
+	for began := time.Now(); ; {
+		if messages-before > messages/200 {
+			began, before = time.Now(), messages
+		}
+		if since := time.Since(began); since > wait && (messages > 0 || since > 5*time.Second) {
+			return bytes, messages, nil
+		}
 		b := f.batch(f.size(f.rnd))
 		_, err := f.s.Commit(ctx, b)
 		if err == nil {
 			bytes += int64(len(b.Messages[0].Payload) + 64*len(b.Messages[0].To))
 			messages++
-			last = time.Now()
 			continue
 		}
 		if !errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrFailed) {
 			return bytes, messages, err
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
-	return bytes, messages, nil
 }
 
 var fillSizes = []struct {
@@ -98,7 +106,8 @@ var fillSizes = []struct {
 
 // TestRoom_K13_EmptiedTakesWhatItFirstTook fills a store, empties it, and fills it again, three times.
 func TestRoom_K13_EmptiedTakesWhatItFirstTook(t *testing.T) {
-	const most, rounds = 16 << 20, 3
+	const rounds = 3
+	most := *roomBytes
 	empty := map[string]func(ctx context.Context, s store.Store, a event.Account) error{
 		"trimmed": func(ctx context.Context, s store.Store, a event.Account) error {
 			_, err := s.Trim(ctx, a, 1<<60, 1<<30)
@@ -116,7 +125,10 @@ func TestRoom_K13_EmptiedTakesWhatItFirstTook(t *testing.T) {
 					path := filepath.Join(memoryDir(t), "store.db")
 					s := open(t, path, boltstore.Config{MaxSize: most})
 					f := newFiller(s, size.size)
-					const wait = 300 * time.Millisecond
+					wait := 300 * time.Millisecond
+					if *allRooms {
+						wait = 3 * time.Second
+					}
 					first, n, err := f.until(t.Context(), wait)
 					require.NoError(t, err)
 					total, err := filesSize(path)

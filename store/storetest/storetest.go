@@ -31,9 +31,9 @@ type Harness struct {
 	// at least 128 KiB back for batches with Reserve, but not more than 32 MiB. Reopen and Crash keep its bound. Nil: the
 	// rules on a full store are skipped.
 	Small func(t *testing.T) store.Store
-	// Refill is the part of what Small first takes that it takes again after it was emptied, from 0 to 1. 0: 0.9; negative: the rule
-	// is skipped. A store that gives room back in part declares less.
-	Refill float64
+	// KeepsRoom says that an emptied store does not soon take at least 9 tenths of what Small first took. The rule that it does
+	// is skipped then.
+	KeepsRoom bool
 	// Disk makes a new, empty store on a disk of its own: fill lets another program take all that is left of it, and free
 	// takes that away again. What the store has allocated, such as its reserve of at least 128 KiB, stays its own. Nil: the
 	// rule on a full disk is skipped.

@@ -26,9 +26,6 @@ func (db *DB) shut() error {
 	v := db.current.Swap(nil)
 	db.versions.Unlock()
 	v.release()
-	if e := db.bolt.Close(); e != nil {
-		err = errors.Join(err, fmt.Errorf("boltstore: close: %w", e))
-	}
 	for i, l := range db.logs {
 		if l == nil { // of a file that was closed, and is open for reading only
 			continue
@@ -40,6 +37,9 @@ func (db *DB) shut() error {
 	}
 	if healthy {
 		err = errors.Join(err, db.disk.syncDir(db.o.Path))
+	}
+	if e := db.bolt.Close(); e != nil { // last: from then on another one may open the file, and make a log of its own
+		err = errors.Join(err, fmt.Errorf("boltstore: close: %w", e))
 	}
 	return err
 }

@@ -200,6 +200,9 @@ func (db *DB) flush(m *memtable) {
 	for wait := retryFirst; !f.done; {
 		at := *f
 		err := f.slice()
+		if err != nil && !retryable(err) {
+			db.fail(fmt.Errorf("flush: %w", err)) // before Close, which may wait for the flush, hears of it
+		}
 		db.flushSays(err)
 		if err == nil {
 			wait, f.most = retryFirst, min(2*f.most, maxSlice)
@@ -210,7 +213,6 @@ func (db *DB) flush(m *memtable) {
 			f.most = max(f.most/4, 1)
 		}
 		if !retryable(err) {
-			db.fail(fmt.Errorf("flush: %w", err))
 			return
 		}
 		db.stats.flushFailures.Add(1)

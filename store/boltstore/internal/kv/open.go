@@ -360,6 +360,8 @@ func (db *DB) recover(s *state, file *file) error {
 		return err
 	}
 	rows += n
+	first.taken.Store(first.size)
+	second.taken.Store(second.size)
 	db.seq = group
 	db.published.Store(group)
 	for _, m := range []*memtable{second, first} { // the last record of all
