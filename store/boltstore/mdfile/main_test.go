@@ -30,7 +30,7 @@ func fill(t *testing.T, path string, messages int) *boltstore.Store {
 		from, to := event.Account(fmt.Sprint("user-", i%20)), event.Account(fmt.Sprint("user-", (i+1)%20))
 		_, err := s.Commit(t.Context(), store.Batch{Account: from, Now: now, Messages: []store.Message{{
 			ID: event.MessageID(fmt.Sprint("m", i)), Kind: event.KindMessage, Conversation: "talk", From: from,
-			Payload: bytes.Repeat([]byte(fmt.Sprintf("payload-%d ", i)), 10+i%40), Origin: "secret-login",
+			Payload: bytes.Repeat(fmt.Appendf(nil, "payload-%d ", i), 10+i%40), Origin: "secret-login",
 			To: []store.Inbox{{Account: from}, {Account: to}},
 		}}})
 		require.NoError(t, err)
@@ -184,7 +184,7 @@ func entriesOf(t *testing.T, s *boltstore.Store, unreadable *int) (n int) {
 			var k int
 			_, err := fmt.Sscanf(string(e.ID), "m%d", &k)
 			require.NoError(t, err)
-			require.Equal(t, bytes.Repeat([]byte(fmt.Sprintf("payload-%d ", k)), 10+k%40), e.Payload)
+			require.Equal(t, bytes.Repeat(fmt.Appendf(nil, "payload-%d ", k), 10+k%40), e.Payload)
 		}
 		n += len(page.Entries)
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrCorrupt: a row, a page or the log cannot be read, or something refers to what is not there.
+// ErrCorrupt means that a row, a page or the log cannot be read, or that something refers to what is not there.
 var ErrCorrupt = errors.New("boltstore: corrupt")
 
 // Errors of Open.
