@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -92,7 +93,7 @@ func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found f
 	}
 	c := newChecker(f, page, meta.high, o.Tables)
 	c.found = found
-	c.leaves = !closed || size <= smallFile
+	c.leaves = !closed || size <= cmp.Or(o.small, smallFile)
 	c.leaf = func(bucket string, list []element) error {
 		if t, known := c.tables[bucket]; known {
 			rows(t, list)
