@@ -227,7 +227,7 @@ func (f *File) Accounts(ctx context.Context, each func(AccountSize, error) error
 	})
 }
 
-// ErrBackup says that the file is a backup that was put in the place of a store. [Restore] makes a store of it, in which devices learn
+// ErrBackup means that the file is a backup that was put in the place of a store. [Restore] makes a store of it, in which devices learn
 // that what they have may be newer.
 var ErrBackup = errors.New("boltstore: the file is a backup")
 

@@ -69,7 +69,7 @@ func (s *Store) Stats() store.Stats {
 	out := store.Stats{
 		Operations: k.Operations, Commits: k.Commits, CommitTime: k.CommitTime, LastCommit: k.LastCommit, LongestCommit: k.LongestCommit,
 		Refused: m.refused.Load(), WindowFull: m.windowFull.Load(), Flushes: k.Flushes, FlushTime: k.FlushTime, StallTime: k.StallTime,
-		WorkFailures: m.workFailures.Load() + k.FlushFailures, ReadFailures: m.readFailures.Load(), LogFailures: s.log.Failed(),
+		WorkFailures: m.workFailures.Load() + k.FlushFailures, ReadFailures: m.readFailures.Load() + k.Damaged, LogFailures: s.log.Failed(),
 		Waiting: k.Waiting, Memory: k.Memory, MemoryLimit: k.MemoryLimit, Flushing: k.Flushing, Backups: k.Backups,
 		FileSize: k.FileSize, FreeBytes: k.FreeBytes, LogSize: k.LogSize, Reserve: s.cfg.reserve(), Room: k.Room, DiskRoom: k.DiskRoom,
 		Failed: k.Failed,

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 //     with less, but writes it so.) A key or page number of a branch that is not what it was breaks this.
 //  3. If the file has a list of free pages, each page is either in use or in it, and not both. A reference that has come to lead
 //     to an older state of a page, which is whole and in its place, breaks this alone. So the list is written with
-//     each commit, unless it is longer than maxListed.
+//     commits where it is short enough; see listFree.
 //  4. What is left are keys that kept their order, and values: for those each row has a checksum.
 //
 // A file that was not closed, or is at most smallFile, is walked through as a whole. Of a larger one that was closed the leaves are
@@ -92,7 +93,7 @@ func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found f
 	}
 	c := newChecker(f, page, meta.high, o.Tables)
 	c.found = found
-	c.leaves = !closed || size <= smallFile
+	c.leaves = !closed || size <= cmp.Or(o.small, smallFile)
 	c.leaf = func(bucket string, list []element) error {
 		if t, known := c.tables[bucket]; known {
 			rows(t, list)
@@ -385,69 +386,10 @@ func (c *checker) rows(s span, list []element) error {
 	return c.leaf(s.bucket, list)
 }
 
-// freelist checks that each page is either in use or free.
-func (c *checker) freelist(id uint64) error {
-	s := span{id: id, bucket: "(free pages)"}
-	order := binary.NativeEndian
-	if id < 2 || id >= c.high {
-		return c.bad(s, "beyond the pages in use")
-	}
-	head, err := c.read(id, 1)
-	if err != nil {
-		return c.bad(s, err.Error())
-	}
-	pages := uint64(order.Uint32(head[12:])) + 1
-	if order.Uint64(head) != id || order.Uint16(head[8:]) != freelistPage || pages > c.high-id || !c.use(id, pages) {
-		return c.bad(s, "no list of free pages")
-	}
-	page, err := c.read(id, pages)
-	if err != nil {
-		return c.bad(s, err.Error())
-	}
-	page = slices.Clone(page)
-	count, at := uint64(order.Uint16(page[10:])), uint64(pageHeader)
-	if count == manyFree {
-		count, at = order.Uint64(page[at:]), at+8
-	}
-	if count > (uint64(len(page))-at)/8 {
-		return c.bad(s, "more free pages than fit")
-	}
-	last := uint64(1)
-	for ; count > 0; count, at = count-1, at+8 {
-		free := order.Uint64(page[at:])
-		if free <= last || free >= c.high || !c.use(free, 1) {
-			return c.bad(s, fmt.Sprintf("page %d is in use or out of order", free))
-		}
-		last = free
-	}
-	if !c.leaves {
-		return nil // pages that leaves overflow into are not known
-	}
-	for i := uint64(2); i < c.high; i++ {
-		if c.seen[i/64]&(1<<(i%64)) == 0 {
-			return c.bad(s, fmt.Sprintf("page %d is neither in use nor free", i))
-		}
-	}
-	return nil
-}
-
 // stopped turns the end of a slice into no error.
 func stopped(err error) error {
 	if errors.Is(err, errStop) {
 		return nil
 	}
 	return err
-}
-
-// maxListed is how many free pages are listed with each commit at most: 128 KiB of numbers, where a slice of a flush writes up to
-// 16 MiB of pages. Nor is it where room is short. A clean Close writes any list.
-const maxListed = 16 << 10
-
-// listFree says whether the next commit writes the list of free pages.
-func (db *DB) listFree() {
-	s := db.bolt.Stats()
-	db.room.mu.Lock()
-	tight := db.room.left(db.page) < 64*maxListed
-	db.room.mu.Unlock()
-	db.bolt.NoFreelistSync = tight || s.FreePageN+s.PendingPageN > maxListed
 }

@@ -202,14 +202,14 @@ type fileNames struct {
 // so the walk begins a row early.
 func (f *file) names(t Table, after []byte) *fileNames {
 	n := &fileNames{c: f.buckets[t].Cursor(), table: t}
-	var v []byte
-	k, _ := n.c.Seek(after)
-	if k == nil {
-		k, v = n.c.Last()
-	} else if k, v = n.c.Prev(); k == nil {
-		k, v = n.c.First()
+	if k, _ := n.c.Seek(after); k == nil {
+		n.take(n.c.Last())
+	} else if k, v := n.c.Prev(); k != nil {
+		n.take(k, v)
+	} else {
+		n.take(n.c.First())
 	}
-	for n.take(k, v); n.name != nil && bytes.Compare(n.name, after) <= 0; {
+	for n.name != nil && bytes.Compare(n.name, after) <= 0 {
 		n.next()
 	}
 	return n

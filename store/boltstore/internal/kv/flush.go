@@ -293,13 +293,13 @@ func (db *DB) transact(f func(*bolt.Tx) error) error {
 func (f *flushing) slice() error {
 	db := f.db
 	rows, size := db.sliceSize(f.m.rows - int(f.rows))
-	db.listFree()
 	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
 		s.longs.FillPercent = 1 // chunks of a value follow each other
 		if err := f.write(&s, min(rows, f.most), size); err != nil {
 			return err
 		}
+		db.listFree(f.done)
 		if f.done {
 			return putState(tx, state{id: db.id, open: true, number: f.m.number, group: f.m.newest})
 		}

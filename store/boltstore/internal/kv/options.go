@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrCorrupt says that a row, a page or the log cannot be read, or something refers to what is not there.
+// ErrCorrupt means that a row, a page or the log cannot be read, or that something refers to what is not there.
 var ErrCorrupt = errors.New("boltstore: corrupt")
 
 // Errors of Open.
@@ -46,7 +46,8 @@ type Options struct {
 	// written before Open returns.
 	Meta func(rows map[string][]byte) error
 
-	disk disk // nil: the one that there is
+	small int64 // what counts as a small file, see checkFile; 0: smallFile
+	disk  disk  // nil: the one that there is
 }
 
 // Logger gets kv's lines.
