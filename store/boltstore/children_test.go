@@ -40,11 +40,12 @@ func TestMain(m *testing.M) {
 // child returns a command that runs this test binary as a child. It is killed when ctx ends.
 func child(ctx context.Context, name string, args ...any) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^$")
-	v := name
+	var v strings.Builder
+	v.WriteString(name)
 	for _, a := range args {
-		v += "\n" + fmt.Sprint(a)
+		v.WriteString("\n" + fmt.Sprint(a))
 	}
-	cmd.Env = append(os.Environ(), childEnv+"="+v)
+	cmd.Env = append(os.Environ(), childEnv+"="+v.String())
 	return cmd
 }
 
@@ -112,7 +113,7 @@ type recorder struct {
 
 func (r *recorder) Errorf(format string, args ...any) {
 	if r.err == nil {
-		r.err = errors.New(fmt.Sprintf(format, args...))
+		r.err = fmt.Errorf(format, args...)
 	}
 }
 

@@ -39,7 +39,7 @@ func BenchmarkMemory(b *testing.B) {
 				cmd := child(b.Context(), "memory", filepath.Join(b.TempDir(), "store.db"), accounts, messages, bound)
 				out, err := cmd.Output()
 				require.NoError(b, err)
-				for _, l := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+				for l := range strings.SplitSeq(strings.TrimSpace(string(out)), "\n") {
 					name, value, _ := strings.Cut(l, " ")
 					n, err := strconv.ParseFloat(value, 64)
 					require.NoError(b, err)
