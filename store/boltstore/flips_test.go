@@ -18,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/manydevice/manydevice/event"
-	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/store/boltstore"
 )
 
@@ -261,4 +260,3 @@ func flipsChild(args []string) error {
 	}
 	return nil
 }
-
