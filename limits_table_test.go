@@ -128,8 +128,9 @@ func limitedTypes() map[string]limited {
 		}, fields: map[string]limit{
 			"MaxSize": num(4<<20, 128<<40).zeroed().off(), "Memory": num(1<<20, 4<<30).zeroed(), "LockTimeout": span(time.Millisecond, longest).zeroed().off(),
 		}},
-		"memstore.Config": {value: memstore.Config{MaxBytes: 1 << 20}, try: tryMemstore, fields: map[string]limit{"MaxBytes": anything, "Reserve": anything}},
-		"membus.Config":   {value: membus.Config{}, try: tryMembus, fields: map[string]limit{"Queue": anything}},
+		"boltstore.DumpOptions": {value: boltstore.DumpOptions{}},
+		"memstore.Config":       {value: memstore.Config{MaxBytes: 1 << 20}, try: tryMemstore, fields: map[string]limit{"MaxBytes": anything, "Reserve": anything}},
+		"membus.Config":         {value: membus.Config{}, try: tryMembus, fields: map[string]limit{"Queue": anything}},
 		"client.Config": {value: client.Config{}, try: func(_ *testing.T, _ *limitScene, v any) error {
 			client.New(client.State{Held: []event.MessageID{"m"}}, v.(client.Config))
 			return nil

@@ -56,7 +56,7 @@ var secretive = []reflect.Type{
 	reflect.TypeFor[session.Registry](),
 	reflect.TypeFor[sessionhttp.Handler](),
 	reflect.TypeFor[fanout.AttachRequest](), reflect.TypeFor[fanout.Attachment](), reflect.TypeFor[fanout.Router](),
-	reflect.TypeFor[store.Info](), reflect.TypeFor[memstore.Store](), reflect.TypeFor[boltstore.Store](),
+	reflect.TypeFor[store.Info](), reflect.TypeFor[memstore.Store](), reflect.TypeFor[boltstore.Store](), reflect.TypeFor[boltstore.File](),
 	reflect.TypeFor[client.State](), reflect.TypeFor[client.Machine](),
 	reflect.TypeFor[storetest.Faulty](), reflect.TypeFor[transporttest.Conn](), reflect.TypeFor[transporttest.Connection](),
 	reflect.TypeFor[transporttest.Pair](), reflect.TypeFor[transporttest.Stream](), reflect.TypeFor[transporttest.AttachRequest](), reflect.TypeFor[transporttest.Device](),

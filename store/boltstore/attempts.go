@@ -108,6 +108,7 @@ func (w *writer) addAttempt(b *store.Batch, p *plan, own place, placed bool) err
 	if len(b.Messages) != 0 {
 		t.id = b.Messages[0].ID
 	}
+	a.touched = true
 	w.row, w.value = attemptRow(w.row[:0], i.Device, i.ClientID), t.append(w.value[:0])
 	w.set(a, w.row, w.value)
 	if a.head.attempts == 0 || t.expires < a.head.oldest {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -32,8 +31,6 @@ const (
 	pageHeader = 16
 	metaMagic  = 0xED0CDAED
 )
-
-const restoreSuffix = ".restore-" // of the name under which a file is restored
 
 // Backup writes a copy of the store to w, as it is at one moment after the call, and returns how many bytes went out.
 // Everything that was answered before is in it; of what comes meanwhile there is a beginning, whole batches only, in the
@@ -115,9 +112,10 @@ func (b *backup) over() error {
 // Restore makes the file path out of what [Store.Backup] wrote. All inboxes get new epochs, so that every device is told
 // that its position means nothing any more. What was not whole leaves nothing behind: [ErrCorrupt] if it was cut short or
 // changed, [ErrNotStore] if it is something else, [store.ErrSchema] if a newer release wrote it. A file of that name is
-// left alone, with [fs.ErrExist]. ctx ends it between two calls of r.Read. When it returns nil, the file is durable.
+// left alone, with [fs.ErrExist]; so is a log that would become the file's. ctx ends it between two calls of r.Read. When it returns nil, the file is durable.
 //
-// Until then the file has a name of its own beside path. The end of the process may leave that one behind; remove it.
+// Until then the file has a name of its own, path.restore- and a number. The end of the process may leave that one behind: an Open of
+// path removes it once it is a day old.
 func Restore(ctx context.Context, path string, r io.Reader) error {
 	if err := restore(ctx, path, r); err != nil {
 		return fmt.Errorf("boltstore: restore: %w", err)
@@ -129,10 +127,10 @@ func restore(ctx context.Context, path string, r io.Reader) (err error) {
 	if path == "" {
 		return errors.New("path: empty")
 	}
-	if err := vacant(path); err != nil {
+	if err := kv.Vacant(path); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+restoreSuffix+"*")
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+kv.RestoreSuffix+"*")
 	if err != nil {
 		return err
 	}
@@ -148,19 +146,7 @@ func restore(ctx context.Context, path string, r io.Reader) (err error) {
 	if err := renewFile(temp); err != nil {
 		return err
 	}
-	return publish(temp, path)
-}
-
-// vacant reports an error if there is something of that name.
-func vacant(path string) error {
-	_, err := os.Lstat(path)
-	switch {
-	case err == nil:
-		return &fs.PathError{Op: "restore", Path: path, Err: fs.ErrExist}
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	}
-	return err
+	return kv.Publish(temp, path)
 }
 
 // receive writes a backup to f, without its end mark, and checks that it is whole.
@@ -195,7 +181,7 @@ func receive(ctx context.Context, f *os.File, r io.Reader) error {
 	if _, err := f.Write(in.end); err != nil {
 		return err
 	}
-	if err := kv.Inspect(f.Name(), defaultLockTimeout); errors.Is(err, ErrNotStore) {
+	if err := kv.Inspect(kv.Options{Path: f.Name(), Tables: tables, LockTimeout: defaultLockTimeout}); errors.Is(err, ErrNotStore) {
 		return err
 	}
 	return fmt.Errorf("%w: backup was cut short", ErrCorrupt)
@@ -234,19 +220,4 @@ func renewFile(path string) error {
 		return err
 	}
 	return s.Close(context.Background())
-}
-
-// publish gives a file its name, unless there is one of that name already.
-func publish(temp, path string) error {
-	err := os.Link(temp, path) // which does not replace what another one has just made
-	switch {
-	case err == nil:
-		err = os.Remove(temp)
-	case errors.Is(err, fs.ErrExist):
-	default: // a file system without links
-		if err = vacant(path); err == nil {
-			err = os.Rename(temp, path)
-		}
-	}
-	return errors.Join(err, kv.SyncDir(path))
 }

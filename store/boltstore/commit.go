@@ -122,16 +122,11 @@ func (w *writer) mergeStates(b *store.Batch, p *plan) (bool, error) {
 		return false, nil
 	}
 	changes := false
-	type name struct {
-		conversation event.ConversationID
-		name         string
-	}
-	latest := make(map[name]int, len(b.States)) // in p.states
+	latest := newLatest(b.States)
 	p.states = make([]register, len(b.States))
 	for i := range b.States {
 		u, old := &b.States[i], register{}
-		key := name{u.Conversation, u.Name}
-		j, known := latest[key]
+		j, known := latest.before(i)
 		if known {
 			old = p.states[j]
 			p.states[j].later = true
@@ -148,10 +143,47 @@ func (w *writer) mergeStates(b *store.Batch, p *plan) (bool, error) {
 		}
 		next, changed := store.Merge(before, *u)
 		p.states[i] = register{State: next, changed: old.changed || changed}
-		latest[key] = i
 		changes = changes || changed
 	}
 	return changes, nil
+}
+
+// latest finds earlier updates of the same register in a batch. Nearly all batches have few, which need no map.
+type latest struct {
+	updates []store.StateUpdate
+	many    map[registerName]int
+}
+
+type registerName struct {
+	conversation event.ConversationID
+	name         string
+}
+
+const fewUpdates = 8
+
+func newLatest(updates []store.StateUpdate) latest {
+	l := latest{updates: updates}
+	if len(updates) > fewUpdates {
+		l.many = make(map[registerName]int, len(updates))
+	}
+	return l
+}
+
+// before returns the last update of a register before update i. It is called for one after another.
+func (l *latest) before(i int) (j int, ok bool) {
+	u := &l.updates[i]
+	if l.many != nil {
+		name := registerName{u.Conversation, u.Name}
+		j, ok = l.many[name]
+		l.many[name] = i
+		return j, ok
+	}
+	for j = i - 1; j >= 0; j-- {
+		if l.updates[j].Name == u.Name && l.updates[j].Conversation == u.Conversation {
+			return j, true
+		}
+	}
+	return 0, false
 }
 
 // result returns copies of the registers in the order of Batch.States.

@@ -77,17 +77,33 @@ var purgePart = kv.Of(tablePurge, nil)
 
 const purgeMark = 1
 
-// checkPurge reports whether a key of the purge table is one.
-func checkPurge(key []byte) error {
-	if n := len(key) - 1 - generationBytes; n < 1 || key[n] != 0 || bytes.IndexByte(key[:n], 0) >= 0 ||
-		binary.BigEndian.Uint32(key[n+1:]) == 0 {
-		return corrupt("purge key")
+// decodePurge decodes a key of the purge table.
+func decodePurge(key []byte) (name event.Account, generation uint32, err error) {
+	n := len(key) - 1 - generationBytes
+	if n < 1 || key[n] != 0 || bytes.IndexByte(key[:n], 0) >= 0 {
+		return "", 0, corrupt("key of the purge table")
 	}
-	return nil
+	return event.Account(key[:n]), binary.BigEndian.Uint32(key[n+1:]), nil
+}
+
+// checkPurge makes sure that the rows to remove are no account's. A damaged row of the purge table may have another one's key.
+func (w *writer) checkPurge(key []byte) error {
+	name, generation, err := decodePurge(key)
+	if err != nil {
+		return err
+	}
+	a, err := w.account(name)
+	if err == nil && a.head.generation <= generation {
+		err = a.about(corrupt("row of the purge table: the account is in use"))
+	}
+	return err
 }
 
 // purgeSlice removes some rows of a deleted account, and reports whether there are more, and what it is stuck at, if it is.
 func (w *writer) purgeSlice(key []byte) (more bool, stuck, err error) {
+	if err := w.checkPurge(key); err != nil {
+		return false, err, nil
+	}
 	purges := purgePart
 	at, err := w.Get(&purges, key)
 	if err != nil { // only the progress is lost
@@ -103,6 +119,7 @@ func (w *writer) purgeSlice(key []byte) (more bool, stuck, err error) {
 	}
 	var part kv.Part
 	part.Set(tableAccount, "", key)
+	gone := account{name: event.Account(key[:len(key)-1-generationBytes])} // for errors
 	for n := 0; ; n++ {
 		err := w.Scan(&part, nil, after(last), func(row, value []byte) (bool, error) {
 			if more = n >= purgeRows; more {
@@ -111,13 +128,13 @@ func (w *writer) purgeSlice(key []byte) (more bool, stuck, err error) {
 			n++
 			last = append(last[:0], row...)
 			w.Delete(&part, row)
-			return true, w.purgeRow(row, value)
+			return true, w.purgeRow(&gone, row, value)
 		})
 		if err == nil {
 			break
 		}
 		damaged, known := damagedRow(err, tableAccount, key, last)
-		if !known {
+		if err = gone.about(err); !known {
 			stuck = err
 			break
 		}
@@ -140,13 +157,13 @@ func (w *writer) purgeSlice(key []byte) (more bool, stuck, err error) {
 }
 
 // purgeRow lets go of what a row of a deleted account holds.
-func (w *writer) purgeRow(row, value []byte) error {
-	if row[0] != tagEntry {
+func (w *writer) purgeRow(gone *account, row, value []byte) error {
+	if !bytes.HasPrefix(row, entryRows) {
 		return nil
 	}
 	e, err := decodeEntry(value)
 	if err != nil {
-		return w.passOver(err)
+		return w.passOver(gone.about(err))
 	}
 	_, err = w.release(e.message)
 	return err
@@ -201,10 +218,7 @@ func (s *Store) purgeAll(ctx context.Context) bool {
 			return done
 		}
 		if err == nil {
-			if err = checkPurge(next); err == nil {
-				err = s.purgeAccount(ctx, next)
-			}
-			key = next
+			key, err = next, s.purgeAccount(ctx, next)
 		}
 		if err != nil {
 			done = false
@@ -245,7 +259,7 @@ func (s *Store) purgeAccount(ctx context.Context, key []byte) error {
 		case err != nil:
 			return err
 		case stuck != nil:
-			return fmt.Errorf("account %q: %w", key[:len(key)-1-generationBytes], stuck)
+			return stuck
 		case !more:
 			return nil
 		}

@@ -3,25 +3,31 @@
 // # Durability
 //
 // What a method answered is on disk: it survives the end of the process and of power. Callers that wait at the same time
-// share one commit of the file, so that the rate of operations is not bound by that of the disk. There is no timer: a
-// caller that is alone commits at once, in its own goroutine.
+// share one record of a write-ahead log and one sync (group commit), so that the rate of operations is not bound by that of the
+// disk. There is no timer: a caller that is alone commits at once, in its own goroutine.
+//
+// # Files
+//
+// The store is a bbolt file and, while it is open, two files of the log next to it, with -wal and -wal2 after its name. What was
+// committed is in the log and in memory, in a memtable. A full memtable is flushed to its place in the file in the background,
+// in slices, while commits go on into another one. If that is full as well, commits wait. [Config.Memory] bounds both. Close
+// flushes the rest and removes the log. After a crash Open reads the log. [Store.Compact] flushes at once.
+//
+// Never copy, move or remove one of the three files alone. Open notices that a file is without its log ([ErrNoLog]), has another
+// one's ([ErrOtherLog]), or that a log is without its file ([ErrNoFile]).
 //
 // # Failure
 //
-// After an error of a physical write the store fails for good: what was in that write gets an error that is both
-// [store.ErrUnknownOutcome] and [store.ErrFailed], all that comes later [store.ErrFailed]. Close it and open it again. A
-// row or page that cannot be read is reported as [ErrCorrupt]; met in the middle of a write, it fails the store as well.
+// After an error of a write of the log the store fails for good: what was in that write gets an error that is both
+// [store.ErrUnknownOutcome] and [store.ErrFailed], all that comes later [store.ErrFailed]. Close it and open it again. Work in
+// the background that fails is tried again: a flush, and the removal of deleted accounts' rows.
 //
-// [Store.Stats] says how long commits take, what waits, how much room is left, and why the store has failed. Config.Logger gets
-// a line when the store opens, when room runs out or comes back, at a failure, and at the end.
+// # Damage
 //
-// # Layout
-//
-// A commit appends: payloads to one end of the file, all else to a journal, which is in memory too. A full window of the
-// journal (64 MiB of memory, less for a small file) is folded in the background into a run of rows sorted by account, and
-// runs are merged, in slices that leave most of the time to others. There are two windows at most: if the second is full as
-// well, commits wait. After a crash Open reads what is left of the journal. Nothing is kept in memory of accounts that are in
-// no window. [Store.Compact] does at once what is left to do.
+// Each row has a checksum. A row that cannot be read is [ErrCorrupt] for the methods that need it, and for no others: the error
+// names the account, the entry or the message. The batch that met it has changed nothing. What copies of a message share may
+// be damaged without holding up the removal of its entries. Delete removes damaged rows of an account unread, as long as its
+// head can be read.
 //
 // # Room
 //
@@ -29,10 +35,16 @@
 // cursors and for making room. See [Config]. Room that Trim, Void or Delete gave back is used again without a restart.
 // The file itself never shrinks.
 //
-// What was removed is reachable through no bucket any more. Its bytes may stay in free pages until these are used again.
+// What was removed is reachable through no bucket once it is flushed. Its bytes may stay in free pages, and in the log, until these
+// are used again.
 //
-// # Copies of the file
+// # Watching
 //
-// [Store.Backup] copies the file while it is in use, and [Restore] puts a copy back. A copy made by other means, while the
-// file was closed, must be opened with [Config.NewIncarnation]. Without that, sequence numbers would be used twice.
+// [Store.Stats] says how long commits take, what waits, how much room is left, and why the store has failed. Config.Logger gets
+// a line when the store opens, when room runs out or comes back, for each row that cannot be read, at a failure, and at the end.
+//
+// # Copies
+//
+// [Store.Backup] copies the store while it is in use, and [Restore] puts a copy back. A copy made by other means, while the
+// store was closed, must be opened with [Config.NewIncarnation]. Without that, sequence numbers would be used twice.
 package boltstore

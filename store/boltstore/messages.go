@@ -20,6 +20,7 @@ type stored struct {
 	part kv.Part
 	key  []byte
 	message
+	counted bool // who needs it has a row
 }
 
 // set makes m another message, of which nothing is known yet.
@@ -67,7 +68,7 @@ func (m *stored) references() (references, error) {
 	if err != nil {
 		return references{}, err
 	}
-	if row == nil {
+	if m.counted = row != nil; !m.counted {
 		return references{inboxes: m.inboxes}, nil
 	}
 	r, err := decodeReferences(row)
@@ -175,7 +176,9 @@ func (w *writer) unreferenced(m *stored, refs references) error {
 		return nil
 	}
 	w.Delete(&m.part, sharedRow)
-	w.Delete(&m.part, referencesRow)
+	if m.counted {
+		w.Delete(&m.part, referencesRow)
+	}
 	if len(m.places) == 0 {
 		w.Delete(&m.part, toRow)
 	}

@@ -3,7 +3,9 @@ package boltstore
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 // Open opens the store in the file path, which is made if it is not there; its folder must be. A file is made under another
 // name first, so that there is never half a store. Next to it are two files of the log, path-wal and path-wal2, which
 // Close removes. All faults of cfg are reported at once. Other errors are [ErrLocked], [ErrNotStore], [ErrCorrupt], [ErrNoLog],
-// [ErrOtherLog], [ErrNoFile], [ErrOldSchema], [store.ErrSchema], and those of the file system.
+// [ErrOtherLog], [ErrNoFile], [ErrBackup], [ErrOldSchema], [store.ErrSchema], and those of the file system.
 func Open(path string, cfg Config) (*Store, error) {
 	if err := cfg.validate(path); err != nil {
 		return nil, fmt.Errorf("boltstore: config: %w", err)
@@ -30,6 +32,11 @@ func Open(path string, cfg Config) (*Store, error) {
 
 func open(path string, cfg Config) (*Store, error) {
 	began := time.Now()
+	if backup, err := isBackup(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	} else if backup {
+		return nil, fmt.Errorf("%w: make a store of it with Restore, or mdfile restore", ErrBackup)
+	}
 	s := &Store{cfg: cfg, path: path, log: trace.New(cfg.Logger), deleted: make(chan struct{}, 1)}
 	s.writer.s = s
 	var m meta
@@ -39,6 +46,9 @@ func open(path string, cfg Config) (*Store, error) {
 	})
 	if err != nil {
 		s.log.Close()
+		if errors.Is(err, ErrCorrupt) {
+			err = fmt.Errorf("%w (what is readable can be saved: mdfile salvage)", err)
+		}
 		return nil, err
 	}
 	s.db = db

@@ -11,8 +11,8 @@ import (
 func (w *writer) perform(b *store.Batch, p *plan) (store.Result, error) {
 	a := p.account
 	var r store.Result
-	a.touched = true
 	if b.Record != nil {
+		a.touched = true
 		a.head.revision++
 		a.head.record = a.head.revision
 		w.value = append(append(w.value[:0], recordMark), b.Record.Data...)

@@ -165,31 +165,3 @@ func (s *Store) damaged(err error) {
 		s.log.Error("boltstore: the file cannot be read", trace.Err(err))
 	}
 }
-
-// size is how many bytes of rows a batch stores, keys included, at most about.
-func size(b *store.Batch) int64 {
-	n := int64(rowBytes + len(b.Account))
-	if b.Record != nil {
-		n += rowBytes + int64(len(b.Account)+len(b.Record.Data))
-	}
-	for i := range b.States {
-		u := &b.States[i]
-		n += rowBytes + int64(len(b.Account)+len(u.Conversation)+len(u.Name)+len(u.Value))
-	}
-	n += int64(len(b.Begin)) * int64(rowBytes+len(b.Account))
-	if b.Idempotency != nil {
-		n += 3*rowBytes + int64(len(b.Account)+len(b.Idempotency.Device)+len(b.Idempotency.ClientID))
-	}
-	for i := range b.Messages {
-		m := &b.Messages[i]
-		n += 2*rowBytes + int64(len(m.Payload)+len(m.ID)+len(m.Kind)+len(m.Conversation)+len(m.From)+len(m.Of))
-		for j := range m.To {
-			// The head, the entry, the count, the place, and the key.
-			n += 3*rowBytes + int64(4*len(m.To[j].Account)+len(m.Conversation)+2*len(m.Key)+10*len(m.To[j].Targets))
-		}
-	}
-	return n
-}
-
-// rowBytes is what a row takes beside the names, keys and values of its owner, at most about.
-const rowBytes = 64

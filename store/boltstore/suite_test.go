@@ -49,7 +49,14 @@ func suite(t *testing.T, with func(boltstore.Config) boltstore.Config) {
 			s.(*boltstore.Store).Crash()
 			return again(t, s)
 		},
-		KeepsRoom: true, // the layout gives room back late, and not all of it
+		Damage: func(t *testing.T, s store.Store, d storetest.Damage) store.Store {
+			closeStore(t, s.(*boltstore.Store))
+			p, ok := places.Load(s)
+			require.True(t, ok)
+			storetest.FlipBits(t, d.Bytes, p.(place).path, p.(place).path+"-wal")
+			return again(t, s)
+		},
+		Corrupt: boltstore.ErrCorrupt,
 		Opener: func(t *testing.T) func() (store.Store, error) {
 			cfg := with(boltstore.Config{LockTimeout: -1})
 			path := newPath(t)

@@ -24,8 +24,13 @@ type writer struct {
 	passed     []error // rows that were passed over
 }
 
-// manyAccounts is from how many accounts on an operation finds them by a map.
-const manyAccounts = 16
+const (
+	// manyAccounts is from how many accounts on an operation finds them by a map.
+	manyAccounts = 16
+	// What one operation has used, and the next one finds: a message to a group of some hundreds.
+	keptAccounts = 1024
+	keptBytes    = 1 << 20
+)
 
 // update runs an operation in the next group. bytes is what it writes, about.
 func (s *Store) update(ctx context.Context, bytes int64, run func(*writer) error) error {
@@ -61,15 +66,15 @@ func (w *writer) passOver(err error) error {
 
 // reset lets go of what the operation used.
 func (w *writer) reset() {
-	w.Writer = nil
-	if len(w.pool) > 4096 {
-		w.pool = nil
-	}
-	w.accts, w.byName, w.passed = w.accts[:0], nil, nil
-	if cap(w.inboxes) > 4096 {
-		w.inboxes = nil
+	w.Writer, w.byName, w.passed = nil, nil, nil
+	w.accts = w.accts[:0]
+	if len(w.pool) > keptAccounts {
+		w.pool, w.accts, w.inboxes = nil, nil, nil
 	}
 	clear(w.inboxes)
+	if cap(w.row)+cap(w.value) > keptBytes {
+		w.row, w.value = nil, nil
+	}
 }
 
 // account returns an account. It is looked up once in an operation.
@@ -126,7 +131,9 @@ func (w *writer) putHeads() {
 
 // set changes a row of an account. The account has a head from now on.
 func (w *writer) set(a *account, row, value []byte) {
-	a.is, a.touched = true, true
+	if !a.is {
+		a.is, a.touched = true, true
+	}
 	w.Put(&a.rows, row, value)
 }
 

@@ -5,227 +5,449 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
-	"os"
+	"math/bits"
 	"slices"
-	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
-// Inspect is inspect for a file that nobody has opened, if it can be locked within a time.
-func Inspect(path string, lock time.Duration) error { return inspect(path, time.Now().Add(lock)) }
+// bbolt's pages have no checksums, and bbolt believes what they say: it may end the process on one that makes no sense, and write
+// over pages in use if the list of free ones is wrong. So the pages are walked through before it opens a file for writing.
+//
+//  1. Each page is where and what it says, is in use once, and is as long as what it holds.
+//  2. Keys rise within a page and from page to page, and a branch has the first key of each page below. (bbolt could do
+//     with less, but writes it so.) A key or page number of a branch that is not what it was breaks this.
+//  3. If the file has a list of free pages, each page is either in use or in it, and not both. A reference that has come to lead
+//     to an older state of a page, which is whole and in its place, breaks this alone. So the list is written with
+//     each commit, unless it is longer than maxListed.
+//  4. What is left are keys that kept their order, and values: for those each row has a checksum.
+//
+// A file that was not closed, or is at most smallFile, is walked through as a whole. Of a larger one that was closed the leaves are
+// left to a walk in the background, see scrub.
+const smallFile = 1 << 30
 
-// inspect looks at a file before it is opened for writing, whether its pages make sense. bbolt looks for free pages in a
-// goroutine of its own when a file was not closed, and ends the process if a page is bad there. As long as inspect runs,
-// nobody else can write.
-func inspect(path string, deadline time.Time) error {
-	if st, err := os.Stat(path); err != nil {
-		return err
-	} else if st.Size() == 0 {
-		return fmt.Errorf("%w: empty file", ErrNotStore)
-	}
-	db, _, err := boltOpen(path, &bolt.Options{Timeout: timeout(deadline), ReadOnly: true})
-	if err != nil {
-		return err
-	}
-	err = guard(func() error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close() // it was only read
-		st, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		return checkFile(f, st.Size(), int64(db.Info().PageSize))
-	})
-	return errors.Join(err, db.Close())
+// PageDamage is the error for a page that makes no sense. It keeps a file from being opened.
+type PageDamage struct {
+	Page   uint64
+	Bucket string // empty: not known, or none
+	From   []byte // the keys that should be there begin with this one, if it is known,
+	To     []byte // and end before this one; nil: not known, or there is no end
+	Reason string
 }
 
-// The format of bbolt's pages. Source: go.etcd.io/bbolt, internal/common: page.go, meta.go, inode.go.
-const (
-	pageHeader     = 16 // id 8, flags 2, count 2, overflow 4
-	elementBytes   = 16 // leaf: flags 4, position 4, key size 4, value size 4; branch: position 4, key size 4, page 8
-	bucketHeader   = 16 // root page 8, sequence 8
-	metaBytes      = 64
-	branchPage     = 0x01
-	leafPage       = 0x02
-	bucketElement  = 0x01
-	metaMagic      = 0xED0CDAED
-	noFreelistPage = ^uint64(0)
-	maxDepth       = 64
-)
+func (d *PageDamage) Error() string {
+	s := fmt.Sprintf("%v: page %d", ErrCorrupt, d.Page)
+	if d.Bucket != "" {
+		s += fmt.Sprintf(" of %s", d.Bucket)
+	}
+	if d.From != nil {
+		s += fmt.Sprintf(", keys from %q", d.From)
+		if d.To != nil {
+			s += fmt.Sprintf(" to before %q", d.To)
+		}
+	}
+	return s + ": " + d.Reason
+}
+
+// Unwrap returns ErrCorrupt.
+func (d *PageDamage) Unwrap() error { return ErrCorrupt }
 
 // checker walks through the pages of a file.
 type checker struct {
-	file io.ReaderAt
-	page int64
-	high uint64 // pages from here on are not in use
-	seen []uint64
+	pageReader
+	tables  map[string]Table                          // of checksums, by bucket
+	only    map[string]bool                           // buckets that are looked at; nil: all
+	buckets map[string]bool                           // that are there
+	seen    []uint64                                  // pages in use; nil: of a slice of a walk
+	leaves  bool                                      // are read as well
+	found   func(*PageDamage) error                   // an error ends the walk
+	leaf    func(bucket string, list []element) error // nil: rows are not looked at
 
-	block []byte // pages that were read at once, beginning with number start
-	start uint64
-	last  uint64 // page that was read last
+	// For a walk in slices.
+	from []byte // it begins with this key
+	left int    // pages that it may still read; 0: no bound
+	next []byte // where the next slice begins; nil: at the end
+	list []element
 }
 
-// blockPages is how many pages are read at once where they are in order, as those of messages are. The map of the file is
-// for random access, so that nothing else reads ahead.
-const blockPages = 64
+func stopAtFirst(d *PageDamage) error { return d }
 
-// read returns pages that follow each other. They are good until the next call.
-func (c *checker) read(id, pages uint64) ([]byte, error) {
-	size := uint64(c.page)
-	from := (id - c.start) * size
-	if id < c.start || from+pages*size > uint64(len(c.block)) {
-		n := pages
-		if id == c.last+1 {
-			n = max(n, blockPages)
-		}
-		n = min(n, c.high-id)
-		c.block = slices.Grow(c.block[:0], int(n*size))[:n*size]
-		if _, err := c.file.ReadAt(c.block, int64(id*size)); err != nil {
-			c.block = nil
-			return nil, err
-		}
-		c.start, from = id, 0
+// newChecker returns a checker for all of a file.
+func newChecker(f io.ReaderAt, page int64, high uint64, tables []TableSpec) *checker {
+	return &checker{
+		tables: sumTables(tables), buckets: make(map[string]bool), pageReader: pageReader{file: f, page: page, high: high}, seen: make([]uint64, high/64+1), leaves: true, found: stopAtFirst,
 	}
-	c.last = id + pages - 1
-	return c.block[from : from+pages*size], nil
 }
 
-// checkFile reports whether the file is as long as it says, and, if it does not hold the list of free pages, whether all
-// pages in use can be read.
-func checkFile(f io.ReaderAt, size, page int64) error {
-	root, freelist, high, err := newestMeta(f, page)
+// checkFile walks through a file that nobody writes to. closed: it was closed, as far as is known. It reports whether leaves are
+// left to be looked at, and how many pages nothing leads to.
+func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found func(*PageDamage) error,
+	rows func(Table, []element),
+) (rest bool, free uint64, err error) {
+	meta, err := newestMeta(f, page)
 	if err != nil {
-		return err
+		return false, 0, err
 	}
-	if high > uint64(size/page) {
-		return fmt.Errorf("%w: file cut short", ErrCorrupt)
+	if meta.high > uint64(size/page) {
+		return false, 0, fmt.Errorf("%w: the file was cut short: %d pages of %d are there", ErrCorrupt, size/page, meta.high)
 	}
-	if freelist != noFreelistPage {
-		return nil // the file was closed, and bbolt does not look at all pages
+	c := newChecker(f, page, meta.high, o.Tables)
+	c.found = found
+	c.leaves = !closed || size <= smallFile
+	c.leaf = func(bucket string, list []element) error {
+		if t, known := c.tables[bucket]; known {
+			rows(t, list)
+		}
+		return nil
 	}
-	c := &checker{file: f, page: page, high: high, seen: make([]uint64, high/64+1)}
-	return c.walk(root, 0)
+	root := span{id: meta.root}
+	if err := c.tree(root); err != nil {
+		return false, 0, err
+	}
+	for name := range c.tables {
+		if !c.buckets[name] {
+			if err := c.bad(root, fmt.Sprintf("bucket %q is missing", name)); err != nil {
+				return false, 0, err
+			}
+		}
+	}
+	free = meta.high - 2
+	for _, word := range c.seen {
+		free -= uint64(bits.OnesCount64(word))
+	}
+	if meta.freelist != noFreelistPage {
+		err = c.freelist(meta.freelist)
+	}
+	return !c.leaves, free, err
 }
 
-func newestMeta(f io.ReaderAt, page int64) (root, freelist, high uint64, err error) {
-	var newest uint64
-	found := false
-	for i := range int64(2) {
-		b := make([]byte, pageHeader+metaBytes)
-		if _, err := f.ReadAt(b, i*page); err != nil {
-			return 0, 0, 0, fmt.Errorf("%w: %w", ErrCorrupt, err)
+// sumTables are the tables that rows' checksums begin with.
+func sumTables(tables []TableSpec) map[string]Table {
+	all := map[string]Table{bucketMeta: metaTable, bucketState: stateTable, bucketLong: longTable}
+	for i := range tables {
+		all[tables[i].Name] = Table(i)
+	}
+	return all
+}
+
+// span is a page, and which keys it should have.
+type span struct {
+	id       uint64
+	bucket   string // empty: the root bucket, which has the others
+	from, to []byte // nil: no bound
+	depth    int
+}
+
+func (c *checker) bad(s span, reason string) error {
+	return c.found(&PageDamage{
+		Page: s.id, Bucket: s.bucket, From: bytes.Clone(s.from), To: bytes.Clone(s.to), Reason: reason,
+	})
+}
+
+// tree checks a page and those below it.
+func (c *checker) tree(s span) error {
+	if c.left == 1 {
+		c.next = bytes.Clone(s.from)
+		return errStop
+	}
+	c.left = max(0, c.left-1)
+	list, leaf, reason := c.load(s)
+	if reason != "" {
+		return c.bad(s, reason)
+	}
+	if reason := s.order(list, leaf); reason != "" {
+		if err := c.bad(s, reason); err != nil || !leaf {
+			return err
 		}
-		m := b[pageHeader:]
-		h := fnv.New64a()
-		h.Write(m[:metaBytes-8]) // never fails
-		order := binary.NativeEndian
-		if order.Uint32(m) != metaMagic || order.Uint64(m[56:]) != h.Sum64() {
+	}
+	switch {
+	case !leaf:
+		return c.below(s, list)
+	case s.bucket == "":
+		return c.directory(s, list)
+	}
+	return c.rows(s, list)
+}
+
+// load reads a page with what it overflows into. It returns its elements, or what is wrong with it.
+func (c *checker) load(s span) (list []element, leaf bool, reason string) {
+	order := binary.NativeEndian
+	if s.id < 2 || s.id >= c.high {
+		return nil, false, "beyond the pages in use"
+	}
+	if s.depth > maxDepth {
+		return nil, false, "too deep"
+	}
+	page, err := c.read(s.id, 1)
+	if err != nil {
+		return nil, false, err.Error()
+	}
+	pages := uint64(order.Uint32(page[12:])) + 1
+	switch {
+	case order.Uint64(page) != s.id:
+		return nil, false, fmt.Sprintf("says that it is page %d", order.Uint64(page))
+	case pages > c.high-s.id:
+		return nil, false, "longer than the file"
+	case !c.use(s.id, pages):
+		return nil, false, "in use twice"
+	}
+	if pages > 1 {
+		if page, err = c.read(s.id, pages); err != nil {
+			return nil, false, err.Error()
+		}
+	}
+	list, leaf, used, err := parse(page, c.list)
+	c.list = list
+	switch {
+	case err != nil:
+		return nil, leaf, err.Error()
+	case uint64(used-1)/uint64(c.page)+1 != pages:
+		return nil, leaf, "not as long as what it holds"
+	}
+	if n := len(list); leaf && s.bucket != "" && n > 0 {
+		if k := c.lastKey(s.bucket, &list[n-1], page[used:]); k != nil {
+			return nil, leaf, fmt.Sprintf("key %q is of another length", k)
+		}
+	}
+	return list, leaf, ""
+}
+
+// lastKey returns the key that the last row of a page should have if only the length of its key is wrong, nil if that is not so. The
+// others' lengths show by themselves.
+func (c *checker) lastKey(bucket string, e *element, rest []byte) []byte {
+	t, known := c.tables[bucket]
+	if !known || intact(t, e.key, e.value) {
+		return nil
+	}
+	all := slices.Concat(e.key, e.value, rest)
+	for bit := range 31 {
+		n := len(e.key) ^ 1<<bit
+		if end := n + len(e.value); n > 0 && end <= len(all) && intact(t, all[:n], all[n:end]) {
+			return all[:n]
+		}
+	}
+	return nil
+}
+
+// use notes that pages are in use, and reports false if some are already.
+func (c *checker) use(id, pages uint64) bool {
+	if c.seen == nil {
+		return true
+	}
+	for i := id; i < id+pages; i++ {
+		if c.seen[i/64]&(1<<(i%64)) != 0 {
+			return false
+		}
+		c.seen[i/64] |= 1 << (i % 64)
+	}
+	return true
+}
+
+// order checks that keys rise, and are those that should be there.
+func (s *span) order(list []element, leaf bool) string {
+	if len(list) == 0 {
+		if leaf && s.from == nil {
+			return ""
+		}
+		return "empty"
+	}
+	for i := range list {
+		switch {
+		case len(list[i].key) == 0:
+			return "empty key"
+		case i > 0 && bytes.Compare(list[i-1].key, list[i].key) >= 0:
+			return fmt.Sprintf("key %q is out of order", list[i].key)
+		}
+	}
+	if s.from != nil && !bytes.Equal(list[0].key, s.from) {
+		return fmt.Sprintf("begins with key %q", list[0].key)
+	}
+	if last := list[len(list)-1].key; s.to != nil && bytes.Compare(last, s.to) >= 0 {
+		return fmt.Sprintf("key %q is beyond the end", last)
+	}
+	return ""
+}
+
+// below goes on with the pages that a branch refers to.
+func (c *checker) below(s span, list []element) error {
+	type child struct {
+		id  uint64
+		key []byte
+	}
+	children := make([]child, len(list))
+	for i := range list {
+		children[i] = child{list[i].child, bytes.Clone(list[i].key)}
+	}
+	for i := range children {
+		next := span{id: children[i].id, bucket: s.bucket, from: children[i].key, to: s.to, depth: s.depth + 1}
+		if i+1 < len(children) {
+			next.to = children[i+1].key
+		}
+		if c.from != nil && next.to != nil && bytes.Compare(next.to, c.from) <= 0 {
 			continue
 		}
-		if tx := order.Uint64(m[48:]); !found || tx > newest {
-			newest, found = tx, true
-			root, freelist, high = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
+		if i > 0 && !c.leaves && c.isLeaf(children[0].id) { // all pages below a branch are as deep
+			if next.id < 2 || next.id >= c.high || !c.use(next.id, 1) {
+				if err := c.bad(next, "beyond the pages in use, or in use twice"); err != nil {
+					return err
+				}
+			}
+			continue
 		}
-	}
-	if !found {
-		return 0, 0, 0, fmt.Errorf("%w: no valid meta page", ErrCorrupt)
-	}
-	return root, freelist, high, nil
-}
-
-func (c *checker) bad(id uint64) error { return fmt.Errorf("%w: page %d", ErrCorrupt, id) }
-
-// walk checks a page and those below it.
-func (c *checker) walk(id uint64, depth int) error {
-	below, err := c.check(id, depth)
-	if err != nil {
-		return err
-	}
-	for _, next := range below {
-		if err := c.walk(next, depth+1); err != nil {
+		if err := c.tree(next); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// check reads one page with what it overflows into, and returns the pages that it refers to.
-func (c *checker) check(id uint64, depth int) ([]uint64, error) {
-	order := binary.NativeEndian
-	if id < 2 || id >= c.high || depth > maxDepth {
-		return nil, c.bad(id)
+func (c *checker) isLeaf(id uint64) bool {
+	if id < 2 || id >= c.high {
+		return false
 	}
 	page, err := c.read(id, 1)
-	if err != nil {
-		return nil, errors.Join(c.bad(id), err)
-	}
-	head := page[:pageHeader]
-	flags, count := order.Uint16(head[8:]), int64(order.Uint16(head[10:]))
-	pages := uint64(order.Uint32(head[12:])) + 1
-	if order.Uint64(head) != id || pages > c.high-id || flags != branchPage && flags != leafPage {
-		return nil, c.bad(id)
-	}
-	for i := id; i < id+pages; i++ {
-		if c.seen[i/64]&(1<<(i%64)) != 0 {
-			return nil, c.bad(id) // twice in use
-		}
-		c.seen[i/64] |= 1 << (i % 64)
-	}
-	size := int64(pages) * c.page
-	if pageHeader+count*elementBytes > size || flags == branchPage && count == 0 {
-		return nil, c.bad(id)
-	}
-	if size > c.page {
-		if page, err = c.read(id, pages); err != nil {
-			return nil, errors.Join(c.bad(id), err)
-		}
-	}
-	below, ok := elements(page, int(count), flags == leafPage)
-	if !ok {
-		return nil, c.bad(id)
-	}
-	return below, nil
+	return err == nil && binary.NativeEndian.Uint16(page[8:]) == leafPage
 }
 
-// elements returns the pages that a page refers to, and false if it does not hold what it says.
-func elements(page []byte, count int, leaf bool) (below []uint64, ok bool) {
-	order := binary.NativeEndian
-	var last []byte
-	for i := range count {
-		at := pageHeader + i*elementBytes
-		e := page[at : at+elementBytes]
-		flags, pos, ksize, vsize := order.Uint32(e), order.Uint32(e[4:]), order.Uint32(e[8:]), order.Uint32(e[12:])
-		if !leaf {
-			pos, ksize, vsize = order.Uint32(e), order.Uint32(e[4:]), 0
-			below = append(below, order.Uint64(e[8:]))
-		}
-		start := int64(at) + int64(pos)
-		end := start + int64(ksize) + int64(vsize)
-		if end > int64(len(page)) || pos < elementBytes {
-			return nil, false
-		}
-		key := page[start : start+int64(ksize)]
-		if i > 0 && bytes.Compare(last, key) >= 0 {
-			return nil, false
-		}
-		last = key
-		if leaf && flags&bucketElement != 0 {
-			value := page[end-int64(vsize) : end]
-			if vsize < bucketHeader {
-				return nil, false
+// directory goes on with the buckets that a leaf of the root bucket has.
+func (c *checker) directory(s span, list []element) error {
+	type bucket struct {
+		name   string
+		root   uint64
+		inline []byte
+	}
+	var buckets []bucket
+	for i := range list {
+		e := &list[i]
+		if e.flags != bucketElement || len(e.value) < bucketHeader {
+			if err := c.bad(s, fmt.Sprintf("%q is no bucket", e.key)); err != nil {
+				return err
 			}
-			if root := order.Uint64(value); root != 0 {
-				below = append(below, root)
-			} else if vsize < bucketHeader+pageHeader {
-				return nil, false
+			continue
+		}
+		root := binary.NativeEndian.Uint64(e.value)
+		if (root == 0) != (len(e.value) > bucketHeader) {
+			if err := c.bad(s, fmt.Sprintf("bucket %q makes no sense", e.key)); err != nil {
+				return err
+			}
+			continue
+		}
+		buckets = append(buckets, bucket{string(e.key), root, bytes.Clone(e.value[bucketHeader:])})
+	}
+	for _, b := range buckets {
+		c.buckets[b.name] = true
+		if c.only != nil && !c.only[b.name] {
+			continue
+		}
+		var err error
+		if b.root != 0 {
+			err = c.tree(span{id: b.root, bucket: b.name, depth: s.depth + 1})
+		} else {
+			err = c.inline(span{id: s.id, bucket: b.name}, b.inline)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inline checks a small bucket, which is in the page of its parent.
+func (c *checker) inline(s span, page []byte) error {
+	if len(page) < pageHeader {
+		return c.bad(s, "shorter than a page")
+	}
+	list, leaf, used, err := parse(page, nil)
+	order := binary.NativeEndian
+	switch {
+	case err != nil:
+		return c.bad(s, err.Error())
+	case !leaf || used != len(page) || order.Uint64(page) != 0 || order.Uint32(page[12:]) != 0:
+		return c.bad(s, "bucket within a page makes no sense")
+	}
+	if reason := s.order(list, true); reason != "" {
+		return c.bad(s, reason)
+	}
+	return c.rows(s, list)
+}
+
+// rows looks at the rows of a leaf.
+func (c *checker) rows(s span, list []element) error {
+	for i := range list {
+		if list[i].flags != 0 {
+			if err := c.bad(s, fmt.Sprintf("row %q is marked as a bucket", list[i].key)); err != nil {
+				return err
 			}
 		}
 	}
-	return below, true
+	if c.leaf == nil {
+		return nil
+	}
+	return c.leaf(s.bucket, list)
+}
+
+// freelist checks that each page is either in use or free.
+func (c *checker) freelist(id uint64) error {
+	s := span{id: id, bucket: "(free pages)"}
+	order := binary.NativeEndian
+	if id < 2 || id >= c.high {
+		return c.bad(s, "beyond the pages in use")
+	}
+	head, err := c.read(id, 1)
+	if err != nil {
+		return c.bad(s, err.Error())
+	}
+	pages := uint64(order.Uint32(head[12:])) + 1
+	if order.Uint64(head) != id || order.Uint16(head[8:]) != freelistPage || pages > c.high-id || !c.use(id, pages) {
+		return c.bad(s, "no list of free pages")
+	}
+	page, err := c.read(id, pages)
+	if err != nil {
+		return c.bad(s, err.Error())
+	}
+	page = slices.Clone(page)
+	count, at := uint64(order.Uint16(page[10:])), uint64(pageHeader)
+	if count == manyFree {
+		count, at = order.Uint64(page[at:]), at+8
+	}
+	if count > (uint64(len(page))-at)/8 {
+		return c.bad(s, "more free pages than fit")
+	}
+	last := uint64(1)
+	for ; count > 0; count, at = count-1, at+8 {
+		free := order.Uint64(page[at:])
+		if free <= last || free >= c.high || !c.use(free, 1) {
+			return c.bad(s, fmt.Sprintf("page %d is in use or out of order", free))
+		}
+		last = free
+	}
+	if !c.leaves {
+		return nil // pages that leaves overflow into are not known
+	}
+	for i := uint64(2); i < c.high; i++ {
+		if c.seen[i/64]&(1<<(i%64)) == 0 {
+			return c.bad(s, fmt.Sprintf("page %d is neither in use nor free", i))
+		}
+	}
+	return nil
+}
+
+// stopped turns the end of a slice into no error.
+func stopped(err error) error {
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// maxListed is how many free pages are listed with each commit at most: 128 KiB of numbers, where a slice of a flush writes up to
+// 16 MiB of pages. Nor is it where room is short. A clean Close writes any list.
+const maxListed = 16 << 10
+
+// listFree says whether the next commit writes the list of free pages.
+func (db *DB) listFree() {
+	s := db.bolt.Stats()
+	db.room.mu.Lock()
+	tight := db.room.left(db.page) < 64*maxListed
+	db.room.mu.Unlock()
+	db.bolt.NoFreelistSync = tight || s.FreePageN+s.PendingPageN > maxListed
 }

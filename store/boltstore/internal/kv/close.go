@@ -14,22 +14,22 @@ func (db *DB) name() string { return filepath.Base(db.o.Path) }
 // shut flushes what memory has, and closes and removes the log. Nobody uses the DB any more.
 func (db *DB) shut() error {
 	var err error
-	if db.refusal() == nil {
+	if db.refusal() == nil && !db.readOnly {
 		if err = db.flushRest(); err == nil {
 			err = db.seal()
 		}
 	}
-	healthy := err == nil && db.refusal() == nil
+	healthy := err == nil && db.refusal() == nil && !db.readOnly
 	close(db.flushes)
 	db.flusher.Wait()
 	db.versions.Lock()
 	v := db.current.Swap(nil)
 	db.versions.Unlock()
 	v.release()
-	if e := db.bolt.Close(); e != nil {
-		err = errors.Join(err, fmt.Errorf("boltstore: close: %w", e))
-	}
 	for i, l := range db.logs {
+		if l == nil { // of a file that was closed, and is open for reading only
+			continue
+		}
 		err = errors.Join(err, l.file.Close())
 		if healthy {
 			err = errors.Join(err, db.disk.remove(db.o.Path+walNames[i]))
@@ -37,6 +37,9 @@ func (db *DB) shut() error {
 	}
 	if healthy {
 		err = errors.Join(err, db.disk.syncDir(db.o.Path))
+	}
+	if e := db.bolt.Close(); e != nil { // last: from then on another one may open the file, and make a log of its own
+		err = errors.Join(err, fmt.Errorf("boltstore: close: %w", e))
 	}
 	return err
 }

@@ -42,6 +42,8 @@ type DB struct {
 	write    func(*wal, []byte, uint64) error // (*wal).write, but for tests
 	replayed Replayed
 	limit    int64 // bytes of a memtable
+	readOnly bool
+	log      LogState // as OpenReadOnly found it
 	stats    meters
 	room     room
 

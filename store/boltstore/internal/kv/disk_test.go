@@ -377,7 +377,7 @@ func (d *drive) tear(m *medium, s step) {
 			m.resize(max(s.at, int64(len(m.durable))))
 		}
 		// If a meta page is on the disk, all others are. If a sync has failed after a meta page was written, that one was the meta page's.
-		metas := d.rnd.IntN(3) == 0 || s.failed && (s.pages[0] != nil || s.pages[tapePage] != nil)
+		metas := d.rnd.IntN(2) == 0 || s.failed && (s.pages[0] != nil || s.pages[tapePage] != nil)
 		for _, at := range slices.Sorted(maps.Keys(s.pages)) {
 			b := s.pages[at]
 			switch meta := at < 2*tapePage; {

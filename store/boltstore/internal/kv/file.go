@@ -49,7 +49,7 @@ func (f *file) cursor(t Table) *bolt.Cursor {
 // get returns the value of a row, nil if there is none.
 func (f *file) get(t Table, key []byte) ([]byte, error) {
 	c := f.cursor(t)
-	k, v, err := f.seek(c, t, key)
+	k, v, err := f.seek(c, t, key, func(k, v []byte) bool { return suspect(t, k, v, key) })
 	if err == nil && string(k) == string(key) {
 		v, err = f.open(t, key, v)
 	} else {
@@ -77,13 +77,14 @@ func (f *file) size(t Table, key []byte) int64 {
 }
 
 // seek has a cursor at the first row that is not below key. Where that is another one, both its neighbours are looked at. The
-// cursor may be one row before it then, which has Next return the same.
-func (f *file) seek(c *bolt.Cursor, t Table, key []byte) (k, v []byte, err error) {
+// cursor may be one row before it then, which has Next return the same. doubt says whether a damaged row may be one that is
+// looked for.
+func (f *file) seek(c *bolt.Cursor, t Table, key []byte, doubt func(k, v []byte) bool) (k, v []byte, err error) {
 	k, v = c.Seek(key)
 	if k != nil && string(k) == string(key) {
 		return k, v, nil
 	}
-	if k != nil && (bytes.Compare(k, key) < 0 || suspect(t, k, v, key)) {
+	if k != nil && (bytes.Compare(k, key) < 0 || f.damaged(c, t, k, v, key, doubt)) {
 		return nil, nil, f.damage(t, key)
 	}
 	var before, value []byte
@@ -92,7 +93,7 @@ func (f *file) seek(c *bolt.Cursor, t Table, key []byte) (k, v []byte, err error
 	} else {
 		before, value = c.Prev()
 	}
-	if before != nil && (bytes.Compare(before, key) >= 0 || suspect(t, before, value, key)) {
+	if before != nil && (bytes.Compare(before, key) >= 0 || f.damaged(c, t, before, value, key, doubt)) {
 		return nil, nil, f.damage(t, key)
 	}
 	switch {
@@ -103,6 +104,30 @@ func (f *file) seek(c *bolt.Cursor, t Table, key []byte) (k, v []byte, err error
 		c.Next()
 	}
 	return k, v, nil
+}
+
+// damaged reports whether a row next to where key should be is damaged so that key cannot be told to be missing. The cursor is at the
+// row, before and after.
+func (f *file) damaged(c *bolt.Cursor, t Table, k, v, key []byte, doubt func(k, v []byte) bool) bool {
+	if intact(t, k, v) {
+		return false
+	}
+	if doubt(k, v) {
+		return true
+	}
+	// It may have led the search astray.
+	astray := false
+	if after, _ := c.Next(); after != nil {
+		astray = bytes.Compare(k, after) >= 0
+		c.Prev()
+	}
+	if before, _ := c.Prev(); before != nil {
+		astray = astray || bytes.Compare(before, k) >= 0
+		c.Next()
+	} else {
+		c.First()
+	}
+	return astray
 }
 
 // rows goes through the rows of a part in the file.
@@ -123,7 +148,10 @@ func (f *file) rows(t Table, part, prefix, start []byte) (*fileRows, error) {
 	if bytes.Compare(start, prefix) > 0 {
 		from = append(bytes.Clone(part), start...)
 	}
-	k, v, err := f.seek(r.c, t, from)
+	k, v, err := f.seek(r.c, t, from, func(k, v []byte) bool {
+		m := r.hidden(k, v)
+		return m != nil && bytes.Compare(m, from) >= 0
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -138,10 +166,23 @@ func (r *fileRows) take(k, v []byte) error {
 		return nil
 	}
 	r.key, r.value = nil, nil
+	if m := r.hidden(k, v); m != nil {
+		return r.f.damage(r.table, m)
+	}
+	return nil
+}
+
+// hidden returns the key under which a damaged row was one of those that are looked for, nil if it was none as far as is known.
+func (r *fileRows) hidden(k, v []byte) []byte {
+	if k == nil || intact(r.table, k, v) {
+		return nil
+	}
+	if m := meant(r.table, k, v); bytes.HasPrefix(m, r.within) {
+		return m
+	}
 	if n := len(r.within); len(k) > n {
-		// If it is damaged, it may be one of those that are looked for.
-		if suspect(r.table, k, v, append(bytes.Clone(r.within), k[n:]...)) {
-			return r.f.damage(r.table, append(bytes.Clone(r.within), k[n:]...))
+		if m := append(bytes.Clone(r.within), k[n:]...); intact(r.table, m, v) {
+			return m
 		}
 	}
 	return nil
@@ -149,3 +190,37 @@ func (r *fileRows) take(k, v []byte) error {
 
 // done gives the cursor back.
 func (r *fileRows) done() { r.f.cursors[r.table].Put(r.c) }
+
+// fileNames goes through the keys of a table in the file.
+type fileNames struct {
+	c     *bolt.Cursor
+	table Table
+	name  []byte // nil: there are no more
+}
+
+// names begins at the first key after the given one. A damaged row counts under the key that it was written under, if that is known;
+// so the walk begins a row early.
+func (f *file) names(t Table, after []byte) *fileNames {
+	n := &fileNames{c: f.buckets[t].Cursor(), table: t}
+	k, v := n.c.Seek(after)
+	if k == nil {
+		k, v = n.c.Last()
+	} else if k, v = n.c.Prev(); k == nil {
+		k, v = n.c.First()
+	}
+	for n.take(k, v); n.name != nil && bytes.Compare(n.name, after) <= 0; {
+		n.next()
+	}
+	return n
+}
+
+func (n *fileNames) next() { n.take(n.c.Next()) }
+
+func (n *fileNames) take(k, v []byte) {
+	if n.name = k; k == nil {
+		return
+	}
+	if m := meant(n.table, k, v); m != nil {
+		n.name = m
+	}
+}

@@ -200,6 +200,9 @@ func (db *DB) flush(m *memtable) {
 	for wait := retryFirst; !f.done; {
 		at := *f
 		err := f.slice()
+		if err != nil && !retryable(err) {
+			db.fail(fmt.Errorf("flush: %w", err)) // before Close, which may wait for the flush, hears of it
+		}
 		db.flushSays(err)
 		if err == nil {
 			wait, f.most = retryFirst, min(2*f.most, maxSlice)
@@ -210,7 +213,6 @@ func (db *DB) flush(m *memtable) {
 			f.most = max(f.most/4, 1)
 		}
 		if !retryable(err) {
-			db.fail(fmt.Errorf("flush: %w", err))
 			return
 		}
 		db.stats.flushFailures.Add(1)
@@ -291,6 +293,7 @@ func (db *DB) transact(f func(*bolt.Tx) error) error {
 func (f *flushing) slice() error {
 	db := f.db
 	rows, size := db.sliceSize(f.m.rows - int(f.rows))
+	db.listFree()
 	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
 		s.longs.FillPercent = 1 // chunks of a value follow each other

@@ -331,12 +331,15 @@ func TestWAL_APayloadCannotForgeARecord(t *testing.T) {
 		w.Put(&p, []byte("2"), bytes.Repeat(forged, 20))
 		return nil
 	}))
+	behind := db.logs[1].end
 	crash(t, path)
 	shut(t, db)
 	uncrash(t, path)
 	f, err := os.OpenFile(path+walNames[1], os.O_RDWR, 0)
 	require.NoError(t, err)
 	_, err = f.WriteAt([]byte{1, 2, 3, 4}, end)
+	require.NoError(t, err)
+	_, err = f.WriteAt(make([]byte, recordHeader), behind) // the mark, which says that it was durable
 	require.NoError(t, errors.Join(err, f.Close()))
 	db = open(t, tiny(path, nil))
 	shut(t, db)

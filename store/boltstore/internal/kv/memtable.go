@@ -97,7 +97,15 @@ func newMemtable(number uint64, limit int64, a *arena, parts int) *memtable {
 // full reports whether it takes all the memory that it may.
 func (m *memtable) full() bool { return m.size > m.limit || m.arena.full() }
 
-func (m *memtable) empty() bool { return m.parts == 0 }
+// empty reports whether nothing was added. Any goroutine may ask.
+func (m *memtable) empty() bool {
+	for t := range m.last {
+		if m.last[t].Load() != 0 {
+			return false
+		}
+	}
+	return true
+}
 
 func (m *memtable) hash(t Table, prefix []byte) uint64 {
 	return maphash.Bytes(m.seed, prefix) + uint64(t)*0x9e3779b97f4a7c15

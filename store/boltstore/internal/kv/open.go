@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -23,10 +24,12 @@ import (
 )
 
 const (
-	fileMode  = 0o600
-	newSuffix = ".new-"   // of the name under which a file is made
-	mapBytes  = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
-	attempts  = 10        // to make the file, while others try the same
+	fileMode = 0o600
+	mapBytes = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
+	attempts = 10        // to make the file, while others try the same
+
+	NewSuffix     = ".new-"     // of the name under which a file is made; a number follows
+	RestoreSuffix = ".restore-" // of the name under which a file is restored; a number follows
 
 	bucketMeta  = "manydevice" // what the file says about itself
 	bucketState = "state"      // one row, see state
@@ -40,26 +43,37 @@ const (
 func Open(o Options) (*DB, error) {
 	began := time.Now()
 	deadline := began.Add(o.LockTimeout)
+	if err := o.place(); err != nil {
+		return nil, err
+	}
 	if err := ensure(&o, deadline); err != nil {
 		return nil, err
 	}
-	if err := inspect(o.Path, deadline); err != nil {
+	in, err := inspect(&o, deadline, stopAtFirst)
+	if err != nil {
 		return nil, err
 	}
 	db := newDB(o)
 	if err := db.openFile(deadline); err != nil {
 		return nil, err
 	}
-	if err := guard(db.start); err != nil {
-		if full(err) {
+	if err := guard(func() error { return db.start(&in) }); err != nil {
+		switch {
+		case full(err):
 			err = fmt.Errorf("%w: to open %s: %w", store.ErrFull, db.name(), err)
+		case !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)):
+			err = fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
 		}
 		return nil, errors.Join(err, db.undoOpen())
 	}
+	removeStale(o.Path, o.Log)
 	db.flusher.Add(1)
 	go db.flushAll()
 	if v := db.current.Load(); v.tables[1] != nil {
 		db.flushes <- v.tables[1]
+	}
+	if in.rest {
+		db.Go(db.scrub)
 	}
 	return db, nil
 }
@@ -94,11 +108,11 @@ func (db *DB) undoOpen() error {
 }
 
 // start reads what the file and its log say, and begins.
-func (db *DB) start() error {
+func (db *DB) start(in *inspection) error {
 	if err := db.hardenMeta(); err != nil {
 		return err
 	}
-	s, meta, err := db.readState()
+	s, meta, err := readState(db.bolt)
 	if err != nil {
 		return err
 	}
@@ -120,6 +134,7 @@ func (db *DB) start() error {
 	if err := db.allot(high); err != nil {
 		return err
 	}
+	db.listFree()
 	err = db.transact(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketMeta))
 		for k, v := range meta {
@@ -130,13 +145,17 @@ func (db *DB) start() error {
 				return err
 			}
 		}
-		return putState(tx, s)
+		return errors.Join(in.putBack(tx, db.o.Tables), putState(tx, s))
 	})
 	if err != nil {
 		if !errors.Is(err, errHalf) {
 			err = errors.Join(err, db.dropLogs(fresh))
 		}
 		return err
+	}
+	if in.rows > 0 {
+		db.stats.damaged.Add(uint64(in.rows))
+		db.o.Log.Error("boltstore: the file is damaged", "rows", in.rows, "put_right", len(in.moved))
 	}
 	file, err := db.openFileView()
 	if err != nil {
@@ -185,44 +204,77 @@ func putState(tx *bolt.Tx, s state) error {
 }
 
 // readState returns what the file says about its log and about itself.
-func (db *DB) readState() (s state, meta map[string][]byte, err error) {
-	meta = make(map[string][]byte)
-	err = db.bolt.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(bucketMeta))
-		if b == nil {
-			return fmt.Errorf("%w: some other program's file", ErrNotStore)
-		}
-		err := b.ForEach(func(k, v []byte) error {
-			switch {
-			case len(v) < rowHeader: // of a layout before this one
-				meta[string(k)] = bytes.Clone(v)
-			case intact(metaTable, k, v):
-				meta[string(k)] = bytes.Clone(v[rowHeader:])
-			case string(k) != "secret" && string(k) != "sweep": // which earlier layouts had
-				return fmt.Errorf("%w: what the file says about itself: %q", ErrCorrupt, k)
+func readState(db *bolt.DB) (s state, meta map[string][]byte, err error) {
+	err = db.View(func(tx *bolt.Tx) error {
+		var about about
+		for _, name := range [...]string{bucketMeta, bucketState} {
+			b := tx.Bucket([]byte(name))
+			if b == nil {
+				continue
 			}
-			return nil
-		})
-		if err != nil {
-			return err
+			about.has(name)
+			if err := b.ForEach(func(k, v []byte) error { about.row(name, k, v); return nil }); err != nil {
+				return err
+			}
 		}
-		sb := tx.Bucket([]byte(bucketState))
-		if sb == nil {
-			return nil // of an earlier layout; Meta says so
-		}
-		v := sb.Get([]byte(bucketState))
-		if v == nil {
-			return nil // new
-		}
-		if !intact(stateTable, []byte(bucketState), v) || len(v) != rowHeader+walIDBytes+17 {
-			return fmt.Errorf("%w: state of the log", ErrCorrupt)
-		}
-		v = v[rowHeader:]
-		s.id, s.open = walID(v[:walIDBytes]), v[walIDBytes] != 0
-		s.number, s.group = binary.BigEndian.Uint64(v[walIDBytes+1:]), binary.BigEndian.Uint64(v[walIDBytes+9:])
-		return nil
+		s, meta, err = about.read()
+		return err
 	})
 	return s, meta, err
+}
+
+// about gathers the rows in which a file says what it is.
+type about struct {
+	ours, later bool // buckets that are there
+	meta        []fileRow
+	state       []byte
+}
+
+func (a *about) has(bucket string) {
+	a.ours = a.ours || bucket == bucketMeta
+	a.later = a.later || bucket == bucketState
+}
+
+func (a *about) row(bucket string, k, v []byte) {
+	switch {
+	case bucket == bucketMeta:
+		a.meta = append(a.meta, fileRow{metaTable, bytes.Clone(k), bytes.Clone(v)})
+	case bucket == bucketState && string(k) == bucketState:
+		a.state = bytes.Clone(v)
+	case bucket == bucketState:
+		a.state = []byte{} // its only row has another key
+	}
+}
+
+func (a *about) read() (s state, meta map[string][]byte, err error) {
+	switch {
+	case !a.ours && !a.later:
+		return s, nil, fmt.Errorf("%w: some other program's file", ErrNotStore)
+	case !a.ours:
+		return s, nil, fmt.Errorf("%w: what the file says about itself is missing", ErrCorrupt)
+	}
+	meta = make(map[string][]byte)
+	for _, r := range a.meta {
+		switch {
+		case intact(metaTable, r.key, r.value):
+			meta[string(r.key)] = r.value[rowHeader:]
+		case !a.later: // a layout before this one
+			meta[string(r.key)] = r.value
+		default:
+			return s, meta, fmt.Errorf("%w: what the file says about itself: %q", ErrCorrupt, r.key)
+		}
+	}
+	if !a.later || a.state == nil {
+		return s, meta, nil // Meta knows an earlier layout; or it is new
+	}
+	v := a.state
+	if !intact(stateTable, []byte(bucketState), v) || len(v) != rowHeader+walIDBytes+17 {
+		return s, meta, fmt.Errorf("%w: state of the log", ErrCorrupt)
+	}
+	v = v[rowHeader:]
+	s.id, s.open = walID(v[:walIDBytes]), v[walIDBytes] != 0
+	s.number, s.group = binary.BigEndian.Uint64(v[walIDBytes+1:]), binary.BigEndian.Uint64(v[walIDBytes+9:])
+	return s, meta, nil
 }
 
 // openLogs opens the log of a file that was not closed, or makes one.
@@ -233,7 +285,7 @@ func (db *DB) openLogs(s *state) error {
 	}
 	db.id = s.id
 	for i, suffix := range walNames {
-		l, err := openWAL(db.disk, db.o.Path+suffix, s.id, step)
+		l, err := openWAL(db.disk, db.o.Path+suffix, os.O_RDWR, s.id, step)
 		if err != nil {
 			return err
 		}
@@ -248,9 +300,10 @@ func (db *DB) openLogs(s *state) error {
 // newLogs makes the log of a file that was closed or is new. A log that is there is removed if it is the file's own, of which only
 // the removal was missing, or if it was made by an Open that did not come further.
 func (db *DB) newLogs(s *state, step int64) error {
+	var over []string // removed only if nothing speaks against any of them
 	for _, suffix := range walNames {
 		path := db.o.Path + suffix
-		l, err := openWAL(db.disk, path, s.id, step)
+		l, err := openWAL(db.disk, path, os.O_RDWR, s.id, step)
 		if err != nil {
 			if unused, e := unusedWAL(path); e != nil || !unused {
 				return errors.Join(err, e)
@@ -260,6 +313,9 @@ func (db *DB) newLogs(s *state, step int64) error {
 		} else if err := l.file.Close(); err != nil {
 			return err
 		}
+		over = append(over, path)
+	}
+	for _, path := range over {
 		if err := db.disk.remove(path); err != nil {
 			return err
 		}
@@ -293,21 +349,23 @@ func (db *DB) recover(s *state, file *file) error {
 	first := db.memtable(s.number+1, 0)
 	first.newest = s.group
 	group, rows := s.group, 0
-	n, err := db.replay(first, &group)
+	n, err := db.replay(first, s.number, &group)
 	if err != nil {
 		return err
 	}
 	rows += n
 	second := db.memtable(s.number+2, 0)
 	second.newest = group
-	if n, err = db.replay(second, &group); err != nil {
+	if n, err = db.replay(second, s.number, &group); err != nil {
 		return err
 	}
 	rows += n
+	first.taken.Store(first.size)
+	second.taken.Store(second.size)
 	db.seq = group
 	db.published.Store(group)
 	for _, m := range []*memtable{second, first} { // the last record of all
-		if !m.empty() {
+		if !m.empty() && !db.readOnly {
 			if err := db.logs[m.number%2].harden(); err != nil {
 				return err
 			}
@@ -323,7 +381,9 @@ func (db *DB) recover(s *state, file *file) error {
 		db.install(second, first, file)
 	}
 	db.measure(file.tx.Size(), db.room.frozen)
-	db.fits(db.current.Load().tables[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
+	if !db.readOnly {
+		db.fits(db.current.Load().tables[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
+	}
 	db.replayed = Replayed{Rows: rows, Took: time.Since(began)}
 	return nil
 }
@@ -334,8 +394,9 @@ type Replayed struct {
 	Took time.Duration
 }
 
-// replay reads a memtable's file of the log into it. group is the last one that is known.
-func (db *DB) replay(m *memtable, group *uint64) (rows int, err error) {
+// replay reads a memtable's file of the log into it. flushed is the memtable that was flushed last, and group the last one that
+// is known.
+func (db *DB) replay(m *memtable, flushed uint64, group *uint64) (rows int, err error) {
 	l := db.logs[m.number%2]
 	l.begin(m.number)
 	for {
@@ -343,8 +404,11 @@ func (db *DB) replay(m *memtable, group *uint64) (rows int, err error) {
 		if err != nil {
 			return rows, err
 		}
-		if body == nil || number != m.number {
-			break
+		if number > flushed+2 {
+			return rows, fmt.Errorf("%w: the file is older than its log: a copy, or a meta page is damaged", ErrCorrupt)
+		}
+		if len(body) == 0 || number != m.number {
+			break // the end, or the mark after the last record
 		}
 		if g != *group+1 {
 			return rows, fmt.Errorf("%w: the log: group %d follows %d", ErrCorrupt, g, *group)
@@ -407,24 +471,41 @@ func ensure(o *Options, deadline time.Time) error {
 
 // create makes an empty file under another name and then gives it its own, unless another one has made it meanwhile.
 func create(o *Options, deadline time.Time) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(o.Path), filepath.Base(o.Path)+newSuffix+"*")
+	temp, err := makeEmpty(o.Path, o.Tables, deadline)
 	if err != nil {
 		return err
 	}
-	temp := f.Name()
 	defer func() { err = errors.Join(err, os.Remove(temp)) }()
-	if err := f.Close(); err != nil {
+	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
+	}
+	return SyncDir(filepath.Dir(o.Path))
+}
+
+// makeEmpty makes a file with empty tables, under a name of its own that follows from the one that it will have.
+func makeEmpty(path string, tables []TableSpec, deadline time.Time) (temp string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+NewSuffix+"*")
+	if err != nil {
+		return "", err
+	}
+	temp = f.Name()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temp))
+		}
+	}()
+	if err := f.Close(); err != nil {
+		return "", err
 	}
 	db, _, err := boltOpen(temp, &bolt.Options{Timeout: timeout(deadline), NoFreelistSync: true})
 	if err != nil {
-		return err
+		return "", err
 	}
 	err = guard(func() error {
 		return db.Update(func(tx *bolt.Tx) error {
 			names := []string{bucketMeta, bucketState, bucketLong}
-			for _, t := range o.Tables {
-				names = append(names, t.Name)
+			for i := range tables {
+				names = append(names, tables[i].Name)
 			}
 			for _, name := range names {
 				if _, err := tx.CreateBucket([]byte(name)); err != nil {
@@ -434,13 +515,7 @@ func create(o *Options, deadline time.Time) (err error) {
 			return nil
 		})
 	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(temp, o.Path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return SyncDir(filepath.Dir(o.Path))
+	return temp, errors.Join(err, db.Close())
 }
 
 // SyncDir makes a new name in a folder durable. Windows cannot do that and does not need it.
@@ -500,6 +575,9 @@ func boltOpen(path string, o *bolt.Options) (*bolt.DB, *os.File, error) {
 		return nil, nil, fmt.Errorf("%w: %w", ErrNotStore, err)
 	case errors.Is(err, berrors.ErrChecksum):
 		return nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, syscall.ENOMEM):
+		return nil, nil, fmt.Errorf("no room for the file in the address space of the process, %d bytes are needed (ulimit -v): %w",
+			max(o.InitialMmapSize, 0), err)
 	}
 	return nil, nil, err
 }
@@ -510,7 +588,7 @@ func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline)
 // Settle says in a file that it was closed: one that was made by Backup has all that there is, and no log belongs to it.
 func Settle(o Options) error {
 	deadline := time.Now().Add(o.LockTimeout)
-	if err := inspect(o.Path, deadline); err != nil {
+	if _, err := inspect(&o, deadline, stopAtFirst); err != nil {
 		return err
 	}
 	db := newDB(o)
@@ -518,7 +596,7 @@ func Settle(o Options) error {
 		return err
 	}
 	err := guard(func() error {
-		s, meta, err := db.readState()
+		s, meta, err := readState(db.bolt)
 		if err == nil {
 			err = o.Meta(meta)
 		}

@@ -36,9 +36,9 @@ func TestPower_WhatWasAcknowledgedIsThereAfterALossAtAnyMoment(t *testing.T) {
 	h := newHistory(seed, 4)
 	p := record(t, h, system{}, false)
 	t.Log(p.kinds())
-	n, err := imagesOf(t, h, p, rnd, 0.2, tiny(filepath.Join(fast(t), "db"), nil), nil)
+	n, err := imagesOf(t, h, p, rnd, float64(rounds(8, 40))/100, tiny(filepath.Join(fast(t), "db"), nil), nil)
 	require.NoError(t, err)
-	require.Greater(t, n, 400)
+	require.Greater(t, n, 100)
 	t.Logf("%d images", n)
 }
 
@@ -61,13 +61,13 @@ func TestPower_TwiceInARow(t *testing.T) {
 	d := p.drive(rnd)
 	images := 0
 	for at, s := range p.steps {
-		if rnd.IntN(len(p.steps)/40) == 0 {
+		if rnd.IntN(len(p.steps)/rounds(15, 60)) == 0 {
 			images += twice(t, h, d.image(&s), p.path, second, at, rnd)
 		}
 		d.play(at, s)
 	}
 	t.Logf("%d images", images)
-	require.Greater(t, images, 200)
+	require.Greater(t, images, 100)
 }
 
 // twice opens an image, has it written to, and loses power again at any moment of that.

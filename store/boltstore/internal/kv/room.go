@@ -76,6 +76,9 @@ func (db *DB) fits(active int64, t tier) bool {
 	defer r.mu.Unlock()
 	r.active = active
 	need := active + r.frozen + db.o.Reserve>>t
+	if over := r.used() + need - db.o.MaxSize; t == forAppends && db.o.MaxSize > 0 && r.blocks > db.o.MaxSize && over > 0 {
+		return false // the file is longer than it may be: what it has is for what makes room
+	}
 	missing := need - r.left(db.page)
 	if missing <= 0 {
 		return true

@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/store"
 )
@@ -113,6 +114,12 @@ func fill(t *testing.T, db *DB, from int, size func(n int) int) int {
 		if err := appendMessage(db, "ann", n, size(n), false); err != nil {
 			require.ErrorIs(t, err, store.ErrFull)
 			require.NoError(t, db.Cause())
+			if db.Stats().Flushing { // on a slow machine: what it frees counts once it is done
+				require.NoError(t, db.Checkpoint(context.Background()))
+				if appendMessage(db, "ann", n, size(n), false) == nil {
+					continue
+				}
+			}
 			return n
 		}
 		require.Less(t, n-from, 1_000_000)
@@ -214,18 +221,18 @@ func TestRoom_AnEmptiedFileTakesWhatItTookAtFirst(t *testing.T) {
 		max  int64
 		size func(n int) int
 	}{
-		{"100 B", 16 << 20, size(100)},
-		{"5 KB", 16 << 20, size(5000)},
-		{"mixed to 200 KB", 32 << 20, func(n int) int { return []int{100, 700, 5000, 30_000, 200_000}[n%5] }},
-		{"1 MiB", 64 << 20, size(1 << 20)},
+		{"100 B", 8 << 20, size(100)},
+		{"5 KB", 8 << 20, size(5000)},
+		{"mixed to 200 KB", 16 << 20, func(n int) int { return []int{100, 700, 5000, 30_000, 200_000}[n%5] }},
+		{"1 MiB", 32 << 20, size(1 << 20)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(fast(t), "db")
 			o := options(path)
-			o.Memory, o.MaxSize, o.Reserve = 4<<20, tt.max, tt.max/8
+			o.Memory, o.MaxSize, o.Reserve = 2<<20, tt.max, tt.max/8
 			db := open(t, o)
 			first, next := 0, 0
-			for round := range 5 {
+			for round := range 4 {
 				from := next
 				next = fill(t, db, from, tt.size)
 				if round == 0 {
@@ -295,4 +302,25 @@ func TestRoom_OfAFreshFile(t *testing.T) {
 	shut(t, db)
 }
 
-var _ = errors.Is
+// What a transaction needs beyond the blocks of the file it is refused before it has written anything.
+func TestRoom_BboltStaysWithinTheBlocks(t *testing.T) {
+	path := filepath.Join(fast(t), "db")
+	db := open(t, tiny(path, nil))
+	before, err := os.Stat(path)
+	require.NoError(t, err)
+	err = db.transact(func(tx *bolt.Tx) error {
+		for n := range 10_000 {
+			if err := tx.Bucket([]byte("account")).Put(fmt.Appendf(nil, "%06d", n), make([]byte, 900)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.True(t, retryable(err))
+	after, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, before.Size(), after.Size())
+	require.NoError(t, appendMessage(db, "ann", 1, 500, false))
+	shut(t, db)
+}

@@ -12,8 +12,9 @@ import (
 // A row in the file is its key and a checksum over table, key and the rest; a kind; and the value, or what is said of a long one.
 //
 //  1. No value leaves the file unless its checksum is right for its key and table.
-//  2. That a row is not there is believed only if both its neighbours leave no doubt: they are in order, and neither is the
-//     row itself with a damaged key.
+//  2. That a row is not there is believed only if both its neighbours leave no doubt. A damaged key that kept its order is
+//     where the row belongs, so that who looks for the row meets it as a neighbour; see meant. One that did not is met by all
+//     whom the search led astray: a binary search ends at the element that misled it.
 //  3. What is damaged is left where it is, and is an error for who asks for it.
 const (
 	rowHeader = 5 // checksum 4, kind 1
@@ -29,12 +30,17 @@ const (
 
 // Damage is the error for a row that cannot be read.
 type Damage struct {
-	Table string
-	Key   []byte
+	Table  string
+	Key    []byte
+	Reason string // empty: its checksum is not right
 }
 
 func (d *Damage) Error() string {
-	return fmt.Sprintf("%v: table %s, row %q", ErrCorrupt, d.Table, d.Key)
+	s := fmt.Sprintf("%v: table %s, row %q", ErrCorrupt, d.Table, d.Key)
+	if d.Reason != "" {
+		s += ": " + d.Reason
+	}
+	return s
 }
 
 // Unwrap returns ErrCorrupt.
@@ -58,8 +64,41 @@ func intact(t Table, key, v []byte) bool {
 	return len(v) >= rowHeader && rowSum(t, key, v[4:]) == binary.BigEndian.Uint32(v)
 }
 
-// suspect reports whether a row is damaged, and would be whole under another key: then it is that key's.
-func suspect(t Table, key, v, other []byte) bool { return !intact(t, key, v) && intact(t, other, v) }
+// meant returns the key that a row was written under, nil if that cannot be told. It is not k if the row is whole under a key
+// that differs from k in one bit, or in one bit of its length.
+func meant(t Table, k, v []byte) []byte {
+	if intact(t, k, v) {
+		return k
+	}
+	other := bytes.Clone(k)
+	for i := range other {
+		for bit := range 8 {
+			other[i] ^= 1 << bit
+			if intact(t, other, v) {
+				return other
+			}
+			other[i] ^= 1 << bit
+		}
+	}
+	all := append(other, v...)
+	for bit := 0; 1<<bit < len(k); bit++ {
+		n := len(k) ^ 1<<bit
+		if n > len(k) { // the value would begin later, and what follows is not known
+			continue
+		}
+		for end := n + rowHeader; end <= len(all); end++ {
+			if intact(t, all[:n], all[n:end]) {
+				return all[:n]
+			}
+		}
+	}
+	return nil
+}
+
+// suspect reports whether a row that is found under k is another key's.
+func suspect(t Table, k, v, other []byte) bool {
+	return !intact(t, k, v) && (intact(t, other, v) || bytes.Equal(meant(t, k, v), other))
+}
 
 // chunkKey is the key of a part of a long value, without its number. The last four bytes of a chunk's key are the number, so that
 // it is clear which row it belongs to.

@@ -232,15 +232,10 @@ func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 		list := m.inOrder(t)
 		lists[i] = list[searchParts(m, list, after):]
 	}
-	f := s.v.file
-	c := f.cursor(t)
-	k, v, err := f.seek(c, t, after)
-	if err == nil && k != nil && bytes.Equal(k, after) {
-		k, v = c.Next()
-	}
+	names := s.v.file.names(t, after)
 	var found [][]byte
-	for err == nil && len(found) < n {
-		least := k
+	for len(found) < n {
+		least := names.name
 		for i, m := range s.v.tables {
 			if len(lists[i]) == 0 {
 				continue
@@ -252,8 +247,8 @@ func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 		if least == nil {
 			break
 		}
-		p, there := Of(t, least), false
-		if there, err = s.has(&p, bytes.Equal(k, least)); there {
+		p := Of(t, least)
+		if s.has(&p, bytes.Equal(names.name, least)) {
 			found = append(found, p.prefix[1:])
 		}
 		for i, m := range s.v.tables {
@@ -261,16 +256,15 @@ func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 				lists[i] = lists[i][1:]
 			}
 		}
-		if bytes.Equal(k, p.prefix[1:]) {
-			k, v = c.Next()
+		if bytes.Equal(names.name, p.prefix[1:]) {
+			names.next()
 		}
 	}
-	_ = v
-	return found, err
+	return found, nil
 }
 
 // has reports whether a part's only row is there. A damaged one is: who asks for it gets the error.
-func (s *Snapshot) has(p *Part, inFile bool) (bool, error) {
+func (s *Snapshot) has(p *Part, inFile bool) bool {
 	s.look(p)
 	for i, m := range s.v.tables {
 		if p.found[i] == 0 {
@@ -278,11 +272,11 @@ func (s *Snapshot) has(p *Part, inFile bool) (bool, error) {
 		}
 		if r := m.row(p.found[i], nil); r != 0 {
 			if _, gone, found := m.visible(r, s.seq); found {
-				return !gone, nil
+				return !gone
 			}
 		}
 	}
-	return inFile, nil
+	return inFile
 }
 
 // searchParts returns where the parts after a prefix begin.

@@ -8,7 +8,8 @@ import (
 // meters count what the DB does.
 type meters struct {
 	operations, commits, flushes, flushFailures atomic.Uint64
-	commitTime, lastCommit, longest             atomic.Int64 // nanoseconds
+	damaged                                     atomic.Uint64 // pages and rows that the walk in the background has found
+	commitTime, lastCommit, longest             atomic.Int64  // nanoseconds
 	flushTime, stallTime                        atomic.Int64
 }
 
@@ -31,6 +32,7 @@ func (m *meters) flush(took time.Duration) {
 // Stats is what a DB tells about itself.
 type Stats struct {
 	Operations, Commits, Flushes, FlushFailures uint64
+	Damaged                                     uint64 // pages and rows that the walk in the background has found
 	CommitTime, LastCommit, LongestCommit       time.Duration
 	FlushTime                                   time.Duration
 	StallTime                                   time.Duration // that commits were held up because memory filled faster than it was flushed
@@ -50,6 +52,7 @@ func (db *DB) Stats() Stats {
 	m := &db.stats
 	s := Stats{
 		Operations: m.operations.Load(), Commits: m.commits.Load(), Flushes: m.flushes.Load(), FlushFailures: m.flushFailures.Load(),
+		Damaged:    m.damaged.Load(),
 		CommitTime: time.Duration(m.commitTime.Load()),
 		LastCommit: time.Duration(m.lastCommit.Load()), LongestCommit: time.Duration(m.longest.Load()),
 		FlushTime: time.Duration(m.flushTime.Load()), StallTime: time.Duration(m.stallTime.Load()),
@@ -71,7 +74,9 @@ func (db *DB) Stats() Stats {
 	s.FileSize, s.FreeBytes = db.room.blocks, db.room.free
 	db.room.mu.Unlock()
 	for _, l := range db.logs {
-		s.LogSize += l.bytes.Load()
+		if l != nil { // not of a file that was closed and is open for reading only
+			s.LogSize += l.bytes.Load()
+		}
 	}
 	s.Room, s.DiskRoom = db.Room()
 	return s

@@ -22,7 +22,7 @@ import (
 //	 1. A record is durable before its group is published, and the next one is written only then. So at most the last record of
 //	    the log can be torn.
 //	 2. Groups have no gaps: from the last one that was flushed, over the older file, to the end of the newer one. A record that
-//	    is missing in between is damage, not an end.
+//	    is missing in between is damage, not an end. So is one with a mark behind it; see mark.
 //	 3. A record's checksum begins with one of the log's random number, so that no payload can pass for a record: what a torn
 //	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened.
 //	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
@@ -87,8 +87,8 @@ func newWAL(d disk, f *os.File, id walID, step int64) *wal {
 }
 
 // openWAL opens a file of the log; nil if it is not there.
-func openWAL(d disk, path string, id walID, step int64) (*wal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func openWAL(d disk, path string, flag int, id walID, step int64) (*wal, error) {
+	f, err := os.OpenFile(path, flag, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -194,7 +194,25 @@ func (l *wal) write(record []byte, group uint64) error {
 		return err
 	}
 	l.end += int64(len(record))
-	return l.disk.sync(l.file)
+	if err := l.disk.sync(l.file); err != nil {
+		return err
+	}
+	l.mark(group)
+	return nil
+}
+
+// mark writes behind a durable record, and without a sync, that it was durable: a record without rows, over which the next one is
+// written. If it is there, a record before it that cannot be read is not torn but damaged. After a loss of power it may be missing.
+func (l *wal) mark(group uint64) {
+	if l.end+recordHeader > l.bytes.Load() {
+		return
+	}
+	var b [recordHeader]byte
+	binary.BigEndian.PutUint32(b[4:], recordHeader)
+	binary.BigEndian.PutUint64(b[8:], l.number)
+	binary.BigEndian.PutUint64(b[16:], group)
+	binary.BigEndian.PutUint32(b[:], l.sum(b[:]))
+	_ = l.disk.write(l.file, b[:], l.end) // it only helps
 }
 
 // errNotWritten: a record is not in the log. Some file systems need room to write over what is there.
