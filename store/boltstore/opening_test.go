@@ -61,13 +61,18 @@ func setSchema(t *testing.T, path string, n uint32) {
 	t.Helper()
 	db, err := bolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
+	writeSchema(t, db, n)
+	require.NoError(t, db.Close())
+}
+
+func writeSchema(t *testing.T, db *bolt.DB, n uint32) {
+	t.Helper()
 	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 		v := binary.BigEndian.AppendUint32([]byte{0}, n)
 		table := crc32.MakeTable(crc32.Castagnoli)
 		sum := crc32.Update(crc32.Update(254, table, []byte("schema")), table, v)
 		return tx.Bucket([]byte("manydevice")).Put([]byte("schema"), append(binary.BigEndian.AppendUint32(nil, sum), v...))
 	}))
-	require.NoError(t, db.Close())
 }
 
 // TestOpen_Messages holds Open to the table in docs/operations.md.
