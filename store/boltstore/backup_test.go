@@ -87,7 +87,7 @@ func TestS33_D11_Restore(t *testing.T) {
 	direct := newPath(t)
 	require.NoError(t, os.WriteFile(direct, copied, 0o600))
 	_, err = boltstore.Open(direct, boltstore.Config{NewIncarnation: true})
-	require.ErrorIs(t, err, boltstore.ErrNoLog, "a backup is no file of a store: Restore makes one of it")
+	require.ErrorIs(t, err, boltstore.ErrBackup, "a backup is no file of a store: Restore makes one of it")
 }
 
 // TestD11_ConsistentWhileWriting takes backups while writers append to inboxes of their own and to one that is common.
@@ -178,7 +178,7 @@ func TestD11_RestoreRefusesWhatIsNotWhole(t *testing.T) {
 	foreign, err := os.ReadFile(other)
 	require.NoError(t, err)
 	text := bytes.Repeat([]byte("Dear diary, "), 20_000)
-	putSchema(t, s.Bolt(), 77)
+	writeSchema(t, s.Bolt(), 77)
 	newer := backedUp(t, s)
 	errAway := errors.New("the disk is away")
 	canceled, cancel := context.WithCancel(t.Context())

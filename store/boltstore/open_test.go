@@ -2,8 +2,6 @@ package boltstore_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -53,55 +51,6 @@ func TestMemoryIsBoundedByMaxSize(t *testing.T) {
 		require.Equal(t, tt.want, s.Stats().MemoryLimit, "%v", tt)
 		closeStore(t, s)
 	}
-}
-
-// A log without its file, a file without its log, and another one's log are told apart, and nothing is changed.
-func TestOpenFileAndLogOfWhichOneIsMissing(t *testing.T) {
-	crashed := func(t *testing.T) string {
-		path := newPath(t)
-		s := open(t, path, boltstore.Config{})
-		_, err := s.Commit(t.Context(), message("m", nil, "ann"))
-		require.NoError(t, err)
-		s.Crash()
-		return path
-	}
-	for _, tt := range []struct {
-		name string
-		harm func(t *testing.T, path string)
-		want error
-	}{
-		{"nothing", func(*testing.T, string) {}, nil},
-		{"no log", func(t *testing.T, path string) { require.NoError(t, os.Remove(path+"-wal")) }, boltstore.ErrNoLog},
-		{"half a log", func(t *testing.T, path string) { require.NoError(t, os.Remove(path+"-wal2")) }, boltstore.ErrNoLog},
-		{"no file", func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) }, boltstore.ErrNoFile},
-		{"another one's log", func(t *testing.T, path string) {
-			require.NoError(t, os.Rename(crashed(t)+"-wal", path+"-wal"))
-		}, boltstore.ErrOtherLog},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			path := crashed(t)
-			tt.harm(t, path)
-			s, err := boltstore.Open(path, boltstore.Config{})
-			require.ErrorIs(t, err, tt.want)
-			if tt.want == nil {
-				all, _, err := readAll(t.Context(), s, "ann")
-				require.NoError(t, err)
-				require.Len(t, all, 1)
-				closeStore(t, s)
-			}
-		})
-	}
-}
-
-// What a crash left of a file that was being made is in nobody's way.
-func TestOpenAfterCrashedCreation(t *testing.T) {
-	path := newPath(t)
-	require.NoError(t, os.WriteFile(path+".new-123", []byte("some"), 0o600))
-	s := open(t, path, boltstore.Config{})
-	_, err := s.Commit(t.Context(), message("m", nil, "ann"))
-	require.NoError(t, err)
-	closeStore(t, s)
-	alone(t, path, "store.db", "store.db.new-123")
 }
 
 func TestOpenWithoutFolder(t *testing.T) {
@@ -168,21 +117,6 @@ func TestOpenNewerSchema(t *testing.T) {
 	after, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(before, after), "the file was changed")
-}
-
-func TestOpenOldSchema(t *testing.T) {
-	for old := range uint32(5) {
-		path := newPath(t)
-		db, err := bolt.Open(path, 0o600, nil)
-		require.NoError(t, err)
-		require.NoError(t, db.Update(func(tx *bolt.Tx) error {
-			b, err := tx.CreateBucket([]byte("manydevice"))
-			return errors.Join(err, b.Put([]byte("schema"), binary.BigEndian.AppendUint32(nil, old)))
-		}))
-		require.NoError(t, db.Close())
-		_, err = boltstore.Open(path, boltstore.Config{})
-		require.ErrorIs(t, err, boltstore.ErrOldSchema)
-	}
 }
 
 func TestOpenNotAStore(t *testing.T) {

@@ -61,11 +61,11 @@ func setSchema(t *testing.T, path string, n uint32) {
 	t.Helper()
 	db, err := bolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
-	putSchema(t, db, n)
+	writeSchema(t, db, n)
 	require.NoError(t, db.Close())
 }
 
-func putSchema(t *testing.T, db *bolt.DB, n uint32) {
+func writeSchema(t *testing.T, db *bolt.DB, n uint32) {
 	t.Helper()
 	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
 		v := binary.BigEndian.AppendUint32([]byte{0}, n)
