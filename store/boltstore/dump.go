@@ -103,6 +103,12 @@ func (f *File) line(l *dumpLine, t kv.Table, key, value []byte) error {
 		l.Account, l.Generation = event.Account(name), binary.BigEndian.Uint32(part[len(part)-4:])
 		return f.accountLine(l, key[len(part):], value)
 	}
+	if t == tableReference {
+		l.Kind, l.Message = "references", f.s.keys.id(key)
+		r, err := decodeReferences(value)
+		l.Inboxes, l.Changes = r.inboxes, r.changes
+		return err
+	}
 	n := len(key) - 1
 	if n < 1 {
 		return corrupt("message key")
@@ -184,11 +190,6 @@ func (f *File) messageLine(l *dumpLine, kind byte, value []byte) (err error) {
 		}
 	case messagePayload:
 		l.Kind, l.Length, l.Payload = "payload", len(value), value
-	case messageReferences:
-		l.Kind = "references"
-		var r references
-		r, err = decodeReferences(value)
-		l.Inboxes, l.Changes = r.inboxes, r.changes
 	case messageTo:
 		l.Kind = "inboxes"
 		var p []place

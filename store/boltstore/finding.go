@@ -73,6 +73,8 @@ func (k messageKeys) findingOf(err error) Finding {
 		f.Table, f.Key, f.Account = d.Table, d.Key, accountOf(d.Table, d.Key)
 		if n := len(d.Key) - 1; d.Table == tables[tableMessage].Name && n > 0 {
 			f.Message = k.id(d.Key[:n])
+		} else if d.Table == tables[tableReference].Name {
+			f.Message = k.id(d.Key)
 		}
 	}
 	return f

@@ -15,8 +15,9 @@ import (
 //	account   account, 0, generation   tag, rest      cursors, entries, registers, counts, keys, idempotency records, record
 //	message   message key              m              what copies of a message share; a short payload
 //	                                   p              a longer payload
-//	                                   r              who needs the message, once that differs from "all inboxes that got it"
 //	                                   t              the inboxes that got it, if they are many
+//	reference message key              –              who needs the message, once that differs from "all inboxes that got it"; not
+//	                                                  next to the message, whose pages are full
 //	purge     –                        account, 0,    how far the removal of that generation's rows has come; there until
 //	                                   generation     nothing is left of them
 //
@@ -33,12 +34,14 @@ const (
 	tableAccount
 	tableMessage
 	tablePurge
+	tableReference
 )
 
 // tables are those of a file. Heads and rows of accounts come in no order, so that pages are left room for more.
 var tables = []kv.TableSpec{
 	tableHead: {Name: "head", Fill: 0.7}, tableAccount: {Name: "account", Fill: 0.7},
 	tableMessage: {Name: "message", Fill: 1}, tablePurge: {Name: "purge", Fill: 0.5},
+	tableReference: {Name: "reference", Fill: 0.8},
 }
 
 // What the file says about itself.
@@ -62,10 +65,9 @@ const (
 
 // Rows of a message.
 const (
-	messageShared     = 'm'
-	messagePayload    = 'p'
-	messageReferences = 'r'
-	messageTo         = 't'
+	messageShared  = 'm'
+	messagePayload = 'p'
+	messageTo      = 't'
 )
 
 const (

@@ -7,10 +7,9 @@ import (
 )
 
 var (
-	sharedRow     = []byte{messageShared}
-	payloadRow    = []byte{messagePayload}
-	referencesRow = []byte{messageReferences}
-	toRow         = []byte{messageTo}
+	sharedRow  = []byte{messageShared}
+	payloadRow = []byte{messagePayload}
+	toRow      = []byte{messageTo}
 )
 
 // stored is a message as it is in the store.
@@ -18,6 +17,7 @@ type stored struct {
 	kv   *kv.Snapshot
 	keys messageKeys
 	part kv.Part
+	refs kv.Part // row of the references
 	key  []byte
 	message
 	counted bool // who needs it has a row
@@ -25,8 +25,9 @@ type stored struct {
 
 // set makes m another message, of which nothing is known yet.
 func (m *stored) set(keys messageKeys, s *kv.Snapshot, key []byte) {
-	*m = stored{kv: s, keys: keys, part: m.part, key: key}
+	*m = stored{kv: s, keys: keys, part: m.part, refs: m.refs, key: key}
 	m.part.Set(tableMessage, "", key)
+	m.refs.Set(tableReference, "", key)
 }
 
 // row returns a row of the message, nil if there is none.
@@ -64,9 +65,9 @@ func (m *stored) about(err error) error {
 
 // references returns who needs the message.
 func (m *stored) references() (references, error) {
-	row, err := m.row(referencesRow)
+	row, err := m.kv.Get(&m.refs, nil)
 	if err != nil {
-		return references{}, err
+		return references{}, m.about(err)
 	}
 	if m.counted = row != nil; !m.counted {
 		return references{inboxes: m.inboxes}, nil
@@ -137,7 +138,7 @@ func (w *writer) hold(key []byte) (bool, error) {
 	}
 	refs.changes++
 	w.value = refs.append(w.value[:0])
-	w.Put(&m.part, referencesRow, w.value)
+	w.Put(&m.refs, nil, w.value)
 	return true, nil
 }
 
@@ -162,14 +163,14 @@ func (w *writer) release(key []byte) (m *stored, err error) {
 func (w *writer) unreferenced(m *stored, refs references) error {
 	w.value = refs.append(w.value[:0])
 	if refs.inboxes > 0 {
-		w.Put(&m.part, referencesRow, w.value)
+		w.Put(&m.refs, nil, w.value)
 		return nil
 	}
 	if m.apart {
 		w.Delete(&m.part, payloadRow)
 	}
 	if refs.changes > 0 {
-		w.Put(&m.part, referencesRow, w.value)
+		w.Put(&m.refs, nil, w.value)
 		m.payload, m.apart = nil, false
 		w.value = m.append(w.value[:0])
 		w.Put(&m.part, sharedRow, w.value)
@@ -177,7 +178,7 @@ func (w *writer) unreferenced(m *stored, refs references) error {
 	}
 	w.Delete(&m.part, sharedRow)
 	if m.counted {
-		w.Delete(&m.part, referencesRow)
+		w.Delete(&m.refs, nil)
 	}
 	if len(m.places) == 0 {
 		w.Delete(&m.part, toRow)

@@ -191,12 +191,22 @@ func (m *mender) mend(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return k.All(tableMessage, func(key, _ []byte, _ error) error {
+		err = k.All(tableMessage, func(key, _ []byte, _ error) error {
 			if n := len(key) - 1; n > 0 && (len(messages) == 0 || !bytes.Equal(messages[len(messages)-1], key[:n])) {
 				messages = append(messages, bytes.Clone(key[:n]))
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
+		err = k.All(tableReference, func(key, _ []byte, _ error) error {
+			messages = append(messages, bytes.Clone(key))
+			return nil
+		})
+		slices.SortFunc(messages, bytes.Compare)
+		messages = slices.CompactFunc(messages, bytes.Equal)
+		return err
 	})
 	if err != nil {
 		return err
@@ -381,7 +391,7 @@ func (m *mender) message(w *kv.Writer, key []byte, changes map[string]uint64) (g
 	if there && holders+n > 0 {
 		m.done.Messages++
 		refs := references{inboxes: holders, changes: n}
-		w.Put(&s.part, referencesRow, refs.append(nil))
+		w.Put(&s.refs, nil, refs.append(nil))
 		if places := m.places[string(key)]; len(places) > 0 {
 			var row []byte
 			for i := range places {
@@ -395,5 +405,6 @@ func (m *mender) message(w *kv.Writer, key []byte, changes map[string]uint64) (g
 		gone = true
 		changes[string(s.of)]--
 	}
+	w.Delete(&s.refs, nil)
 	return gone, m.drop(w, s.part, kv.Of(tablePurge, nil), nil)
 }

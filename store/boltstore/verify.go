@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
+	"slices"
 )
 
 // Verify looks for damage in three walks:
@@ -87,7 +88,8 @@ func (v *verifier) all(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, key := range v.messages {
+	slices.SortFunc(v.messages, bytes.Compare)
+	for _, key := range slices.CompactFunc(v.messages, bytes.Equal) {
 		if err := v.message(ctx, key); err != nil {
 			return err
 		}
@@ -112,6 +114,8 @@ func (v *verifier) row(t kv.Table, key, _ []byte) {
 			v.lastKey = append(v.lastKey[:0], key[:n]...)
 			v.messages = append(v.messages, bytes.Clone(key[:n]))
 		}
+	case tableReference:
+		v.messages = append(v.messages, bytes.Clone(key))
 	}
 }
 

@@ -37,6 +37,7 @@ type DB struct {
 	fd       *os.File // of bolt
 	disk     disk
 	page     int64 // bytes
+	mapped   int64 // bytes of the file that bbolt has mapped from the start
 	id       walID
 	logs     [2]*wal                          // of memtables with even and odd numbers
 	write    func(*wal, []byte, uint64) error // (*wal).write, but for tests
@@ -157,7 +158,10 @@ func (db *DB) View(ctx context.Context, f func(*Snapshot) error) error {
 		return err
 	}
 	defer db.leave()
-	v := db.acquire()
+	var v *version
+	if err := guard(func() (err error) { v, err = db.withFile(); return err }); err != nil {
+		return err
+	}
 	defer v.release()
 	s := Snapshot{v: v, seq: db.published.Load()}
 	return guard(func() error { return f(&s) })

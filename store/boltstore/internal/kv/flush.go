@@ -18,7 +18,7 @@ import (
 //  3. Commits go on meanwhile, into the next memtable. As that fills faster than this one is flushed, they are slowed down, so
 //     that none has to wait for the whole rest.
 const (
-	minSlice   = 16      // rows
+	minSlice   = 1       // rows
 	maxSlice   = 4096    // rows
 	sliceBytes = 2 << 20 // of keys and values
 	minBytes   = 64 << 10
@@ -47,6 +47,7 @@ type flushing struct {
 	rows  int64    // that were looked at
 	done  bool
 	most  int // rows of a slice: fewer after one that did not fit
+	tried int // rows that the last slice might have
 }
 
 // makeWay begins a new memtable if the active one is full or its log is, or room in the file is short; waits if the frozen one
@@ -203,14 +204,18 @@ func (db *DB) flush(m *memtable) {
 		if err != nil && !retryable(err) {
 			db.fail(fmt.Errorf("flush: %w", err)) // before Close, which may wait for the flush, hears of it
 		}
-		db.flushSays(err)
+		if !full(err) || f.most == 1 {
+			db.flushSays(err)
+		}
 		if err == nil {
 			wait, f.most = retryFirst, min(2*f.most, maxSlice)
 			continue
 		}
+		at.tried = f.tried
 		*f = at
-		if full(err) {
-			f.most = max(f.most/4, 1)
+		if full(err) && f.most > 1 {
+			f.most = max(min(f.most, f.tried)/4, 1) // at once: it has written nothing
+			continue
 		}
 		if !retryable(err) {
 			return
@@ -273,6 +278,9 @@ func (db *DB) transact(f func(*bolt.Tx) error) error {
 		}
 		return err
 	}
+	if int64(db.bolt.MaxSize) > db.mapped {
+		db.hideFile()
+	}
 	if err = guard(func() error { return db.disk.commit(tx) }); err == nil {
 		return nil
 	}
@@ -293,10 +301,11 @@ func (db *DB) transact(f func(*bolt.Tx) error) error {
 func (f *flushing) slice() error {
 	db := f.db
 	rows, size := db.sliceSize(f.m.rows - int(f.rows))
+	f.tried = min(rows, f.most)
 	err := db.transact(func(tx *bolt.Tx) error {
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
 		s.longs.FillPercent = 1 // chunks of a value follow each other
-		if err := f.write(&s, min(rows, f.most), size); err != nil {
+		if err := f.write(&s, f.tried, size); err != nil {
 			return err
 		}
 		db.listFree(f.done)

@@ -230,7 +230,10 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	if err := db.crowded(); err != nil {
 		return nil, err
 	}
-	v := db.acquire()
+	v, err := db.withFile()
+	if err != nil {
+		return nil, err
+	}
 	if v == nil {
 		return nil, store.ErrClosed
 	}

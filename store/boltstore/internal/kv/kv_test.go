@@ -168,7 +168,15 @@ func uncrash(t *testing.T, path string) {
 }
 
 func TestDB_ReadersSeeWholeGroups(t *testing.T) {
-	db := open(t, options(filepath.Join(t.TempDir(), "db")))
+	for _, remap := range []bool{false, true} { // true: the file is mapped anew as it grows
+		t.Run(fmt.Sprint("remap=", remap), func(t *testing.T) { readersSeeWholeGroups(t, remap) })
+	}
+}
+
+func readersSeeWholeGroups(t *testing.T, remap bool) {
+	o := options(filepath.Join(t.TempDir(), "db"))
+	o.remap = remap
+	db := open(t, o)
 	defer shut(t, db)
 	// Two rows of different parts are always changed together, beside traffic that has memtables flushed.
 	put := func(n uint64) {

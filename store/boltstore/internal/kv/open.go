@@ -437,12 +437,13 @@ func SyncDir(dir string) error {
 // openFile opens a file that was inspected, for writing.
 func (db *DB) openFile(deadline time.Time) (err error) {
 	o := &bolt.Options{Timeout: timeout(deadline), NoFreelistSync: true, FreelistType: bolt.FreelistMapType}
-	if strconv.IntSize == 64 && runtime.GOOS != "windows" { // where the file would grow with the map
+	if strconv.IntSize == 64 && runtime.GOOS != "windows" && !db.o.remap { // where the file would grow with the map
 		o.InitialMmapSize = mapBytes
 		if db.o.MaxSize > 0 {
 			o.InitialMmapSize = int(min(mapBytes, 2*db.o.MaxSize))
 		}
 	}
+	db.mapped = int64(o.InitialMmapSize)
 	db.bolt, db.fd, err = boltOpen(db.o.Path, o)
 	if err != nil {
 		return err

@@ -48,6 +48,7 @@ type Options struct {
 
 	small int64 // what counts as a small file, see checkFile; 0: smallFile
 	disk  disk  // nil: the one that there is
+	remap bool  // the map grows with the file, as on Windows
 }
 
 // Logger gets kv's lines.

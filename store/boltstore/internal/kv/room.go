@@ -179,7 +179,8 @@ func (db *DB) sliceSize(left int) (rows, bytes int) {
 	if missing := want - r.left(db.page); missing > 0 {
 		db.extendLocked(missing, 0)
 	}
-	room := r.left(db.page)
+	// What the last slice has replaced comes free after the next one only.
+	room := max(0, r.left(db.page)-int64(db.bolt.Stats().PendingPageN)*db.page)
 	if room < r.used()+2*sliceBytes {
 		rows = int(min(max(room/db.page/pagesPerRow, minSlice), int64(rows)))
 	}

@@ -32,7 +32,9 @@ func (v *version) release() {
 	if v.refs.Add(-1) != 0 {
 		return
 	}
-	v.file.release()
+	if v.file != nil {
+		v.file.release()
+	}
 	for _, m := range v.tables {
 		if m != nil && m.refs.Add(-1) == 0 {
 			m.done(m)
@@ -40,11 +42,44 @@ func (v *version) release() {
 	}
 }
 
+// withFile is acquire for who reads the file. While the file may be mapped anew, the current version has none: then the caller gets
+// one of its own, once that is over.
+func (db *DB) withFile() (*version, error) {
+	v := db.acquire()
+	if v == nil || v.file != nil {
+		return v, nil
+	}
+	defer v.release()
+	f, err := db.openFileView()
+	if err != nil {
+		return nil, err
+	}
+	own := &version{tables: v.tables, file: f}
+	own.refs.Store(1)
+	for _, m := range own.tables {
+		if m != nil {
+			m.refs.Add(1)
+		}
+	}
+	return own, nil
+}
+
+// hideFile has the current version hold no read transaction, since bbolt waits for all of them before it maps a file anew.
+func (db *DB) hideFile() {
+	db.versions.Lock()
+	defer db.versions.Unlock()
+	if v := db.current.Load(); v != nil && v.file != nil {
+		db.install(v.tables[0], v.tables[1], nil)
+	}
+}
+
 // install makes a version the current one. Only who holds db.versions calls it.
 func (db *DB) install(active, frozen *memtable, f *file) {
 	v := &version{tables: [2]*memtable{active, frozen}, file: f}
 	v.refs.Store(1)
-	f.refs.Add(1)
+	if f != nil {
+		f.refs.Add(1)
+	}
 	for _, m := range v.tables {
 		if m != nil {
 			m.refs.Add(1)
