@@ -1,6 +1,7 @@
 package trace_test
 
 import (
+	"cmp"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -16,7 +17,10 @@ import (
 )
 
 // logged are the packages that write log lines, by their place in the tree.
-var logged = []string{".", "session", "session/sessionhttp", "fanout", "store/boltstore", "store/memstore"}
+var logged = []string{".", "session", "session/sessionhttp", "fanout", "store/boltstore", "store/boltstore/internal/kv", "store/memstore"}
+
+// speaksFor are packages whose lines begin with the name of another one, which hosts know.
+var speaksFor = map[string]string{"kv": "boltstore"}
 
 // keys are what log lines may name. A new one needs a reason: hosts search and draw by them, so that one thing has one name.
 var keys = []string{
@@ -28,7 +32,7 @@ var keys = []string{
 	"grace", "shared", "draining", "after", "repeated", "back", "spread",
 	"epoch", "seq", "attempts", "message", "conversation",
 	"method", "action", "outcome", "role", "name", // of requests over HTTP
-	"file", "max_size", "reserve", "room", "disk_room", "refused", "changes", "memory", "incarnation", "runs", "commits", // of the file
+	"file", "max_size", "reserve", "room", "disk_room", "refused", "memory", "incarnation", "commits", "rows", "pages", "damaged", "mended", "mode", // of the file
 }
 
 // methods are those of a logger that write a line, with the place of the text among their arguments.
@@ -60,7 +64,7 @@ func parse(t *testing.T, dir string) *source {
 		}
 		f, err := parser.ParseFile(s.set, name, nil, 0)
 		require.NoError(t, err)
-		s.files, s.prefix = append(s.files, f), f.Name.Name+": "
+		s.files, s.prefix = append(s.files, f), cmp.Or(speaksFor[f.Name.Name], f.Name.Name)+": "
 	}
 	for before := -1; before < len(s.wrappers); { // one may hand the text to another
 		before = len(s.wrappers)

@@ -148,7 +148,7 @@ func TestS71_WaitingCallersShareAGroup(t *testing.T) {
 		})
 	}
 	<-g.entered
-	waitFor(t, func() bool { return s.Stats().Waiting > 0 })
+	waitFor(t, func() bool { return s.Stats().Waiting+int(s.Stats().Operations) >= senders })
 	close(g.open)
 	wg.Wait()
 	require.Less(t, g.groups, senders/2)
@@ -264,7 +264,7 @@ func TestI29_CloseFinishesWhatWaits(t *testing.T) {
 		wg.Go(func() { _, errs[i] = s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, "ann")) })
 	}
 	<-g.entered
-	waitFor(t, func() bool { return s.Stats().Waiting > 0 })
+	waitFor(t, func() bool { return s.Stats().Waiting+int(s.Stats().Operations) >= len(errs) })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, s.Close(ctx), context.Canceled, "it does not wait longer than ctx")

@@ -11,6 +11,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store"
 )
 
@@ -211,7 +212,7 @@ func (db *DB) finish() {
 	began := time.Now()
 	db.closeErr = db.shut()
 	if db.closeErr != nil {
-		db.o.Log.Error("boltstore: close", "file", db.name(), "error", db.closeErr)
+		db.o.Log.Error("boltstore: close", "file", db.name(), trace.Err(db.closeErr))
 	} else {
 		db.o.Log.Info("boltstore: closed", "file", db.name(), "commits", db.stats.commits.Load(), "took", time.Since(began))
 	}
@@ -231,7 +232,7 @@ func (db *DB) fail(cause error) {
 	}
 	db.unusable()
 	db.stop()
-	db.o.Log.Error("boltstore: failed", "file", db.name(), "error", cause)
+	db.o.Log.Error("boltstore: failed", "file", db.name(), trace.Err(cause))
 }
 
 // guard is recovered, also for faults of the mapped file, which the disk does not deliver.

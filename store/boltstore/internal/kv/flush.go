@@ -8,6 +8,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
 // The flush writes a frozen memtable to the file, in slices, each of them a transaction of bbolt.
@@ -221,7 +223,7 @@ func (db *DB) flush(m *memtable) {
 			return
 		}
 		db.stats.flushFailures.Add(1)
-		db.o.Log.Error("boltstore: flush failed, will be tried again", "error", err)
+		db.o.Log.Error("boltstore: flush failed, will be tried again", trace.Err(err))
 		if tries > triesClosing {
 			db.mu.Lock()
 			db.gaveUp = true

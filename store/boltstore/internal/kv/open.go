@@ -153,7 +153,7 @@ func (db *DB) start(in *inspection) error {
 	}
 	if in.rows > 0 {
 		db.stats.damaged.Add(uint64(in.rows))
-		db.o.Log.Error("boltstore: the file is damaged", "rows", in.rows, "put_right", len(in.moved))
+		db.o.Log.Error("boltstore: the file is damaged", "rows", in.rows, "mended", len(in.moved))
 	}
 	file, err := db.openFileView()
 	if err != nil {

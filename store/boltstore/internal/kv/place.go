@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
 // Where a file is, and who may touch it.
@@ -92,7 +94,7 @@ func removeStale(path string, log Logger) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			log.Warn("boltstore: left by a crash, and cannot be removed", "file", e.Name(), "error", err)
+			log.Warn("boltstore: left by a crash, and cannot be removed", "file", e.Name(), trace.Err(err))
 			continue
 		}
 		log.Info("boltstore: removed what a crash has left", "file", e.Name())

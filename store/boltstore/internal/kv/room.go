@@ -77,6 +77,7 @@ func (db *DB) fits(active int64, t tier) bool {
 	r.active = active
 	need := active + r.frozen + db.o.Reserve>>t
 	if over := r.used() + need - db.o.MaxSize; t == forAppends && db.o.MaxSize > 0 && r.blocks > db.o.MaxSize && over > 0 {
+		r.starved = time.Now()
 		return false // the file is longer than it may be: what it has is for what makes room
 	}
 	missing := need - r.left(db.page)
@@ -208,6 +209,9 @@ func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
 		left += max(0, db.o.MaxSize-r.blocks)
 	default:
 		left = math.MaxInt64
+	}
+	if db.o.MaxSize > 0 && r.blocks > db.o.MaxSize { // what it has beyond that is not for appends
+		left = min(left, db.o.MaxSize-r.used()-need)
 	}
 	wait = left < 2*least
 	m.weighs = wait || time.Since(r.starved) < starvedFor

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/manydevice/manydevice/internal/trace"
 )
 
 // Verify reads all pages and rows of a file that is in use, in slices: each has a read transaction of its own, so that pages that
@@ -236,7 +238,7 @@ func (db *DB) scrub(ctx context.Context) {
 	done, err := db.Verify(ctx, Verification{
 		Report: func(err error) {
 			db.stats.damaged.Add(1)
-			db.o.Log.Error("boltstore: the file is damaged", "error", err)
+			db.o.Log.Error("boltstore: the file is damaged", trace.Err(err))
 		},
 		Pace: func(ctx context.Context, took time.Duration) {
 			select {
