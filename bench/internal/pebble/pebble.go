@@ -135,7 +135,7 @@ func (d *DB) Rest() error {
 	quiet := 0
 	for from := time.Now(); time.Since(from) < limit; time.Sleep(pause) {
 		m := d.db.Metrics()
-		if m.Flush.NumInProgress+m.Compact.NumInProgress > 0 || m.MemTable.Count > 1 {
+		if m.Flush.NumInProgress+m.Compact.NumInProgress > 0 {
 			quiet = 0
 		} else if quiet++; quiet == calm {
 			return nil
