@@ -219,10 +219,10 @@ func (m *memtable) row(part uint32, key []byte) uint32 {
 }
 
 // addRow returns a row of a part, and adds it if it is not there.
-func (m *memtable) addRow(part uint32, key []byte) (row uint32, added bool) {
+func (m *memtable) addRow(part uint32, key []byte) (row uint32) {
 	var prev [maxHeight]uint32
 	if r := m.seek(part, key, &prev); r != 0 && string(m.key(r)) == string(key) {
-		return r, false
+		return r
 	}
 	m.rows++
 	*m.word(part + partRows)++
@@ -241,7 +241,7 @@ func (m *memtable) addRow(part uint32, key []byte) (row uint32, added bool) {
 	for level := range uint32(height) {
 		m.store(prev[level], r)
 	}
-	return r, true
+	return r
 }
 
 // raise gives a part a higher tower if it has many rows for its own.
@@ -277,6 +277,15 @@ func (m *memtable) put(row uint32, seq uint64, value []byte, gone bool) (before 
 	copy(b[versionHeader:], value)
 	m.store(row+rowVersion, place)
 	return before
+}
+
+// holds returns how long the value of a version is, and false if there is none: no version, or one that says that the row was removed.
+func (m *memtable) holds(version uint32) (bytes int, is bool) {
+	if version == 0 {
+		return 0, false
+	}
+	n := binary.LittleEndian.Uint32(m.at(version)[12:])
+	return int(n &^ goneBit), n&goneBit == 0
 }
 
 func (m *memtable) seq(version uint32) uint64 { return binary.LittleEndian.Uint64(m.at(version)) }

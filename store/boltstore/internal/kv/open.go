@@ -345,11 +345,9 @@ func (m *memtable) replay(db *DB, group uint64, prefix, key, value []byte, gone 
 	if p == 0 {
 		p = m.addPart(t, prefix[1:], hash)
 	}
-	r, added := m.addRow(p, key)
-	if added && !gone {
-		m.grows += db.growth(t, len(prefix)-1+len(key), len(value))
-	}
-	m.put(r, group, value, gone)
+	r := m.addRow(p, key)
+	before := m.put(r, group, value, gone)
+	m.grows += db.change(m, t, len(prefix)-1+len(key), before, value, gone)
 }
 
 // ensure makes the file if there is none.

@@ -219,6 +219,18 @@ func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
 	return flush, wait || flush
 }
 
+// change is by how much more the file grows when a memtable is flushed that has another version of a row. A row counts as new to the
+// file as long as the memtable has a value of it: one that comes and goes within a memtable counts for nothing.
+func (db *DB) change(m *memtable, t Table, key int, before uint32, value []byte, gone bool) (n int64) {
+	if bytes, is := m.holds(before); is {
+		n -= db.growth(t, key, bytes)
+	}
+	if !gone {
+		n += db.growth(t, key, len(value))
+	}
+	return n
+}
+
 // growth is by how much the file grows, about, when a row is new to it. TestRoom_EstimatesHold has the figures.
 func (db *DB) growth(t Table, key, value int) int64 {
 	n := int64(0)

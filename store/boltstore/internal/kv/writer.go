@@ -65,11 +65,9 @@ func (w *Writer) change(p *Part, row, value []byte, gone bool) {
 	if p.found[0] == 0 {
 		p.found[0] = m.addPart(p.table(), p.prefix[1:], p.hash)
 	}
-	r, added := m.addRow(p.found[0], row)
+	r := m.addRow(p.found[0], row)
 	before := m.put(r, w.seq, value, gone)
-	if added && !gone {
-		m.grows += w.db.growth(p.table(), len(p.prefix)-1+len(row), len(value))
-	}
+	m.grows += w.db.change(m, p.table(), len(p.prefix)-1+len(row), before, value, gone)
 	w.undo = append(w.undo, undone{r, before})
 	w.record.row(p.prefix, row, value, gone)
 }
@@ -108,7 +106,7 @@ func (w *Writer) admit(before mark) error {
 	return nil
 }
 
-// weight is about how many bytes a row takes that is about to be removed.
+// weight is about how many bytes of the file a row takes that is about to be removed.
 func (w *Writer) weight(p *Part, row []byte) (n int64) {
 	_ = recovered(func() error { // a page that cannot be read has no weight
 		w.look(p)
@@ -117,10 +115,12 @@ func (w *Writer) weight(p *Part, row []byte) (n int64) {
 				continue
 			}
 			if r := m.row(p.found[i], row); r != 0 {
-				if value, gone, found := m.visible(r, w.seq); found {
-					if !gone {
-						n = int64(len(value))
-					}
+				value, gone, found := m.visible(r, w.seq)
+				if found && gone {
+					return nil
+				}
+				if found && m != w.active { // what is in the active one alone leaves it, and never comes to the file
+					n = int64(len(value))
 					return nil
 				}
 			}
