@@ -102,7 +102,7 @@ func (b *backup) over() error {
 	if k.FileSize <= b.began {
 		return nil
 	}
-	keep := 2 * b.s.cfg.reserve()
+	keep := b.s.cfg.reserve() // which Room and DiskRoom leave aside already once
 	if k.Room >= 0 && k.Room < keep || k.DiskRoom >= 0 && k.DiskRoom < keep {
 		return fmt.Errorf("%w: no page can be used again before the end of the backup", store.ErrFull)
 	}
