@@ -127,7 +127,8 @@ func decodeHead(row []byte, sum uint32) (head, error) {
 type entry struct {
 	message  []byte // key
 	flags    event.Flags
-	ordinal  uint64
+	ordinal  uint64 // 0: it does not count as unread
+	counted  []byte // then nothing; otherwise the conversation in which it counts: to take it out needs no look at the message
 	size     uint64 // of the payload
 	key      string
 	clientID event.ClientMessageID
@@ -167,6 +168,9 @@ func (e *entry) append(b []byte) []byte {
 	has := e.has()
 	b = binary.AppendUvarint(b, uint64(e.flags)<<hasWidth|has)
 	b = binary.AppendUvarint(b, e.ordinal)
+	if e.ordinal != 0 {
+		b = appendString(b, e.counted)
+	}
 	b = binary.AppendUvarint(b, e.size)
 	if has&hasKey != 0 {
 		b = appendString(b, e.key)
@@ -189,9 +193,11 @@ func (e *entry) append(b []byte) []byte {
 func decodeEntry(row []byte) (entry, error) {
 	d := decoder{rest: row}
 	message, flags := d.bytes(), d.bounded(math.MaxUint16<<hasWidth|hasAll)
-	e := entry{
-		message: message, flags: event.Flags(flags >> hasWidth), ordinal: d.uvarint(), size: d.bounded(store.MaxPayloadBytes),
+	e := entry{message: message, flags: event.Flags(flags >> hasWidth), ordinal: d.uvarint()}
+	if e.ordinal != 0 {
+		e.counted = d.bytes()
 	}
+	e.size = d.bounded(store.MaxPayloadBytes)
 	has := flags & hasAll
 	if has&hasKey != 0 {
 		e.key = d.string()

@@ -30,7 +30,7 @@ func TestCodecRoundTrip(t *testing.T) {
 	}
 	for _, e := range []entry{
 		{message: []byte("m")},
-		{message: []byte("m"), flags: math.MaxUint16, ordinal: 3, size: store.MaxPayloadBytes, key: long, clientID: "c",
+		{message: []byte("m"), flags: math.MaxUint16, ordinal: 3, counted: []byte("talk"), size: store.MaxPayloadBytes, key: long, clientID: "c",
 			origin: "o", targets: []event.Incarnation{1, math.MaxUint64}},
 	} {
 		got, err := decodeEntry(e.append(nil))
@@ -151,7 +151,7 @@ var decoders = []struct {
 // FuzzDecoders checks that no row makes a decoder panic or read beyond it, and that what it accepts means the same when
 // encoded again.
 func FuzzDecoders(f *testing.F) {
-	e := entry{message: []byte("m"), flags: 1, ordinal: 2, size: 3, key: "k", clientID: "c", origin: "o", targets: []event.Incarnation{4}}
+	e := entry{message: []byte("m"), flags: 1, ordinal: 2, counted: []byte("t"), size: 3, key: "k", clientID: "c", origin: "o", targets: []event.Incarnation{4}}
 	p := place{account: "a", generation: 1, seq: 2, ordinal: 3}
 	a := attempt{digest: bytes.Repeat([]byte("d"), digestBytes), expires: 9, id: "m", placed: true, place: p}
 	m := newMessage(&store.Message{ID: "m", Kind: "k", From: "f"}, 5)

@@ -165,8 +165,7 @@ func (w *writer) purgeRow(gone *account, row, value []byte) error {
 	if err != nil {
 		return w.passOver(gone.about(err))
 	}
-	_, err = w.release(e.message)
-	return err
+	return w.release(e.message)
 }
 
 // after is where a scan begins that goes on after a row; nil stands for before the first.

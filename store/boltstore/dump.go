@@ -140,6 +140,7 @@ func (f *File) accountLine(l *dumpLine, key, value []byte) (err error) {
 		var e entry
 		e, err = decodeEntry(value)
 		l.Message, l.Flags, l.Ordinal, l.Bytes, l.Name = f.s.keys.id(e.message), uint64(e.flags), e.ordinal, e.size, e.key
+		l.Conversation = event.ConversationID(e.counted)
 	case tagAttempt:
 		l.Kind = "idempotency"
 		l.Device, l.Name, _ = strings.Cut(rest, "\x00")

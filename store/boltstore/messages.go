@@ -142,21 +142,20 @@ func (w *writer) hold(key []byte) (bool, error) {
 	return true, nil
 }
 
-// release takes one inbox off a message, and returns what was known of it: nil if it cannot be read. The payload goes with the
-// last inbox, and the rest with the last message that changes it. What cannot be read stays: that costs some room, but holds up
-// nothing else. m is good until the next call.
-func (w *writer) release(key []byte) (m *stored, err error) {
-	m = &w.message
+// release takes one inbox off a message. The payload goes with the last inbox, and the rest with the last message that changes it.
+// What cannot be read stays: that costs some room, but holds up nothing else.
+func (w *writer) release(key []byte) error {
+	m := &w.message
 	m.set(w.s.keys, &w.Snapshot, key)
 	if err := m.load(); err != nil {
-		return nil, w.passOver(err)
+		return w.passOver(err)
 	}
 	refs, err := m.references()
 	if err != nil {
-		return m, w.passOver(err)
+		return w.passOver(err)
 	}
 	refs.inboxes = max(refs.inboxes, 1) - 1
-	return m, w.unreferenced(m, refs)
+	return w.unreferenced(m, refs)
 }
 
 // unreferenced notes who still needs a message, and removes what nobody does.

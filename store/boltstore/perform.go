@@ -113,6 +113,10 @@ func (w *writer) append(key []byte, in *store.Message, to *store.Inbox) (place, 
 			return place{}, err
 		}
 	}
+	if e.ordinal != 0 {
+		w.talk = append(w.talk[:0], in.Conversation...)
+		e.counted = w.talk
+	}
 	a.head.seq++
 	a.head.bytes += e.size + entryBytes
 	if in.Key == "" {
@@ -155,12 +159,12 @@ func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbo
 		if successor && len(to.Targets) == 0 && e.targets == nil {
 			e.targets = old.targets
 		}
-		heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0 && old.conversation == in.Conversation
+		heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0 && string(old.counted) == string(in.Conversation)
 		if heir && old.ordinal > 0 {
 			e.ordinal, e.flags = old.ordinal, e.flags|event.FlagUnread
 			continue
 		}
-		if err := w.uncount(a, old.conversation, old.ordinal); err != nil {
+		if err := w.uncount(a, &old); err != nil {
 			return err
 		}
 	}
@@ -182,16 +186,17 @@ func (w *writer) putCount(a *account, c event.ConversationID, counted uint64, un
 	w.set(a, w.row, w.value)
 }
 
-// uncount takes an entry out of the count of its conversation; ordinal 0 stands for one that did not count.
-func (w *writer) uncount(a *account, c event.ConversationID, ordinal uint64) error {
-	if ordinal == 0 {
+// uncount takes an entry out of the count of its conversation, if it counts.
+func (w *writer) uncount(a *account, e *entry) error {
+	if e.ordinal == 0 {
 		return nil
 	}
+	c := event.ConversationID(e.counted)
 	n, uncounted, err := a.counted(c)
 	if err != nil {
 		return err
 	}
-	w.putCount(a, c, n, store.Uncount(uncounted, ordinal))
+	w.putCount(a, c, n, store.Uncount(uncounted, e.ordinal))
 	return nil
 }
 

@@ -107,51 +107,38 @@ func (s *Store) Void(ctx context.Context, name event.Account, seqs []uint64) (st
 	}
 }
 
-// removed is an entry that was, and its conversation if it counted as unread.
-type removed struct {
-	entry
-	conversation event.ConversationID
-}
-
 // remove takes an entry out of an inbox before its time and returns it as it was. A number without an entry is skipped:
 // then it has no message.
-func (w *writer) remove(a *account, seq uint64) (removed, error) {
+func (w *writer) remove(a *account, seq uint64) (entry, error) {
 	row, err := a.entry(seq)
 	if err != nil || row == nil {
-		return removed{}, err
+		return entry{}, err
 	}
 	return w.drop(a, seq, row)
 }
 
 // drop does all that follows from the end of an entry.
-func (w *writer) drop(a *account, seq uint64, row []byte) (removed, error) {
+func (w *writer) drop(a *account, seq uint64, row []byte) (entry, error) {
 	e, err := decodeEntry(row)
 	if err == nil && (a.head.bytes < e.size+entryBytes || e.key == "" && a.head.entries == 0) {
 		err = corrupt("count of entries")
 	}
 	if err != nil {
-		return removed{}, a.about(fmt.Errorf("entry %d: %w", seq, err))
+		return entry{}, a.about(fmt.Errorf("entry %d: %w", seq, err))
 	}
 	a.touched = true
 	a.head.bytes -= e.size + entryBytes
 	if e.key == "" {
 		a.head.entries--
 	} else if have, err := a.keyed(e.key); err != nil {
-		return removed{}, err
+		return entry{}, err
 	} else if have == seq {
 		w.row = keyRow(w.row[:0], e.key)
 		w.unset(a, w.row)
 	}
 	w.row = entryRow(w.row[:0], seq)
 	w.unset(a, w.row)
-	old := removed{entry: e}
-	m, err := w.release(e.message)
-	if m != nil {
-		old.conversation = m.conversation
-	} else { // nobody knows any more where it counted
-		old.ordinal = 0
-	}
-	return old, err
+	return e, w.release(e.message)
 }
 
 // void removes an entry and takes it out of the count of its conversation.
@@ -160,7 +147,7 @@ func (w *writer) void(a *account, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	return w.uncount(a, old.conversation, old.ordinal)
+	return w.uncount(a, &old)
 }
 
 // SaveCursors implements [store.Store]. Many cursors are saved in several commits; if one fails, the earlier ones stay.

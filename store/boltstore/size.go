@@ -49,10 +49,13 @@ func messageSize(m *store.Message) int {
 		n += 2*(account+rowBytes) + key + 10*len(to.Targets) // head and entry
 		places += account + rowBytes/2
 		if (m.Flags|to.Flags)&event.FlagUnread != 0 {
-			n += account + len(m.Conversation) + rowBytes
+			n += account + 2*len(m.Conversation) + rowBytes // its count, and its name in the entry
 		}
 		if m.Key != "" {
 			n += account + 2*len(m.Key) + rowBytes/2
+		}
+		if to.Replaces.Seq != 0 { // it may take over a place in the count
+			n += len(m.Conversation)
 		}
 		if to.Account == m.From {
 			n += len(m.ClientID) + len(m.Origin)

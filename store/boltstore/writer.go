@@ -19,6 +19,7 @@ type writer struct {
 	pool   []*account
 
 	row, value []byte // for keys and values
+	talk       []byte // for a conversation
 	inboxes    []place
 	message    stored
 	passed     []error // rows that were passed over
