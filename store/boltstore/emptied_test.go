@@ -18,23 +18,10 @@ import (
 	"github.com/manydevice/manydevice/store/boltstore"
 )
 
-// strictRoom has tests of room fail where a store does not do what it should. It goes when the layout does.
-var strictRoom = flag.Bool("boltstore.room", false, "tests of full files and disks also assert what they show")
-
 // allRooms has these tests fill files and disks with payloads of all sizes. That takes minutes.
 var allRooms = flag.Bool("boltstore.rooms", false, "tests of full files and disks go through all cases")
 
 var roomBytes = flag.Int64("boltstore.room-bytes", 16<<20, "MaxSize of the stores that are filled, emptied and filled again")
-
-// checkRoom is require.True if rooms are checked, and a line of the log otherwise.
-func checkRoom(t *testing.T, ok bool, format string, args ...any) {
-	t.Helper()
-	if *strictRoom {
-		require.True(t, ok, append([]any{format}, args...)...)
-	} else if !ok {
-		t.Logf("NOT AS IT SHOULD BE: "+format, args...)
-	}
-}
 
 // filler appends messages to some accounts in turn, each to two, until the store is full.
 type filler struct {
@@ -146,7 +133,7 @@ func TestRoom_K13_EmptiedTakesWhatItFirstTook(t *testing.T) {
 						again, n, err := f.until(t.Context(), wait)
 						require.NoError(t, err)
 						t.Logf("round %d: %d messages, %d %% of the first", round, n, again*100/first)
-						checkRoom(t, again*10 >= first*9, "an emptied store takes %d %%", again*100/first)
+						require.True(t, again*10 >= first*9, "an emptied store takes %d %%", again*100/first)
 					}
 				})
 			}
@@ -186,11 +173,11 @@ func TestRoom_K13_CursorsKeepToMaxSize(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-	checkRoom(t, refused == 0, "%d of %d SaveCursors were refused", refused, rounds*len(cursors)/100)
+	require.True(t, refused == 0, "%d of %d SaveCursors were refused", refused, rounds*len(cursors)/100)
 	st, err := os.Stat(path)
 	require.NoError(t, err)
 	t.Logf("the file has %d %% of MaxSize", st.Size()*100/most)
-	checkRoom(t, st.Size() <= most, "the file has %d %% of MaxSize", st.Size()*100/most)
+	require.True(t, st.Size() <= most, "the file has %d %% of MaxSize", st.Size()*100/most)
 	total, err := filesSize(path)
 	require.NoError(t, err)
 	t.Logf("all files have %d %%", total*100/most)

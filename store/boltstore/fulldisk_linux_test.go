@@ -245,7 +245,7 @@ func TestFull_K13_I39(t *testing.T) {
 				w := newFullWork(t, filepath.Join(dir, "store.db"), withMemory(boltstore.Config{MaxSize: tt.max}, 4<<20), size.size)
 				w.scene(filepath.Join(dir, "other"), tt.aside, tt.flushed)
 				t.Log(w.table.String())
-				checkRoom(t, !w.failed, "see the table")
+				require.True(t, !w.failed, "see the table")
 			})
 		}
 	}
@@ -367,5 +367,5 @@ func TestFull_K13_I39_KilledOnAFullDisk(t *testing.T) {
 	w.again("full: ")
 	w.check("reopened, full: ")
 	t.Log(w.table.String())
-	checkRoom(t, !w.failed, "see the table")
+	require.True(t, !w.failed, "see the table")
 }
