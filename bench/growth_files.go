@@ -13,7 +13,7 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// grown returns the path of a closed file with so many accounts, which all growth lines use. Nothing in it is left to be done.
+// grown returns the path of a closed file with the given number of accounts, which all growth lines use. Nothing in it is left to be done.
 func grown(s *lab.Scene, accounts int) (string, error) {
 	return madeOnce(s, fmt.Sprintf("grown-%d", accounts), func(path string) error {
 		return ours.FillFile(s.Context(), path, accounts, entriesPerAccount, ours.Payload(64))

@@ -38,7 +38,7 @@ func (h *history) off(w *world) {
 	for _, m := range h.accounts {
 		h.touch(w, m)
 	}
-	var lingers []*modelLogin // anew: they hold their slots when the server stops
+	var lingers []*modelLogin // emptied: they hold their slots when the server stops
 	for _, m := range h.accounts {
 		for _, l := range m.live() {
 			if m.holds(l) {

@@ -189,7 +189,7 @@ func TestStats_RefusalsByRule(t *testing.T) {
 	}
 }
 
-// The host may have a policy, and so groups, for each account: only so many are counted by name.
+// The host may have a policy, and so groups, for each account: only some are counted by name.
 func TestStats_RefusalsByGroupsWithoutEnd(t *testing.T) {
 	s := setup{config: session.Config{DecidePolicy: func(_ context.Context, q session.Question) (*policy.Policy, error) {
 		return policy.New(policy.Rules{Groups: []policy.Group{

@@ -18,7 +18,7 @@ const (
 	handLooks = 16
 )
 
-// checkAttempt looks for an earlier batch of the same name. If there is none it sees to it that there is room for one.
+// checkAttempt looks for an earlier batch of the same name. If there is none, it makes room for one.
 func (w *writer) checkAttempt(b *store.Batch, p *plan) error {
 	a, now := p.account, uint64(b.Now.UnixMilli())
 	w.row = attemptRow(w.row[:0], b.Idempotency.Device, b.Idempotency.ClientID)

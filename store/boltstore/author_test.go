@@ -11,7 +11,7 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// author makes up deeds for a few accounts. The same seed and key make the same deeds but for the IDs.
+// author makes up deeds for a few accounts. The same seed and key make the same deeds, with other IDs.
 type author struct {
 	rnd      *rand.Rand
 	issuer   *event.Issuer
@@ -20,7 +20,7 @@ type author struct {
 	seq      map[event.Account]uint64 // entries so far, since the last deletion
 	now      time.Time
 	n        int
-	large    int // one payload in so many is long
+	large    int // of this many payloads one is long
 }
 
 func newAuthor(seed uint64, key event.IDKey, accounts int) *author {

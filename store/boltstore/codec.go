@@ -84,7 +84,7 @@ type head struct {
 	bytes      uint64 // sum of sizes of those left
 	revision   uint64 // last one given; also kept when the record is gone
 	record     uint64 // revision of the record; 0: absent
-	attempts   uint64 // there are at most so many idempotency records, expired ones included
+	attempts   uint64 // upper bound of the number of idempotency records, expired ones included
 	oldest     uint64 // Unix milliseconds; none of them expires before
 }
 

@@ -34,7 +34,7 @@ func newGate(s *boltstore.Store) *gate {
 	return g
 }
 
-// ran waits until so many operations were run, since the store was opened. One group runs while the one before is written.
+// ran waits until n operations were run, since the store was opened. One group runs while the one before is written.
 func ran(t *testing.T, s *boltstore.Store, n uint64) {
 	t.Helper()
 	waitFor(t, func() bool { return s.Stats().Operations >= n })

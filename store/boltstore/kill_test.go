@@ -153,7 +153,7 @@ func (k *killer) backups(s *boltstore.Store) error {
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
-		k.mu.Lock() // so that the line is there if the file is, but for a kill between them
+		k.mu.Lock() // so that the line is there if the file is, unless a kill comes between them
 		err = os.Rename(f.Name(), k.backupPath())
 		fmt.Println("whole", n)
 		k.mu.Unlock()

@@ -192,7 +192,7 @@ func TestOpen_AddressSpace(t *testing.T) {
 		return
 	}
 	if runtime.GOOS != "linux" {
-		t.Skip("no ulimit -v")
+		t.Skip("this shell cannot bound its address space (ulimit -v), so that no map can be made to fail")
 	}
 	path := filepath.Join(t.TempDir(), "db")
 	made(t, path)

@@ -108,7 +108,7 @@ func (d *DB) syncInterval() time.Duration {
 	return interval
 }
 
-// quiet passes over what pebble logs, but for what it would end the process for.
+// quiet drops what pebble logs, except what it would end the process for.
 type quiet struct{}
 
 func (quiet) Infof(string, ...any)  {}

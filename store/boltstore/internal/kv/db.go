@@ -41,7 +41,7 @@ type DB struct {
 	mapped   int64 // bytes of the file that bbolt has mapped from the start
 	id       walID
 	logs     [2]*wal                          // of memtables with even and odd numbers
-	write    func(*wal, []byte, uint64) error // (*wal).write, but for tests
+	write    func(*wal, []byte, uint64) error // (*wal).write; tests have others
 	replayed Replayed
 	limit    int64 // bytes of a memtable
 	readOnly bool
@@ -84,7 +84,7 @@ type DB struct {
 	closing  bool
 	users    int // calls and goroutines that run
 	queue    []*op
-	leading  bool // somebody takes a group from the queue, or is about to
+	leading  bool // a goroutine takes a group from the queue, or is about to
 	gathers  bool // and waits for more
 	inWrite  bool // a group is being written
 	lastSize int  // operations in the last group

@@ -25,7 +25,7 @@ type disk interface {
 	commit(tx *bolt.Tx) error
 }
 
-// system is the disk that there is.
+// system is the real disk.
 type system struct{}
 
 func (system) write(f *os.File, b []byte, at int64) error {

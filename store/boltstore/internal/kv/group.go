@@ -174,7 +174,7 @@ func (db *DB) lead() {
 // errLost: the group before found no room, and this one had seen what it did.
 var errLost = fmt.Errorf("boltstore: %w: the disk", store.ErrFull)
 
-// passOn has another goroutine lead if somebody waits.
+// passOn has another goroutine lead if operations wait.
 func (db *DB) passOn() {
 	db.mu.Lock()
 	db.inWrite = true

@@ -168,7 +168,7 @@ func uncrash(t *testing.T, path string) {
 }
 
 func TestDB_ReadersSeeWholeGroups(t *testing.T) {
-	for _, remap := range []bool{false, true} { // true: the file is mapped anew as it grows
+	for _, remap := range []bool{false, true} { // true: the map grows with the file
 		t.Run(fmt.Sprint("remap=", remap), func(t *testing.T) { readersSeeWholeGroups(t, remap) })
 	}
 }

@@ -29,7 +29,7 @@ type memtable struct {
 	slots   atomic.Pointer[slots]
 	parts   int                      // in slots
 	last    [maxTables]atomic.Uint32 // newest part of each table
-	sorted  [maxTables]sortedParts   // as far as somebody asked for
+	sorted  [maxTables]sortedParts   // as of the last call of inOrder
 	rows    int                      // for the progress of a flush
 	grows   int64                    // bytes that the file grows by when this is flushed, about
 	frees   int64                    // bytes of rows that were removed while weighs was set
@@ -81,7 +81,7 @@ const (
 	firstSlots = 1 << 10
 )
 
-// newMemtable returns an empty memtable with room for so many parts from the start.
+// newMemtable returns an empty memtable with slots for the given number of parts.
 func newMemtable(number uint64, limit int64, a *arena, parts int) *memtable {
 	m := &memtable{arena: a, number: number, limit: limit, seed: maphash.MakeSeed()}
 	n := firstSlots

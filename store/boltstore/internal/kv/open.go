@@ -302,7 +302,7 @@ func boltOpen(path string, o *bolt.Options) (*bolt.DB, *os.File, error) {
 // timeout is what is left until the deadline, for bbolt, which takes zero for ever.
 func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline), 1) }
 
-// Settle says in a file that it was closed: one that was made by Backup has all that there is, and no log belongs to it.
+// Settle says in a file that it was closed: one that was made by Backup is complete, and no log belongs to it.
 func Settle(o Options) error {
 	deadline := time.Now().Add(o.LockTimeout)
 	if _, err := inspect(&o, deadline, stopAtFirst); err != nil {

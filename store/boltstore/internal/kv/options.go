@@ -47,7 +47,7 @@ type Options struct {
 	Meta func(rows map[string][]byte) error
 
 	small int64 // what counts as a small file, see checkFile; 0: smallFile
-	disk  disk  // nil: the one that there is
+	disk  disk  // nil: the real one
 	remap bool  // the map grows with the file, as on Windows
 }
 

@@ -72,7 +72,7 @@ func (db *DB) lag(active, frozen *memtable) time.Duration {
 	return min(time.Duration(ahead/(paceTo-paceFrom)*float64(whole)), paceMost)
 }
 
-// awaitFlush waits until the frozen memtable is flushed, or has failed to be; but for shortMost at most unless memory is full.
+// awaitFlush waits until the frozen memtable is flushed, or has failed to be. Unless memory is full it waits for shortMost at most.
 func (db *DB) awaitFlush(full bool) {
 	began := time.Now()
 	defer func() { db.stats.stalled(time.Since(began)) }()

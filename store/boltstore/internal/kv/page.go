@@ -108,8 +108,8 @@ type errPage string
 func (e errPage) Error() string { return string(e) }
 
 // parse returns the elements of a page, which are its memory, and how many bytes are used. bbolt writes the headers of all
-// elements, then keys and values, without gaps. So a header that differs from what it should be does not go unseen, but for the last
-// one's sizes.
+// elements, then keys and values, without gaps. So a header that differs from what it should be is seen; only the sizes of the
+// last one are not.
 func parse(page []byte, into []element) (list []element, leaf bool, used int, err error) {
 	order := binary.NativeEndian
 	flags, count := order.Uint16(page[8:]), int(order.Uint16(page[10:]))

@@ -13,7 +13,7 @@ import (
 
 // OpenReadOnly opens a file that nobody writes to, to look at it: neither it nor its log is changed, and Update must not be
 // called. Pages that make no sense do not keep it from being opened, but are reported to found, unless that returns an error. With
-// alone the file is taken to have all that there is, as a backup does, and its log is not looked for.
+// alone the file is taken to be complete, as a backup is, and its log is not looked for.
 func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, error) {
 	path, err := resolve(o.Path)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 //	 1. An operation is admitted only if that holds with it, after the file was made longer if need be and possible.
 //	 2. What is kept back depends on the operation: an append leaves all of it, one that ends something leaves half, any other one
 //	    that adds rows leaves a quarter. That quarter is the flush's: it writes pages before it frees old ones.
-//	 3. bbolt may use no more than the blocks that there are. So it never makes the file longer, and never finds the disk full
+//	 3. bbolt may use no more than the blocks that the file has. So it never makes the file longer, and never finds the disk full
 //	    while it writes. A slice that needs more fails before it has written anything.
 //	 4. What memtables will need is an estimate, and what they will free is not counted. So when room gets short, memtables
 //	    are flushed when they are small: at the end the file itself says what there is.

@@ -148,7 +148,7 @@ func TestRoom_AnotherProgramFillsTheDisk(t *testing.T) {
 		require.NoError(t, cursor(db, n))
 		if n%50 == 0 {
 			require.NoError(t, appendMessage(db, "ann", 1_000_000+n, 500, true), "%d, with spare", n)
-			if err := appendMessage(db, "ann", next, 5000, false); err != nil { // a flush may show that there is some room
+			if err := appendMessage(db, "ann", next, 5000, false); err != nil { // a flush may show some room
 				require.ErrorIs(t, err, store.ErrFull)
 				refused++
 			}

@@ -42,7 +42,7 @@ func (v *version) release() {
 	}
 }
 
-// withFile is acquire for who reads the file. While the file may be mapped anew, the current version has none: then the caller gets
+// withFile is acquire for who reads the file. While bbolt may change its map of the file, the current version has none: then the caller gets
 // one of its own, once that is over.
 func (db *DB) withFile() (*version, error) {
 	v := db.acquire()
@@ -64,7 +64,7 @@ func (db *DB) withFile() (*version, error) {
 	return own, nil
 }
 
-// hideFile has the current version hold no read transaction, since bbolt waits for all of them before it maps a file anew.
+// hideFile has the current version hold no read transaction, since bbolt waits for all of them before it changes its map of a file.
 func (db *DB) hideFile() {
 	db.versions.Lock()
 	defer db.versions.Unlock()

@@ -232,7 +232,7 @@ func (r *verifier) handOut() {
 // scrubShare is which part of its time the walk in the background works.
 const scrubShare = 10
 
-// scrub looks at what Open has left out, in the background, with a long pause after each slice. It goes through all that there is once.
+// scrub looks at what Open has left out, in the background, with a long pause after each slice. It goes through the file once.
 func (db *DB) scrub(ctx context.Context) {
 	began := time.Now()
 	done, err := db.Verify(ctx, Verification{

@@ -178,7 +178,7 @@ func (l *wal) room(bytes int64) error {
 // cramped reports whether the log is nearly full and the disk has no room for more.
 func (l *wal) cramped() bool { return full(l.room(l.step / 2)) }
 
-// full reports whether an error says that there is no room on the disk.
+// full reports whether an error says that the disk is full.
 func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // write writes a record, for which there must be room, and returns when it is durable.
