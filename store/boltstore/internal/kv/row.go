@@ -31,12 +31,15 @@ const (
 // Damage is the error for a row that cannot be read.
 type Damage struct {
 	Table  string
-	Key    []byte
+	Key    []byte // nil: not known
 	Reason string // empty: its checksum is not right
 }
 
 func (d *Damage) Error() string {
-	s := fmt.Sprintf("%v: table %s, row %q", ErrCorrupt, d.Table, d.Key)
+	s := fmt.Sprintf("%v: table %s, row", ErrCorrupt, d.Table)
+	if d.Key != nil {
+		s += fmt.Sprintf(" %q", d.Key)
+	}
 	if d.Reason != "" {
 		s += ": " + d.Reason
 	}

@@ -141,7 +141,7 @@ func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) err
 		s.lose(&PageDamage{Page: at.id, Bucket: at.bucket, From: at.from, To: at.to, Reason: reason})
 	}
 	if leaf && at.bucket != "" {
-		return s.leaf(at.bucket, list, row)
+		return s.leaf(at.bucket, list, reason == "", row)
 	}
 	for i := range list {
 		e := &list[i]
@@ -161,7 +161,7 @@ func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) err
 				if reason != "" {
 					s.lose(&PageDamage{Page: at.id, Bucket: next.bucket, Reason: reason})
 				}
-				if err := s.leaf(next.bucket, inner, row); err != nil {
+				if err := s.leaf(next.bucket, inner, reason == "", row); err != nil {
 					return err
 				}
 				continue
@@ -205,26 +205,24 @@ func lenient(page []byte) (list []element, leaf bool, reason string) {
 	return list, leaf, err.Error()
 }
 
-// leaf hands out rows whose checksum is right.
-func (s *salvager) leaf(bucket string, list []element, row func(t Table, key, value []byte) error) error {
+// leaf hands out rows whose checksum is right. What a page that makes no sense has for a key may be a part of a value, which no
+// report may show: sound says that keys are keys.
+func (s *salvager) leaf(bucket string, list []element, sound bool, row func(t Table, key, value []byte) error) error {
 	t, known := s.tables[bucket]
 	if !known {
 		return nil
 	}
 	for i := range list {
 		k, v := list[i].key, list[i].value
-		if !intact(t, k, v) {
-			if m := meant(t, k, v); m != nil {
-				k = m
-			} else {
-				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
-				continue
+		m := meant(t, k, v)
+		if m == nil || !intact(t, m, v) {
+			if m == nil && sound {
+				m = k
 			}
-			if !intact(t, k, v) { // its length was wrong as well
-				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
-				continue
-			}
+			s.lose(&Damage{Table: bucket, Key: bytes.Clone(m)})
+			continue
 		}
+		k = m
 		switch {
 		case t == metaTable:
 			s.done.Meta[string(k)] = bytes.Clone(v[rowHeader:])
@@ -270,10 +268,10 @@ func (s *salvager) unreached(id uint64, row func(t Table, key, value []byte) err
 		if err != nil || binary.NativeEndian.Uint64(page) != i || binary.NativeEndian.Uint16(page[8:]) != leafPage {
 			continue
 		}
-		list, _, _ := lenient(bytes.Clone(page))
+		list, _, reason := lenient(bytes.Clone(page))
 		if bucket := s.bucketOf(list); bucket != "" {
 			s.seen[i/64] |= 1 << (i % 64)
-			if err := s.leaf(bucket, list, row); err != nil {
+			if err := s.leaf(bucket, list, reason == "", row); err != nil {
 				return err
 			}
 		}
