@@ -28,7 +28,7 @@ const (
 	retryFirst = 50 * time.Millisecond
 	retryLast  = 5 * time.Second
 
-	triesClosing = 2 // that Close waits for
+	triesClosing = 3 // after Close
 
 	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
 	paceFrom = 0.05
@@ -64,7 +64,7 @@ func (db *DB) flush(m *memtable) {
 	f := &flushing{db: db, m: m, parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
-	tries := 0 // since Close
+	tries := 0 // after Close
 	for wait := retryFirst; !f.done; {
 		at := *f
 		err := f.slice()
@@ -89,7 +89,7 @@ func (db *DB) flush(m *memtable) {
 		}
 		db.stats.flushFailures.Add(1)
 		db.o.Log.Error("boltstore: flush failed, will be tried again", trace.Err(err))
-		if tries > triesClosing {
+		if tries == triesClosing {
 			db.mu.Lock()
 			db.gaveUp = true
 			db.mu.Unlock()

@@ -144,8 +144,7 @@ func (db *DB) lead() {
 	db.writing.Lock()
 	if lost := db.lost.Swap(nil); lost != nil { // invariant 3
 		if w != nil {
-			w.log.planned -= w.planned()
-			w.back(w.began)
+			db.undoGroup(w)
 		}
 		db.undoGroup(lost)
 		w, err = nil, errors.Join(err, errLost)
@@ -157,11 +156,6 @@ func (db *DB) lead() {
 	db.passOn()
 	if w != nil && err == nil {
 		err = db.writeGroup(w)
-	}
-	if w != nil && err == nil {
-		for _, f := range w.after {
-			f()
-		}
 	}
 	db.mu.Lock()
 	db.inWrite = false
@@ -234,9 +228,6 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if v == nil {
-		return nil, store.ErrClosed
-	}
 	defer v.release()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	w = db.writer(v)
@@ -251,13 +242,11 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 		}
 	}
 	w.active.taken.Store(w.active.size)
-	w.log.planned += w.planned()
 	if w.record.empty() {
 		db.seq--
-		if len(w.after) == 0 {
-			return nil, nil
-		}
+		return nil, nil
 	}
+	w.log.planned += int64(len(w.record.b))
 	return w, nil
 }
 
@@ -267,27 +256,15 @@ func (db *DB) writer(v *version) *Writer {
 	w := db.writers[db.seq%2]
 	w.Snapshot = Snapshot{v: v, seq: db.seq, buf: w.buf}
 	w.active = v.tables[0]
-	clear(w.after)
-	w.undo, w.after = w.undo[:0], w.after[:0]
+	w.undo = w.undo[:0]
 	w.record.begin()
 	w.log = db.logs[w.active.number%2]
 	w.began = w.mark()
 	return w
 }
 
-// planned is how much of the log the group takes.
-func (w *Writer) planned() int64 {
-	if w.record.empty() {
-		return 0
-	}
-	return int64(len(w.record.b))
-}
-
 // writeGroup makes a group durable and publishes it.
 func (db *DB) writeGroup(w *Writer) error {
-	if w.record.empty() {
-		return nil
-	}
 	began := time.Now()
 	if err := db.write(w.log, w.record.b, w.seq); err != nil {
 		if errors.Is(err, errNotWritten) {
@@ -311,7 +288,7 @@ func (db *DB) broken(err error) error {
 // undoGroup takes back what a group did that could not be written. Only who holds running, and knows that the group is not
 // being written, calls it.
 func (db *DB) undoGroup(w *Writer) {
-	w.log.planned -= w.planned()
+	w.log.planned -= int64(len(w.record.b))
 	w.back(w.began)
 	db.seq = db.published.Load()
 }

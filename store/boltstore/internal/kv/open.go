@@ -80,7 +80,7 @@ func Open(o Options) (*DB, error) {
 func newDB(o Options) *DB {
 	db := &DB{
 		o: o, disk: cmp.Or[disk](o.disk, system{}), limit: o.Memory / 2, write: (*wal).write,
-		flushes: make(chan *memtable, 2), flushed: make(chan struct{}),
+		flushes: make(chan *memtable, 1), flushed: make(chan struct{}),
 		failed: make(chan struct{}), released: make(chan struct{}),
 	}
 	db.arrived.L = &db.mu

@@ -1,8 +1,6 @@
 package kv
 
-import (
-	"time"
-)
+import "time"
 
 // When a memtable gives way to the next one, and how long commits wait for the flush.
 
@@ -10,7 +8,7 @@ import (
 // is not flushed by then; and slows commits down. It holds running.
 func (db *DB) makeWay() {
 	v := db.current.Load()
-	if v == nil || db.life.Err() != nil {
+	if db.life.Err() != nil {
 		return
 	}
 	active, frozen := v.tables[0], v.tables[1]
@@ -23,10 +21,7 @@ func (db *DB) makeWay() {
 		if frozen != nil {
 			db.awaitFlush(full)
 		}
-		if v = db.current.Load(); v == nil {
-			return
-		}
-		if frozen = v.tables[1]; frozen == nil {
+		if frozen = db.current.Load().tables[1]; frozen == nil {
 			frozen = active
 			db.rotate()
 		}

@@ -43,8 +43,6 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 	db.room.mu.Lock()
 	db.room.free = int64(in.free) * db.page
 	db.room.mu.Unlock()
-	db.flusher.Add(1)
-	go db.flushAll()
 	return db, nil
 }
 

@@ -279,7 +279,7 @@ func (db *DB) Room() (file, disk int64) {
 // crowded is the error of groups while the flush fails and memory is taken twice over.
 func (db *DB) crowded() error {
 	v := db.current.Load()
-	if v == nil || v.tables[1] == nil || v.tables[0].size < 2*v.tables[0].limit {
+	if v.tables[1] == nil || v.tables[0].size < 2*v.tables[0].limit {
 		return nil
 	}
 	db.mu.Lock()

@@ -13,7 +13,7 @@ type version struct {
 	refs   atomic.Int64
 }
 
-// acquire returns the current version, which must be released.
+// acquire returns the current version, which must be released; nil once the DB is shut, which no call and no goroutine of it sees.
 func (db *DB) acquire() *version {
 	for {
 		v := db.current.Load()
@@ -46,7 +46,7 @@ func (v *version) release() {
 // one of its own, once that is over.
 func (db *DB) withFile() (*version, error) {
 	v := db.acquire()
-	if v == nil || v.file != nil {
+	if v.file != nil {
 		return v, nil
 	}
 	defer v.release()
