@@ -58,6 +58,19 @@ var stateRules = []rule{
 		require.Equal(f.t, "three", string(r.States[3].Value))
 		require.EqualValues(f.t, 7, r.States[2].Number)
 	}},
+	{name: "state: one register again and again in a large batch", check: func(f *fixture) {
+		var updates []store.StateUpdate
+		for i := range 20 {
+			u := setting("x")
+			u.Name = fmt.Sprint("name-", i)
+			updates = append(updates, u)
+		}
+		r := f.set("ann", append(updates, marker(1), marker(5), marker(3))...)
+		for i, want := range []uint64{1, 5, 5} {
+			require.Equal(f.t, want, r.States[20+i].Number)
+		}
+		require.EqualValues(f.t, 5, f.register("read").Number)
+	}},
 	{name: "state: OnlyIfChanged does nothing when nothing changes", check: checkOnlyIfChanged},
 	{name: "state: pages, by conversation, newer than", check: checkStatePages},
 	{name: "state: a cursor of no store is refused", check: func(f *fixture) {
@@ -222,6 +235,9 @@ var cursorRules = []rule{
 			require.EqualValues(f.t, max(i, 3), got[1].Seq)
 			require.EqualValues(f.t, 2, got[1<<63].Sent)
 		}
+		last := store.Cursor{Account: "account-0", Incarnation: 1, Seq: 99, Sent: 99}
+		require.NoError(f.t, f.s.SaveCursors(f.ctx, append(slices.Repeat(list[:10], 120), last)))
+		require.Equal(f.t, last, f.cursors("account-0")[1])
 	}},
 	{name: "cursor: one of an account that is not there leaves the others", check: func(f *fixture) {
 		f.save(store.Cursor{Account: "bob", Incarnation: 1, Seq: 1})

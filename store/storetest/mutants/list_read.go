@@ -183,6 +183,8 @@ var cursorMutants = []mutant{
 		`max(have.Seq, c.Seq), max(have.Sent, c.Sent)`, `c.Seq, c.Sent`),
 	one("cursor: Seq raises Sent", "account.go",
 		`max(have.Seq, c.Seq), max(have.Sent, c.Sent)`, `max(have.Seq, c.Seq), max(have.Sent, c.Sent, c.Seq)`),
+	one("cursor: those beyond 512 are skipped", "read.go",
+		`for _, c := range cursors {`, `for _, c := range cursors[:min(len(cursors), 512)] {`),
 	one("cursor: one of no account ends the list", "read.go", `if a := s.accounts[c.Account]; a != nil {
 			a.save(c)
 		}`, `a := s.accounts[c.Account]
