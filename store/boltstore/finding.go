@@ -28,7 +28,7 @@ const (
 // Finding is one thing that [Store.Verify] or [File.Verify] found wrong. Fields that are not known, or that do not apply, are zero.
 type Finding struct {
 	Kind    FindingKind
-	Table   string // "head", "account", "message", "purge"; or what the file keeps for itself: "manydevice", "state", "long"
+	Table   string // "head", "account", "message", "reference", "purge"; or what the file keeps for itself: "manydevice", "state", "long"
 	Page    uint64 // of FindingPage
 	Key     []byte // of the row, as it is in the file; of a page the first key that should be there
 	Account event.Account

@@ -8,8 +8,8 @@ import (
 // arena is memory that is only added to, free of pointers, so that the garbage collector has nothing to follow in it. A place
 // is a number: of bytes, or of words that readers follow while one goroutine adds. Place 0 is none.
 //
-//  1. What was written is never moved. Only words that are links change.
-//  2. A link is stored after all that it leads to. So who has loaded a link may read what it leads to without a lock.
+//  1. What was written is never moved. Of what readers look at, only words that are links change.
+//  2. A link is stored after everything that it leads to. So a goroutine that has loaded a link reads what it leads to without a lock.
 type arena struct {
 	chunks [maxChunks][]byte
 	words  [maxWordChunks]*wordChunk

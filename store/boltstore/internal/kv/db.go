@@ -21,14 +21,15 @@ import (
 //	             └───▶ log (path-wal, path-wal2: one for each memtable)
 //	View  ◀── snapshot: active, then frozen, then the file
 //
-//  1. A group is durable when its record in the log is. A memtable is what its log is made of again after a crash.
-//  2. A row of a newer memtable counts before one of an older, and that before the file's. So a flush that is done by half,
-//     or done again after a crash, changes nothing that readers see.
+//  1. A group is durable when its record in the log is. After a crash a memtable is rebuilt from its log.
+//  2. A row of the active memtable hides one of the frozen memtable, and that hides the file's. So a flush that was interrupted,
+//     or is repeated after a crash, changes nothing that readers see.
 //  3. A flush writes the newest version of each row at its place in the file, in order. Its last slice says that the memtable
 //     is in the file; from then on its log is void.
-//  4. bbolt's own commits, of two syncs each, are those of the flush only. What fails there can be done again: the rows are in the log.
+//  4. Between Open and Close only flushes commit in bbolt, with two syncs each. A slice that found no room or a damaged page is
+//     tried again: the rows are in the log.
 //
-// The parts: arena.go and memtable.go, wal.go, group.go and writer.go (commits), snapshot.go, file.go and row.go (reads), flush.go,
+// Files: arena.go and memtable.go, wal.go, group.go and writer.go (commits), snapshot.go, file.go and row.go (reads), flush.go,
 // room.go, open.go.
 
 // DB is an open file. It is safe for concurrent use.
@@ -49,7 +50,7 @@ type DB struct {
 	stats    meters
 	room     room
 
-	// running is held while a group runs, and writing while one is written; who has both takes running first.
+	// running is held while a group runs, writing while one is written. Lock order: running, writing, versions, mu or room.mu.
 	running sync.Mutex
 	seq     uint64 // group that ran last; guarded by running
 	writers [2]*Writer

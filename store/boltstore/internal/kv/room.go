@@ -14,7 +14,8 @@ import (
 //
 //		free pages + blocks beyond the last page in use  ≥  what memtables will need + what is kept back
 //
-//	 1. An operation is admitted only if that holds with it, after the file was made longer if need be and possible.
+//	 1. An append, and an operation that adds more rows than it removes, is admitted only if that holds with it, after the file was
+//	    made longer if need be and possible. What only removes or replaces rows is admitted whatever the file has.
 //	 2. What is kept back depends on the operation: an append leaves all of it, one that ends something leaves half, any other one
 //	    that adds rows leaves a quarter. That quarter is the flush's: it writes pages before it frees old ones.
 //	 3. bbolt may use no more than the blocks that the file has. So it never makes the file longer, and never finds the disk full
@@ -188,8 +189,8 @@ func (db *DB) sliceSize(left int) (rows, bytes int) {
 	return rows, int(min(max(room/4, minBytes), sliceBytes))
 }
 
-// short makes room for what waits, and says how the room that is left for appends goes with the active memtable. flush: it should be flushed, so that the
-// file says what there is. wait: appends may be refused until that is done.
+// short makes room for what waits, and compares the room that is left for appends with the active memtable. flush: it should be
+// flushed, so that the file says what there is. wait: appends may be refused until that is done.
 func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
 	r := &db.room
 	r.mu.Lock()

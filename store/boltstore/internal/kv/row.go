@@ -12,10 +12,11 @@ import (
 // A row in the file is its key and a checksum over table, key and the rest; a kind; and the value, or what is said of a long one.
 //
 //  1. No value leaves the file unless its checksum is right for its key and table.
-//  2. That a row is not there is believed only if both its neighbours leave no doubt. A damaged key that kept its order is
-//     where the row belongs, so that who looks for the row meets it as a neighbour; see meant. One that did not is met by all
-//     whom the search led astray: a binary search ends at the element that misled it.
-//  3. What is damaged is left where it is, and is an error for who asks for it.
+//  2. A row is reported missing only if both its neighbours leave no doubt. A damaged key that kept its order lies where the row
+//     belongs, so that a search for the row meets it as a neighbour; see meant. One that lost its order is met by every search
+//     that it led astray: a binary search ends at the element that misled it.
+//  3. A damaged row stays where it is, and is an error for readers that need it. Only Open moves rows, whose damaged key it can
+//     tell; see putBack.
 const (
 	rowHeader = 5 // checksum 4, kind 1
 	kindWhole = 0

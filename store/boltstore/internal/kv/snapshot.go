@@ -64,7 +64,7 @@ func (db *DB) withFile() (*version, error) {
 	return own, nil
 }
 
-// hideFile has the current version hold no read transaction, since bbolt waits for all of them before it changes its map of a file.
+// hideFile replaces the current version by one without a read transaction: bbolt waits for all of them before it maps a file again.
 func (db *DB) hideFile() {
 	db.versions.Lock()
 	defer db.versions.Unlock()
