@@ -26,12 +26,6 @@ const (
 	endBytes = len(endMagic) + 8 + sha256.Size
 )
 
-// Of bbolt's files. Source: go.etcd.io/bbolt, internal/common: page.go, meta.go.
-const (
-	pageHeader = 16
-	metaMagic  = 0xED0CDAED
-)
-
 // Backup writes a copy of the store to w, as it is at one moment after the call, and returns how many bytes went out.
 // Everything that was answered before is in it; of what comes meanwhile there is a beginning, whole batches only, in the
 // order in which they were committed. [Restore] puts it back. Backups may run at the same time as anything else.
@@ -151,17 +145,12 @@ func restore(ctx context.Context, path string, r io.Reader) (err error) {
 
 // receive writes a backup to f, without its end mark, and checks that it is whole.
 func receive(ctx context.Context, f *os.File, r io.Reader) error {
-	from := bufio.NewReader(readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return r.Read(p)
-	}))
-	head, err := from.Peek(pageHeader + 4)
+	from := bufio.NewReader(contextReader{ctx, r})
+	head, err := from.Peek(kv.HeadBytes)
 	if err != nil && err != io.EOF {
 		return err
 	}
-	if err != nil || binary.NativeEndian.Uint32(head[pageHeader:]) != metaMagic {
+	if err != nil || !kv.IsHead(head) {
 		return fmt.Errorf("%w: no file of bbolt", ErrNotStore) // before any of it fills the disk
 	}
 	sum := sha256.New()
@@ -187,9 +176,18 @@ func receive(ctx context.Context, f *os.File, r io.Reader) error {
 	return fmt.Errorf("%w: backup was cut short", ErrCorrupt)
 }
 
-type readerFunc func([]byte) (int, error)
+// contextReader fails once its context has ended.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
 
 // withoutEnd passes on all but the last endBytes bytes.
 type withoutEnd struct {

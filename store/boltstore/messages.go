@@ -20,7 +20,7 @@ type stored struct {
 	refs kv.Part // row of the references
 	key  []byte
 	message
-	counted bool // who needs it has a row
+	hasRefs bool // its references have a row
 }
 
 // set makes m another message, of which nothing is known yet.
@@ -69,7 +69,7 @@ func (m *stored) references() (references, error) {
 	if err != nil {
 		return references{}, m.about(err)
 	}
-	if m.counted = row != nil; !m.counted {
+	if m.hasRefs = row != nil; !m.hasRefs {
 		return references{inboxes: m.inboxes}, nil
 	}
 	r, err := decodeReferences(row)
@@ -176,7 +176,7 @@ func (w *writer) unreferenced(m *stored, refs references) error {
 		return nil
 	}
 	w.Delete(&m.part, sharedRow)
-	if m.counted {
+	if m.hasRefs {
 		w.Delete(&m.refs, nil)
 	}
 	if len(m.places) == 0 {

@@ -42,7 +42,7 @@ func open(path string, cfg Config) (*Store, error) {
 	var m meta
 	db, err := kv.Open(kv.Options{
 		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, Reserve: cfg.reserve(), LockTimeout: cfg.LockTimeout,
-		Log: s.log, Meta: func(rows map[string][]byte) (err error) { m, err = readMeta(rows, cfg.NewIncarnation); return err },
+		Logger: s.log, Meta: func(rows map[string][]byte) (err error) { m, err = readMeta(rows, cfg.NewIncarnation); return err },
 	})
 	if err != nil {
 		s.log.Close()

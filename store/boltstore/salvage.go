@@ -67,7 +67,7 @@ func salvage(ctx context.Context, path, to string, report func(Finding)) (done S
 	cfg := Config{MaxSize: -1}.withDefaults()
 	o := kv.Options{
 		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, Reserve: cfg.reserve(), LockTimeout: time.Second,
-		Log: trace.New(nil), Meta: func(rows map[string][]byte) error { _, err := readMeta(rows, false); return err },
+		Logger: trace.New(nil), Meta: func(rows map[string][]byte) error { _, err := readMeta(rows, false); return err },
 	}
 	lost := func(err error) {
 		done.Findings++
@@ -145,8 +145,8 @@ func saveRows(ctx context.Context, o kv.Options, backup bool, temp string, lost 
 func partOf(t kv.Table, key []byte) (part kv.Part, rest []byte) {
 	switch t {
 	case tableAccount:
-		if _, p, ok := cutAccount(key); ok {
-			return kv.Of(t, p), key[len(p):]
+		if _, _, rest, ok := cutAccount(key); ok {
+			return kv.Of(t, key[:len(key)-len(rest)]), rest
 		}
 	case tableMessage:
 		if n := len(key) - 1; n > 0 {
@@ -171,10 +171,9 @@ func (m *mender) mend(ctx context.Context) error {
 	var messages [][]byte
 	err := m.db.View(ctx, func(k *kv.Snapshot) error {
 		err := k.All(tableAccount, func(key, _ []byte, _ error) error {
-			if name, part, ok := cutAccount(key); ok {
-				n, g := event.Account(name), binary.BigEndian.Uint32(part[len(name)+1:])
-				if list := parts[n]; len(list) == 0 || list[len(list)-1] != g {
-					parts[n] = append(list, g)
+			if name, g, _, ok := cutAccount(key); ok {
+				if list := parts[name]; len(list) == 0 || list[len(list)-1] != g {
+					parts[name] = append(list, g)
 				}
 			}
 			return nil
@@ -318,7 +317,7 @@ func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32)
 		h.oldest = 0
 	}
 	m.done.Accounts++
-	w.Put(&a.seat, nil, h.append(nil, a.sum))
+	w.Put(&a.headPart, nil, h.append(nil, a.sum))
 	return nil
 }
 

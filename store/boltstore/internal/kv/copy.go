@@ -17,8 +17,8 @@ import (
 // is good as long as the snapshot. It gathers the keys that are in memory first: it is for tools.
 func (s *Snapshot) All(t Table, f func(key, value []byte, err error) error) error {
 	later := make(map[string]logRow)
-	for i := len(s.v.tables) - 1; i >= 0; i-- {
-		m := s.v.tables[i]
+	for i := len(s.v.mem) - 1; i >= 0; i-- {
+		m := s.v.mem[i]
 		if m == nil {
 			continue
 		}

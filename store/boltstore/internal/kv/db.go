@@ -50,7 +50,7 @@ type DB struct {
 	stats    meters
 	room     room
 
-	// running is held while a group runs, writing while one is written. Lock order: running, writing, versions, mu or room.mu.
+	// running is held while a group runs, writing while one is written. Lock order: running, writing, replacing, mu or room.mu.
 	running sync.Mutex
 	seq     uint64 // group that ran last; guarded by running
 	writers [2]*Writer
@@ -59,9 +59,9 @@ type DB struct {
 	published atomic.Uint64          // group
 	lost      atomic.Pointer[Writer] // a group that found no room, and is not undone yet
 
-	versions sync.Mutex // held to replace current
-	current  atomic.Pointer[version]
-	spare    *arena // of a memtable that is over; guarded by mu
+	replacing sync.Mutex // held to replace current
+	current   atomic.Pointer[sources]
+	spare     *arena // of a memtable that is over; guarded by mu
 
 	flushes               chan *memtable // to the flusher; one at most
 	flushed               chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
@@ -160,7 +160,7 @@ func (db *DB) View(ctx context.Context, f func(*Snapshot) error) error {
 		return err
 	}
 	defer db.leave()
-	var v *version
+	var v *sources
 	if err := guard(func() (err error) { v, err = db.withFile(); return err }); err != nil {
 		return err
 	}
@@ -213,9 +213,9 @@ func (db *DB) finish() {
 	began := time.Now()
 	db.closeErr = db.shut()
 	if db.closeErr != nil {
-		db.o.Log.Error("boltstore: close", "file", db.name(), trace.Err(db.closeErr))
+		db.o.Logger.Error("boltstore: close", "file", db.name(), trace.Err(db.closeErr))
 	} else {
-		db.o.Log.Info("boltstore: closed", "file", db.name(), "commits", db.stats.commits.Load(), "took", time.Since(began))
+		db.o.Logger.Info("boltstore: closed", "file", db.name(), "commits", db.stats.commits.Load(), "took", time.Since(began))
 	}
 	close(db.released)
 }
@@ -233,7 +233,7 @@ func (db *DB) fail(cause error) {
 	}
 	db.unusable()
 	db.stop()
-	db.o.Log.Error("boltstore: failed", "file", db.name(), trace.Err(cause))
+	db.o.Logger.Error("boltstore: failed", "file", db.name(), trace.Err(cause))
 }
 
 // guard is recovered, also for faults of the mapped file, which the disk does not deliver.

@@ -89,7 +89,7 @@ func (db *DB) flush(m *memtable) {
 			return
 		}
 		db.stats.flushFailures.Add(1)
-		db.o.Log.Error("boltstore: flush failed, will be tried again", trace.Err(err))
+		db.o.Logger.Error("boltstore: flush failed, will be tried again", trace.Err(err))
 		if tries == triesClosing {
 			db.mu.Lock()
 			db.gaveUp = true
@@ -114,7 +114,7 @@ func (db *DB) flushSays(err error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.flushErr = err
-	if err != nil || db.current.Load().tables[1] == nil {
+	if err != nil || db.current.Load().mem[1] == nil {
 		close(db.flushed)
 		db.flushed = make(chan struct{})
 	}
@@ -195,19 +195,19 @@ func (f *flushing) slice() error {
 
 // show makes what a slice wrote visible to readers, so that the pages that it replaced become free.
 func (db *DB) show(done bool, left int64) error {
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	file, err := db.openFileView()
 	if err != nil {
 		return err
 	}
 	defer file.release()
 	v := db.current.Load()
-	frozen := v.tables[1]
+	frozen := v.mem[1]
 	if done {
 		frozen = nil
 	}
-	db.install(v.tables[0], frozen, file)
+	db.install(v.mem[0], frozen, file)
 	db.measure(file.tx.Size(), left)
 	return nil
 }

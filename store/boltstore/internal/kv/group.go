@@ -233,7 +233,7 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	w = db.writer(v)
 	for _, o := range g.ops {
-		before := w.mark()
+		before := w.savepoint()
 		w.tier, w.adds = forRest, 0
 		if o.err = recovered(func() error { return o.run(w) }); o.err == nil {
 			o.err = w.admit(before)
@@ -252,15 +252,15 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 }
 
 // writer begins the next group.
-func (db *DB) writer(v *version) *Writer {
+func (db *DB) writer(v *sources) *Writer {
 	db.seq++
 	w := db.writers[db.seq%2]
 	w.Snapshot = Snapshot{v: v, seq: db.seq, buf: w.buf}
-	w.active = v.tables[0]
+	w.active = v.mem[0]
 	w.undo = w.undo[:0]
 	w.record.begin()
 	w.log = db.logs[w.active.number%2]
-	w.began = w.mark()
+	w.began = w.savepoint()
 	return w
 }
 

@@ -42,7 +42,7 @@ const (
 func Open(o Options) (*DB, error) {
 	began := time.Now()
 	deadline := began.Add(o.LockTimeout)
-	if err := o.place(); err != nil {
+	if err := o.locate(); err != nil {
 		return nil, err
 	}
 	if err := ensure(&o, deadline); err != nil {
@@ -65,11 +65,11 @@ func Open(o Options) (*DB, error) {
 		}
 		return nil, errors.Join(err, db.undoOpen())
 	}
-	removeStale(o.Path, o.Log)
+	removeStale(o.Path, o.Logger)
 	db.flusher.Add(1)
 	go db.flushAll()
-	if v := db.current.Load(); v.tables[1] != nil {
-		db.flushes <- v.tables[1]
+	if v := db.current.Load(); v.mem[1] != nil {
+		db.flushes <- v.mem[1]
 	}
 	if in.rest {
 		db.Go(db.scrub)
@@ -152,7 +152,7 @@ func (db *DB) start(in *inspection) error {
 	}
 	if in.rows > 0 {
 		db.stats.damaged.Add(uint64(in.rows))
-		db.o.Log.Error("boltstore: the file is damaged", "rows", in.rows, "mended", len(in.moved))
+		db.o.Logger.Error("boltstore: the file is damaged", "rows", in.rows, "mended", len(in.moved))
 	}
 	file, err := db.openFileView()
 	if err != nil {

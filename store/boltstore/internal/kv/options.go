@@ -41,7 +41,7 @@ type Options struct {
 	MaxSize     int64 // of the bbolt file; negative: no bound
 	Reserve     int64 // bytes of it that only operations with spare may use
 	LockTimeout time.Duration
-	Log         Logger
+	Logger      Logger
 	// Meta is called by Open with what the file says about itself, nothing for a new one. It may change the rows, which are
 	// written before Open returns.
 	Meta func(rows map[string][]byte) error

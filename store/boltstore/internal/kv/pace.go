@@ -11,7 +11,7 @@ func (db *DB) makeWay() {
 	if db.life.Err() != nil {
 		return
 	}
-	active, frozen := v.tables[0], v.tables[1]
+	active, frozen := v.mem[0], v.mem[1]
 	waiting := db.waiting()
 	log := db.logs[active.number%2]
 	full := active.full() || log.cramped()
@@ -21,7 +21,7 @@ func (db *DB) makeWay() {
 		if frozen != nil {
 			db.awaitFlush(full)
 		}
-		if frozen = db.current.Load().tables[1]; frozen == nil {
+		if frozen = db.current.Load().mem[1]; frozen == nil {
 			frozen = active
 			db.rotate()
 		}
@@ -79,7 +79,7 @@ func (db *DB) awaitFlush(full bool) {
 		db.mu.Lock()
 		ch, bad := db.flushed, db.flushErr != nil
 		db.mu.Unlock()
-		if bad || db.current.Load().tables[1] == nil {
+		if bad || db.current.Load().mem[1] == nil {
 			return
 		}
 		select {
@@ -100,10 +100,10 @@ func (db *DB) rotate() {
 		db.undoGroup(lost)
 	}
 	db.writing.Unlock()
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	v := db.current.Load()
-	old := v.tables[0]
+	old := v.mem[0]
 	next := db.memtable(old.number+1, old.parts)
 	next.newest = old.newest
 	db.logs[next.number%2].begin(next.number)

@@ -236,7 +236,7 @@ func (db *DB) change(m *memtable, t Table, key int, before uint32, value []byte,
 func (db *DB) growth(t Table, key, value int) int64 {
 	n := int64(0)
 	if value > longValue { // chunks count whole: what is left of a page after the last is seldom used
-		n = int64((value+chunkMax-1)/chunkMax) * db.inPages(5+key+chunkMax)
+		n = int64((value+ChunkBytes-1)/ChunkBytes) * db.inPages(5+key+ChunkBytes)
 		if db.o.Tables[t].Fill < 1 {
 			n += n / 4
 		}
@@ -280,7 +280,7 @@ func (db *DB) Room() (file, disk int64) {
 // crowded is the error of groups while the flush fails and memory is taken twice over.
 func (db *DB) crowded() error {
 	v := db.current.Load()
-	if v.tables[1] == nil || v.tables[0].size < 2*v.tables[0].limit {
+	if v.mem[1] == nil || v.mem[0].size < 2*v.mem[0].limit {
 		return nil
 	}
 	db.mu.Lock()

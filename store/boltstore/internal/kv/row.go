@@ -25,9 +25,11 @@ const (
 	// longValue is how long a value may be that is kept in its row. bbolt does not split a page of four rows, so that longer
 	// ones would need many free pages side by side.
 	longValue = 2 << 10
-	chunkMax  = 960 // four rows fit into a page of 4 KiB
 	maxLong   = 1 << 30
 )
+
+// ChunkBytes is how much of a long value is in one row: four rows fit into a page of 4 KiB.
+const ChunkBytes = 960
 
 // Damage is the error for a row that cannot be read.
 type Damage struct {
@@ -104,8 +106,8 @@ func suspect(t Table, k, v, other []byte) bool {
 	return !intact(t, k, v) && (intact(t, other, v) || bytes.Equal(meant(t, k, v), other))
 }
 
-// chunkKey is the key of a part of a long value, without its number. The last four bytes of a chunk's key are the number, so that
-// it is clear which row it belongs to.
+// chunkKey is the key of the chunks of a long value, without their number. The last four bytes of a chunk's key are the number, so
+// that it is clear which row it belongs to.
 func chunkKey(t Table, key []byte) []byte { return append([]byte{byte(t)}, key...) }
 
 // open returns the value of a row.
@@ -133,14 +135,14 @@ func (f *file) long(t Table, key, v []byte) ([]byte, error) {
 	chunk := chunkKey(t, key)
 	c := f.longs.Cursor()
 	next := uint32(0)
-	for k, part := c.Seek(binary.BigEndian.AppendUint32(chunk, 0)); k != nil && uint64(len(value)) < size; k, part = c.Next() {
+	for k, data := c.Seek(binary.BigEndian.AppendUint32(chunk, 0)); k != nil && uint64(len(value)) < size; k, data = c.Next() {
 		if bytes.HasPrefix(k, chunk) && len(k) != len(chunk)+4 {
 			continue // another row's, whose key begins with this one's
 		}
-		if want := binary.BigEndian.AppendUint32(chunk, next); !bytes.Equal(k, want) || !intact(longTable, k, part) {
+		if want := binary.BigEndian.AppendUint32(chunk, next); !bytes.Equal(k, want) || !intact(longTable, k, data) {
 			break
 		}
-		value = append(value, part[rowHeader:]...)
+		value = append(value, data[rowHeader:]...)
 		next++
 	}
 	if uint64(len(value)) != size {
@@ -155,10 +157,10 @@ const longTable = Table(255)
 // putLong writes a long value in chunks, and returns what its row says.
 func putLong(longs *bolt.Bucket, t Table, key, value []byte) ([]byte, error) {
 	chunk := chunkKey(t, key)
-	for n := 0; n*chunkMax < len(value); n++ {
+	for n := 0; n*ChunkBytes < len(value); n++ {
 		k := binary.BigEndian.AppendUint32(chunk, uint32(n))
-		part := value[n*chunkMax : min((n+1)*chunkMax, len(value))]
-		if err := longs.Put(k, appendRow(nil, longTable, k, kindWhole, part)); err != nil {
+		data := value[n*ChunkBytes : min((n+1)*ChunkBytes, len(value))]
+		if err := longs.Put(k, appendRow(nil, longTable, k, kindWhole, data)); err != nil {
 			return nil, err
 		}
 	}

@@ -298,14 +298,14 @@ func (s *salvager) long(row func(t Table, key, value []byte) error) error {
 		chunk := chunkKey(o.t, o.key)
 		var value []byte
 		for n := uint32(0); uint64(len(value)) < size; n++ {
-			part, ok := s.longs[string(binary.BigEndian.AppendUint32(slices.Clone(chunk), n))]
-			if !ok || len(part) == 0 {
+			data, ok := s.longs[string(binary.BigEndian.AppendUint32(slices.Clone(chunk), n))]
+			if !ok || len(data) == 0 {
 				break
 			}
-			value = append(value, part...)
+			value = append(value, data...)
 		}
 		if uint64(len(value)) != size {
-			s.lose(&Damage{Table: s.o.Tables[o.t].Name, Key: o.key, Reason: "a part of the value is damaged or missing"})
+			s.lose(&Damage{Table: s.o.Tables[o.t].Name, Key: o.key, Reason: "a chunk of the value is damaged or missing"})
 			continue
 		}
 		if err := s.out(o.t, o.key, value, row); err != nil {

@@ -59,12 +59,12 @@ func (db *DB) Stats() Stats {
 		MemoryLimit: 2 * db.limit, Replayed: db.replayed,
 	}
 	if v := db.acquire(); v != nil {
-		for _, t := range v.tables {
+		for _, t := range v.mem {
 			if t != nil {
 				s.Memory += t.taken.Load()
 			}
 		}
-		s.Flushing = v.tables[1] != nil
+		s.Flushing = v.mem[1] != nil
 		v.release()
 	}
 	db.mu.Lock()

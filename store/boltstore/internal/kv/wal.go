@@ -353,10 +353,10 @@ func atEnd(err error) error {
 
 // after reports whether a whole record of the memtable for a later group follows somewhere after a place: then what is there is damaged.
 func (l *wal) after(at int64, number, group uint64) (bool, error) {
-	const part = 1 << 20
+	const span = 1 << 20
 	want := binary.BigEndian.AppendUint64(nil, number)
-	buf := make([]byte, part+recordHeader)
-	for ; at < l.size; at += part {
+	buf := make([]byte, span+recordHeader)
+	for ; at < l.size; at += span {
 		n, err := l.file.ReadAt(buf, at)
 		if err = atEnd(err); err != nil {
 			return false, err

@@ -58,15 +58,15 @@ func narrow(path string, log Logger) error {
 	return nil
 }
 
-// place makes sure of where the file is and who may touch it, before it is opened.
-func (o *Options) place() error {
+// locate makes Path that of the file itself, and narrows who may touch the file, before it is opened.
+func (o *Options) locate() error {
 	path, err := resolve(o.Path)
 	if err != nil {
 		return err
 	}
 	o.Path = path
 	for _, suffix := range append(walNames[:], "") {
-		if err := narrow(o.Path+suffix, o.Log); err != nil {
+		if err := narrow(o.Path+suffix, o.Logger); err != nil {
 			return err
 		}
 	}
