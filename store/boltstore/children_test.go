@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
 )
 
 // The tests in flips_test.go, kill_test.go and fulldisk_linux_test.go attack a store from outside: through its exported methods
