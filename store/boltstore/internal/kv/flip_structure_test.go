@@ -100,7 +100,7 @@ func structure(t *testing.T, b []byte) (places []int) {
 	meta, err := newestMeta(bytes.NewReader(b), 4096)
 	require.NoError(t, err)
 	c := newChecker(bytes.NewReader(b), 4096, meta.high, options("").Tables)
-	require.NoError(t, c.tree(span{id: meta.root}))
+	require.NoError(t, c.tree(&span{id: meta.root}))
 	if meta.freelist != noFreelistPage {
 		c.use(meta.freelist, 1)
 	}
