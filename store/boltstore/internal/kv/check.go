@@ -427,6 +427,11 @@ func (c *checker) rows(s *span, list []element) error {
 			}
 		}
 	}
+	if own := s.bucket == bucketMeta || s.bucket == bucketState; own && c.mender != nil && !c.provenRows(s.bucket, list) {
+		if err := c.mend(s); err != nil {
+			return err
+		}
+	}
 	if c.leaf == nil {
 		return nil
 	}

@@ -86,7 +86,7 @@ func TestFlips_OfStructure(t *testing.T) {
 				flipOne(t, im, m, path, [2]int{0, at}, rng.IntN(8), tally)
 			}
 			t.Logf("%d bytes of structure: %v", len(places), tally)
-			require.NotZero(t, tally["refused"])
+			require.LessOrEqual(t, tally["refused"], *flipsN/50) // what may be meant for either of two states, see mend.go
 		})
 	}
 }

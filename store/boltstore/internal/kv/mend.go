@@ -14,13 +14,14 @@ import (
 //
 //  1. A page is proven if it makes sense, and all its rows have right checksums, or each page below begins and ends with
 //     keys that it should have and rows that have right checksums.
-//  2. Of a page that is not proven, or the nearest page above it that is not, each bit is tried. It is turned back if that one, and no other,
-//     makes the page proven. So what is damaged in two bits is left alone, and so is a reference that may be to either of two states.
+//  2. Of a page that is not proven, and of those above it that are not, each bit is tried. It is turned back if that one, and no other,
+//     makes its page proven. So what is damaged in two bits is left alone, and so is a reference that may be to either of two states.
 //  3. A list of free pages that is damaged is done without: bbolt finds free pages without it. It is damaged, and not the tree, if it
 //     makes no sense by itself, or says of no page in use that it is free.
 //  4. One byte, or one meta page, is written at a time, in its place, and then the walk begins again. It is as right as before if the process ends
 //     meanwhile. If the bit was wrong in what was read, and not on the disk, that writes what is there.
-//  5. It is told: by a line of the log, and by Stats.
+//  5. The rows that say what the file is are mended as pages are, for all depends on them. Other rows are left to who asks for them.
+//  6. It is told: by a line of the log, and by Stats.
 const (
 	maxMends     = 64
 	maxMendPages = 16
@@ -80,7 +81,6 @@ func (c *checker) mend(s *span) error {
 		if at, is := c.single(s, block); is {
 			return c.mender.write(block[at:at+1], int64(s.id)*c.page+int64(at))
 		}
-		return nil
 	}
 	return nil
 }
