@@ -47,6 +47,22 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
+// TestMemory_HeapIsBounded holds what the documents say of the heap: 64 MiB and two and a half times Memory. Without the bound, these messages
+// would be twice of that in memory.
+func TestMemory_HeapIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("sends 100,000 messages")
+	}
+	const memory = 8 << 20
+	out, err := child(t.Context(), "memory", filepath.Join(memoryDir(t), "store.db"), 20_000, 100_000, memory).Output()
+	require.NoError(t, err)
+	_, peak, _ := strings.Cut(string(out), "peak-heap-MB ")
+	peak, _, _ = strings.Cut(peak, "\n")
+	heap, err := strconv.Atoi(peak)
+	require.NoError(t, err)
+	require.LessOrEqual(t, heap, (64<<20+memory*5/2)>>20)
+}
+
 // memoryChild sends messages, and says what memory that took.
 func memoryChild(args []string) error {
 	var n [3]int

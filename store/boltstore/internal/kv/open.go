@@ -48,7 +48,7 @@ func Open(o Options) (*DB, error) {
 	if err := ensure(&o, deadline); err != nil {
 		return nil, err
 	}
-	in, err := inspect(&o, deadline, stopAtFirst)
+	in, err := inspect(&o, deadline, newMender(&o), stopAtFirst)
 	if err != nil {
 		return nil, err
 	}
@@ -150,9 +150,9 @@ func (db *DB) start(in *inspection) error {
 		}
 		return err
 	}
-	if in.rows > 0 {
-		db.stats.damaged.Add(uint64(in.rows))
-		db.o.Logger.Error("boltstore: the file is damaged", "rows", in.rows, "mended", len(in.moved))
+	if in.rows+in.mends > 0 {
+		db.stats.damaged.Add(uint64(in.rows + in.mends))
+		db.o.Logger.Error("boltstore: the file is damaged", "rows", in.rows, "pages", in.mends, "mended", len(in.moved)+in.mends)
 	}
 	file, err := db.openFileView()
 	if err != nil {
@@ -305,7 +305,7 @@ func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline)
 // Settle says in a file that it was closed: one that was made by Backup is complete, and no log belongs to it.
 func Settle(o Options) error {
 	deadline := time.Now().Add(o.LockTimeout)
-	if _, err := inspect(&o, deadline, stopAtFirst); err != nil {
+	if _, err := inspect(&o, deadline, nil, stopAtFirst); err != nil {
 		return err
 	}
 	db := newDB(o)

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"slices"
 )
@@ -83,12 +82,10 @@ func newestMeta(f io.ReaderAt, page int64) (fileMeta, error) {
 			return newest, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		m := b[pageHeader:]
-		h := fnv.New64a()
-		h.Write(m[:metaBytes-8]) // never fails
-		order := binary.NativeEndian
-		if order.Uint32(m) != metaMagic || order.Uint64(m[56:]) != h.Sum64() {
+		if !metaIntact(m) {
 			continue
 		}
+		order := binary.NativeEndian
 		if tx := order.Uint64(m[48:]); found == 0 || tx > newest.tx {
 			newest = fileMeta{root: order.Uint64(m[16:]), freelist: order.Uint64(m[32:]), high: order.Uint64(m[40:]), tx: tx}
 		}

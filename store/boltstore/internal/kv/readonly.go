@@ -27,7 +27,7 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 		return nil, err
 	}
 	deadline := time.Now().Add(o.LockTimeout)
-	in, err := inspect(&o, deadline, found)
+	in, err := inspect(&o, deadline, nil, found)
 	if err != nil {
 		return nil, err
 	}

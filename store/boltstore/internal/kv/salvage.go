@@ -256,7 +256,7 @@ func (s *salvager) unreached(id uint64, row func(t Table, key, value []byte) err
 	}
 	c := newChecker(s.file, s.page, s.high, s.o.Tables)
 	c.leaves = false
-	if err := c.freelist(id); err != nil {
+	if err := c.freelist(fileMeta{freelist: id}); err != nil {
 		s.lose(err)
 		return nil
 	}

@@ -38,7 +38,7 @@ func TestScrub_OfALargeFile(t *testing.T) {
 	meta, err := newestMeta(bytes.NewReader(im[0]), 4096)
 	require.NoError(t, err)
 	c := newChecker(bytes.NewReader(im[0]), 4096, meta.high, options("").Tables)
-	require.NoError(t, c.tree(span{id: meta.root}))
+	require.NoError(t, c.tree(&span{id: meta.root}))
 	var leaf int // one that is not the first of its branch
 	for id := range meta.high {
 		list, is, _, err := parse(im[0][id*4096:], nil)

@@ -104,9 +104,9 @@ func (r *verifier) slice() (more bool, err error) {
 		}
 		c := newChecker(r.db.fd, r.db.page, uint64(f.tx.Size()/r.db.page), r.db.o.Tables)
 		c.seen, c.found, c.from, c.left = nil, r.page, r.from, verifyPages
-		c.leaf = func(_ string, list []element) error { return r.leaf(f, c.tables[name], list) }
+		c.leaf = func(_ *span, list []element) error { return r.leaf(f, c.tables[name], list) }
 		if root := uint64(b.RootPage()); root != 0 {
-			err = stopped(c.tree(span{id: root, bucket: name}))
+			err = stopped(c.tree(&span{id: root, bucket: name}))
 		} else {
 			err = r.inline(f, b, c.tables[name])
 		}
