@@ -97,7 +97,7 @@ func (a *account) walk(after uint64, f func(seq uint64, row []byte) (bool, error
 	})
 }
 
-// entry returns the entry with a sequence number, nil if it is not there any more.
+// entry returns the entry with a sequence number, nil if it was removed.
 func (a *account) entry(seq uint64) ([]byte, error) {
 	if seq <= a.head.trim || seq > a.head.seq {
 		return nil, nil

@@ -104,7 +104,7 @@ func (b *backup) over() error {
 }
 
 // Restore makes the file path out of what [Store.Backup] wrote. All inboxes get new epochs, so that every device is told
-// that its position means nothing any more. What was not whole leaves nothing behind: [ErrCorrupt] if it was cut short or
+// that its position no longer means anything. What was not whole leaves nothing behind: [ErrCorrupt] if it was cut short or
 // changed, [ErrNotStore] if it is something else, [store.ErrSchema] if a newer release wrote it. A file of that name is
 // left alone, with [fs.ErrExist]; so is a log that would become the file's. ctx ends it between two calls of r.Read. When it returns nil, the file is durable.
 //

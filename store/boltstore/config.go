@@ -49,7 +49,7 @@ const (
 	mostReserve        = 16 << 20
 )
 
-// Errors of Open, beside [store.ErrSchema].
+// Errors of Open, besides [store.ErrSchema].
 var (
 	// ErrLocked: the file is open elsewhere, in this process or another one.
 	ErrLocked = kv.ErrLocked

@@ -235,7 +235,7 @@ func (m *mender) changes(ctx context.Context) (map[string]uint64, error) {
 	return n, err
 }
 
-// message counts who needs a message, and removes one that nothing needs. It reports whether one went that had changed another.
+// message counts what needs a message, and removes one that nothing needs. It reports whether one went that had changed another.
 func (m *mender) message(w *kv.Writer, key []byte, changes map[string]uint64) (gone bool, err error) {
 	var s stored
 	s.set(messageKeys{}, &w.Snapshot, key)

@@ -37,7 +37,7 @@ func size(b *store.Batch) int64 {
 func messageSize(m *store.Message) int {
 	key := len(m.ID) + 2
 	n := long(key, len(m.Payload)) + len(m.ID) + len(m.Kind) + len(m.Conversation) + len(m.From)
-	if m.Of != "" { // its key, and that of who needs it
+	if m.Of != "" { // its key, and its references
 		n += 2*len(m.Of) + rowBytes
 	}
 	places := 0

@@ -11,7 +11,7 @@ import (
 
 func (db *DB) name() string { return filepath.Base(db.o.Path) }
 
-// shut flushes what memory has, and closes and removes the log. Nobody uses the DB any more.
+// shut flushes what memory has, and closes and removes the log. The DB has no users by then.
 func (db *DB) shut() error {
 	var err error
 	if db.refusal() == nil && !db.readOnly {
@@ -86,7 +86,8 @@ func (db *DB) seal() error {
 	return nil
 }
 
-// Checkpoint flushes all that was published before it was called.
+// Checkpoint flushes all that was published before it was called. The error is ctx's, store.ErrClosed, store.ErrFailed, or
+// store.ErrFull with the reason while a flush does not get on.
 func (db *DB) Checkpoint(ctx context.Context) error {
 	if err := db.enter(ctx); err != nil {
 		return err

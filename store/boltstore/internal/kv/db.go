@@ -95,7 +95,7 @@ type DB struct {
 // Failed is closed by a failure and by Close.
 func (db *DB) Failed() <-chan struct{} { return db.failed }
 
-// Cause returns why the DB has failed, or nil.
+// Cause returns why the DB has failed; nil if it has not, also after Close.
 func (db *DB) Cause() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -154,7 +154,8 @@ func (db *DB) leave() {
 	}
 }
 
-// View calls f with a snapshot of what was published when it was called, or later.
+// View calls f once, with a snapshot of what was published when View was called, or later. It waits for no operation. The error is
+// f's, ctx's if that had ended before, store.ErrClosed, store.ErrFailed, or ErrCorrupt if f met a page that cannot be read.
 func (db *DB) View(ctx context.Context, f func(*Snapshot) error) error {
 	if err := db.enter(ctx); err != nil {
 		return err
@@ -208,7 +209,7 @@ func (db *DB) Close(ctx context.Context) error {
 	}
 }
 
-// finish closes the file. It is called once, when nobody uses the DB any more.
+// finish closes the file. It is called once, when the DB has no users left.
 func (db *DB) finish() {
 	began := time.Now()
 	db.closeErr = db.shut()

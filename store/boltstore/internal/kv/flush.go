@@ -109,7 +109,7 @@ func (db *DB) flush(m *memtable) {
 	db.stats.flush(time.Since(began))
 }
 
-// flushSays notes how the last slice went, and wakes who waits for the flush.
+// flushSays notes how the last slice went, and wakes callers that wait for the flush.
 func (db *DB) flushSays(err error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()

@@ -286,8 +286,7 @@ func (db *DB) broken(err error) error {
 	return fmt.Errorf("boltstore: %w: %w: %w", store.ErrUnknownOutcome, store.ErrFailed, err)
 }
 
-// undoGroup takes back what a group did that could not be written. Only who holds running, and knows that the group is not
-// being written, calls it.
+// undoGroup takes back what a group did that could not be written. The caller holds running, and the group is not being written.
 func (db *DB) undoGroup(w *Writer) {
 	w.log.planned -= int64(len(w.record.b))
 	w.back(w.began)

@@ -264,7 +264,7 @@ func (m *memtable) put(row uint32, seq uint64, value []byte, gone bool) (before 
 	before = m.load(row + rowVersion)
 	older := before
 	if older != 0 && m.seq(older) == seq {
-		older = binary.LittleEndian.Uint32(m.at(older)[8:]) // nobody sees the one of the same group
+		older = binary.LittleEndian.Uint32(m.at(older)[8:]) // no snapshot sees the one of the same group
 	}
 	offset, b := m.bytes(versionHeader + len(value))
 	n := uint32(len(value))

@@ -24,7 +24,7 @@ import (
 
 const (
 	fileMode = 0o600
-	mapBytes = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
+	mapBytes = 128 << 30 // of address space, from the start: bbolt replaces a map by a larger one only while no read transaction is open
 	attempts = 10        // to make the file, while others try the same
 
 	NewSuffix     = ".new-"     // of the name under which a file is made; a number follows

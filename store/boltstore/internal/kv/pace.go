@@ -15,7 +15,7 @@ func (db *DB) makeWay() {
 	waiting := db.waiting()
 	log := db.logs[active.number%2]
 	full := active.full() || log.cramped()
-	_ = log.room(waiting + log.step/2) // if it fails, it will be tried again for who needs it
+	_ = log.room(waiting + log.step/2) // if it fails, the operation that needs it tries again
 	flush, short := db.short(active, waiting)
 	if flush = (full || flush) && !active.empty(); flush {
 		if frozen != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/manydevice/manydevice/internal/trace"
 )
 
-// Where a file is, and who may touch it.
+// Where a file is, and which users may open it.
 //
 //  1. A symbolic link to a file is followed, and the log lies next to the file itself, so that all names of one file lead to one
 //     log. A link that leads to nothing is refused: what it would make, and where, was for someone else to say.
@@ -58,7 +58,7 @@ func narrow(path string, log Logger) error {
 	return nil
 }
 
-// locate makes Path that of the file itself, and narrows who may touch the file, before it is opened.
+// locate makes Path that of the file itself, and narrows its mode, before it is opened.
 func (o *Options) locate() error {
 	path, err := resolve(o.Path)
 	if err != nil {

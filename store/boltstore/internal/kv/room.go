@@ -94,7 +94,7 @@ func (db *DB) fits(active int64, t tier) bool {
 }
 
 // extendLocked makes the file longer, by what is missing and a step if MaxSize and the disk allow. r.mu is held for as long as
-// that takes: nobody can be accepted meanwhile.
+// that takes: no operation can be admitted meanwhile.
 func (db *DB) extendLocked(missing, step int64) {
 	r := &db.room
 	if r.tight && time.Since(r.refused) < roomPause {
@@ -139,7 +139,7 @@ func (db *DB) allot(high int64) error {
 	}
 	db.measure(high, 0)
 	if missing := openPages*db.page - db.room.left(db.page); missing > 0 {
-		db.extendLocked(missing, 0) // nobody else has the DB
+		db.extendLocked(missing, 0) // no other goroutine has the DB yet
 	}
 	return nil
 }

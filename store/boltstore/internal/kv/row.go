@@ -57,7 +57,7 @@ func rowSum(t Table, key, rest []byte) uint32 {
 	return crc32.Update(sum, castagnoli, rest)
 }
 
-// appendRow encodes what the file has of a row beside its key.
+// appendRow encodes what the file has of a row besides its key.
 func appendRow(b []byte, t Table, key []byte, kind byte, value []byte) []byte {
 	at := len(b)
 	b = append(append(b, 0, 0, 0, 0, kind), value...)

@@ -37,7 +37,7 @@ func Salvage(o Options, alone bool, lost func(error), row func(t Table, key, val
 		return Salvaged{}, err
 	}
 	o.Path = path
-	// As long as it is open nobody else can write. If bbolt refuses it, so it does others.
+	// While it is open no other process can write. A file that bbolt refuses here is refused to all.
 	db, _, err := boltOpen(path, &bolt.Options{Timeout: timeout(time.Now().Add(o.LockTimeout)), ReadOnly: true})
 	if errors.Is(err, ErrLocked) {
 		return Salvaged{}, err

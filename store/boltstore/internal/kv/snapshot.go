@@ -90,7 +90,7 @@ func (db *DB) install(active, frozen *memtable, f *file) {
 	}
 }
 
-// Snapshot is what one reader sees: whole groups, up to the one that was published when it began.
+// Snapshot is what one reader sees: whole groups, up to the one that was published when it began. One goroutine uses it.
 type Snapshot struct {
 	v   *sources
 	seq uint64
@@ -134,7 +134,8 @@ func (s *Snapshot) look(p *Part) {
 	}
 }
 
-// Get returns the value of a row of a part, nil if there is none. The value is the store's: it is good as long as the snapshot.
+// Get returns the value of a row of a part, nil if there is none. The value is the store's memory: it must not be changed, and is
+// good as long as the snapshot. The error is ErrCorrupt, with a *Damage where the row is known.
 func (s *Snapshot) Get(p *Part, row []byte) ([]byte, error) {
 	s.look(p)
 	for i, m := range s.v.mem {
@@ -298,7 +299,7 @@ func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 	return found, nil
 }
 
-// has reports whether a part's only row is there. A damaged one is: who asks for it gets the error.
+// has reports whether a part's only row is there. A damaged one is: a reader that asks for it gets the error.
 func (s *Snapshot) has(p *Part, inFile bool) bool {
 	s.look(p)
 	for i, m := range s.v.mem {

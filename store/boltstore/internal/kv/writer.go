@@ -71,8 +71,9 @@ func (w *Writer) change(p *Part, row, value []byte, gone bool) {
 	w.record.row(p.prefix, row, value, gone)
 }
 
-// Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: the reserve may be used. An operation that
-// takes none may write what makes room and what is small: trims, cursors.
+// Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: half of the reserve may be used. An operation
+// that takes none may use three quarters of it, for what makes room and what is small: trims, cursors. It is called before the
+// operation writes.
 func (w *Writer) Take(bytes int64, spare bool) error {
 	w.tier = forAppends
 	if spare {
