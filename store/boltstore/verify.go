@@ -31,7 +31,7 @@ type Verified struct {
 }
 
 // Verify reads the whole store and calls report with all that is wrong, one finding at a time. The store stays in use: it may take
-// minutes for a large file, reads all of it from the disk, and slows others down as any reader does. The error is ctx's, or that
+// minutes for a large file, reads all of it from the disk, and slows others down as any reader does. Close ends it. The error is ctx's, or that
 // of a store that is closed or has failed; damage is no error.
 func (s *Store) Verify(ctx context.Context, report func(Finding)) (Verified, error) {
 	v := verifier{s: s, report: report, seen: make(map[string]bool)}

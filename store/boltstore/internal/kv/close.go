@@ -14,12 +14,12 @@ func (db *DB) name() string { return filepath.Base(db.o.Path) }
 // shut flushes what memory has, and closes and removes the log. The DB has no users by then.
 func (db *DB) shut() error {
 	var err error
-	if db.refusal() == nil && !db.readOnly {
+	if db.failure() == nil && !db.readOnly {
 		if err = db.flushRest(); err == nil {
 			err = db.seal()
 		}
 	}
-	healthy := err == nil && db.refusal() == nil && !db.readOnly
+	healthy := err == nil && db.failure() == nil && !db.readOnly
 	close(db.flushes)
 	db.flusher.Wait()
 	db.replacing.Lock()
@@ -54,8 +54,8 @@ func (db *DB) flushRest() error {
 		switch {
 		case gaveUp:
 			return fmt.Errorf("boltstore: close: flush: %w", err)
-		case db.refusal() != nil: // the file must not say that it was closed
-			return db.refusal()
+		case db.failure() != nil: // the file must not say that it was closed
+			return db.failure()
 		case v.mem[1] != nil:
 			if db.current.Load() == v {
 				<-ch
@@ -98,8 +98,8 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 		db.mu.Lock()
 		ch, err := db.flushed, db.flushErr
 		db.mu.Unlock()
-		if refusal := db.refusal(); refusal != nil {
-			return refusal
+		if failure := db.failure(); failure != nil {
+			return failure
 		}
 		v := db.current.Load()
 		if goal == 0 {

@@ -95,13 +95,6 @@ type DB struct {
 // Failed is closed by a failure and by Close.
 func (db *DB) Failed() <-chan struct{} { return db.failed }
 
-// Cause returns why the DB has failed; nil if it has not, also after Close.
-func (db *DB) Cause() error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	return db.cause
-}
-
 // enter begins a call. Unless it returns an error, leave must follow.
 func (db *DB) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -116,17 +109,6 @@ func (db *DB) enter(ctx context.Context) error {
 	return nil
 }
 
-// refusalLocked is the error of new calls; nil while the DB is in use.
-func (db *DB) refusalLocked() error {
-	switch {
-	case db.closing:
-		return store.ErrClosed
-	case db.cause != nil:
-		return fmt.Errorf("boltstore: %w after: %w", store.ErrFailed, db.cause)
-	}
-	return nil
-}
-
 // Refusal is the error of new calls; nil while the DB is in use.
 func (db *DB) Refusal() error {
 	db.mu.Lock()
@@ -134,14 +116,25 @@ func (db *DB) Refusal() error {
 	return db.refusalLocked()
 }
 
-// refusal is the error of a failure; nil while there was none.
-func (db *DB) refusal() error {
+func (db *DB) refusalLocked() error {
+	if db.closing {
+		return store.ErrClosed
+	}
+	return db.failureLocked()
+}
+
+// failure is the error of all that follows a failure; nil while there was none.
+func (db *DB) failure() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if db.cause != nil {
-		return fmt.Errorf("boltstore: %w after: %w", store.ErrFailed, db.cause)
+	return db.failureLocked()
+}
+
+func (db *DB) failureLocked() error {
+	if db.cause == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("boltstore: %w after: %w", store.ErrFailed, db.cause)
 }
 
 func (db *DB) leave() {

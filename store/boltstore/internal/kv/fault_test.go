@@ -105,7 +105,7 @@ func faultRun(t *testing.T, seed uint64, c faultCase, k, streak int) ([3]int, bo
 	d.set(nil)
 	time.Sleep(2 * roomPause)
 	_ = db.Checkpoint(context.Background()) // so that a flush that fails has done so
-	bad := db.Cause() != nil
+	bad := db.Stats().Failed != nil
 	if !bad { // it goes on by itself
 		require.NoError(t, h.check(db, p.now()), name)
 		h.run(db, 5, func(err error) bool { require.NoError(t, err, name); return true })

@@ -168,8 +168,8 @@ func tryFlip(t *testing.T, path string, m model) (out flipResult) {
 		return out
 	}
 	out.read(db, m)
-	if db.Cause() != nil {
-		out.wrong = "failed: " + db.Cause().Error()
+	if db.Stats().Failed != nil {
+		out.wrong = "failed: " + db.Stats().Failed.Error()
 	}
 	if out.wrong != "" {
 		return out

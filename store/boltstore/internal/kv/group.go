@@ -151,7 +151,7 @@ func (db *DB) lead() {
 		w, err = nil, errors.Join(err, errLost)
 	}
 	if err == nil {
-		err = db.refusal() // nothing is written after a failure
+		err = db.failure() // nothing is written after a failure
 	}
 	db.running.Unlock()
 	db.passOn()
@@ -304,9 +304,8 @@ func (db *DB) answer(g *group, err error) {
 	}
 	done := g.ops
 	if db.cause != nil {
-		refusal := fmt.Errorf("boltstore: %w after: %w", store.ErrFailed, db.cause)
 		for _, o := range db.queue {
-			o.err = refusal
+			o.err = db.failureLocked()
 		}
 		done = append(done, db.queue...)
 		db.queue = nil

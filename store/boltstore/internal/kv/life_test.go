@@ -117,7 +117,7 @@ func TestDB_MemoryIsBoundedWhileTheFlushFails(t *testing.T) {
 	require.Positive(t, st.FlushFailures)
 	require.Less(t, st.Memory, 3*tiny("", nil).Memory)
 	require.ErrorIs(t, db.Checkpoint(context.Background()), syscall.ENOSPC)
-	require.NoError(t, db.Cause())
+	require.NoError(t, db.Stats().Failed)
 	d.set(nil)
 	require.Eventually(t, func() bool { return put(context.Background(), db, "again", 10) == nil }, 10*time.Second, 10*time.Millisecond)
 	shut(t, db)

@@ -113,7 +113,7 @@ func fill(t *testing.T, db *DB, from int, size func(n int) int) int {
 	for n := from; ; n++ {
 		if err := appendMessage(db, "ann", n, size(n), false); err != nil {
 			require.ErrorIs(t, err, store.ErrFull)
-			require.NoError(t, db.Cause())
+			require.NoError(t, db.Stats().Failed)
 			if db.Stats().Flushing { // on a slow machine: what it frees counts once it is done
 				require.NoError(t, db.Checkpoint(context.Background()))
 				if appendMessage(db, "ann", n, size(n), false) == nil {
@@ -170,7 +170,7 @@ func TestRoom_AnotherProgramFillsTheDisk(t *testing.T) {
 	for n := range 2000 {
 		require.NoError(t, appendMessage(db, "ann", again+n, 500, false))
 	}
-	require.NoError(t, db.Cause())
+	require.NoError(t, db.Stats().Failed)
 	require.Nil(t, db.Stats().FlushError)
 
 	// Close on the full disk, and open again with and without room for a log.

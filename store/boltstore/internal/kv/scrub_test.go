@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/manydevice/manydevice/store"
 )
 
 // lockedBuffer is a log that several goroutines write to.
@@ -64,7 +67,7 @@ func TestScrub_OfALargeFile(t *testing.T) {
 			if tt.at >= 0 {
 				b, err := os.ReadFile(path)
 				require.NoError(t, err)
-				b[leaf*4096+tt.at] ^= 0x04
+				b[leaf*4096+tt.at] ^= 0x0c // two bits, which Open does not turn back
 				require.NoError(t, os.WriteFile(path, b, 0o600))
 				if tt.at == 8 {
 					_, err = Open(options(path))
@@ -87,4 +90,19 @@ func TestScrub_OfALargeFile(t *testing.T) {
 			shut(t, db)
 		})
 	}
+}
+
+// A Verify that runs does not hold up Close until it has read a large file.
+func TestVerify_EndsWhenTheDBIsClosed(t *testing.T) {
+	db := open(t, options(filepath.Join(t.TempDir(), "db")))
+	p := Of(heads, []byte("ann"))
+	require.NoError(t, db.Update(t.Context(), 1, func(w *Writer) error { w.Put(&p, nil, []byte("x")); return nil }))
+	require.NoError(t, db.Checkpoint(t.Context()))
+	_, err := db.Verify(t.Context(), Verification{Row: func(Table, []byte, []byte) {
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, db.Close(over), context.Canceled)
+	}})
+	require.ErrorIs(t, err, store.ErrClosed)
+	require.NoError(t, db.Close(t.Context()))
 }

@@ -43,7 +43,7 @@ type Stats struct {
 	Backups                                     int           // that run
 	FileSize, FreeBytes, LogSize                int64         // bytes: blocks of the bbolt file, its free pages, both files of the log
 	Room, DiskRoom                              int64         // see DB.Room
-	Failed                                      error         // see DB.Cause
+	Failed                                      error         // why the DB has failed; nil: it has not
 	Replayed                                    Replayed
 }
 

@@ -52,7 +52,7 @@ func (db *DB) Verify(ctx context.Context, v Verification) (Verified, error) {
 		if v.Pace != nil {
 			v.Pace(ctx, time.Since(began))
 		}
-		if err := errors.Join(ctx.Err(), db.refusal()); err != nil {
+		if err := errors.Join(ctx.Err(), db.Refusal()); err != nil {
 			return r.done, err
 		}
 	}

@@ -98,7 +98,7 @@ func (w *Writer) admit(before savepoint) error {
 		return &fullError{err}
 	} else if err != nil {
 		w.db.fail(err)
-		return w.db.refusal()
+		return w.db.failure()
 	}
 	if w.tier == forRest && w.adds > 0 && w.active.grows > before.grows && !w.db.fits(w.active.grows, forRest) {
 		return store.ErrFull
