@@ -25,7 +25,7 @@ func TestFlips_OfTheLogsEnd(t *testing.T) {
 		}))
 	}
 	im := imageOf(t, path)
-	l := db.logs[db.current.Load().tables[0].number%2]
+	l := db.logs[db.current.Load().mem[0].number%2]
 	file, last := 1, l.end
 	if l == db.logs[1] {
 		file = 2

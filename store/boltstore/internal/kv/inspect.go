@@ -41,7 +41,7 @@ func (in *inspection) gather(_ *span, t Table, list []element) error {
 }
 
 // putBack puts rows whose key was damaged to where they belong. The checksum says what the key was. As long as such a row keeps its order
-// it is met by who looks for it; a row that is added next to it would end that.
+// a search for it meets it; a row that is added next to it would end that.
 func (in *inspection) putBack(tx *bolt.Tx, tables []TableSpec) error {
 	for _, r := range in.moved {
 		b := tx.Bucket([]byte(tableName(tables, r.t)))
@@ -57,7 +57,8 @@ func (in *inspection) putBack(tx *bolt.Tx, tables []TableSpec) error {
 	return nil
 }
 
-// Inspect reports whether a file that nobody writes to is a store, and its pages make sense.
+// Inspect returns an error unless a file is a store whose pages make sense. The file must not be open for writing: else the error is
+// ErrLocked, after Options.LockTimeout.
 func Inspect(o Options) error {
 	_, err := inspect(&o, time.Now().Add(o.LockTimeout), nil, stopAtFirst)
 	return err

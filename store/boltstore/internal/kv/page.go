@@ -24,6 +24,12 @@ const (
 	manyFree       = 0xFFFF // count of a free list whose first number is the count
 )
 
+// HeadBytes is how much of a file IsHead looks at.
+const HeadBytes = pageHeader + 4
+
+// IsHead reports whether a file that begins with these HeadBytes bytes is one of bbolt's.
+func IsHead(b []byte) bool { return binary.NativeEndian.Uint32(b[pageHeader:]) == metaMagic }
+
 // pageReader reads pages of a file.
 type pageReader struct {
 	file io.ReaderAt

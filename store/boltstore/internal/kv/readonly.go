@@ -43,8 +43,6 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 	db.room.mu.Lock()
 	db.room.free = int64(in.free) * db.page
 	db.room.mu.Unlock()
-	db.flusher.Add(1)
-	go db.flushAll()
 	return db, nil
 }
 
@@ -80,8 +78,8 @@ func (db *DB) look(alone bool) error {
 		return db.recover(&s, file)
 	}
 	db.published.Store(s.group)
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	db.install(db.memtable(s.number+1, 0), nil, file)
 	db.measure(file.tx.Size(), 0)
 	return nil

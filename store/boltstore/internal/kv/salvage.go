@@ -37,7 +37,7 @@ func Salvage(o Options, alone bool, lost func(error), row func(t Table, key, val
 		return Salvaged{}, err
 	}
 	o.Path = path
-	// As long as it is open nobody else can write. If bbolt refuses it, so it does others.
+	// While it is open no other process can write. A file that bbolt refuses here is refused to all.
 	db, _, err := boltOpen(path, &bolt.Options{Timeout: timeout(time.Now().Add(o.LockTimeout)), ReadOnly: true})
 	if errors.Is(err, ErrLocked) {
 		return Salvaged{}, err
@@ -141,7 +141,7 @@ func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) err
 		s.lose(&PageDamage{Page: at.id, Bucket: at.bucket, From: at.from, To: at.to, Reason: reason})
 	}
 	if leaf && at.bucket != "" {
-		return s.leaf(at.bucket, list, row)
+		return s.leaf(at.bucket, list, reason == "", row)
 	}
 	for i := range list {
 		e := &list[i]
@@ -161,7 +161,7 @@ func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) err
 				if reason != "" {
 					s.lose(&PageDamage{Page: at.id, Bucket: next.bucket, Reason: reason})
 				}
-				if err := s.leaf(next.bucket, inner, row); err != nil {
+				if err := s.leaf(next.bucket, inner, reason == "", row); err != nil {
 					return err
 				}
 				continue
@@ -205,26 +205,24 @@ func lenient(page []byte) (list []element, leaf bool, reason string) {
 	return list, leaf, err.Error()
 }
 
-// leaf hands out rows whose checksum is right.
-func (s *salvager) leaf(bucket string, list []element, row func(t Table, key, value []byte) error) error {
+// leaf hands out rows whose checksum is right. What a page that makes no sense has for a key may be a part of a value, which no
+// report may show: sound says that keys are keys.
+func (s *salvager) leaf(bucket string, list []element, sound bool, row func(t Table, key, value []byte) error) error {
 	t, known := s.tables[bucket]
 	if !known {
 		return nil
 	}
 	for i := range list {
 		k, v := list[i].key, list[i].value
-		if !intact(t, k, v) {
-			if m := meant(t, k, v); m != nil {
-				k = m
-			} else {
-				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
-				continue
+		m := meant(t, k, v)
+		if m == nil || !intact(t, m, v) {
+			if m == nil && sound {
+				m = k
 			}
-			if !intact(t, k, v) { // its length was wrong as well
-				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
-				continue
-			}
+			s.lose(&Damage{Table: bucket, Key: bytes.Clone(m)})
+			continue
 		}
+		k = m
 		switch {
 		case t == metaTable:
 			s.done.Meta[string(k)] = bytes.Clone(v[rowHeader:])
@@ -270,10 +268,10 @@ func (s *salvager) unreached(id uint64, row func(t Table, key, value []byte) err
 		if err != nil || binary.NativeEndian.Uint64(page) != i || binary.NativeEndian.Uint16(page[8:]) != leafPage {
 			continue
 		}
-		list, _, _ := lenient(bytes.Clone(page))
+		list, _, reason := lenient(bytes.Clone(page))
 		if bucket := s.bucketOf(list); bucket != "" {
 			s.seen[i/64] |= 1 << (i % 64)
-			if err := s.leaf(bucket, list, row); err != nil {
+			if err := s.leaf(bucket, list, reason == "", row); err != nil {
 				return err
 			}
 		}
@@ -300,14 +298,14 @@ func (s *salvager) long(row func(t Table, key, value []byte) error) error {
 		chunk := chunkKey(o.t, o.key)
 		var value []byte
 		for n := uint32(0); uint64(len(value)) < size; n++ {
-			part, ok := s.longs[string(binary.BigEndian.AppendUint32(slices.Clone(chunk), n))]
-			if !ok || len(part) == 0 {
+			data, ok := s.longs[string(binary.BigEndian.AppendUint32(slices.Clone(chunk), n))]
+			if !ok || len(data) == 0 {
 				break
 			}
-			value = append(value, part...)
+			value = append(value, data...)
 		}
 		if uint64(len(value)) != size {
-			s.lose(&Damage{Table: s.o.Tables[o.t].Name, Key: o.key, Reason: "a part of the value is damaged or missing"})
+			s.lose(&Damage{Table: s.o.Tables[o.t].Name, Key: o.key, Reason: "a chunk of the value is damaged or missing"})
 			continue
 		}
 		if err := s.out(o.t, o.key, value, row); err != nil {

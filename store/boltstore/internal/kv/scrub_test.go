@@ -73,7 +73,7 @@ func TestScrub_OfALargeFile(t *testing.T) {
 			}
 			var log lockedBuffer
 			o := options(path)
-			o.small, o.Log = 1, slog.New(slog.NewTextHandler(&log, nil))
+			o.small, o.Logger = 1, slog.New(slog.NewTextHandler(&log, nil))
 			db, err := Open(o)
 			require.NoError(t, err)
 			require.Eventually(t, func() bool { return strings.Contains(log.String(), "was looked through") }, 10*time.Second, time.Millisecond)
