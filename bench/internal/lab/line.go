@@ -57,6 +57,14 @@ func (g Goal) ratio(ours, reference float64) float64 {
 	return ours / reference
 }
 
+// compares says what ratio returns.
+func (g Goal) compares() string {
+	if g.Difference {
+		return "more "
+	}
+	return "ratio"
+}
+
 // Met reports whether a ratio is within the goal.
 func (g Goal) Met(ratio float64) bool {
 	switch {

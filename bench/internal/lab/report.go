@@ -14,8 +14,8 @@ import (
 func WriteLine(w io.Writer, r *Result, notes bool) {
 	ours, reference := r.Values()
 	low, high := r.span()
-	fmt.Fprintf(w, "%-40s %9s %-12s  %9s %-34s  ratio %-7s goal %-7s met %-3s  runs %d, %s–%s%s\n", r.Name, number(ours), r.Unit,
-		number(reference), r.Against, number(r.Ratio()), r.Goal, r.Goal.verdict(r.Ratio()), len(r.Ratios), number(low), number(high), r.latencies())
+	fmt.Fprintf(w, "%-40s %9s %-12s  %9s %-34s  %s %-7s goal %-7s met %-3s  runs %d, %s–%s%s\n", r.Name, number(ours), r.Unit,
+		number(reference), r.Against, r.Goal.compares(), number(r.Ratio()), r.Goal, r.Goal.verdict(r.Ratio()), len(r.Ratios), number(low), number(high), r.latencies())
 	if notes && r.Notes != "" {
 		fmt.Fprintf(w, "    %s\n", r.Notes)
 	}
