@@ -303,3 +303,41 @@ func TestVerify_Damage(t *testing.T) {
 	require.Contains(t, errs, "corrupt")
 	require.NoFileExists(t, path+"2")
 }
+
+// Pages that make no sense are told, with the way out, and a backup that is not as it was written.
+func TestVerify_DamagedPagesAndBackups(t *testing.T) {
+	dir := t.TempDir()
+	path, copied := filepath.Join(dir, "db"), filepath.Join(dir, "backup")
+	s := fill(t, path, 300)
+	out, err := os.Create(copied)
+	require.NoError(t, err)
+	_, err = s.Backup(t.Context(), out)
+	require.NoError(t, err)
+	require.NoError(t, out.Close())
+	shut(t, s)
+
+	used := pagesInUse(t, path)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, page := range used[len(used)-2:] {
+		clear(b[page*4096 : page*4096+64])
+	}
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+	code, text, errs := mdfile(t, "verify", path)
+	require.Equal(t, exitDamage, code, errs)
+	require.Contains(t, text, fmt.Sprint("page ", used[len(used)-1]))
+	require.Contains(t, text, "mdfile salvage")
+	code, _, errs = mdfile(t, "info", path)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "corrupt")
+
+	b, err = os.ReadFile(copied)
+	require.NoError(t, err)
+	i := bytes.Index(b, []byte("payload-7 "))
+	b[i] ^= 1
+	require.NoError(t, os.WriteFile(copied, b, 0o600))
+	code, text, _ = mdfile(t, "verify", copied)
+	require.Equal(t, exitDamage, code)
+	require.Contains(t, text, "other bytes than were written")
+	require.Contains(t, text, `message "m7"`)
+}
