@@ -22,7 +22,16 @@ import (
 
 var now = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
 
-// fill makes a store with a few accounts. With crash it is left as the end of the process leaves it.
+// payload is what the i-th message has: 100 to 600 bytes, and some in several rows.
+func payload(i int) []byte {
+	n := 10 + i%40
+	if i%25 == 11 {
+		n = 500
+	}
+	return bytes.Repeat(fmt.Appendf(nil, "payload-%d ", i), n)
+}
+
+// fill makes a store with a few accounts, and leaves it open.
 func fill(t *testing.T, path string, messages int) *boltstore.Store {
 	t.Helper()
 	s, err := boltstore.Open(path, boltstore.Config{})
@@ -31,7 +40,7 @@ func fill(t *testing.T, path string, messages int) *boltstore.Store {
 		from, to := event.Account(fmt.Sprint("user-", i%20)), event.Account(fmt.Sprint("user-", (i+1)%20))
 		_, err := s.Commit(t.Context(), store.Batch{Account: from, Now: now, Messages: []store.Message{{
 			ID: event.MessageID(fmt.Sprint("m", i)), Kind: event.KindMessage, Conversation: "talk", From: from,
-			Payload: bytes.Repeat(fmt.Appendf(nil, "payload-%d ", i), 10+i%40), Origin: "secret-login",
+			Payload: payload(i), Origin: "secret-login",
 			To: []store.Inbox{{Account: from}, {Account: to}},
 		}}})
 		require.NoError(t, err)
@@ -185,7 +194,7 @@ func entriesOf(t *testing.T, s *boltstore.Store, unreadable *int) (n int) {
 			var k int
 			_, err := fmt.Sscanf(string(e.ID), "m%d", &k)
 			require.NoError(t, err)
-			require.Equal(t, bytes.Repeat(fmt.Appendf(nil, "payload-%d ", k), 10+k%40), e.Payload)
+			require.Equal(t, payload(k), e.Payload)
 		}
 		n += len(page.Entries)
 	}
