@@ -16,8 +16,9 @@ type accountCheck struct {
 	found func(Finding)
 	name  event.Account
 	a     *account
-	have  head // as its rows say
-	keys  map[string]uint64
+	have  head              // as its rows say
+	keys  map[string]uint64 // rows of keys: the entries that they name
+	keyed map[string]uint64 // entries that have a key
 }
 
 func (c *accountCheck) say(kind FindingKind, seq uint64, key []byte, err error) {
@@ -37,6 +38,7 @@ func (c *accountCheck) check(name event.Account) error {
 		return unlessCorrupt(err)
 	}
 	c.have.oldest = math.MaxUint64
+	c.keys, c.keyed = make(map[string]uint64), make(map[string]uint64)
 	whole, err := c.rows()
 	if err != nil || !whole {
 		return err
@@ -111,9 +113,6 @@ func (c *accountCheck) row(key, value []byte) error {
 	case tagKey:
 		d := decoder{rest: value}
 		seq := d.uvarint()
-		if c.keys == nil {
-			c.keys = make(map[string]uint64)
-		}
 		c.keys[string(rest)] = seq
 		return bad(d.done("key"))
 	case tagCount:
@@ -153,6 +152,8 @@ func (c *accountCheck) entry(key, value []byte) error {
 	}
 	if e.key == "" {
 		c.have.entries++
+	} else {
+		c.keyed[e.key] = seq
 	}
 	c.have.bytes += e.size + entryBytes
 	var m stored
@@ -221,13 +222,13 @@ func (c *accountCheck) compare() {
 		wrong("oldest idempotency record", h.oldest, c.have.oldest)
 	}
 	for key, seq := range c.keys {
-		row, err := c.a.entry(seq)
-		e := entry{}
-		if err == nil && row != nil {
-			e, err = decodeEntry(row)
+		if c.keyed[key] != seq {
+			c.say(FindingMissing, seq, keyRow(nil, key), fmt.Errorf("entry of a key: %w", errMissing))
 		}
-		if err == nil && e.key != key {
-			c.say(FindingMissing, seq, keyRow(nil, key), fmt.Errorf("key: %w", errMissing))
+	}
+	for key, seq := range c.keyed {
+		if c.keys[key] != seq {
+			c.say(FindingMissing, seq, keyRow(nil, key), fmt.Errorf("key of an entry: %w", errMissing))
 		}
 	}
 }

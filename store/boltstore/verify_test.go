@@ -149,6 +149,7 @@ func TestVerify_Findings(t *testing.T) {
 		{"entry", change("account", spoil("bob\x00\x00\x00\x00\x01e")), boltstore.Finding{Kind: boltstore.FindingRow, Table: "account", Account: "bob"}},
 		{"missing entry", change("account", remove("bob\x00\x00\x00\x00\x01e")), boltstore.Finding{Kind: boltstore.FindingCount, Account: "bob"}},
 		{"register", change("account", spoil("ann\x00\x00\x00\x00\x01s")), boltstore.Finding{Kind: boltstore.FindingRow, Account: "ann"}},
+		{"missing key", change("account", remove("ann\x00\x00\x00\x00\x01k")), boltstore.Finding{Kind: boltstore.FindingMissing, Account: "ann"}},
 		{"missing record", change("account", remove("ann\x00\x00\x00\x00\x01r")), boltstore.Finding{Kind: boltstore.FindingCount, Account: "ann"}},
 		{"message", change("message", spoil("\x02group\x00m")), boltstore.Finding{Kind: boltstore.FindingRow, Table: "message", Message: "group"}},
 		{"missing message", change("message", remove("\x02group\x00m")), boltstore.Finding{Kind: boltstore.FindingMissing, Message: "group", Account: "ann"}},
