@@ -115,7 +115,7 @@ func (w *writer) take(need int64, spare bool) (roomChange, error) {
 	return roomChange{ended: &ended}, nil
 }
 
-// logRoom writes what changed. The caller of the operation writes it: the goroutine that commits calls no logger.
+// logRoom logs what changed, on the goroutine of the operation's caller, so that no other operation waits for it.
 func (s *Store) logRoom(c roomChange) {
 	switch {
 	case c.began:

@@ -49,7 +49,7 @@ func (s *Store) update(ctx context.Context, bytes int64, run func(*writer) error
 		w.putHeads()
 		return nil
 	})
-	for _, p := range passed { // here, since the goroutine that commits calls no logger
+	for _, p := range passed { // here, so that no other operation waits for it
 		s.damaged(p)
 	}
 	s.damaged(err)

@@ -51,7 +51,8 @@ type Options struct {
 	remap bool  // the map grows with the file, as on Windows
 }
 
-// Logger gets kv's lines. Its methods may be called by several goroutines at once.
+// Logger gets kv's lines. Its methods may be called by several goroutines at once, with locks held, and must not wait for a
+// host's handler: see package trace.
 type Logger interface {
 	Info(text string, attrs ...any)
 	Warn(text string, attrs ...any)
