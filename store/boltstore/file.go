@@ -45,25 +45,14 @@ func openFile(path string, damaged func(Finding)) (*File, error) {
 	cfg := Config{}.withDefaults()
 	f := &File{path: path, backup: backup, s: &Store{cfg: cfg, path: path, log: trace.New(nil)}}
 	var m meta
-	var first error
 	f.s.db, err = kv.OpenReadOnly(kv.Options{
 		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, LockTimeout: time.Second, Log: f.s.log,
 		Meta: func(rows map[string][]byte) (err error) { m, err = readMeta(rows, false); return err },
-	}, backup, func(d *kv.PageDamage) error {
-		if first == nil {
-			first = d
-		}
+	}, backup, func(d *kv.PageDamage) {
 		if damaged != nil {
 			damaged(messageKeys{}.findingOf(d))
 		}
-		return nil
 	})
-	if first != nil {
-		if err == nil {
-			err = f.s.db.Close(context.Background())
-		}
-		return nil, errors.Join(first, err)
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,9 +13,9 @@ import (
 )
 
 // OpenReadOnly opens a file that nobody writes to, to look at it: neither it nor its log is changed, and Update must not be
-// called. Pages that make no sense do not keep it from being opened, but are reported to found, unless that returns an error. With
+// called. All pages that make no sense are reported to found, and the error is the first of them: bbolt must not read such a file. With
 // alone the file is taken to be complete, as a backup is, and its log is not looked for.
-func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, error) {
+func OpenReadOnly(o Options, alone bool, found func(*PageDamage)) (*DB, error) {
 	path, err := resolve(o.Path)
 	if err != nil {
 		return nil, err
@@ -27,8 +28,13 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 		return nil, err
 	}
 	deadline := time.Now().Add(o.LockTimeout)
-	in, err := inspect(&o, deadline, found)
-	if err != nil {
+	var first error
+	in, err := inspect(&o, deadline, func(d *PageDamage) error {
+		first = cmp.Or(first, error(d))
+		found(d)
+		return nil
+	})
+	if err = cmp.Or(first, err); err != nil {
 		return nil, err
 	}
 	db := newDB(o)
