@@ -77,7 +77,7 @@ func salvage(ctx context.Context, path, to string, report func(Finding)) (done S
 	if err != nil {
 		return done, err
 	}
-	m := mender{done: &done, holders: make(map[string]uint64), places: make(map[string][]place)}
+	m := mender{done: &done, holders: make(map[string]uint64), places: make(map[string][]place), deleted: make(map[event.Account]uint32)}
 	o.Path = temp
 	keyLost := false
 	o.Meta = func(rows map[string][]byte) error {
@@ -162,8 +162,9 @@ func partOf(t kv.Table, key []byte) (part kv.Part, rest []byte) {
 type mender struct {
 	db      *kv.DB
 	done    *Salvaged
-	holders map[string]uint64  // inboxes that hold a message
-	places  map[string][]place // of messages that do not know their inboxes any longer
+	holders map[string]uint64        // inboxes that hold a message
+	places  map[string][]place       // of messages that do not know their inboxes any longer
+	deleted map[event.Account]uint32 // the last generation of an account that was deleted and whose rows are still being removed
 }
 
 func (m *mender) mend(ctx context.Context) error {
@@ -185,6 +186,15 @@ func (m *mender) mend(ctx context.Context) error {
 		err = k.All(tableHead, func(key, _ []byte, _ error) error {
 			if _, there := parts[event.Account(key)]; !there {
 				parts[event.Account(key)] = nil
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		err = k.All(tablePurge, func(key, _ []byte, _ error) error {
+			if name, g, err := decodePurge(key); err == nil {
+				m.deleted[name] = max(m.deleted[name], g)
 			}
 			return nil
 		})
@@ -242,10 +252,7 @@ func (m *mender) mend(ctx context.Context) error {
 func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32) error {
 	var a account
 	if err := a.find(&w.Snapshot, name); err != nil || !a.is {
-		a.is, a.head = true, head{generation: 1}
-		if len(generations) > 0 {
-			a.head.generation = slices.Max(generations)
-		}
+		a.is, a.head = true, head{generation: max(m.deleted[name]+1, slices.Max(append(generations, 1)))}
 		a.rows.Set(tableAccount, string(name), generation(a.head.generation))
 	}
 	for _, g := range generations {
@@ -291,8 +298,14 @@ func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32)
 			if a.head.record != 0 {
 				h.record = a.head.record
 			}
-		case tagKey, tagHand:
-			ok = row[0] == tagHand
+		case tagCursor:
+			c, err := decodeCursor(value)
+			ok, h.seq = err == nil, max(h.seq, c.Seq)
+		case tagState:
+			st, err := decodeState(value)
+			ok, h.seq = err == nil, max(h.seq, st.seq)
+		case tagKey:
+			ok = false
 		}
 		if !ok {
 			gone = append(gone, bytes.Clone(row))
@@ -311,8 +324,11 @@ func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32)
 	for key, seq := range keys {
 		w.Put(&a.rows, keyRow(nil, key), binary.AppendUvarint(nil, seq))
 	}
-	if first > 0 && (h.trim >= first || a.head.seq == 0) {
+	switch {
+	case first > 0 && (h.trim >= first || a.head.seq == 0):
 		h.trim = first - 1
+	case a.head.seq == 0: // it was lost, or has never had an entry
+		h.trim = h.seq
 	}
 	if h.attempts == 0 {
 		h.oldest = 0

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -88,10 +89,15 @@ func newWAL(d disk, f *os.File, id walID, step int64) *wal {
 
 // openWAL opens a file of the log; nil if it is not there.
 func openWAL(d disk, path string, flag int, id walID, step int64) (*wal, error) {
-	f, err := os.OpenFile(path, flag, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch st, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular(): // to open a pipe would wait
+		return nil, fmt.Errorf("%w: %s is no regular file", ErrNotStore, filepath.Base(path))
 	}
+	f, err := os.OpenFile(path, flag, 0)
 	if err != nil {
 		return nil, err
 	}
