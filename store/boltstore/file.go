@@ -83,9 +83,12 @@ func (f *File) Verify(ctx context.Context, report func(Finding)) (Verified, erro
 }
 
 // CopyTo writes all that the file and its log have into a new file, whose pages are full. There must be nothing of that name. The new
-// file has the same incarnation: go on with one of the two, and never with the other. A row that cannot be read ends it with
-// [ErrCorrupt]; see [Salvage].
+// file has the same incarnation: go on with one of the two, and never with the other. So that of a backup is [ErrBackup]: [Restore] changes
+// the incarnation. A row that cannot be read ends it with [ErrCorrupt]; see [Salvage].
 func (f *File) CopyTo(ctx context.Context, path string) error {
+	if f.backup {
+		return fmt.Errorf("boltstore: copy: %w: make a store of it first, with Restore, or mdfile restore", ErrBackup)
+	}
 	if err := f.s.db.Copy(ctx, path); err != nil {
 		return fmt.Errorf("boltstore: copy: %w", err)
 	}
@@ -220,11 +223,17 @@ func (f *File) Accounts(ctx context.Context, each func(AccountSize, error) error
 // that what they have may be newer.
 var ErrBackup = errors.New("boltstore: the file is a backup")
 
-// isBackup reports whether a file ends as a backup does.
+// leastPage is what the size of a page is a multiple of.
+const leastPage = 512
+
+// isBackup reports whether a file ends as a backup does, behind whole pages.
 func isBackup(path string) (bool, error) {
 	st, err := os.Stat(path)
 	if err != nil || !st.Mode().IsRegular() || st.Size() < int64(endBytes) { // to open a pipe would wait
 		return false, err
+	}
+	if (st.Size()-int64(endBytes))%leastPage != 0 { // a store is whole pages, and may end with what somebody has sent
+		return false, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {

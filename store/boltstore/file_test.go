@@ -46,3 +46,30 @@ func TestOpenFile_PagesThatMakeNoSenseAreNotRead(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, told, 3*16*8)
 }
+
+// A store is whole pages; the last one may end with what somebody has sent, also as a backup ends.
+func TestOpen_APayloadCannotPassForABackup(t *testing.T) {
+	path := newPath(t)
+	made(t, path)
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	st, err := file.Stat()
+	require.NoError(t, err)
+	_, err = file.WriteAt([]byte("manydevice-bkup1"), st.Size()-56)
+	require.NoError(t, err)
+	require.NoError(t, file.Close())
+	s := open(t, path, boltstore.Config{})
+	require.Equal(t, []string{"m"}, idsOf(t, s, "ann"))
+}
+
+// A copy of a backup by other means than Restore would let devices pass over new messages.
+func TestFile_ABackupIsNotCopied(t *testing.T) {
+	path := newPath(t)
+	made(t, path)
+	require.NoError(t, os.WriteFile(path+".backup", backupOf(t, path), 0o600))
+	f, err := boltstore.OpenFile(path+".backup", nil)
+	require.NoError(t, err)
+	require.ErrorIs(t, f.CopyTo(t.Context(), path+".new"), boltstore.ErrBackup)
+	require.NoError(t, f.Close())
+	require.NoFileExists(t, path+".new")
+}

@@ -27,8 +27,8 @@ const (
 	mapBytes = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
 	attempts = 10        // to make the file, while others try the same
 
-	NewSuffix     = ".new-"     // of the name under which a file is made; a number follows
-	RestoreSuffix = ".restore-" // of the name under which a file is restored; a number follows
+	NewSuffix     = ".new.tmp-"     // of the name under which a file is made; a number follows; see temporaryName
+	RestoreSuffix = ".restore.tmp-" // of the name under which a file is restored; a number follows
 
 	bucketMeta  = "manydevice" // what the file says about itself
 	bucketState = "state"      // one row, see state
