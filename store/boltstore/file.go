@@ -76,6 +76,9 @@ func (f *File) Verify(ctx context.Context, report func(Finding)) (Verified, erro
 			return v.done, fmt.Errorf("boltstore: verify: %w", err)
 		}
 	}
+	if !f.s.db.Log().Metas {
+		v.found(Finding{Kind: FindingPage, Err: fmt.Errorf("%w: a meta page; the other one is in use, and Open writes both again", ErrCorrupt)})
+	}
 	if err := v.all(ctx); err != nil {
 		return v.done, fmt.Errorf("boltstore: verify: %w", err)
 	}

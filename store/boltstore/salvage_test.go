@@ -1,12 +1,14 @@
 package boltstore_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
@@ -160,4 +162,61 @@ func TestSalvage_WithoutTheHead(t *testing.T) {
 	require.NotZero(t, damage(t, path, "head", is("ann")))
 	require.Equal(t, 1, damage(t, path, "message", is("\x02beyond\x00m")))
 	salvage(t, path)
+}
+
+// A file that is whole and not of this version is not taken apart.
+func TestSalvage_OfOtherFiles(t *testing.T) {
+	newer := newPath(t)
+	made(t, newer)
+	setSchema(t, newer, 6)
+	other := newPath(t)
+	db, err := bolt.Open(other, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("head")); return err }))
+	require.NoError(t, db.Close())
+	for path, want := range map[string]error{newer: store.ErrSchema, other: boltstore.ErrNotStore} {
+		_, err := boltstore.Salvage(t.Context(), path, path+".saved", func(boltstore.Finding) {})
+		require.ErrorIs(t, err, want)
+		require.NoFileExists(t, path+".saved")
+	}
+}
+
+// A finding names the message also where its ID is one of the engine's, which is sealed.
+func TestSalvage_NamesMessages(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, boltstore.Config{})
+	id := event.NewIssuer(s.Info().IDKey).Issue()
+	_, err := s.Commit(t.Context(), message(string(id), []byte("x"), "ann"))
+	require.NoError(t, err)
+	closeStore(t, s)
+	require.Equal(t, 1, damage(t, path, "message", func(key []byte) bool { return key[0] == 1 }))
+	_, list := salvage(t, path)
+	require.Equal(t, id, list[0].Message)
+}
+
+// Each of the two meta pages may be the damaged one.
+func TestOpenFile_ADamagedMetaPageIsTold(t *testing.T) {
+	told := 0
+	for which := range int64(2) {
+		path := newPath(t)
+		made(t, path)
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = file.WriteAt([]byte{0xff}, which*4096+36)
+		require.NoError(t, errors.Join(err, file.Close()))
+		saved, list := salvage(t, path)
+		require.Equal(t, []string{"m"}, idsOf(t, saved, "ann"))
+		require.NotEmpty(t, list)
+		f, err := boltstore.OpenFile(path, nil)
+		if err != nil { // the newer one
+			require.ErrorIs(t, err, boltstore.ErrCorrupt)
+			require.Contains(t, err.Error(), "a meta page is damaged")
+			continue
+		}
+		list, _ = verify(t, f)
+		require.Len(t, list, 1)
+		require.NoError(t, f.Close())
+		told++
+	}
+	require.Equal(t, 1, told)
 }

@@ -57,13 +57,10 @@ func Open(o Options) (*DB, error) {
 		return nil, err
 	}
 	if err := guard(func() error { return db.start(&in) }); err != nil {
-		switch {
-		case full(err):
+		if full(err) {
 			err = fmt.Errorf("%w: to open %s: %w", store.ErrFull, db.name(), err)
-		case !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)):
-			err = fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
 		}
-		return nil, errors.Join(err, db.undoOpen())
+		return nil, errors.Join(in.explain(err), db.undoOpen())
 	}
 	removeStale(o.Path, o.Log)
 	db.flusher.Add(1)

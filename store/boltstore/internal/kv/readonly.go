@@ -44,8 +44,9 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage)) (*DB, error) {
 	}
 	db.page = int64(db.bolt.Info().PageSize)
 	if err := guard(func() error { return db.look(alone) }); err != nil {
-		return nil, errors.Join(err, db.undoOpen())
+		return nil, errors.Join(in.explain(err), db.undoOpen())
 	}
+	db.log.Metas = in.metas
 	db.room.mu.Lock()
 	db.room.free = int64(in.free) * db.page
 	db.room.mu.Unlock()
@@ -108,6 +109,7 @@ type LogState struct {
 	Closed   bool   // it was closed: no log belongs to it
 	Memtable uint64 // that was flushed last
 	Group    uint64 // of operations, that is in the file and was committed last
+	Metas    bool   // both meta pages can be read
 }
 
 // Log returns what the file says about its log.

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ type Salvaged struct {
 }
 
 // Salvage calls row with all rows that can be read, in no order, each once, and lost with what cannot. What row gets is its own.
-// With alone the log is not looked at. The error is that of a file in which nothing can be found.
+// With alone the log is not looked at. o.Meta is called before, with what the file says about itself as far as it can be read. The error is that of a file in which nothing can be found.
 func Salvage(o Options, alone bool, lost func(error), row func(t Table, key, value []byte) error) (Salvaged, error) {
 	path, err := resolve(o.Path)
 	if err != nil {
@@ -109,8 +110,12 @@ func (s *salvager) pages(alone bool, row func(t Table, key, value []byte) error)
 	}
 	s.file, s.high = f, meta.high
 	s.seen = make([]uint64, meta.high/64+1)
+	log, err := s.about(meta.root)
+	if err != nil {
+		return err
+	}
 	if !alone {
-		s.readLogs(s.state(meta.root))
+		s.readLogs(log)
 	}
 	if err := s.tree(span{id: meta.root}, row); err != nil {
 		return err
@@ -121,25 +126,37 @@ func (s *salvager) pages(alone bool, row func(t Table, key, value []byte) error)
 	return s.long(row)
 }
 
-// state returns what the file says about its log, nil if that cannot be read.
-func (s *salvager) state(root uint64) *state {
-	about := about{ours: true}
+// about returns what the file says about its log, nil if that cannot be read. Its error is that of a file that is none of ours, or of
+// another version.
+func (s *salvager) about(root uint64) (*state, error) {
+	var about about
+	whole := true
 	c := newChecker(s.file, s.page, s.high, s.o.Tables)
-	c.only = map[string]bool{bucketState: true}
-	c.found = func(*PageDamage) error { return nil }
+	c.only = map[string]bool{bucketMeta: true, bucketState: true}
+	c.found = func(*PageDamage) error { whole = false; return nil }
 	c.leaf = func(bucket string, list []element) error {
-		about.has(bucket)
 		for i := range list {
 			about.row(bucket, list[i].key, list[i].value)
 		}
 		return nil
 	}
 	_ = c.tree(span{id: root}) // found and leaf have no errors
-	st, _, err := about.read()
-	if err != nil || about.state == nil {
-		return nil
+	for name := range c.buckets {
+		about.has(name)
 	}
-	return &st
+	st, meta, err := about.read()
+	if len(meta) > 0 && s.o.Meta != nil && (err == nil || errors.Is(err, ErrCorrupt)) {
+		if e := s.o.Meta(meta); !errors.Is(e, ErrCorrupt) {
+			err = cmp.Or(e, err)
+		}
+	}
+	switch {
+	case err == nil && about.state != nil:
+		return &st, nil
+	case err != nil && whole && !errors.Is(err, ErrCorrupt):
+		return nil, err
+	}
+	return nil, nil
 }
 
 // spanPages is how many pages are read at least: what a page overflows into follows it, whatever it says.
