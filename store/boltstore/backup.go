@@ -108,8 +108,8 @@ func (b *backup) over() error {
 // changed, [ErrNotStore] if it is something else, [store.ErrSchema] if a newer release wrote it. A file of that name is
 // left alone, with [fs.ErrExist]; so is a log that would become the file's. ctx ends it between two calls of r.Read. When it returns nil, the file is durable.
 //
-// Until then the file has a name of its own, path.restore- and a number. The end of the process may leave that one behind: an Open of
-// path removes it once it is a day old.
+// Until then the file has a name of its own, path.restore.tmp- and a number. The end of the process may leave that one and its log
+// behind: an Open of path removes them once they are a day old.
 func Restore(ctx context.Context, path string, r io.Reader) error {
 	if err := restore(ctx, path, r); err != nil {
 		return fmt.Errorf("boltstore: restore: %w", err)

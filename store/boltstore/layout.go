@@ -144,10 +144,10 @@ func (k messageKeys) key(b []byte, id event.MessageID) []byte {
 	return append(append(append(b, keyOther), id...), 0)
 }
 
-// id returns the ID that a key stands for, nothing if it is no key.
+// id returns the ID that a key stands for, nothing if it is no key or there is no issuer to seal it.
 func (k messageKeys) id(key []byte) event.MessageID {
 	switch n := len(key) - 1; {
-	case n == sealedBytes && key[0] == keySealed:
+	case n == sealedBytes && key[0] == keySealed && k.issuer != nil:
 		return k.issuer.Seal([sealedBytes]byte(key[1:]))
 	case n > 1 && key[0] == keyOther && key[n] == 0:
 		return event.MessageID(key[1:n])

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/internal/trace"
 	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
@@ -39,8 +40,10 @@ func Salvage(ctx context.Context, path, to string, report func(Finding)) (Salvag
 	return done, err
 }
 
-// salvageSlice is how many bytes of rows one operation writes.
-const salvageSlice = 1 << 20
+const (
+	salvageSlice = 1 << 20 // bytes of rows that one operation writes
+	mendSlice    = 512     // accounts or messages that one operation mends
+)
 
 func salvage(ctx context.Context, path, to string, report func(Finding)) (done Salvaged, err error) {
 	if err := kv.Vacant(to); err != nil {
@@ -59,20 +62,27 @@ func salvage(ctx context.Context, path, to string, report func(Finding)) (done S
 	if err := errors.Join(f.Close(), os.Remove(temp)); err != nil {
 		return done, err
 	}
+	var keys messageKeys // without an issuer if the key was lost
 	cfg := Config{MaxSize: -1}.withDefaults()
 	o := kv.Options{
 		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, Reserve: cfg.reserve(), LockTimeout: time.Second,
-		Logger: trace.New(nil), Meta: func(rows map[string][]byte) error { _, err := readMeta(rows, false); return err },
+		Logger: trace.New(nil), Meta: func(rows map[string][]byte) error {
+			m, err := readMeta(rows, false)
+			if err == nil {
+				keys = messageKeys{event.NewIssuer(m.key)}
+			}
+			return err
+		},
 	}
 	lost := func(err error) {
 		done.Findings++
-		report(messageKeys{}.findingOf(err))
+		report(keys.findingOf(err))
 	}
 	found, err := saveRows(ctx, o, backup, temp, lost)
 	if err != nil {
 		return done, err
 	}
-	m := mender{done: &done, holders: make(map[string]uint64), places: make(map[string][]place)}
+	m := mender{done: &done, holders: make(map[string]uint64), places: make(map[string][]place), deleted: make(map[event.Account]uint32)}
 	o.Path = temp
 	keyLost := false
 	o.Meta = func(rows map[string][]byte) error {
@@ -102,6 +112,7 @@ func salvage(ctx context.Context, path, to string, report func(Finding)) (done S
 func saveRows(ctx context.Context, o kv.Options, backup bool, temp string, lost func(error)) (map[string][]byte, error) {
 	into := o
 	into.Path = temp
+	into.Meta = func(rows map[string][]byte) error { _, err := readMeta(rows, false); return err }
 	db, err := kv.Open(into)
 	if err != nil {
 		return nil, err

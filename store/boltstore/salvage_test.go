@@ -1,89 +1,222 @@
 package boltstore_test
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
-	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
 	"github.com/manydevice/manydevice/store/boltstore"
 )
 
-// What is saved of a store that has lost rows is a store in which rows agree with each other, and which goes on.
-func TestSalvage_MendsWhatRowsSayOfEachOther(t *testing.T) {
-	all := func([]byte) bool { return true }
-	for _, tt := range []struct {
-		name, table string
-		match       func([]byte) bool
-		readable    bool // all of Ann's entries
-	}{
-		{"nothing", "head", func([]byte) bool { return false }, true},
-		{"all heads", "head", all, true},
-		{"Ann's head", "head", is("ann"), true},
-		{"Ann's entries", "account", part("ann", 'e'), false},
-		{"Ann's keys", "account", part("ann", 'k'), true},
-		{"Ann's record", "account", part("ann", 'r'), true},
-		{"Ann's idempotency records", "account", part("ann", 'i'), true},
-		{"all messages", "message", all, false},
-		{"lists of inboxes", "message", func(key []byte) bool { return key[len(key)-1] == 't' }, true},
-		{"payloads", "message", func(key []byte) bool { return key[len(key)-1] == 'p' }, false},
-		{"references", "reference", all, true},
-		{"chunks of payloads", "long", all, false},
-		{"some of each account's rows", "account", func(key []byte) bool { return rand.IntN(3) == 0 }, false},
-		{"some messages", "message", func(key []byte) bool { return rand.IntN(3) == 0 }, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			path, to := newPath(t), newPath(t)
-			s := open(t, path, boltstore.Config{})
-			busy(t, s)
-			before, _, err := readAll(t.Context(), s, "ann")
-			require.NoError(t, err)
-			require.NoError(t, s.Delete(t.Context(), "dan", 0))
-			closeStore(t, s)
-			lost := damage(t, path, tt.table, tt.match)
-			found := 0
-			done, err := boltstore.Salvage(t.Context(), path, to, func(f boltstore.Finding) {
-				found++
-				require.NotContains(t, f.String(), "hidden")
-			})
-			require.NoError(t, err)
-			require.Equal(t, found, done.Findings)
-			require.GreaterOrEqual(t, found, lost)
-			s = open(t, to, boltstore.Config{})
-			list, _ := verify(t, s)
-			require.Empty(t, list)
-			after, _, err := readAll(t.Context(), s, "ann")
-			require.NoError(t, err)
-			if tt.readable {
-				require.Equal(t, len(before), len(after))
-				for i := range after {
-					require.Equal(t, before[i].ID, after[i].ID)
-					require.True(t, bytes.Equal(before[i].Payload, after[i].Payload))
-				}
+// salvage makes a new store of a file, in which Verify must find nothing.
+func salvage(t *testing.T, path string) (*boltstore.Store, []boltstore.Finding) {
+	t.Helper()
+	var list []boltstore.Finding
+	to := filepath.Join(t.TempDir(), "saved.db")
+	_, err := boltstore.Salvage(t.Context(), path, to, func(f boltstore.Finding) { list = append(list, f) })
+	require.NoError(t, err)
+	s := open(t, to, boltstore.Config{})
+	wrong, _ := verify(t, s)
+	require.Empty(t, wrong)
+	return s, list
+}
+
+func idsOf(t *testing.T, s store.Store, a event.Account) (ids []string) {
+	t.Helper()
+	entries, _, err := readAll(t.Context(), s, a)
+	require.NoError(t, err)
+	for i := range entries {
+		ids = append(ids, string(entries[i].ID))
+	}
+	return ids
+}
+
+func copyTo(t *testing.T, from, to string, suffixes ...string) {
+	t.Helper()
+	for _, suffix := range suffixes {
+		b, err := os.ReadFile(from + suffix)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(to+suffix, b, 0o600))
+	}
+}
+
+// A log that is not the file's says nothing about it: the same names are other accounts there.
+func TestSalvage_OfAFileWithAnotherOnesLog(t *testing.T) {
+	other := newPath(t)
+	s, err := boltstore.Open(other, boltstore.Config{})
+	require.NoError(t, err)
+	_, err = s.Commit(t.Context(), message("foreign", nil, "ann", "eve"))
+	require.NoError(t, err)
+	s.Crash()
+	for name, prepare := range map[string]func(*testing.T, string){"closed": made, "not closed": crashed} {
+		t.Run(name, func(t *testing.T) {
+			path := newPath(t)
+			prepare(t, path)
+			copyTo(t, other, path, "-wal", "-wal2")
+			s, list := salvage(t, path)
+			require.Empty(t, idsOf(t, s, "eve"))
+			if name == "closed" {
+				require.Equal(t, []string{"m"}, idsOf(t, s, "ann"))
+				require.Empty(t, list)
+			} else {
+				require.ErrorIs(t, list[0].Err, boltstore.ErrOtherLog)
 			}
-			for i := range 3 { // it goes on, and what had a key is superseded
-				b := message(fmt.Sprint("new", i), []byte("x"), "ann", "bob", "dan")
-				b.Messages[0].Key = "key1"
-				_, err = s.Commit(t.Context(), b)
-				require.NoError(t, err)
-			}
-			_, err = s.Trim(t.Context(), "ann", 1<<40, 1000)
-			require.NoError(t, err)
-			for _, a := range []event.Account{"ann", "bob", "cid", "dan"} {
-				r, err := s.Load(t.Context(), a)
-				require.NoError(t, err)
-				require.NoError(t, s.Delete(t.Context(), a, r.Revision))
-			}
-			waitFor(t, func() bool { return !s.Purging() })
-			list, _ = verify(t, s)
-			require.Empty(t, list)
-			_, err = s.Commit(t.Context(), store.Batch{Account: "ann", Now: start.Add(time.Hour), Record: &store.RecordUpdate{Data: []byte("r")}})
-			require.NoError(t, err)
 		})
 	}
+}
+
+// What an older log of the file has is in the file, or was changed since.
+func TestSalvage_OfAFileWithAnOlderLog(t *testing.T) {
+	path := newPath(t)
+	s, err := boltstore.Open(path, boltstore.Config{})
+	require.NoError(t, err)
+	for i := range 5 {
+		_, err = s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, "ann"))
+		require.NoError(t, err)
+	}
+	old := newPath(t)
+	copyTo(t, path, old, "-wal", "-wal2")
+	_, err = s.Trim(t.Context(), "ann", 2, 10)
+	require.NoError(t, err)
+	require.NoError(t, s.Compact(t.Context()))
+	copyTo(t, path, old, "")
+	got, list := salvage(t, old)
+	require.Equal(t, []string{"m2", "m3", "m4"}, idsOf(t, got, "ann"))
+	require.Empty(t, list)
+	closeStore(t, s)
+	copyTo(t, path, old, "")
+	got, list = salvage(t, old)
+	require.Equal(t, []string{"m2", "m3", "m4"}, idsOf(t, got, "ann"))
+	require.Empty(t, list)
+}
+
+func TestSalvage_ADamagedHeaderOfTheLogLosesNothing(t *testing.T) {
+	for _, at := range []int{0, 9, 25} { // magic, number of the log, checksum
+		path := newPath(t)
+		crashed(t, path)
+		for _, suffix := range []string{"-wal", "-wal2"} {
+			b, err := os.ReadFile(path + suffix)
+			require.NoError(t, err)
+			b[at] ^= 4
+			require.NoError(t, os.WriteFile(path+suffix, b, 0o600))
+		}
+		s, list := salvage(t, path)
+		require.Equal(t, []string{"m"}, idsOf(t, s, "ann"))
+		require.Len(t, list, 2)
+	}
+}
+
+// Without its log a file lacks what was answered last, which is told.
+func TestSalvage_WithoutTheLog(t *testing.T) {
+	path := newPath(t)
+	crashed(t, path)
+	require.NoError(t, os.Remove(path+"-wal"))
+	require.NoError(t, os.Remove(path+"-wal2"))
+	s, list := salvage(t, path)
+	require.Empty(t, idsOf(t, s, "ann"))
+	require.ErrorIs(t, list[0].Err, boltstore.ErrNoLog)
+}
+
+// What a deleted account had does not come back to the next one of that name.
+func TestSalvage_ADeletedAccountStaysDeleted(t *testing.T) {
+	path := newPath(t)
+	s, err := boltstore.Open(path, boltstore.Config{})
+	require.NoError(t, err)
+	for i := range 1500 {
+		_, err := s.Commit(t.Context(), message(fmt.Sprint("m", i), nil, "ann"))
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.Compact(t.Context()))
+	require.NoError(t, s.Delete(t.Context(), "ann", 0))
+	s.Crash() // most rows are still there
+	f, err := boltstore.OpenFile(path, nil)
+	require.NoError(t, err)
+	closed := newPath(t)
+	require.NoError(t, f.CopyTo(t.Context(), closed))
+	require.NoError(t, f.Close())
+	require.Equal(t, 1, damage(t, closed, "head", is("ann")))
+	got, list := salvage(t, closed)
+	require.NotEmpty(t, list)
+	require.Empty(t, idsOf(t, got, "ann"))
+}
+
+// A register or a cursor may be beyond the entries that are left.
+func TestSalvage_WithoutTheHead(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, boltstore.Config{})
+	busy(t, s)
+	_, err := s.Commit(t.Context(), message("beyond", nil, "ann"))
+	require.NoError(t, err)
+	_, err = s.Commit(t.Context(), store.Batch{
+		Account: "ann", Now: start, States: []store.StateUpdate{{Conversation: "talk", Name: "pinned", Number: 3}},
+	})
+	require.NoError(t, err)
+	closeStore(t, s)
+	require.NotZero(t, damage(t, path, "head", is("ann")))
+	require.Equal(t, 1, damage(t, path, "message", is("\x02beyond\x00m")))
+	salvage(t, path)
+}
+
+// A file that is whole and not of this version is not taken apart.
+func TestSalvage_OfOtherFiles(t *testing.T) {
+	newer := newPath(t)
+	made(t, newer)
+	setSchema(t, newer, 6)
+	other := newPath(t)
+	db, err := bolt.Open(other, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("head")); return err }))
+	require.NoError(t, db.Close())
+	for path, want := range map[string]error{newer: store.ErrSchema, other: boltstore.ErrNotStore} {
+		_, err := boltstore.Salvage(t.Context(), path, path+".saved", func(boltstore.Finding) {})
+		require.ErrorIs(t, err, want)
+		require.NoFileExists(t, path+".saved")
+	}
+}
+
+// A finding names the message also where its ID is one of the engine's, which is sealed.
+func TestSalvage_NamesMessages(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, boltstore.Config{})
+	id := event.NewIssuer(s.Info().IDKey).Issue()
+	_, err := s.Commit(t.Context(), message(string(id), []byte("x"), "ann"))
+	require.NoError(t, err)
+	closeStore(t, s)
+	require.Equal(t, 1, damage(t, path, "message", func(key []byte) bool { return key[0] == 1 }))
+	_, list := salvage(t, path)
+	require.Equal(t, id, list[0].Message)
+}
+
+// Each of the two meta pages may be the damaged one.
+func TestOpenFile_ADamagedMetaPageIsTold(t *testing.T) {
+	told := 0
+	for which := range int64(2) {
+		path := newPath(t)
+		made(t, path)
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = file.WriteAt([]byte{0xff}, which*4096+36)
+		require.NoError(t, errors.Join(err, file.Close()))
+		saved, list := salvage(t, path)
+		require.Equal(t, []string{"m"}, idsOf(t, saved, "ann"))
+		require.NotEmpty(t, list)
+		f, err := boltstore.OpenFile(path, nil)
+		if err != nil { // the newer one
+			require.ErrorIs(t, err, boltstore.ErrCorrupt)
+			require.Contains(t, err.Error(), "a meta page is damaged")
+			continue
+		}
+		list, _ = verify(t, f)
+		require.Len(t, list, 1)
+		require.NoError(t, f.Close())
+		told++
+	}
+	require.Equal(t, 1, told)
 }

@@ -144,6 +144,12 @@ func TestRun_OnAllKindsOfFiles(t *testing.T) {
 			for _, c := range []string{"compact", "salvage"} {
 				to := filepath.Join(t.TempDir(), "new.db")
 				code, out, errs = mdfile(t, c, path, to)
+				if c == "compact" && name == "backup" { // devices would not learn that they may know more
+					require.Equal(t, exitFailed, code)
+					require.Contains(t, errs, "mdfile restore")
+					require.NoFileExists(t, to)
+					continue
+				}
 				require.Zero(t, code, out+errs)
 				requireWhole(t, to, 100)
 				code, _, errs = mdfile(t, c, path, to)
@@ -235,7 +241,7 @@ func TestSalvage_OfDamagedFiles(t *testing.T) {
 	image, err := os.ReadFile(base)
 	require.NoError(t, err)
 	rng := rand.New(rand.NewPCG(1, 2))
-	saved, losses, unopened := 0, 0, 0
+	saved, told, unopened := 0, 0, 0
 	used := pagesInUse(t, base)
 	require.Greater(t, len(used), 20)
 	for i, page := range used {
@@ -265,13 +271,13 @@ func TestSalvage_OfDamagedFiles(t *testing.T) {
 		saved += n
 		if n < 600 {
 			require.NotContains(t, out, " 0 findings")
-			losses++
+			told++
 		}
 	}
 	t.Logf("%d damaged files: %d of %d entries saved; %d with losses, all told; %d without anything to save",
-		len(used), saved, len(used)*600, losses, unopened)
+		len(used), saved, len(used)*600, told, unopened)
 	require.Less(t, unopened, len(used)/4)
-	require.Greater(t, losses, len(used)/4, "most pages have rows")
+	require.Greater(t, told, len(used)/4, "most pages have rows")
 	require.Greater(t, saved, len(used)*600/2)
 }
 

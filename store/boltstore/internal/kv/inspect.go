@@ -57,6 +57,14 @@ func (in *inspection) putBack(tx *bolt.Tx, tables []TableSpec) error {
 	return nil
 }
 
+// explain returns an error of a file that was opened with more to it, if the file was found to be of an earlier state.
+func (in *inspection) explain(err error) error {
+	if !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)) {
+		return fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
 // Inspect returns an error unless a file is a store whose pages make sense. The file must not be open for writing: else the error is
 // ErrLocked, after Options.LockTimeout.
 func Inspect(o Options) error {

@@ -27,8 +27,8 @@ const (
 	mapBytes = 128 << 30 // of address space, from the start: bbolt replaces a map by a larger one only while no read transaction is open
 	attempts = 10        // to make the file, while others try the same
 
-	NewSuffix     = ".new-"     // of the name under which a file is made; a number follows
-	RestoreSuffix = ".restore-" // of the name under which a file is restored; a number follows
+	NewSuffix     = ".new.tmp-"     // of the name under which a file is made; a number follows; see temporaryName
+	RestoreSuffix = ".restore.tmp-" // of the name under which a file is restored; a number follows
 
 	bucketMeta  = "manydevice" // what the file says about itself
 	bucketState = "state"      // one row, see state
@@ -57,13 +57,10 @@ func Open(o Options) (*DB, error) {
 		return nil, err
 	}
 	if err := guard(func() error { return db.start(&in) }); err != nil {
-		switch {
-		case full(err):
+		if full(err) {
 			err = fmt.Errorf("%w: to open %s: %w", store.ErrFull, db.name(), err)
-		case !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)):
-			err = fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
 		}
-		return nil, errors.Join(err, db.undoOpen())
+		return nil, errors.Join(in.explain(err), db.undoOpen())
 	}
 	removeStale(o.Path, o.Logger)
 	db.flusher.Add(1)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -19,7 +20,7 @@ import (
 //     log. A link that leads to nothing is refused: what it would make, and where, was for someone else to say.
 //  2. The file and its log are regular files. If others than the owner may read or write one, it is narrowed to the owner, and
 //     the log says so; if that cannot be done, Open fails.
-//  3. A new file is made under a name of its own (path.new-123), which must not be there, and linked to its name, which does not replace
+//  3. A new file is made under a name of its own (path.new.tmp-123), which must not be there, and linked to its name, which does not replace
 //     anything. What a crash has left under such a name is removed by a later Open once it is a day old.
 
 // resolve returns the path of the file itself.
@@ -101,13 +102,11 @@ func removeStale(path string, log Logger) {
 	}
 }
 
-// temporary reports whether a name is one under which a file with that base name is made.
+// temporaryName is what follows the name that a file will have. What is made by Salvage or Restore is opened under such a name, and so
+// has a log, and may itself be under way.
+var temporaryName = regexp.MustCompile(`^(\.(new|restore)\.tmp-[0-9]+)+(-wal2?)?$`)
+
+// temporary reports whether a name is one under which a file with that base name is made, or that of its log.
 func temporary(name, base string) bool {
-	rest, ok := strings.CutPrefix(name, base)
-	for _, suffix := range [...]string{NewSuffix, RestoreSuffix} {
-		if number, is := strings.CutPrefix(rest, suffix); ok && is && number != "" && strings.Trim(number, "0123456789") == "" {
-			return true
-		}
-	}
-	return false
+	return temporaryName.MatchString(strings.TrimPrefix(name, base)) && strings.HasPrefix(name, base)
 }

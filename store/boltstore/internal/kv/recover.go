@@ -90,6 +90,9 @@ func (db *DB) replay(m *memtable, flushed uint64, group *uint64) (rows int, err 
 		l.last, l.end = l.end, l.end+int64(recordHeader+len(body))
 		l.planned = l.end
 	}
+	if cut, err := l.cut(m.number, *group+1); err != nil || cut {
+		return rows, errors.Join(err, fmt.Errorf("%w: the log was cut short after group %d", ErrCorrupt, *group))
+	}
 	if lost, err := l.after(l.end, m.number, *group); err != nil || lost {
 		return rows, errors.Join(err, fmt.Errorf("%w: the log, after group %d", ErrCorrupt, *group))
 	}

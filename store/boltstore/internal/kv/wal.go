@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -88,10 +89,15 @@ func newWAL(d disk, f *os.File, id walID, step int64) *wal {
 
 // openWAL opens a file of the log; nil if it is not there.
 func openWAL(d disk, path string, flag int, id walID, step int64) (*wal, error) {
-	f, err := os.OpenFile(path, flag, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch st, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular(): // to open a pipe would wait
+		return nil, fmt.Errorf("%w: %s is no regular file", ErrNotStore, filepath.Base(path))
 	}
+	f, err := os.OpenFile(path, flag, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -158,9 +164,9 @@ func (l *wal) extend(size int64) error {
 // walPause is for how long the disk is not asked again for more after it had no room. To ask costs about as much as a record.
 const walPause = 50 * time.Millisecond
 
-// room makes room for the record of a group, of that many bytes. Its error leaves the log as it was.
+// room makes room for the record of a group, of that many bytes, and the mark behind it. Its error leaves the log as it was.
 func (l *wal) room(bytes int64) error {
-	end := l.planned + bytes
+	end := l.planned + bytes + recordHeader
 	if end <= l.size {
 		return nil
 	}
@@ -204,9 +210,6 @@ func (l *wal) write(record []byte, group uint64) error {
 // mark writes a record without rows behind a durable one, without a sync. The next record is written over it. A record that cannot be
 // read and has a mark behind it is damaged, not torn. After a loss of power the mark may be missing.
 func (l *wal) mark(group uint64) {
-	if l.end+recordHeader > l.bytes.Load() {
-		return
-	}
 	var b [recordHeader]byte
 	binary.BigEndian.PutUint32(b[4:], recordHeader)
 	binary.BigEndian.PutUint64(b[8:], l.number)
@@ -349,6 +352,16 @@ func atEnd(err error) error {
 		return nil
 	}
 	return err
+}
+
+// cut reports whether a file of the log ends before the record that follows, which its header announces, or where one must have room.
+func (l *wal) cut(number, group uint64) (bool, error) {
+	head := make([]byte, recordHeader)
+	if n, err := l.file.ReadAt(head, l.end); n < recordHeader {
+		return true, atEnd(err)
+	}
+	return binary.BigEndian.Uint64(head[8:]) == number && binary.BigEndian.Uint64(head[16:]) == group &&
+		int64(binary.BigEndian.Uint32(head[4:])) > l.size-l.end, nil
 }
 
 // after reports whether a whole record of the memtable for a later group follows somewhere after a place: then what is there is damaged.
