@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -62,9 +63,7 @@ func TestDump_RowsOfAllKinds(t *testing.T) {
 	}
 	for _, payloads := range []bool{false, true} {
 		missing, shown := map[string]string{}, 0
-		for kind, field := range fields {
-			missing[kind] = field
-		}
+		maps.Copy(missing, fields)
 		for _, l := range dump(t, path, boltstore.DumpOptions{Payloads: payloads}) {
 			kind := l["table"].(string)
 			if k, ok := l["kind"]; ok {
