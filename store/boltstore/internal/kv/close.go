@@ -11,7 +11,11 @@ import (
 
 func (db *DB) name() string { return filepath.Base(db.o.Path) }
 
-// shut flushes what memory has, and closes and removes the log. The DB has no users by then.
+// shut closes the files. The DB has no users by then.
+//
+//  1. Both memtables are flushed, then the file says that it was closed, and only then the log is removed.
+//  2. If a flush does not succeed, or the DB has failed, the file stays as a crash would leave it, and the log with it.
+//  3. bbolt, which has the lock, is closed last.
 func (db *DB) shut() error {
 	var err error
 	if db.failure() == nil && !db.readOnly {

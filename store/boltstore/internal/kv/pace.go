@@ -2,7 +2,13 @@ package kv
 
 import "time"
 
-// When a memtable gives way to the next one, and how long commits wait for the flush.
+// When a memtable gives way to the next one, and how long commits wait for the flush. It is decided before each group:
+//
+//  1. A memtable gives way when it is full, or when its log is and the disk has no more room. If the one before is not flushed by then,
+//     the group waits until it is, unless its flush fails.
+//  2. If room in the file is short, it gives way earlier, and the group waits for a flush for shortMost at most: appends may fit
+//     afterwards.
+//  3. Otherwise a group waits for as long as the flush is behind, at most paceMost: so the wait of 1 is seldom met.
 
 // makeWay begins a new memtable if the active one is full or its log is, or room in the file is short; waits if the frozen one
 // is not flushed by then; and slows commits down. It holds running.

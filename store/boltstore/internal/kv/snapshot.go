@@ -5,8 +5,14 @@ import (
 	"sync/atomic"
 )
 
-// sources are where a snapshot reads rows: one or two memtables, and the file. They never change: a memtable that is begun, and a
-// slice of a flush, replace them by others. A reader holds the ones that it began with, and what they refer to stays as long.
+// sources are where a snapshot reads rows: one or two memtables, and the file.
+//
+//  1. They never change. A memtable that is begun, and a slice of a flush, replace them by others.
+//  2. A reader holds those that it began with. When the last reader lets go of them, a memtable that is flushed gives its memory to
+//     the next one, and the read transaction ends, so that bbolt uses the pages again that slices have replaced.
+//  3. A reader takes sources first, and then the number of the group that was published last. A group is in one memtable. So a group
+//     that came meanwhile is seen as a whole or, if it is in a memtable that was begun meanwhile, not at all.
+//  4. All readers share one read transaction until a slice is written. With one for each a look-up took 5.9 µs, and not 1.2.
 type sources struct {
 	mem  [2]*memtable // active, frozen; the frozen one may be nil
 	file *file        // nil while bbolt may change its map of the file
