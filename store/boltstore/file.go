@@ -46,7 +46,7 @@ func openFile(path string, damaged func(Finding)) (*File, error) {
 	f := &File{path: path, backup: backup, s: &Store{cfg: cfg, path: path, log: trace.New(nil)}}
 	var m meta
 	f.s.db, err = kv.OpenReadOnly(kv.Options{
-		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, LockTimeout: time.Second, Log: f.s.log,
+		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, LockTimeout: time.Second, Logger: f.s.log,
 		Meta: func(rows map[string][]byte) (err error) { m, err = readMeta(rows, false); return err },
 	}, backup, func(d *kv.PageDamage) {
 		if damaged != nil {
@@ -259,12 +259,7 @@ func checkBackup(ctx context.Context, path string) error {
 	defer f.Close() // it was only read
 	sum := sha256.New()
 	in := &withoutEnd{w: sum}
-	n, err := io.Copy(in, readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return f.Read(p)
-	}))
+	n, err := io.Copy(in, contextReader{ctx, f})
 	if err != nil {
 		return err
 	}

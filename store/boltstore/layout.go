@@ -23,7 +23,7 @@ import (
 //
 //  1. An account is found by its name alone. No row leads from it to another key, so that no damaged row can lead to
 //     another account's rows.
-//  2. Delete raises the generation in the head: the rows of before are out of reach at once, and are removed later, in slices.
+//  2. Delete raises the generation in the head: rows of the old generation are out of reach at once, and are removed later, in slices.
 //  3. A message's key follows from its ID. So messages that one issuer made one after another are neighbours.
 
 // schemaVersion is the layout that this release reads and writes. Versions 1 to 4 were never released.

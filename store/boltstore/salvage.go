@@ -66,7 +66,7 @@ func salvage(ctx context.Context, path, to string, report func(Finding)) (done S
 	cfg := Config{MaxSize: -1}.withDefaults()
 	o := kv.Options{
 		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, Reserve: cfg.reserve(), LockTimeout: time.Second,
-		Log: trace.New(nil), Meta: func(rows map[string][]byte) error {
+		Logger: trace.New(nil), Meta: func(rows map[string][]byte) error {
 			m, err := readMeta(rows, false)
 			if err == nil {
 				keys = messageKeys{event.NewIssuer(m.key)}
@@ -151,8 +151,8 @@ func saveRows(ctx context.Context, o kv.Options, backup bool, temp string, lost 
 func partOf(t kv.Table, key []byte) (part kv.Part, rest []byte) {
 	switch t {
 	case tableAccount:
-		if _, p, ok := cutAccount(key); ok {
-			return kv.Of(t, p), key[len(p):]
+		if _, _, rest, ok := cutAccount(key); ok {
+			return kv.Of(t, key[:len(key)-len(rest)]), rest
 		}
 	case tableMessage:
 		if n := len(key) - 1; n > 0 {

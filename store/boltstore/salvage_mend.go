@@ -26,8 +26,7 @@ func (m *mender) mend(ctx context.Context) error {
 	var messages [][]byte
 	err := m.db.View(ctx, func(k *kv.Snapshot) error {
 		err := k.All(tableAccount, func(key, _ []byte, _ error) error {
-			if name, part, ok := cutAccount(key); ok {
-				n, g := event.Account(name), binary.BigEndian.Uint32(part[len(name)+1:])
+			if n, g, _, ok := cutAccount(key); ok {
 				if list := parts[n]; len(list) == 0 || list[len(list)-1] != g {
 					parts[n] = append(list, g)
 				}
@@ -47,7 +46,7 @@ func (m *mender) mend(ctx context.Context) error {
 			return err
 		}
 		err = k.All(tablePurge, func(key, _ []byte, _ error) error {
-			if name, g, err := decodePurge(key); err == nil {
+			if name, g, _, ok := cutAccount(key); ok {
 				m.deleted[name] = max(m.deleted[name], g)
 			}
 			return nil
@@ -198,7 +197,7 @@ func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32)
 		h.oldest = 0
 	}
 	m.done.Accounts++
-	w.Put(&a.seat, nil, h.append(nil, a.sum))
+	w.Put(&a.headPart, nil, h.append(nil, a.sum))
 	return nil
 }
 

@@ -25,7 +25,7 @@ func TestFlips_OfTheLogsEnd(t *testing.T) {
 		}))
 	}
 	im := imageOf(t, path)
-	l := db.logs[db.current.Load().tables[0].number%2]
+	l := db.logs[db.current.Load().mem[0].number%2]
 	file, last := 1, l.end
 	if l == db.logs[1] {
 		file = 2
@@ -86,7 +86,7 @@ func TestFlips_OfStructure(t *testing.T) {
 				flipOne(t, im, m, path, [2]int{0, at}, rng.IntN(8), tally)
 			}
 			t.Logf("%d bytes of structure: %v", len(places), tally)
-			require.NotZero(t, tally["refused"])
+			require.LessOrEqual(t, tally["refused"], *flipsN/50) // what may be meant for either of two states, see mend.go
 		})
 	}
 }
@@ -100,7 +100,7 @@ func structure(t *testing.T, b []byte) (places []int) {
 	meta, err := newestMeta(bytes.NewReader(b), 4096)
 	require.NoError(t, err)
 	c := newChecker(bytes.NewReader(b), 4096, meta.high, options("").Tables)
-	require.NoError(t, c.tree(span{id: meta.root}))
+	require.NoError(t, c.tree(&span{id: meta.root}))
 	if meta.freelist != noFreelistPage {
 		c.use(meta.freelist, 1)
 	}
@@ -138,7 +138,7 @@ func TestOpen_ALogThatWasCutShort(t *testing.T) {
 		}))
 	}
 	im := imageOf(t, path)
-	l := db.logs[db.current.Load().tables[0].number%2]
+	l := db.logs[db.current.Load().mem[0].number%2]
 	file, last := 1, l.end
 	if l == db.logs[1] {
 		file = 2

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"slices"
 )
@@ -25,6 +24,12 @@ const (
 	maxDepth       = 64
 	manyFree       = 0xFFFF // count of a free list whose first number is the count
 )
+
+// HeadBytes is how much of a file IsHead looks at.
+const HeadBytes = pageHeader + 4
+
+// IsHead reports whether a file that begins with these HeadBytes bytes is one of bbolt's.
+func IsHead(b []byte) bool { return binary.NativeEndian.Uint32(b[pageHeader:]) == metaMagic }
 
 // pageReader reads pages of a file.
 type pageReader struct {
@@ -78,12 +83,10 @@ func newestMeta(f io.ReaderAt, page int64) (fileMeta, error) {
 			return newest, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		m := b[pageHeader:]
-		h := fnv.New64a()
-		h.Write(m[:metaBytes-8]) // never fails
-		order := binary.NativeEndian
-		if order.Uint32(m) != metaMagic || order.Uint64(m[56:]) != h.Sum64() {
+		if !metaIntact(m) {
 			continue
 		}
+		order := binary.NativeEndian
 		if tx := order.Uint64(m[48:]); found == 0 || tx > newest.tx {
 			newest = fileMeta{root: order.Uint64(m[16:]), freelist: order.Uint64(m[32:]), high: order.Uint64(m[40:]), tx: tx}
 		}

@@ -29,7 +29,7 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage)) (*DB, error) {
 	}
 	deadline := time.Now().Add(o.LockTimeout)
 	var first error
-	in, err := inspect(&o, deadline, func(d *PageDamage) error {
+	in, err := inspect(&o, deadline, nil, func(d *PageDamage) error {
 		first = cmp.Or(first, error(d))
 		found(d)
 		return nil
@@ -50,8 +50,6 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage)) (*DB, error) {
 	db.room.mu.Lock()
 	db.room.free = int64(in.free) * db.page
 	db.room.mu.Unlock()
-	db.flusher.Add(1)
-	go db.flushAll()
 	return db, nil
 }
 
@@ -87,8 +85,8 @@ func (db *DB) look(alone bool) error {
 		return db.recover(&s, file)
 	}
 	db.published.Store(s.group)
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	db.install(db.memtable(s.number+1, 0), nil, file)
 	db.measure(file.tx.Size(), 0)
 	return nil

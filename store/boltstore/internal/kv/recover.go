@@ -38,8 +38,8 @@ func (db *DB) recover(s *state, file *file) error {
 			break
 		}
 	}
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	if second.empty() {
 		db.install(first, nil, file)
 	} else {
@@ -48,7 +48,7 @@ func (db *DB) recover(s *state, file *file) error {
 	}
 	db.measure(file.tx.Size(), db.room.frozen)
 	if !db.readOnly {
-		db.fits(db.current.Load().tables[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
+		db.fits(db.current.Load().mem[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
 	}
 	db.replayed = Replayed{Rows: rows, Took: time.Since(began)}
 	return nil

@@ -42,7 +42,7 @@ func Salvage(o Options, alone bool, lost func(error), row func(t Table, key, val
 	} else if !st.Mode().IsRegular() { // to open a pipe would wait
 		return Salvaged{}, fmt.Errorf("%w: no regular file", ErrNotStore)
 	}
-	// As long as it is open nobody else can write. If bbolt refuses it, so it does others.
+	// While it is open no other process can write. A file that bbolt refuses here is refused to all.
 	db, _, err := boltOpen(path, &bolt.Options{Timeout: timeout(time.Now().Add(o.LockTimeout)), ReadOnly: true})
 	if errors.Is(err, ErrLocked) {
 		return Salvaged{}, err
@@ -134,13 +134,13 @@ func (s *salvager) about(root uint64) (*state, error) {
 	c := newChecker(s.file, s.page, s.high, s.o.Tables)
 	c.only = map[string]bool{bucketMeta: true, bucketState: true}
 	c.found = func(*PageDamage) error { whole = false; return nil }
-	c.leaf = func(bucket string, list []element) error {
+	c.leaf = func(at *span, list []element) error {
 		for i := range list {
-			about.row(bucket, list[i].key, list[i].value)
+			about.row(at.bucket, list[i].key, list[i].value)
 		}
 		return nil
 	}
-	_ = c.tree(span{id: root}) // found and leaf have no errors
+	_ = c.tree(&span{id: root}) // found and leaf have no errors
 	for name := range c.buckets {
 		about.has(name)
 	}
@@ -233,7 +233,7 @@ func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) err
 	case at.bucket == "":
 		return s.directory(at, list, row)
 	}
-	return s.leaf(at.bucket, list, row)
+	return s.leaf(at.bucket, list, reason == "", row)
 }
 
 // below goes on with the pages that a branch refers to.
@@ -268,7 +268,7 @@ func (s *salvager) directory(at span, list []element, row func(t Table, key, val
 			if reason != "" {
 				s.lose(&PageDamage{Page: at.id, Bucket: next.bucket, Reason: reason})
 			}
-			err = s.leaf(next.bucket, inner, row)
+			err = s.leaf(next.bucket, inner, reason == "", row)
 		}
 		if err != nil {
 			return err
@@ -277,8 +277,9 @@ func (s *salvager) directory(at span, list []element, row func(t Table, key, val
 	return nil
 }
 
-// leaf hands out rows whose checksum is right.
-func (s *salvager) leaf(bucket string, list []element, row func(t Table, key, value []byte) error) error {
+// leaf hands out rows whose checksum is right. What a page that makes no sense has for a key may be a part of a value, which no
+// report may show: sound says that keys are keys.
+func (s *salvager) leaf(bucket string, list []element, sound bool, row func(t Table, key, value []byte) error) error {
 	t, known := s.tables[bucket]
 	if !known {
 		return nil
@@ -286,16 +287,15 @@ func (s *salvager) leaf(bucket string, list []element, row func(t Table, key, va
 	for i := range list {
 		k, v := list[i].key, list[i].value
 		if !intact(t, k, v) {
-			if m := meant(t, k, v); m != nil {
-				k = m
-			} else {
+			m := meant(t, k, v)
+			if m == nil || !intact(t, m, v) { // its length may be wrong
+				if !sound {
+					k = nil
+				}
 				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
 				continue
 			}
-			if !intact(t, k, v) { // its length was wrong as well
-				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
-				continue
-			}
+			k = m
 		}
 		switch {
 		case t == metaTable:
@@ -330,7 +330,7 @@ func (s *salvager) unreached(id uint64, row func(t Table, key, value []byte) err
 	}
 	c := newChecker(s.file, s.page, s.high, s.o.Tables)
 	c.leaves = false
-	if err := c.freelist(id); err != nil {
+	if err := c.freelist(fileMeta{freelist: id}); err != nil {
 		s.lose(err)
 		return nil
 	}
@@ -341,10 +341,10 @@ func (s *salvager) unreached(id uint64, row func(t Table, key, value []byte) err
 		if head, err := s.read(i, 1); err != nil || binary.NativeEndian.Uint64(head) != i {
 			continue
 		}
-		list, leaf, pages, _ := s.load(i)
+		list, leaf, pages, reason := s.load(i)
 		if bucket := s.bucketOf(list); leaf && bucket != "" {
 			s.note(i, pages)
-			if err := s.leaf(bucket, list, row); err != nil {
+			if err := s.leaf(bucket, list, reason == "", row); err != nil {
 				return err
 			}
 		}

@@ -26,8 +26,8 @@ import (
 //	    is missing in between is damage, not an end. So is one with a mark behind it; see mark.
 //	 3. A record's checksum begins with one of the log's random number, so that no payload can pass for a record: what a torn
 //	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened.
-//	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
-//	    room, and no change of the file's size: they were zeros once, written ahead.
+//	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes changes
+//	    no size, and needs no room on most file systems: they were zeros once, written ahead. On others see errNotWritten.
 //	 5. Room for a group's record is made while the group runs, so that an operation whose rows do not fit is refused alone.
 //	 6. The bbolt file says which log belongs to it, and whether it was closed. A clean Close removes the log.
 type wal struct {
@@ -148,10 +148,10 @@ func unusedWAL(path string) (bool, error) {
 	}
 }
 
-// begin has the file hold the records of a memtable from now on.
+// begin gives the file to a memtable.
 func (l *wal) begin(number uint64) { l.number, l.end, l.planned = number, walPage, walPage }
 
-// extend has the file hold zeros up to a size.
+// extend fills the file with zeros up to a size.
 func (l *wal) extend(size int64) error {
 	if err := grow(l.disk, l.file, l.size, size, true); err != nil {
 		return err
@@ -207,8 +207,8 @@ func (l *wal) write(record []byte, group uint64) error {
 	return nil
 }
 
-// mark writes behind a durable record, and without a sync, that it was durable: a record without rows, over which the next one is
-// written. If it is there, a record before it that cannot be read is not torn but damaged. After a loss of power it may be missing.
+// mark writes a record without rows behind a durable one, without a sync. The next record is written over it. A record that cannot be
+// read and has a mark behind it is damaged, not torn. After a loss of power the mark may be missing.
 func (l *wal) mark(group uint64) {
 	var b [recordHeader]byte
 	binary.BigEndian.PutUint32(b[4:], recordHeader)
@@ -366,10 +366,10 @@ func (l *wal) cut(number, group uint64) (bool, error) {
 
 // after reports whether a whole record of the memtable for a later group follows somewhere after a place: then what is there is damaged.
 func (l *wal) after(at int64, number, group uint64) (bool, error) {
-	const part = 1 << 20
+	const span = 1 << 20
 	want := binary.BigEndian.AppendUint64(nil, number)
-	buf := make([]byte, part+recordHeader)
-	for ; at < l.size; at += part {
+	buf := make([]byte, span+recordHeader)
+	for ; at < l.size; at += span {
 		n, err := l.file.ReadAt(buf, at)
 		if err = atEnd(err); err != nil {
 			return false, err

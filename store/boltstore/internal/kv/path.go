@@ -14,7 +14,7 @@ import (
 	"github.com/manydevice/manydevice/internal/trace"
 )
 
-// Where a file is, and who may touch it.
+// Where a file is, and which users may open it.
 //
 //  1. A symbolic link to a file is followed, and the log lies next to the file itself, so that all names of one file lead to one
 //     log. A link that leads to nothing is refused: what it would make, and where, was for someone else to say.
@@ -59,15 +59,15 @@ func narrow(path string, log Logger) error {
 	return nil
 }
 
-// place makes sure of where the file is and who may touch it, before it is opened.
-func (o *Options) place() error {
+// locate makes Path that of the file itself, and narrows its mode, before it is opened.
+func (o *Options) locate() error {
 	path, err := resolve(o.Path)
 	if err != nil {
 		return err
 	}
 	o.Path = path
 	for _, suffix := range append(walNames[:], "") {
-		if err := narrow(o.Path+suffix, o.Log); err != nil {
+		if err := narrow(o.Path+suffix, o.Logger); err != nil {
 			return err
 		}
 	}
