@@ -62,7 +62,7 @@ func TestSalvage_OfFlips(t *testing.T) {
 			closeStore(t, s)
 			f.none = false
 			missing, without, most := 0, 0, 0
-			for n := range *flipCount {
+			for n := range *flipCount / 2 {
 				where, err := f.copy(n)
 				require.NoError(t, err)
 				to := filepath.Join(f.work, "saved")
@@ -92,7 +92,7 @@ func TestSalvage_OfFlips(t *testing.T) {
 				}
 				missing, most = missing+lost, max(most, lost)
 			}
-			t.Logf("%d bits: %d without a loss; of %d each %d in all are missing, %d at most", *flipCount, without, all, missing, most)
+			t.Logf("%d bits: %d without a loss; of %d each %d in all are missing, %d at most", *flipCount/2, without, all, missing, most)
 		})
 	}
 }

@@ -164,9 +164,16 @@ func (r *fileRows) take(k, v []byte) error {
 		r.key, r.value = k, v
 		return nil
 	}
+	last := r.key
 	r.key, r.value = nil, nil
 	if m := r.hidden(k, v); m != nil {
 		return r.f.damage(r.table, m)
+	}
+	if k != nil && !intact(r.table, k, v) { // the end, if it is where it belongs; otherwise it may be one that is looked for
+		after, _ := r.c.Next()
+		if bytes.Compare(k, last) <= 0 || after != nil && bytes.Compare(k, after) >= 0 || bytes.HasPrefix(after, r.within) {
+			return r.f.damage(r.table, r.within)
+		}
 	}
 	return nil
 }

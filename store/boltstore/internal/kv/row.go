@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -26,6 +27,9 @@ const (
 	// ones would need many free pages side by side.
 	longValue = 2 << 10
 	maxLong   = 1 << 30
+
+	// maxKey is more than any key of ours. What a row was is looked for up to there, since the work grows with its square.
+	maxKey = 4 << 10
 )
 
 // ChunkBytes is how much of a long value is in one row: four rows fit into a page of 4 KiB.
@@ -76,23 +80,26 @@ func meant(t Table, k, v []byte) []byte {
 	if intact(t, k, v) {
 		return k
 	}
-	other := bytes.Clone(k)
-	for i := range other {
-		for bit := range 8 {
-			other[i] ^= 1 << bit
-			if intact(t, other, v) {
-				return other
+	if len(k) <= maxKey {
+		other := bytes.Clone(k)
+		for i := range other {
+			for bit := range 8 {
+				other[i] ^= 1 << bit
+				if intact(t, other, v) {
+					return other
+				}
+				other[i] ^= 1 << bit
 			}
-			other[i] ^= 1 << bit
 		}
 	}
-	all := append(other, v...)
+	const most = rowHeader + longValue
+	all := slices.Concat(k[:min(len(k), maxKey+most)], v[:min(len(v), most)]) // as far as the row may go
 	for bit := 0; 1<<bit < len(k); bit++ {
 		n := len(k) ^ 1<<bit
-		if n > len(k) { // the value would begin later, and what follows is not known
+		if n > len(k) || n > maxKey { // the value would begin later, and what follows is not known
 			continue
 		}
-		for end := n + rowHeader; end <= len(all); end++ {
+		for end := n + rowHeader; end <= min(len(all), n+most); end++ {
 			if intact(t, all[:n], all[n:end]) {
 				return all[:n]
 			}
