@@ -323,7 +323,7 @@ func TestWAL_APayloadCannotForgeARecord(t *testing.T) {
 	forged := make([]byte, recordHeader, 200)
 	forged = append(forged, 0, 3, 4, 1, 'a', 0, '9', 1, 'x')
 	binary.BigEndian.PutUint32(forged[4:], uint32(len(forged)))
-	binary.BigEndian.PutUint64(forged[8:], m.number)
+	binary.BigEndian.PutUint64(forged[8:], m.number^db.logs[1].mask)
 	binary.BigEndian.PutUint64(forged[16:], 7)
 	binary.BigEndian.PutUint32(forged, crc32.Checksum(forged[4:], castagnoli))
 	require.NoError(t, db.Update(context.Background(), 1, func(w *Writer) error {

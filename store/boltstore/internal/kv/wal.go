@@ -17,14 +17,16 @@ import (
 // The write-ahead log is two files next to the bbolt file, one for each memtable. A file begins with a header, and holds one
 // record for each group:
 //
-//		checksum 4 │ length 4 │ number of the memtable 8 │ group 8 │ rows …
+//		checksum 4 │ length 4 │ number of the memtable, masked 8 │ group 8 │ rows …
 //
 //	 1. A record is durable before its group is published, and the next one is written only then. So at most the last record of
 //	    the log can be torn.
 //	 2. Groups have no gaps: from the last one that was flushed, over the older file, to the end of the newer one. A record that
 //	    is missing in between is damage, not an end. So is one with a mark behind it; see mark.
 //	 3. A record's checksum begins with one of the log's random number, so that no payload can pass for a record: what a torn
-//	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened.
+//	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened. Nor can one pass for the
+//	    head of a record, since the number in it is masked with another part of the random number: otherwise a client could write
+//	    so many of them that to look at each takes Open hours.
 //	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
 //	    room, and no change of the file's size: they were zeros once, written ahead.
 //	 5. Room for a group's record is made while the group runs, so that an operation whose rows do not fit is refused alone.
@@ -33,6 +35,7 @@ type wal struct {
 	disk   disk
 	file   *os.File
 	salt   uint32 // of checksums
+	mask   uint64 // of memtables' numbers
 	number uint64 // memtable
 	end    int64  // of the records; guarded by DB.writing
 	last   int64  // where the last one begins that was found when the file was opened; 0: none was
@@ -83,7 +86,9 @@ func createWAL(d disk, path string, id walID, step int64) (*wal, error) {
 }
 
 func newWAL(d disk, f *os.File, id walID, step int64) *wal {
-	return &wal{disk: d, file: f, salt: crc32.Checksum(id[:], castagnoli), step: step, end: walPage, planned: walPage}
+	return &wal{
+		disk: d, file: f, salt: crc32.Checksum(id[:], castagnoli), mask: binary.BigEndian.Uint64(id[:]), step: step, end: walPage, planned: walPage,
+	}
 }
 
 // openWAL opens a file of the log; nil if it is not there.
@@ -183,10 +188,7 @@ func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(e
 
 // write writes a record, for which there must be room, and returns when it is durable.
 func (l *wal) write(record []byte, group uint64) error {
-	binary.BigEndian.PutUint32(record[4:], uint32(len(record)))
-	binary.BigEndian.PutUint64(record[8:], l.number)
-	binary.BigEndian.PutUint64(record[16:], group)
-	binary.BigEndian.PutUint32(record, l.sum(record))
+	l.head(record, group)
 	if err := l.disk.write(l.file, record, l.end); err != nil {
 		if full(err) { // not all of it was written: it is no record
 			return fmt.Errorf("%w: %w", errNotWritten, err)
@@ -208,11 +210,16 @@ func (l *wal) mark(group uint64) {
 		return
 	}
 	var b [recordHeader]byte
-	binary.BigEndian.PutUint32(b[4:], recordHeader)
-	binary.BigEndian.PutUint64(b[8:], l.number)
-	binary.BigEndian.PutUint64(b[16:], group)
-	binary.BigEndian.PutUint32(b[:], l.sum(b[:]))
+	l.head(b[:], group)
 	_ = l.disk.write(l.file, b[:], l.end) // it only helps
+}
+
+// head fills in the head of a record.
+func (l *wal) head(record []byte, group uint64) {
+	binary.BigEndian.PutUint32(record[4:], uint32(len(record)))
+	binary.BigEndian.PutUint64(record[8:], l.number^l.mask)
+	binary.BigEndian.PutUint64(record[16:], group)
+	binary.BigEndian.PutUint32(record, l.sum(record))
 }
 
 // errNotWritten: a record is not in the log. Some file systems need room to write over what is there.
@@ -331,7 +338,8 @@ func (l *wal) record(at int64) (number, group uint64, rows []byte, err error) {
 		return 0, 0, nil, atEnd(err)
 	}
 	size := int64(binary.BigEndian.Uint32(head[4:]))
-	if size < recordHeader || size > l.size-at {
+	number = binary.BigEndian.Uint64(head[8:]) ^ l.mask
+	if size < recordHeader || size > l.size-at || number>>32 != 0 { // so many memtables take a life of centuries
 		return 0, 0, nil, nil
 	}
 	b := make([]byte, size)
@@ -341,7 +349,7 @@ func (l *wal) record(at int64) (number, group uint64, rows []byte, err error) {
 	if l.sum(b) != binary.BigEndian.Uint32(b) {
 		return 0, 0, nil, nil
 	}
-	return binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), b[recordHeader:], nil
+	return number, binary.BigEndian.Uint64(b[16:]), b[recordHeader:], nil
 }
 
 func atEnd(err error) error {
@@ -354,7 +362,7 @@ func atEnd(err error) error {
 // after reports whether a whole record of the memtable for a later group follows somewhere after a place: then what is there is damaged.
 func (l *wal) after(at int64, number, group uint64) (bool, error) {
 	const part = 1 << 20
-	want := binary.BigEndian.AppendUint64(nil, number)
+	want := binary.BigEndian.AppendUint64(nil, number^l.mask)
 	buf := make([]byte, part+recordHeader)
 	for ; at < l.size; at += part {
 		n, err := l.file.ReadAt(buf, at)
