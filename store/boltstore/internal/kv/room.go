@@ -111,7 +111,7 @@ func (db *DB) extendLocked(missing, step int64) {
 		if size <= r.blocks {
 			return
 		}
-		err := grow(db.disk, db.fd, r.blocks, size, false)
+		err := grow(db.disk, db.grown, r.blocks, size, false)
 		if err == nil {
 			r.blocks, r.tight = size, false
 			return

@@ -34,12 +34,13 @@ import (
 type wal struct {
 	disk   disk
 	file   *os.File
-	salt   uint32 // of checksums
-	mask   uint64 // of memtables' numbers
-	number uint64 // memtable
-	end    int64  // of the records; guarded by DB.writing
-	last   int64  // where the last one begins that was found when the file was opened; 0: none was
-	step   int64  // by which it grows
+	grown  *os.File // the same file for what makes it longer; see grow. Nil: it is only read
+	salt   uint32   // of checksums
+	mask   uint64   // of memtables' numbers
+	number uint64   // memtable
+	end    int64    // of the records; guarded by DB.writing
+	last   int64    // where the last one begins that was found when the file was opened; 0: none was
+	step   int64    // by which it grows
 
 	// Guarded by DB.running.
 	planned int64        // end of the records of the groups that ran
@@ -71,6 +72,9 @@ func createWAL(d disk, path string, id walID, step int64) (*wal, error) {
 		return nil, err
 	}
 	l := newWAL(d, f, id, step)
+	if l.grown, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+		return nil, errors.Join(err, f.Close(), d.remove(path))
+	}
 	head := append([]byte(walMagic), id[:]...)
 	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
 	if err = d.write(f, append(head, make([]byte, walPage-len(head))...), 0); err == nil {
@@ -80,7 +84,7 @@ func createWAL(d disk, path string, id walID, step int64) (*wal, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close(), d.remove(path))
+		return nil, errors.Join(err, l.close(), d.remove(path))
 	}
 	return l, nil
 }
@@ -101,10 +105,21 @@ func openWAL(d disk, path string, flag int, id walID, step int64) (*wal, error) 
 		return nil, err
 	}
 	l := newWAL(d, f, id, step)
-	if err := l.check(id); err != nil {
+	if err = l.check(id); err == nil && flag != os.O_RDONLY {
+		l.grown, err = os.OpenFile(path, flag, 0)
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return l, nil
+}
+
+func (l *wal) close() error {
+	err := l.file.Close()
+	if l.grown != nil {
+		err = errors.Join(err, l.grown.Close())
+	}
+	return err
 }
 
 func (l *wal) check(id walID) error {
@@ -152,7 +167,7 @@ func (l *wal) begin(number uint64) { l.number, l.end, l.planned = number, walPag
 
 // extend has the file hold zeros up to a size.
 func (l *wal) extend(size int64) error {
-	if err := grow(l.disk, l.file, l.size, size, true); err != nil {
+	if err := grow(l.disk, l.grown, l.size, size, true); err != nil {
 		return err
 	}
 	l.size = size
