@@ -13,7 +13,8 @@ import (
 type arena struct {
 	chunks [maxChunks][]byte
 	words  [maxWordChunks]*wordChunk
-	step   int // size of the first chunks of bytes; see chunkSize
+	limit  int64 // bytes that it has again after reset, about
+	step   int   // size of the first chunks of bytes; see chunkSize
 
 	// Only the goroutine that adds uses these.
 	chunk, used int // the chunk that is added to, and how much of it is used
@@ -34,16 +35,19 @@ const (
 )
 
 func newArena(limit int64) *arena {
-	return &arena{step: int(min(max(limit/16, smallestChunk), largestChunk)), chunk: -1}
+	return &arena{limit: limit, step: int(min(max(limit/16, smallestChunk), largestChunk)), chunk: -1}
 }
 
-// reset makes it empty, and keeps its chunks unless one of them was made for something larger than the others.
+// reset makes it empty. It keeps the memory that it takes up to its limit, and gives back the rest, and chunks that were made for
+// something larger than the others: one large operation, or a flush that failed for a while, costs no memory from then on.
 func (a *arena) reset() {
+	kept := int64(0)
 	for i := range a.chunks {
-		if len(a.chunks[i]) > a.chunkSize(i) {
+		if kept += int64(len(a.chunks[i])); kept > a.limit || len(a.chunks[i]) > a.chunkSize(i) {
 			a.chunks[i] = nil
 		}
 	}
+	clear(a.words[min(max(1, a.limit/2>>(wordBits+2)), maxWordChunks):]) // the words of small rows take half as much as the rest
 	a.chunk, a.used, a.next, a.wordChunks, a.size = -1, 0, 0, 0, 0
 }
 
