@@ -158,11 +158,6 @@ func (db *DB) lead() {
 	if w != nil && err == nil {
 		err = db.writeGroup(w)
 	}
-	if w != nil && err == nil {
-		for _, f := range w.after {
-			f()
-		}
-	}
 	db.mu.Lock()
 	db.inWrite = false
 	db.arrived.Signal()
@@ -251,13 +246,11 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 		}
 	}
 	w.active.taken.Store(w.active.size)
-	w.log.planned += w.planned()
 	if w.record.empty() {
 		db.seq--
-		if len(w.after) == 0 {
-			return nil, nil
-		}
+		return nil, nil
 	}
+	w.log.planned += w.planned()
 	return w, nil
 }
 
@@ -267,27 +260,17 @@ func (db *DB) writer(v *version) *Writer {
 	w := db.writers[db.seq%2]
 	w.Snapshot = Snapshot{v: v, seq: db.seq, buf: w.buf}
 	w.active = v.tables[0]
-	clear(w.after)
-	w.undo, w.after = w.undo[:0], w.after[:0]
-	w.record.begin()
+	w.begin()
 	w.log = db.logs[w.active.number%2]
 	w.began = w.mark()
 	return w
 }
 
 // planned is how much of the log the group takes.
-func (w *Writer) planned() int64 {
-	if w.record.empty() {
-		return 0
-	}
-	return int64(len(w.record.b))
-}
+func (w *Writer) planned() int64 { return int64(len(w.record.b)) }
 
 // writeGroup makes a group durable and publishes it.
 func (db *DB) writeGroup(w *Writer) error {
-	if w.record.empty() {
-		return nil
-	}
 	began := time.Now()
 	if err := db.write(w.log, w.record.b, w.seq); err != nil {
 		if errors.Is(err, errNotWritten) {

@@ -13,7 +13,6 @@ type Writer struct {
 	log    *wal // of the active memtable
 	record recordWriter
 	undo   []undone
-	after  []func()
 	tier   tier // of the operation that runs
 	adds   int  // rows that it has added, less those that it has removed
 	began  mark // of the group
@@ -24,19 +23,32 @@ type undone struct{ row, version uint32 }
 
 // mark is a place to which a writer can go back.
 type mark struct {
-	undo, record, after int
-	grows, frees        int64
+	undo, record int
+	grows, frees int64
 }
 
 func (w *Writer) mark() mark {
-	return mark{len(w.undo), len(w.record.b), len(w.after), w.active.grows, w.active.frees}
+	return mark{len(w.undo), len(w.record.b), w.active.grows, w.active.frees}
+}
+
+// begin makes it empty. Memory that a large group took is not kept: see arena.reset.
+func (w *Writer) begin() {
+	most := int(min(w.db.limit/4, maxGroupBytes))
+	if cap(w.record.b) > most {
+		w.record.b = nil
+	}
+	if 8*cap(w.undo) > most {
+		w.undo = nil
+	}
+	w.undo = w.undo[:0]
+	w.record.begin()
 }
 
 func (w *Writer) back(to mark) {
 	for i := len(w.undo) - 1; i >= to.undo; i-- {
 		w.active.store(w.undo[i].row+rowVersion, w.undo[i].version)
 	}
-	w.undo, w.after = w.undo[:to.undo], w.after[:to.after]
+	w.undo = w.undo[:to.undo]
 	w.active.grows, w.active.frees = to.grows, to.frees
 	w.record.b = w.record.b[:to.record]
 	w.record.last = w.record.last[:0]
@@ -131,7 +143,3 @@ func (w *Writer) weight(p *Part, row []byte) (n int64) {
 	})
 	return n
 }
-
-// After has f called once the group of the operation is durable and published, on the goroutine that commits, if the
-// operation succeeds. f must be short.
-func (w *Writer) After(f func()) { w.after = append(w.after, f) }
