@@ -11,7 +11,7 @@ import (
 
 // held is how much memory an arena has, in use or not.
 func (a *arena) held() (bytes int64) {
-	for _, c := range a.chunks {
+	for _, c := range a.slabs {
 		bytes += int64(len(c))
 	}
 	for _, c := range a.words {
@@ -42,7 +42,7 @@ func TestMemory_OfALargeOperationIsGivenBack(t *testing.T) {
 				require.NoError(t, db.Checkpoint(context.Background()))
 				require.NoError(t, put(context.Background(), db, "next", 10))
 			}
-			held := db.current.Load().tables[0].held()
+			held := db.current.Load().mem[0].held()
 			db.mu.Lock()
 			if db.spare != nil {
 				held += db.spare.held()

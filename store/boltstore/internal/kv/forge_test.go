@@ -34,7 +34,7 @@ func TestWAL_PayloadsThatLookLikeHeadsOfRecordsDoNotHoldUpOpen(t *testing.T) {
 		require.NoError(t, db.Checkpoint(context.Background()))
 		require.NoError(t, put(context.Background(), db, row, 10))
 	}
-	require.EqualValues(t, 3, db.current.Load().tables[0].number)
+	require.EqualValues(t, 3, db.current.Load().mem[0].number)
 	crash(t, path)
 	shut(t, db)
 	uncrash(t, path)

@@ -13,22 +13,18 @@ type Writer struct {
 	log    *wal // of the active memtable
 	record recordWriter
 	undo   []undone
-	tier   tier // of the operation that runs
-	adds   int  // rows that it has added, less those that it has removed
-	began  mark // of the group
+	tier   tier      // of the operation that runs
+	adds   int       // rows that it has added, less those that it has removed
+	began  savepoint // of the group
 }
 
 // undone is the version that a row had before it was changed.
 type undone struct{ row, version uint32 }
 
-// mark is a place to which a writer can go back.
-type mark struct {
+// savepoint is a state of a group that a writer can go back to.
+type savepoint struct {
 	undo, record int
 	grows, frees int64
-}
-
-func (w *Writer) mark() mark {
-	return mark{len(w.undo), len(w.record.b), w.active.grows, w.active.frees}
 }
 
 // begin makes it empty. Memory that a large group took is not kept: see arena.reset.
@@ -44,7 +40,11 @@ func (w *Writer) begin() {
 	w.record.begin()
 }
 
-func (w *Writer) back(to mark) {
+func (w *Writer) savepoint() savepoint {
+	return savepoint{len(w.undo), len(w.record.b), w.active.grows, w.active.frees}
+}
+
+func (w *Writer) back(to savepoint) {
 	for i := len(w.undo) - 1; i >= to.undo; i-- {
 		w.active.store(w.undo[i].row+rowVersion, w.undo[i].version)
 	}
@@ -84,8 +84,9 @@ func (w *Writer) change(p *Part, row, value []byte, gone bool) {
 	w.record.row(p.prefix, row, value, gone)
 }
 
-// Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: the reserve may be used. An operation that
-// takes none may write what makes room and what is small: trims, cursors.
+// Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: half of the reserve may be used. An operation
+// that takes none may use three quarters of it, for what makes room and what is small: trims, cursors. It is called before the
+// operation writes.
 func (w *Writer) Take(bytes int64, spare bool) error {
 	w.tier = forAppends
 	if spare {
@@ -98,7 +99,7 @@ func (w *Writer) Take(bytes int64, spare bool) error {
 }
 
 // admit returns store.ErrFull if there is no room for what an operation has done, in the log or in the file.
-func (w *Writer) admit(before mark) error {
+func (w *Writer) admit(before savepoint) error {
 	if len(w.record.b) == before.record {
 		return nil
 	}
@@ -122,7 +123,7 @@ func (w *Writer) admit(before mark) error {
 func (w *Writer) weight(p *Part, row []byte) (n int64) {
 	_ = recovered(func() error { // a page that cannot be read has no weight
 		w.look(p)
-		for i, m := range w.v.tables {
+		for i, m := range w.v.mem {
 			if p.found[i] == 0 {
 				continue
 			}
