@@ -148,7 +148,7 @@ func TestOpen_Messages(t *testing.T) {
 			b, err := os.ReadFile(path)
 			require.NoError(t, err)
 			for i := 2 * 4096; i < len(b); i += 4096 {
-				b[i+8] ^= 8
+				b[i+8], b[i+9] = 0xff, 0xff
 			}
 			require.NoError(t, os.WriteFile(path, b, 0o600))
 		}},
