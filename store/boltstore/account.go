@@ -81,20 +81,31 @@ func (a *account) scan(prefix, start []byte, f func(row, value []byte) (bool, er
 	return a.about(a.kv.Scan(&a.rows, prefix, start, f))
 }
 
-// walk calls f with the account's entries after a sequence number, in order, until f returns false.
-func (a *account) walk(after uint64, f func(seq uint64, row []byte) (bool, error)) error {
-	after = max(after, a.head.trim)
-	if after >= a.head.seq {
+// walk calls f with the account's entries after one sequence number up to another, in order, until f returns false.
+func (a *account) walk(after, through uint64, f func(seq uint64, row []byte) (bool, error)) error {
+	after, through = max(after, a.head.trim), min(through, a.head.seq)
+	if after >= through {
 		return nil
 	}
 	a.key = entryRow(a.key[:0], after+1)
-	return a.scan(entryRows, a.key, func(key, row []byte) (bool, error) {
+	return a.walkRows(entryRows, a.key, func(key, row []byte, gone bool) (bool, error) {
 		seq, err := number(key[1:], "entry key")
-		if err != nil {
+		switch {
+		case err != nil || seq > through:
 			return false, err
+		case gone:
+			return true, nil
 		}
 		return f(seq, row)
 	})
+}
+
+// walkRows is scan that also calls f with rows that were removed, as long as memory has them.
+func (a *account) walkRows(prefix, start []byte, f func(row, value []byte, gone bool) (bool, error)) error {
+	if !a.is {
+		return nil
+	}
+	return a.about(a.kv.Walk(&a.rows, prefix, start, f))
 }
 
 // entry returns the entry with a sequence number, nil if it was removed.

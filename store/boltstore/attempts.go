@@ -16,6 +16,7 @@ import (
 const (
 	handEvery = 8
 	handLooks = 16
+	handGone  = 256 // removed ones that memory has, and that one look passes over
 )
 
 // checkAttempt looks for an earlier batch of the same name. If there is none, it makes room for one.
@@ -129,12 +130,20 @@ func (w *writer) turnHand(a *account, now uint64) error {
 	if err != nil {
 		return err
 	}
-	looks := 0
+	looks, passed := 0, 0
 	var next []byte // nil: from the beginning
-	err = a.scan(attemptRows, hand, func(key, value []byte) (bool, error) {
-		if looks++; looks > handLooks {
+	err = a.walkRows(attemptRows, hand, func(key, value []byte, gone bool) (bool, error) {
+		if gone {
+			passed++
+		} else {
+			looks++
+		}
+		if looks > handLooks || passed > handGone {
 			next = key
 			return false, nil
+		}
+		if gone {
+			return true, nil
 		}
 		at, err := attemptExpiry(value)
 		if err == nil && at <= now && a.head.attempts > 0 {

@@ -58,6 +58,20 @@ func TestExpiredAttemptsGo(t *testing.T) {
 	}
 }
 
+// Removed records stay in memory until it is flushed, before all those that come if names rise. The hand gets past them a few at a time.
+func TestExpiredAttemptsGo_PastManyThatAreGone(t *testing.T) {
+	s := open(t, newPath(t), boltstore.Config{})
+	now := start
+	for n := range 6000 {
+		now = now.Add(time.Second) // so that 60 are not expired
+		b := named("ann", 0, now, 16_384)
+		b.Idempotency.ClientID = event.ClientMessageID(fmt.Sprintf("c%06d", n))
+		_, err := s.Commit(t.Context(), b)
+		require.NoError(t, err)
+	}
+	require.Less(t, attempts(t, s, "ann"), 60*8)
+}
+
 // A window that is full is counted once until the next one expires, and makes room by then.
 func TestFullWindowOfAttempts(t *testing.T) {
 	const most = 50

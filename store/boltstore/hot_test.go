@@ -57,6 +57,16 @@ var hotShapes = []hotShape{
 		}
 		return b
 	}},
+	{"attempts", 80_000, func(_ func() event.MessageID, from, n int) store.Batch {
+		return hotAttempt(from / n)
+	}},
+}
+
+// hotAttempt is a batch that is known by a name for a moment only.
+func hotAttempt(n int) store.Batch {
+	return store.Batch{Account: "hot", Now: start.Add(time.Duration(n) * time.Second), Idempotency: &store.Idempotency{
+		Device: "phone", ClientID: event.ClientMessageID(fmt.Sprintf("%09d", n)), Window: time.Second, Max: 1 << 14,
+	}}
 }
 
 // hotFew is what the other sizes are compared with.
@@ -74,7 +84,10 @@ type hotLane struct {
 func newHotLane(tb testing.TB, shape hotShape, rows int) *hotLane {
 	s := open(tb, filepath.Join(memoryDir(tb), "store.db"), boltstore.Config{})
 	l := &hotLane{tb: tb, s: s, id: event.NewIssuer(s.Info().IDKey).Issue, times: map[string][]time.Duration{}}
-	const part = 500
+	part := 500
+	if shape.name == "attempts" { // a batch has one
+		part = 1
+	}
 	for at := 0; at < rows; at += part {
 		_, err := s.Commit(tb.Context(), shape.fill(l.id, at, part))
 		require.NoError(tb, err)
@@ -122,6 +135,11 @@ func (l *hotLane) step() {
 		}},
 		{"conversation", func() error {
 			_, err := l.s.Conversations(ctx, "hot", store.ConversationOptions{Conversation: "talk7", Limit: 1})
+			return err
+		}},
+		{"attempt", commit(hotAttempt(1_000_000 + l.n))},
+		{"trim", func() error {
+			_, err := l.s.Trim(ctx, "hot", 1, 1)
 			return err
 		}},
 		{"cursor", func() error {

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -38,7 +39,7 @@ func (v *view) fill(page *store.Page, a *account, o *store.ReadOptions) error {
 	size := 0
 	left := min(uint64(limit), a.head.seq-min(o.After, a.head.seq))
 	r := pageReader{v: v, a: a, bodies: !o.NoBodies, left: left}
-	return a.walk(o.After, func(seq uint64, row []byte) (bool, error) {
+	return a.walk(o.After, math.MaxUint64, func(seq uint64, row []byte) (bool, error) {
 		n := len(page.Entries)
 		if n == limit || size >= most {
 			page.Through = page.Entries[n-1].Seq

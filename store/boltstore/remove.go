@@ -56,10 +56,7 @@ func (w *writer) trim(name event.Account, through uint64, limit int) (head, int,
 func (w *writer) trimAccount(a *account, through uint64, limit int) (int, error) {
 	through = min(through, a.head.seq)
 	removed := 0
-	err := a.walk(0, func(seq uint64, row []byte) (bool, error) {
-		if seq > through {
-			return false, nil
-		}
+	err := a.walk(0, through, func(seq uint64, row []byte) (bool, error) {
 		if removed == limit {
 			through = seq - 1
 			return false, nil

@@ -13,7 +13,8 @@ import (
 type arena struct {
 	slabs [maxSlabs][]byte
 	words [maxWordSlabs]*wordSlab
-	step  int // size of the first slabs of bytes; see slabSize
+	limit int64 // bytes that it keeps over a reset, about
+	step  int   // size of the first slabs of bytes; see slabSize
 
 	// Only the goroutine that adds uses these.
 	slab, used int // the slab that is added to, and how much of it is used
@@ -34,16 +35,19 @@ const (
 )
 
 func newArena(limit int64) *arena {
-	return &arena{step: int(min(max(limit/16, smallestSlab), largestSlab)), slab: -1}
+	return &arena{limit: limit, step: int(min(max(limit/16, smallestSlab), largestSlab)), slab: -1}
 }
 
-// reset makes it empty, and keeps its slabs unless one of them was made for something larger than the others.
+// reset makes it empty. It keeps memory up to its limit, and gives back the rest, and slabs that were made for something larger than
+// the others: one large operation, or a flush that failed for a while, costs no memory from then on.
 func (a *arena) reset() {
+	kept := int64(0)
 	for i := range a.slabs {
-		if len(a.slabs[i]) > a.slabSize(i) {
+		if kept += int64(len(a.slabs[i])); kept > a.limit || len(a.slabs[i]) > a.slabSize(i) {
 			a.slabs[i] = nil
 		}
 	}
+	clear(a.words[min(max(1, a.limit/2>>(wordBits+2)), maxWordSlabs):]) // the words of small rows take half as much as the rest
 	a.slab, a.used, a.next, a.wordSlabs, a.size = -1, 0, 0, 0, 0
 }
 

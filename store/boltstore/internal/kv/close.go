@@ -34,7 +34,7 @@ func (db *DB) shut() error {
 		if l == nil { // of a file that was closed, and is open for reading only
 			continue
 		}
-		err = errors.Join(err, l.file.Close())
+		err = errors.Join(err, l.close())
 		if healthy {
 			err = errors.Join(err, db.disk.remove(db.o.Path+walNames[i]))
 		}
@@ -42,7 +42,7 @@ func (db *DB) shut() error {
 	if healthy {
 		err = errors.Join(err, db.disk.syncDir(db.o.Path))
 	}
-	if e := db.bolt.Close(); e != nil { // last: from then on another one may open the file, and make a log of its own
+	if e := db.closeFile(); e != nil { // last: from then on another one may open the file, and make a log of its own
 		err = errors.Join(err, fmt.Errorf("boltstore: close: %w", e))
 	}
 	return err

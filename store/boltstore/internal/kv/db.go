@@ -37,6 +37,7 @@ type DB struct {
 	o        Options
 	bolt     *bolt.DB
 	fd       *os.File // of bolt
+	grown    *os.File // the same file for what makes it longer; see grow. Nil: it is only read
 	disk     disk
 	page     int64 // bytes
 	mapped   int64 // bytes of the file that bbolt has mapped from the start

@@ -47,6 +47,9 @@ func (system) syncDir(path string) error { return SyncDir(filepath.Dir(path)) }
 
 // grow gives a file blocks from its end up to a size, and makes them durable. If it fails, the file is as long as before.
 // zeros: they are written as well, so that a later write changes nothing but them.
+//
+// f must be opened for this alone. The system tells once for each time that a file is opened that a write to it has failed: a sync that
+// runs while a commit does would else be told of the commit's failure in its place, and the commit pass for durable.
 func grow(d disk, f *os.File, from, size int64, zeros bool) error {
 	err := d.allocate(f, from, size)
 	if errors.Is(err, errors.ErrUnsupported) {

@@ -257,8 +257,7 @@ func (db *DB) writer(v *sources) *Writer {
 	w := db.writers[db.seq%2]
 	w.Snapshot = Snapshot{v: v, seq: db.seq, buf: w.buf}
 	w.active = v.mem[0]
-	w.undo = w.undo[:0]
-	w.record.begin()
+	w.begin()
 	w.log = db.logs[w.active.number%2]
 	w.began = w.savepoint()
 	return w

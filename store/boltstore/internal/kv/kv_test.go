@@ -262,3 +262,40 @@ func TestSnapshot_Prefixes(t *testing.T) {
 	require.NoError(t, db.Checkpoint(context.Background()))
 	require.Equal(t, []string{"f", "g", "i"}, list("d", 9))
 }
+
+func TestWalk_EndsAmongRemovedRows(t *testing.T) {
+	db := open(t, options(filepath.Join(t.TempDir(), "db")))
+	change := func(f func(w *Writer, part *Part, row []byte)) {
+		require.NoError(t, db.Update(context.Background(), 1, func(w *Writer) error {
+			part := Of(rows, []byte("a\x00"))
+			for n := range 100 {
+				f(w, &part, fmt.Appendf(nil, "%02d", n))
+			}
+			return nil
+		}))
+	}
+	change(func(w *Writer, part *Part, row []byte) { w.Put(part, row, []byte("v")) })
+	require.NoError(t, db.Checkpoint(context.Background()))
+	change(func(w *Writer, part *Part, row []byte) {
+		if row[0] != '0' && row[0] != '9' {
+			w.Delete(part, row)
+		}
+	})
+	walk := func(more func(row string, gone bool) bool) (list []string) {
+		require.NoError(t, db.View(context.Background(), func(s *Snapshot) error {
+			part := Of(rows, []byte("a\x00"))
+			return s.Walk(&part, nil, nil, func(row, value []byte, gone bool) (bool, error) {
+				require.Equal(t, gone, len(value) == 0)
+				list = append(list, string(row))
+				return more(string(row), gone), nil
+			})
+		}))
+		return list
+	}
+	require.Len(t, walk(func(string, bool) bool { return true }), 100)
+	require.Equal(t, "20", walk(func(row string, gone bool) bool { return !gone || row < "20" })[20])
+	require.Len(t, walk(func(row string, gone bool) bool { return !gone || row < "20" }), 21)
+	require.NoError(t, db.Checkpoint(context.Background()))
+	require.Len(t, walk(func(_ string, gone bool) bool { require.False(t, gone); return true }), 20, "the file has none of them")
+	shut(t, db)
+}

@@ -97,10 +97,10 @@ func (db *DB) undoOpen() error {
 	}
 	for _, l := range db.logs {
 		if l != nil {
-			err = errors.Join(err, l.file.Close())
+			err = errors.Join(err, l.close())
 		}
 	}
-	return errors.Join(err, db.bolt.Close())
+	return errors.Join(err, db.closeFile())
 }
 
 // start reads what the file and its log say, and begins.
@@ -210,7 +210,7 @@ func (db *DB) newLogs(s *state, step int64) error {
 			}
 		} else if l == nil {
 			continue
-		} else if err := l.file.Close(); err != nil {
+		} else if err := l.close(); err != nil {
 			return err
 		}
 		over = append(over, path)
@@ -237,7 +237,7 @@ func (db *DB) dropLogs(fresh bool) (err error) {
 	for i, l := range db.logs {
 		if fresh && l != nil {
 			db.logs[i] = nil
-			err = errors.Join(err, l.file.Close(), db.disk.remove(db.o.Path+walNames[i]))
+			err = errors.Join(err, l.close(), db.disk.remove(db.o.Path+walNames[i]))
 		}
 	}
 	return err
@@ -257,9 +257,20 @@ func (db *DB) openFile(deadline time.Time) (err error) {
 	if err != nil {
 		return err
 	}
+	if db.grown, err = os.OpenFile(db.o.Path, os.O_RDWR, 0); err != nil {
+		return errors.Join(err, db.bolt.Close())
+	}
 	db.page = int64(db.bolt.Info().PageSize)
 	db.bolt.AllocSize = int(db.page)
 	return nil
+}
+
+func (db *DB) closeFile() error {
+	err := db.bolt.Close()
+	if db.grown != nil {
+		err = errors.Join(err, db.grown.Close())
+	}
+	return err
 }
 
 // boltOpen is bolt.Open with errors of ours, also for its panics, and the file that it uses.
@@ -320,5 +331,5 @@ func Settle(o Options) error {
 		s.open = false
 		return db.bolt.Update(func(tx *bolt.Tx) error { return putState(tx, s) })
 	})
-	return errors.Join(err, db.bolt.Close())
+	return errors.Join(err, db.closeFile())
 }

@@ -23,6 +23,8 @@ import (
 //	 4. What memtables will need is an estimate, and what they will free is not counted. So when room gets short, memtables
 //	    are flushed when they are small: at the end the file itself says what there is.
 type room struct {
+	growing sync.Mutex // held while the file is made longer, and by who decides by its size; taken before mu
+
 	mu     sync.Mutex
 	blocks int64 // size of the file
 	high   int64 // end of the pages in use
@@ -73,6 +75,8 @@ func (r *room) left(page int64) int64 { return r.free + max(0, r.blocks-r.high-2
 // fits reports whether the file has room for what the active memtable needs.
 func (db *DB) fits(active int64, t tier) bool {
 	r := &db.room
+	r.growing.Lock()
+	defer r.growing.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.active = active
@@ -93,8 +97,8 @@ func (db *DB) fits(active int64, t tier) bool {
 	return false
 }
 
-// extendLocked makes the file longer, by what is missing and a step if MaxSize and the disk allow. r.mu is held for as long as
-// that takes: no operation can be admitted meanwhile.
+// extendLocked makes the file longer, by what is missing and a step if MaxSize and the disk allow. The caller holds both locks. r.mu is
+// let go while the disk works, so that others can read the figures.
 func (db *DB) extendLocked(missing, step int64) {
 	r := &db.room
 	if r.tight && time.Since(r.refused) < roomPause {
@@ -112,7 +116,10 @@ func (db *DB) extendLocked(missing, step int64) {
 		if size <= r.blocks {
 			return
 		}
-		err := grow(db.disk, db.fd, r.blocks, size, false)
+		from := r.blocks
+		r.mu.Unlock()
+		err := grow(db.disk, db.grown, from, size, false)
+		r.mu.Lock()
 		if err == nil {
 			r.blocks, r.tight = size, false
 			return
@@ -138,8 +145,10 @@ func (db *DB) allot(high int64) error {
 		return err
 	}
 	db.measure(high, 0)
+	db.room.mu.Lock()
+	defer db.room.mu.Unlock()
 	if missing := openPages*db.page - db.room.left(db.page); missing > 0 {
-		db.extendLocked(missing, 0) // no other goroutine has the DB yet
+		db.extendLocked(missing, 0) // no other goroutine has the DB yet, so that growing is not needed
 	}
 	return nil
 }
@@ -170,6 +179,8 @@ func (db *DB) measure(high, frozen int64) {
 // writes fit. The file is made longer for them if it can be.
 func (db *DB) sliceSize(left int) (rows, bytes int) {
 	r := &db.room
+	r.growing.Lock()
+	defer r.growing.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rows = min(max(left, minSlice), maxSlice)
@@ -193,6 +204,8 @@ func (db *DB) sliceSize(left int) (rows, bytes int) {
 // flushed, so that the file says what there is. wait: appends may be refused until that is done.
 func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
 	r := &db.room
+	r.growing.Lock()
+	defer r.growing.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	least := int64(shortFlush)

@@ -121,7 +121,7 @@ func (l *logFile) records(st *state) (list []logRecord) {
 	for at := walPage; at+recordHeader <= len(l.bytes); {
 		b := l.bytes[at:]
 		size := int(binary.BigEndian.Uint32(b[4:]))
-		number, group := binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
+		number, group := binary.BigEndian.Uint64(b[8:])^salt.mask, binary.BigEndian.Uint64(b[16:])
 		// A checksum is worked out only where there may be a record, so that each byte is read a few times at most.
 		if size < recordHeader || size > len(b) || number-1 >= 1<<32 || group-1 >= 1<<56 || salt.sum(b[:size]) != binary.BigEndian.Uint32(b) {
 			at++

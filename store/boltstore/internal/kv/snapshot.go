@@ -164,6 +164,17 @@ func (s *Snapshot) Get(p *Part, row []byte) ([]byte, error) {
 // returns false. Keys come whole, without the part's prefix. What f gets is good as long as the snapshot. f may change rows of
 // the part, which the scan may then see or not.
 func (s *Snapshot) Scan(p *Part, prefix, start []byte, f func(row, value []byte) (bool, error)) error {
+	return s.Walk(p, prefix, start, func(row, value []byte, gone bool) (bool, error) {
+		if gone {
+			return true, nil
+		}
+		return f(row, value)
+	})
+}
+
+// Walk is Scan that also calls f with rows that were removed, as long as memory has them: there may be any number of them before the
+// next row that is there, and f may end the walk among them.
+func (s *Snapshot) Walk(p *Part, prefix, start []byte, f func(row, value []byte, gone bool) (bool, error)) error {
 	s.look(p)
 	var list [2]memRows
 	mem := list[:0]
@@ -195,7 +206,7 @@ func (s *Snapshot) Scan(p *Part, prefix, start []byte, f func(row, value []byte)
 }
 
 // step calls f with the next row. It returns false at the end.
-func (s *Snapshot) step(p *Part, mem []memRows, below *fileRows, f func(row, value []byte) (bool, error)) (bool, error) {
+func (s *Snapshot) step(p *Part, mem []memRows, below *fileRows, f func(row, value []byte, gone bool) (bool, error)) (bool, error) {
 	var key, value []byte
 	gone, inFile := false, false
 	for i := range mem { // the newer one of equals counts
@@ -217,11 +228,7 @@ func (s *Snapshot) step(p *Part, mem []memRows, below *fileRows, f func(row, val
 			return false, err
 		}
 	}
-	more := true
-	var err error
-	if inFile || !gone {
-		more, err = f(key, value)
-	}
+	more, err := f(key, value, gone && !inFile)
 	if err != nil || !more {
 		return false, err
 	}

@@ -18,14 +18,16 @@ import (
 // The write-ahead log is two files next to the bbolt file, one for each memtable. A file begins with a header, and holds one
 // record for each group:
 //
-//		checksum 4 │ length 4 │ number of the memtable 8 │ group 8 │ rows …
+//		checksum 4 │ length 4 │ number of the memtable, masked 8 │ group 8 │ rows …
 //
 //	 1. A record is durable before its group is published, and the next one is written only then. So at most the last record of
 //	    the log can be torn.
 //	 2. Groups have no gaps: from the last one that was flushed, over the older file, to the end of the newer one. A record that
 //	    is missing in between is damage, not an end. So is one with a mark behind it; see mark.
 //	 3. A record's checksum begins with one of the log's random number, so that no payload can pass for a record: what a torn
-//	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened.
+//	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened. Nor can a payload pass
+//	    for the head of a record, since the number in it is masked with another part of the random number. Otherwise a client could
+//	    write so many heads of long records that to look at each would take Open hours.
 //	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes changes
 //	    no size, and needs no room on most file systems: they were zeros once, written ahead. On others see errNotWritten.
 //	 5. Room for a group's record is made while the group runs, so that an operation whose rows do not fit is refused alone.
@@ -33,11 +35,13 @@ import (
 type wal struct {
 	disk   disk
 	file   *os.File
-	salt   uint32 // of checksums
-	number uint64 // memtable
-	end    int64  // of the records; guarded by DB.writing
-	last   int64  // where the last one begins that was found when the file was opened; 0: none was
-	step   int64  // by which it grows
+	grown  *os.File // the same file for what makes it longer; see grow. Nil: it is only read
+	salt   uint32   // of checksums
+	mask   uint64   // of memtables' numbers
+	number uint64   // memtable
+	end    int64    // of the records; guarded by DB.writing
+	last   int64    // where the last one begins that was found when the file was opened; 0: none was
+	step   int64    // by which it grows
 
 	// Guarded by DB.running.
 	planned int64        // end of the records of the groups that ran
@@ -69,6 +73,9 @@ func createWAL(d disk, path string, id walID, step int64) (*wal, error) {
 		return nil, err
 	}
 	l := newWAL(d, f, id, step)
+	if l.grown, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+		return nil, errors.Join(err, f.Close(), d.remove(path))
+	}
 	head := append([]byte(walMagic), id[:]...)
 	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
 	if err = d.write(f, append(head, make([]byte, walPage-len(head))...), 0); err == nil {
@@ -78,13 +85,15 @@ func createWAL(d disk, path string, id walID, step int64) (*wal, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close(), d.remove(path))
+		return nil, errors.Join(err, l.close(), d.remove(path))
 	}
 	return l, nil
 }
 
 func newWAL(d disk, f *os.File, id walID, step int64) *wal {
-	return &wal{disk: d, file: f, salt: crc32.Checksum(id[:], castagnoli), step: step, end: walPage, planned: walPage}
+	return &wal{
+		disk: d, file: f, salt: crc32.Checksum(id[:], castagnoli), mask: binary.BigEndian.Uint64(id[:]), step: step, end: walPage, planned: walPage,
+	}
 }
 
 // openWAL opens a file of the log; nil if it is not there.
@@ -102,10 +111,21 @@ func openWAL(d disk, path string, flag int, id walID, step int64) (*wal, error) 
 		return nil, err
 	}
 	l := newWAL(d, f, id, step)
-	if err := l.check(id); err != nil {
+	if err = l.check(id); err == nil && flag != os.O_RDONLY {
+		l.grown, err = os.OpenFile(path, flag, 0)
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return l, nil
+}
+
+func (l *wal) close() error {
+	err := l.file.Close()
+	if l.grown != nil {
+		err = errors.Join(err, l.grown.Close())
+	}
+	return err
 }
 
 func (l *wal) check(id walID) error {
@@ -153,7 +173,7 @@ func (l *wal) begin(number uint64) { l.number, l.end, l.planned = number, walPag
 
 // extend fills the file with zeros up to a size.
 func (l *wal) extend(size int64) error {
-	if err := grow(l.disk, l.file, l.size, size, true); err != nil {
+	if err := grow(l.disk, l.grown, l.size, size, true); err != nil {
 		return err
 	}
 	l.size = size
@@ -189,10 +209,7 @@ func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(e
 
 // write writes a record, for which there must be room, and returns when it is durable.
 func (l *wal) write(record []byte, group uint64) error {
-	binary.BigEndian.PutUint32(record[4:], uint32(len(record)))
-	binary.BigEndian.PutUint64(record[8:], l.number)
-	binary.BigEndian.PutUint64(record[16:], group)
-	binary.BigEndian.PutUint32(record, l.sum(record))
+	l.head(record, group)
 	if err := l.disk.write(l.file, record, l.end); err != nil {
 		if full(err) { // not all of it was written: it is no record
 			return fmt.Errorf("%w: %w", errNotWritten, err)
@@ -211,11 +228,16 @@ func (l *wal) write(record []byte, group uint64) error {
 // read and has a mark behind it is damaged, not torn. After a loss of power the mark may be missing.
 func (l *wal) mark(group uint64) {
 	var b [recordHeader]byte
-	binary.BigEndian.PutUint32(b[4:], recordHeader)
-	binary.BigEndian.PutUint64(b[8:], l.number)
-	binary.BigEndian.PutUint64(b[16:], group)
-	binary.BigEndian.PutUint32(b[:], l.sum(b[:]))
+	l.head(b[:], group)
 	_ = l.disk.write(l.file, b[:], l.end) // it only helps
+}
+
+// head fills in the head of a record.
+func (l *wal) head(record []byte, group uint64) {
+	binary.BigEndian.PutUint32(record[4:], uint32(len(record)))
+	binary.BigEndian.PutUint64(record[8:], l.number^l.mask)
+	binary.BigEndian.PutUint64(record[16:], group)
+	binary.BigEndian.PutUint32(record, l.sum(record))
 }
 
 // errNotWritten: a record is not in the log. Some file systems need room to write over what is there.
@@ -334,7 +356,8 @@ func (l *wal) record(at int64) (number, group uint64, rows []byte, err error) {
 		return 0, 0, nil, atEnd(err)
 	}
 	size := int64(binary.BigEndian.Uint32(head[4:]))
-	if size < recordHeader || size > l.size-at {
+	number = binary.BigEndian.Uint64(head[8:]) ^ l.mask
+	if size < recordHeader || size > l.size-at || number>>32 != 0 { // so many memtables take a life of centuries
 		return 0, 0, nil, nil
 	}
 	b := make([]byte, size)
@@ -344,7 +367,7 @@ func (l *wal) record(at int64) (number, group uint64, rows []byte, err error) {
 	if l.sum(b) != binary.BigEndian.Uint32(b) {
 		return 0, 0, nil, nil
 	}
-	return binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), b[recordHeader:], nil
+	return number, binary.BigEndian.Uint64(b[16:]), b[recordHeader:], nil
 }
 
 func atEnd(err error) error {
@@ -360,14 +383,14 @@ func (l *wal) cut(number, group uint64) (bool, error) {
 	if n, err := l.file.ReadAt(head, l.end); n < recordHeader {
 		return true, atEnd(err)
 	}
-	return binary.BigEndian.Uint64(head[8:]) == number && binary.BigEndian.Uint64(head[16:]) == group &&
+	return binary.BigEndian.Uint64(head[8:])^l.mask == number && binary.BigEndian.Uint64(head[16:]) == group &&
 		int64(binary.BigEndian.Uint32(head[4:])) > l.size-l.end, nil
 }
 
 // after reports whether a whole record of the memtable for a later group follows somewhere after a place: then what is there is damaged.
 func (l *wal) after(at int64, number, group uint64) (bool, error) {
 	const span = 1 << 20
-	want := binary.BigEndian.AppendUint64(nil, number)
+	want := binary.BigEndian.AppendUint64(nil, number^l.mask)
 	buf := make([]byte, span+recordHeader)
 	for ; at < l.size; at += span {
 		n, err := l.file.ReadAt(buf, at)

@@ -27,6 +27,19 @@ type savepoint struct {
 	grows, frees int64
 }
 
+// begin makes it empty. Memory that a large group took is not kept: see arena.reset.
+func (w *Writer) begin() {
+	most := int(min(w.db.limit/4, maxGroupBytes))
+	if cap(w.record.b) > most {
+		w.record.b = nil
+	}
+	if 8*cap(w.undo) > most {
+		w.undo = nil
+	}
+	w.undo = w.undo[:0]
+	w.record.begin()
+}
+
 func (w *Writer) savepoint() savepoint {
 	return savepoint{len(w.undo), len(w.record.b), w.active.grows, w.active.frees}
 }
