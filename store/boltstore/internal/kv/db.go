@@ -48,6 +48,7 @@ type DB struct {
 	log      LogState // as OpenReadOnly found it
 	stats    meters
 	room     room
+	unlisted bool // there was no room for the list of free pages; see transact
 
 	// running is held while a group runs, and writing while one is written; who has both takes running first.
 	running sync.Mutex

@@ -131,8 +131,8 @@ func (db *DB) start(in *inspection) error {
 	if err := db.allot(high); err != nil {
 		return err
 	}
-	db.listFree(true)
 	err = db.transact(func(tx *bolt.Tx) error {
+		db.listFree(true)
 		b := tx.Bucket([]byte(bucketMeta))
 		for k, v := range meta {
 			if bytes.Equal(before[k], v) {
