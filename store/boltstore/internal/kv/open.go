@@ -45,7 +45,9 @@ func Open(o Options) (*DB, error) {
 	if err := o.place(); err != nil {
 		return nil, err
 	}
-	if err := ensure(&o, deadline); err != nil {
+	if err := ensure(&o, deadline); full(err) {
+		return nil, fmt.Errorf("%w: to make %s: %w", store.ErrFull, filepath.Base(o.Path), err)
+	} else if err != nil {
 		return nil, err
 	}
 	in, err := inspect(&o, deadline, stopAtFirst)
