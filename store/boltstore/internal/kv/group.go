@@ -21,7 +21,8 @@ import (
 //     never durable without it.
 //  2. Who finds nobody that runs a group runs the next one, on its own goroutine; if others wait by then, a goroutine goes on.
 //     There is no timer: who is alone is not held up.
-//  3. An operation that finds no room is refused alone, and undone. Only if the disk refuses to have written over what is there
+//  3. An operation that finds no room is refused alone, and undone. If it is the log that has none, and others of the group have
+//     written to it, the operation runs again in the next group instead. Only if the disk refuses to have written over what is there
 //     already is a whole group undone, with the one that ran meanwhile, before another one runs.
 //  4. A caller whose context may end does not lead: what the disk does can take any time.
 
@@ -60,7 +61,8 @@ type group struct {
 
 // Update runs an operation in the next group and returns when the group is durable: its error, or that of the group. bytes is
 // how much it writes, about; it bounds groups. If ctx ends before the operation was taken into a group, it is not run; if it
-// was, the error is store.ErrUnknownOutcome. An operation that returns an error has changed nothing.
+// was, the error is store.ErrUnknownOutcome. An operation that returns an error has changed nothing. It may run more than once; what it did
+// before the last time is undone.
 func (db *DB) Update(ctx context.Context, bytes int64, run func(*Writer) error) error {
 	if err := db.enter(ctx); err != nil {
 		return err
@@ -114,24 +116,22 @@ func (db *DB) wait(ctx context.Context, o *op) error {
 // abandon ends the wait for an operation whose caller gave up. It reports false if the operation is done.
 func (db *DB) abandon(ctx context.Context, o *op) (bool, error) {
 	db.mu.Lock()
-	switch o.state {
-	case opDone:
+	defer db.mu.Unlock()
+	for o.state == opTaken {
+		g := o.group
 		db.mu.Unlock()
-		return false, nil
-	case opTaken:
-		db.mu.Unlock()
-		<-o.group.ran // until then the caller's slices are in use
+		<-g.ran // until then the caller's slices are in use
 		db.mu.Lock()
-		defer db.mu.Unlock()
-		if o.state == opDone {
-			return false, nil
+		if o.state == opTaken && o.group == g {
+			return true, fmt.Errorf("boltstore: %w: %w", store.ErrUnknownOutcome, ctx.Err())
 		}
-		return true, fmt.Errorf("boltstore: %w: %w", store.ErrUnknownOutcome, ctx.Err())
+	}
+	if o.state == opDone {
+		return false, nil
 	}
 	if i := slices.Index(db.queue, o); i >= 0 {
 		db.queue = slices.Delete(db.queue, i, i+1)
 	}
-	db.mu.Unlock()
 	return true, ctx.Err()
 }
 
@@ -223,7 +223,6 @@ func (db *DB) take() *group {
 // runGroup runs the operations of a group. It returns no writer if there is nothing to write.
 func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	defer close(g.ran)
-	db.stats.operations.Add(uint64(len(g.ops)))
 	if lost := db.lost.Swap(nil); lost != nil {
 		db.undoGroup(lost)
 	}
@@ -240,16 +239,21 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	defer v.release()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	w = db.writer(v)
-	for _, o := range g.ops {
-		before := w.mark()
+	for i, o := range g.ops {
+		w.start = w.mark()
 		w.tier, w.adds = forRest, 0
 		if o.err = recovered(func() error { return o.run(w) }); o.err == nil {
-			o.err = w.admit(before)
+			o.err = w.admit()
 		}
 		if o.err != nil {
-			w.back(before)
+			w.back(w.start)
+		}
+		if !w.record.empty() && errors.Is(o.err, errLogFull) {
+			db.putOff(g, i)
+			break
 		}
 	}
+	db.stats.operations.Add(uint64(len(g.ops)))
 	w.active.taken.Store(w.active.size)
 	w.log.planned += w.planned()
 	if w.record.empty() {
@@ -259,6 +263,17 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 		}
 	}
 	return w, nil
+}
+
+// putOff makes the operations of a group from one on the first ones of the next group, before which the log is begun anew if need be.
+func (db *DB) putOff(g *group, from int) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, o := range g.ops[from:] {
+		o.state, o.group = opQueued, nil
+	}
+	db.queue = append(g.ops[from:len(g.ops):len(g.ops)], db.queue...)
+	g.ops = g.ops[:from:from]
 }
 
 // writer begins the next group.

@@ -183,7 +183,7 @@ func TestRoom_AnotherProgramFillsTheDisk(t *testing.T) {
 	require.NoFileExists(t, path+"-wal")
 	stuff(t, dir, 0)
 	unstuff(t, dir)
-	stuff(t, dir, 160<<10)
+	stuff(t, dir, 600<<10)
 	db = open(t, o)
 	stuff(t, dir, 0)
 	require.ErrorIs(t, appendMessage(db, "ann", again+9000, 50_000, false), store.ErrFull)
