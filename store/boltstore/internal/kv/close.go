@@ -154,6 +154,9 @@ func (db *DB) Backup(ctx context.Context, f func(tx *bolt.Tx) error) error {
 		db.mu.Lock()
 		db.backups--
 		db.mu.Unlock()
+		db.room.mu.Lock()
+		defer db.room.mu.Unlock()
+		db.countFreeLocked() // no flush may be due that would show what is free again
 	}()
 	if err := db.Checkpoint(ctx); err != nil {
 		return err
