@@ -118,7 +118,7 @@ func (db *DB) flushSays(err error) {
 
 // retryable reports whether a slice that failed has left bbolt as it was.
 func retryable(err error) bool {
-	return (full(err) || errors.Is(err, ErrCorrupt)) && !errors.Is(err, errHalf)
+	return !errors.Is(err, errHalf)
 }
 
 // errHalf: a transaction has failed after it has written what makes it count.
