@@ -21,7 +21,7 @@ const (
 	entriesPerAccount = 10
 	growthSenders     = 64
 	growthLogins      = 2_000 // accounts of a store that are looked at in turns
-	unreadLookups     = 4     // for an unread count of one conversation: name, head, count, read mark
+	unreadLookups     = 3     // for an unread count of one conversation: head, count, read mark
 )
 
 func growthLines(sc lab.Scale) []lab.Line {

@@ -11,13 +11,13 @@ import (
 
 // account is one account as an operation or a reader sees it: its head, and where its rows are.
 type account struct {
-	name event.Account
-	sum  uint32 // of the name
-	head head
-	seat kv.Part // of the head
-	rows kv.Part
-	kv   *kv.Snapshot
-	is   bool // it has a head, and so maybe rows
+	name     event.Account
+	sum      uint32 // of the name
+	head     head
+	headPart kv.Part
+	rows     kv.Part
+	kv       *kv.Snapshot
+	is       bool // it has a head, and so maybe rows
 
 	touched bool // its head has changed
 	key     []byte
@@ -26,9 +26,9 @@ type account struct {
 // find makes a what a snapshot has of an account.
 func (a *account) find(s *kv.Snapshot, name event.Account) error {
 	a.key = append(a.key[:0], name...)
-	*a = account{name: name, sum: nameSum(a.key), head: head{generation: 1}, seat: a.seat, rows: a.rows, kv: s, key: a.key}
-	a.seat.Set(tableHead, string(name), nil)
-	row, err := s.Get(&a.seat, nil)
+	*a = account{name: name, sum: nameSum(a.key), head: head{generation: 1}, headPart: a.headPart, rows: a.rows, kv: s, key: a.key}
+	a.headPart.Set(tableHead, string(name), nil)
+	row, err := s.Get(&a.headPart, nil)
 	if err == nil && row != nil {
 		a.is = true
 		a.head, err = decodeHead(row, a.sum)
@@ -97,7 +97,7 @@ func (a *account) walk(after uint64, f func(seq uint64, row []byte) (bool, error
 	})
 }
 
-// entry returns the entry with a sequence number, nil if it is not there any more.
+// entry returns the entry with a sequence number, nil if it was removed.
 func (a *account) entry(seq uint64) ([]byte, error) {
 	if seq <= a.head.trim || seq > a.head.seq {
 		return nil, nil
@@ -118,7 +118,8 @@ func (a *account) keyed(key string) (uint64, error) {
 	return seq, a.about(d.done("coalesce key"))
 }
 
-func (a *account) counted(c event.ConversationID) (uint64, []uint64, error) {
+// countOf returns the count of unread entries of a conversation: the highest ordinal given, and those that were taken out.
+func (a *account) countOf(c event.ConversationID) (uint64, []uint64, error) {
 	a.key = countRow(a.key[:0], c)
 	row, err := a.get(a.key)
 	if err != nil || row == nil {

@@ -26,12 +26,6 @@ const (
 	endBytes = len(endMagic) + 8 + sha256.Size
 )
 
-// Of bbolt's files. Source: go.etcd.io/bbolt, internal/common: page.go, meta.go.
-const (
-	pageHeader = 16
-	metaMagic  = 0xED0CDAED
-)
-
 // Backup writes a copy of the store to w, as it is at one moment after the call, and returns how many bytes went out.
 // Everything that was answered before is in it; of what comes meanwhile there is a beginning, whole batches only, in the
 // order in which they were committed. [Restore] puts it back. Backups may run at the same time as anything else.
@@ -108,12 +102,12 @@ func (b *backup) over() error {
 }
 
 // Restore makes the file path out of what [Store.Backup] wrote. All inboxes get new epochs, so that every device is told
-// that its position means nothing any more. What was not whole leaves nothing behind: [ErrCorrupt] if it was cut short or
+// that its position no longer means anything. What was not whole leaves nothing behind: [ErrCorrupt] if it was cut short or
 // changed, [ErrNotStore] if it is something else, [store.ErrSchema] if a newer release wrote it. A file of that name is
 // left alone, with [fs.ErrExist]; so is a log that would become the file's. ctx ends it between two calls of r.Read. When it returns nil, the file is durable.
 //
-// Until then the file has a name of its own, path.restore- and a number. The end of the process may leave that one behind: an Open of
-// path removes it once it is a day old.
+// Until then the file has a name of its own, path.restore.tmp- and a number. The end of the process may leave that one and its log
+// behind: an Open of path removes them once they are a day old.
 func Restore(ctx context.Context, path string, r io.Reader) error {
 	if err := restore(ctx, path, r); err != nil {
 		return fmt.Errorf("boltstore: restore: %w", err)
@@ -149,17 +143,12 @@ func restore(ctx context.Context, path string, r io.Reader) (err error) {
 
 // receive writes a backup to f, without its end mark, and checks that it is whole.
 func receive(ctx context.Context, f *os.File, r io.Reader) error {
-	from := bufio.NewReader(readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return r.Read(p)
-	}))
-	head, err := from.Peek(pageHeader + 4)
+	from := bufio.NewReader(contextReader{ctx, r})
+	head, err := from.Peek(kv.HeadBytes)
 	if err != nil && err != io.EOF {
 		return err
 	}
-	if err != nil || binary.NativeEndian.Uint32(head[pageHeader:]) != metaMagic {
+	if err != nil || !kv.IsHead(head) {
 		return fmt.Errorf("%w: no file of bbolt", ErrNotStore) // before any of it fills the disk
 	}
 	sum := sha256.New()
@@ -185,9 +174,18 @@ func receive(ctx context.Context, f *os.File, r io.Reader) error {
 	return fmt.Errorf("%w: backup was cut short", ErrCorrupt)
 }
 
-type readerFunc func([]byte) (int, error)
+// contextReader fails once its context has ended.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
 
 // withoutEnd passes on all but the last endBytes bytes.
 type withoutEnd struct {

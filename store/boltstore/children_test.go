@@ -6,13 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/manydevice/manydevice/store/boltstore"
 )
 
 // The tests in flips_test.go, kill_test.go and fulldisk_linux_test.go attack a store from outside: through its exported methods
@@ -78,14 +75,6 @@ func filesSize(path string) (total int64, err error) {
 		total += st.Size()
 	}
 	return total, err
-}
-
-// withMemory sets Config.Memory, where there is one.
-func withMemory(cfg boltstore.Config, n int64) boltstore.Config {
-	if f := reflect.ValueOf(&cfg).Elem().FieldByName("Memory"); f.IsValid() {
-		f.SetInt(n)
-	}
-	return cfg
 }
 
 // tried runs f, whose requirements end f alone, and returns what failed first.

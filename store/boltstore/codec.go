@@ -125,15 +125,15 @@ func decodeHead(row []byte, sum uint32) (head, error) {
 
 // entry is what one inbox keeps of a message.
 type entry struct {
-	message  []byte // key
-	flags    event.Flags
-	ordinal  uint64 // 0: it does not count as unread
-	counted  []byte // then nothing; otherwise the conversation in which it counts: to take it out needs no look at the message
-	size     uint64 // of the payload
-	key      string
-	clientID event.ClientMessageID
-	origin   event.LoginID
-	targets  []event.Incarnation
+	message   []byte // key
+	flags     event.Flags
+	ordinal   uint64 // 0: it does not count as unread
+	countedIn []byte // conversation of the count, so that it is taken out without a look at the message; nothing if ordinal is 0
+	size      uint64 // of the payload
+	key       string
+	clientID  event.ClientMessageID
+	origin    event.LoginID
+	targets   []event.Incarnation
 }
 
 // Bits that say which of an entry's rarer parts follow.
@@ -169,7 +169,7 @@ func (e *entry) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(e.flags)<<hasWidth|has)
 	b = binary.AppendUvarint(b, e.ordinal)
 	if e.ordinal != 0 {
-		b = appendString(b, e.counted)
+		b = appendString(b, e.countedIn)
 	}
 	b = binary.AppendUvarint(b, e.size)
 	if has&hasKey != 0 {
@@ -195,7 +195,7 @@ func decodeEntry(row []byte) (entry, error) {
 	message, flags := d.bytes(), d.bounded(math.MaxUint16<<hasWidth|hasAll)
 	e := entry{message: message, flags: event.Flags(flags >> hasWidth), ordinal: d.uvarint()}
 	if e.ordinal != 0 {
-		e.counted = d.bytes()
+		e.countedIn = d.bytes()
 	}
 	e.size = d.bounded(store.MaxPayloadBytes)
 	has := flags & hasAll

@@ -30,7 +30,7 @@ func TestCodecRoundTrip(t *testing.T) {
 	}
 	for _, e := range []entry{
 		{message: []byte("m")},
-		{message: []byte("m"), flags: math.MaxUint16, ordinal: 3, counted: []byte("talk"), size: store.MaxPayloadBytes, key: long, clientID: "c",
+		{message: []byte("m"), flags: math.MaxUint16, ordinal: 3, countedIn: []byte("talk"), size: store.MaxPayloadBytes, key: long, clientID: "c",
 			origin: "o", targets: []event.Incarnation{1, math.MaxUint64}},
 	} {
 		got, err := decodeEntry(e.append(nil))
@@ -103,14 +103,18 @@ func TestMessageKeys(t *testing.T) {
 	require.False(t, bytes.HasPrefix(k.key(nil, "mm"), k.key(nil, "m")))
 }
 
-func TestPurgeKeys(t *testing.T) {
-	name, generation, err := decodePurge(append([]byte("ann"), generation(7)...))
-	require.NoError(t, err)
-	require.EqualValues(t, "ann", name)
-	require.EqualValues(t, 7, generation)
-	for _, bad := range []string{"", "ann", "\x00\x00\x00\x00\x07", "a\x00n\x00\x00\x00\x00\x07", "annn\x00\x00\x00\x07"} {
-		_, _, err := decodePurge([]byte(bad))
-		require.ErrorIs(t, err, ErrCorrupt, "%q", bad)
+func TestCutAccount(t *testing.T) {
+	part := append([]byte("ann"), generation(7)...)
+	for _, want := range []string{"", "e", "e\x00\x00"} {
+		name, generation, rest, ok := cutAccount(append(bytes.Clone(part), want...))
+		require.True(t, ok)
+		require.EqualValues(t, "ann", name)
+		require.EqualValues(t, 7, generation)
+		require.Equal(t, want, string(rest))
+	}
+	for _, bad := range []string{"", "ann", "\x00\x00\x00\x00\x07", "annn\x00\x00\x00\x07"} {
+		_, _, _, ok := cutAccount([]byte(bad))
+		require.False(t, ok, "%q", bad)
 	}
 }
 
@@ -151,7 +155,7 @@ var decoders = []struct {
 // FuzzDecoders checks that no row makes a decoder panic or read beyond it, and that what it accepts means the same when
 // encoded again.
 func FuzzDecoders(f *testing.F) {
-	e := entry{message: []byte("m"), flags: 1, ordinal: 2, counted: []byte("t"), size: 3, key: "k", clientID: "c", origin: "o", targets: []event.Incarnation{4}}
+	e := entry{message: []byte("m"), flags: 1, ordinal: 2, countedIn: []byte("t"), size: 3, key: "k", clientID: "c", origin: "o", targets: []event.Incarnation{4}}
 	p := place{account: "a", generation: 1, seq: 2, ordinal: 3}
 	a := attempt{digest: bytes.Repeat([]byte("d"), digestBytes), expires: 9, id: "m", placed: true, place: p}
 	m := newMessage(&store.Message{ID: "m", Kind: "k", From: "f"}, 5)

@@ -140,7 +140,7 @@ func expiry(n uint64) time.Time {
 	return millis(n - 1)
 }
 
-// references say who needs a message: inboxes that hold it, and messages that change it.
+// references count what needs a message: inboxes that hold it, and messages that change it.
 type references struct{ inboxes, changes uint64 }
 
 func (r references) append(b []byte) []byte {

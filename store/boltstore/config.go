@@ -14,10 +14,10 @@ import (
 // Config tunes a store. The zero value is valid.
 type Config struct {
 	// MaxSize bounds the file, in bytes. Zero means 64 GiB; negative means no bound; from 4 MiB to 128 TiB otherwise. Batches
-	// that append are refused with [store.ErrFull] when less than the reserve is left below it, in the file and in its
-	// free pages together, or when the file system has less than the reserve free. The reserve is 2 % of MaxSize, at
-	// least 16 MiB, but never more than a quarter of MaxSize; without a bound it is 16 MiB. Twice MaxSize, at most 128 GiB,
-	// of the process's address space is taken for the file; not so on Windows and on systems of 32 bits.
+	// that append are refused with [store.ErrFull] when they would leave less than the reserve, of free pages and of what the
+	// file may still grow by, below MaxSize and on the disk. The reserve is 16 MiB, but at most a quarter of MaxSize, and
+	// is allocated by Open. Twice MaxSize, at most 128 GiB, of the process's address space is taken for the file; not so on
+	// Windows and on systems of 32 bits.
 	MaxSize int64
 	// Memory is how many bytes what was committed may take in memory before it is flushed to the file, about: half of it for
 	// what is written to, half for what is being flushed. More of it makes for fewer writes where many accounts are used at
@@ -30,7 +30,7 @@ type Config struct {
 	// NewIncarnation changes the epochs of all inboxes, once, during Open. Set it for the first Open of a file that was
 	// put back from a copy by other means than [Restore].
 	NewIncarnation bool
-	// Logger gets the store's few lines: that it is open, what was left of the journal, that room has run out or come back,
+	// Logger gets the store's few lines: that it is open, what was left in the log, that room has run out or come back,
 	// failures, and that it is closed. Lines that come again and again are folded into one that says how many it stands for.
 	// No line has more of path than its last element. Nil discards them.
 	Logger *slog.Logger
@@ -49,7 +49,7 @@ const (
 	mostReserve        = 16 << 20
 )
 
-// Errors of Open, beside [store.ErrSchema].
+// Errors of Open, besides [store.ErrSchema].
 var (
 	// ErrLocked: the file is open elsewhere, in this process or another one.
 	ErrLocked = kv.ErrLocked

@@ -3,7 +3,6 @@ package boltstore
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -77,20 +76,11 @@ var purgePart = kv.Of(tablePurge, nil)
 
 const purgeMark = 1
 
-// decodePurge decodes a key of the purge table.
-func decodePurge(key []byte) (name event.Account, generation uint32, err error) {
-	n := len(key) - 1 - generationBytes
-	if n < 1 || key[n] != 0 || bytes.IndexByte(key[:n], 0) >= 0 {
-		return "", 0, corrupt("key of the purge table")
-	}
-	return event.Account(key[:n]), binary.BigEndian.Uint32(key[n+1:]), nil
-}
-
 // checkPurge makes sure that the rows to remove are no account's. A damaged row of the purge table may have another one's key.
 func (w *writer) checkPurge(key []byte) error {
-	name, generation, err := decodePurge(key)
-	if err != nil {
-		return err
+	name, generation, rest, ok := cutAccount(key)
+	if !ok || len(rest) != 0 {
+		return corrupt("key of the purge table")
 	}
 	a, err := w.account(name)
 	if err == nil && a.head.generation <= generation {

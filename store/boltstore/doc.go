@@ -4,7 +4,7 @@
 //
 // What a method answered is on disk: it survives the end of the process and of power. Callers that wait at the same time
 // share one record of a write-ahead log and one sync (group commit), so that the rate of operations is not bound by that of the
-// disk. There is no timer: a caller that is alone commits at once, in its own goroutine.
+// disk. There is no timer: a lone caller's operation is committed at once.
 //
 // # Files
 //
@@ -18,9 +18,10 @@
 //
 // # Failure
 //
-// After an error of a write of the log the store fails for good: what was in that write gets an error that is both
-// [store.ErrUnknownOutcome] and [store.ErrFailed], all that comes later [store.ErrFailed]. Close it and open it again. Work in
-// the background that fails is tried again: a flush, and the removal of deleted accounts' rows.
+// After an I/O error of a write or a sync, of the log or of a flush, the store fails for good: what was in that write of the log
+// gets an error that is both [store.ErrUnknownOutcome] and [store.ErrFailed], all that comes later [store.ErrFailed]. Close it
+// and open it again. A full disk fails nothing. Work in the background that finds no room, or damage, is tried again: a flush,
+// and the removal of deleted accounts' rows.
 //
 // # Damage
 //

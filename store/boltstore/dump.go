@@ -2,7 +2,6 @@ package boltstore
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -89,21 +88,20 @@ func (f *File) line(l *dumpLine, t kv.Table, key, value []byte) error {
 		l.head(&h)
 		return err
 	case tablePurge:
-		name, part, ok := cutAccount(key)
-		if !ok || len(part) != len(key) {
+		name, generation, rest, ok := cutAccount(key)
+		if !ok || len(rest) != 0 {
 			return corrupt("purge key")
 		}
-		l.Account, l.Generation = event.Account(name), binary.BigEndian.Uint32(part[len(part)-4:])
+		l.Account, l.Generation = name, generation
 		return nil
 	case tableAccount:
-		name, part, ok := cutAccount(key)
-		if !ok || len(key) == len(part) {
+		name, generation, rest, ok := cutAccount(key)
+		if !ok || len(rest) == 0 {
 			return corrupt("account key")
 		}
-		l.Account, l.Generation = event.Account(name), binary.BigEndian.Uint32(part[len(part)-4:])
-		return f.accountLine(l, key[len(part):], value)
-	}
-	if t == tableReference {
+		l.Account, l.Generation = name, generation
+		return f.accountLine(l, rest, value)
+	case tableReference:
 		l.Kind, l.Message = "references", f.s.keys.id(key)
 		r, err := decodeReferences(value)
 		l.Inboxes, l.Changes = r.inboxes, r.changes
@@ -140,7 +138,7 @@ func (f *File) accountLine(l *dumpLine, key, value []byte) (err error) {
 		var e entry
 		e, err = decodeEntry(value)
 		l.Message, l.Flags, l.Ordinal, l.Bytes, l.Name = f.s.keys.id(e.message), uint64(e.flags), e.ordinal, e.size, e.key
-		l.Conversation = event.ConversationID(e.counted)
+		l.Conversation = event.ConversationID(e.countedIn)
 	case tagAttempt:
 		l.Kind = "idempotency"
 		l.Device, l.Name, _ = strings.Cut(rest, "\x00")

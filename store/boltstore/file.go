@@ -45,25 +45,14 @@ func openFile(path string, damaged func(Finding)) (*File, error) {
 	cfg := Config{}.withDefaults()
 	f := &File{path: path, backup: backup, s: &Store{cfg: cfg, path: path, log: trace.New(nil)}}
 	var m meta
-	var first error
 	f.s.db, err = kv.OpenReadOnly(kv.Options{
-		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, LockTimeout: time.Second, Log: f.s.log,
+		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, LockTimeout: time.Second, Logger: f.s.log,
 		Meta: func(rows map[string][]byte) (err error) { m, err = readMeta(rows, false); return err },
-	}, backup, func(d *kv.PageDamage) error {
-		if first == nil {
-			first = d
-		}
+	}, backup, func(d *kv.PageDamage) {
 		if damaged != nil {
 			damaged(messageKeys{}.findingOf(d))
 		}
-		return nil
 	})
-	if first != nil {
-		if err == nil {
-			err = f.s.db.Close(context.Background())
-		}
-		return nil, errors.Join(first, err)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +76,9 @@ func (f *File) Verify(ctx context.Context, report func(Finding)) (Verified, erro
 			return v.done, fmt.Errorf("boltstore: verify: %w", err)
 		}
 	}
+	if !f.s.db.Log().Metas {
+		v.found(Finding{Kind: FindingPage, Err: fmt.Errorf("%w: a meta page; the other one is in use, and Open writes both again", ErrCorrupt)})
+	}
 	if err := v.all(ctx); err != nil {
 		return v.done, fmt.Errorf("boltstore: verify: %w", err)
 	}
@@ -94,9 +86,12 @@ func (f *File) Verify(ctx context.Context, report func(Finding)) (Verified, erro
 }
 
 // CopyTo writes all that the file and its log have into a new file, whose pages are full. There must be nothing of that name. The new
-// file has the same incarnation: go on with one of the two, and never with the other. A row that cannot be read ends it with
-// [ErrCorrupt]; see [Salvage].
+// file has the same incarnation: go on with one of the two, and never with the other. So that of a backup is [ErrBackup]: [Restore] changes
+// the incarnation. A row that cannot be read ends it with [ErrCorrupt]; see [Salvage].
 func (f *File) CopyTo(ctx context.Context, path string) error {
+	if f.backup {
+		return fmt.Errorf("boltstore: copy: %w: make a store of it first, with Restore, or mdfile restore", ErrBackup)
+	}
 	if err := f.s.db.Copy(ctx, path); err != nil {
 		return fmt.Errorf("boltstore: copy: %w", err)
 	}
@@ -231,11 +226,17 @@ func (f *File) Accounts(ctx context.Context, each func(AccountSize, error) error
 // that what they have may be newer.
 var ErrBackup = errors.New("boltstore: the file is a backup")
 
-// isBackup reports whether a file ends as a backup does.
+// leastPage is what the size of a page is a multiple of.
+const leastPage = 512
+
+// isBackup reports whether a file ends as a backup does, behind whole pages.
 func isBackup(path string) (bool, error) {
 	st, err := os.Stat(path)
 	if err != nil || !st.Mode().IsRegular() || st.Size() < int64(endBytes) { // to open a pipe would wait
 		return false, err
+	}
+	if (st.Size()-int64(endBytes))%leastPage != 0 { // a store is whole pages, and may end with what somebody has sent
+		return false, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -258,12 +259,7 @@ func checkBackup(ctx context.Context, path string) error {
 	defer f.Close() // it was only read
 	sum := sha256.New()
 	in := &withoutEnd{w: sum}
-	n, err := io.Copy(in, readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return f.Read(p)
-	}))
+	n, err := io.Copy(in, contextReader{ctx, f})
 	if err != nil {
 		return err
 	}

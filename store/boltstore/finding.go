@@ -1,6 +1,8 @@
 package boltstore
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -28,7 +30,7 @@ const (
 // Finding is one thing that [Store.Verify] or [File.Verify] found wrong. Fields that are not known, or that do not apply, are zero.
 type Finding struct {
 	Kind    FindingKind
-	Table   string // "head", "account", "message", "purge"; or what the file keeps for itself: "manydevice", "state", "long"
+	Table   string // "head", "account", "message", "reference", "purge"; or what the file keeps for itself: "manydevice", "state", "long"
 	Page    uint64 // of FindingPage
 	Key     []byte // of the row, as it is in the file; of a page the first key that should be there
 	Account event.Account
@@ -86,22 +88,18 @@ func accountOf(table string, key []byte) event.Account {
 	case tables[tableHead].Name:
 		return event.Account(key)
 	case tables[tableAccount].Name, tables[tablePurge].Name:
-		if name, _, ok := cutAccount(key); ok {
-			return event.Account(name)
+		if name, _, _, ok := cutAccount(key); ok {
+			return name
 		}
 	}
 	return ""
 }
 
-// cutAccount takes the key of an account's row apart: the part (name, 0, generation), and what follows.
-func cutAccount(key []byte) (name, part []byte, ok bool) {
-	for i, c := range key {
-		if c == 0 {
-			if i == 0 || len(key) < i+5 {
-				return nil, nil, false
-			}
-			return key[:i], key[:i+5], true
-		}
+// cutAccount takes the key of an account's row apart: name, 0, generation, and what follows.
+func cutAccount(key []byte) (name event.Account, generation uint32, rest []byte, ok bool) {
+	i := bytes.IndexByte(key, 0)
+	if i < 1 || len(key) < i+1+generationBytes {
+		return "", 0, nil, false
 	}
-	return nil, nil, false
+	return event.Account(key[:i]), binary.BigEndian.Uint32(key[i+1:]), key[i+1+generationBytes:], true
 }

@@ -136,7 +136,7 @@ func flipMasters(t *testing.T) (closed, left string) {
 	return closed, left
 }
 
-func flipConfig() boltstore.Config { return withMemory(boltstore.Config{MaxSize: 16 << 20}, 2<<20) }
+func flipConfig() boltstore.Config { return boltstore.Config{MaxSize: 16 << 20, Memory: 2 << 20} }
 
 // flipWork is what was done to a store, and what will be.
 type flipWork struct {

@@ -242,7 +242,7 @@ func TestFull_K13_I39(t *testing.T) {
 				if tt.disk != 0 {
 					dir = smallDisk(t, tt.disk)
 				}
-				w := newFullWork(t, filepath.Join(dir, "store.db"), withMemory(boltstore.Config{MaxSize: tt.max}, 4<<20), size.size)
+				w := newFullWork(t, filepath.Join(dir, "store.db"), boltstore.Config{MaxSize: tt.max, Memory: 4 << 20}, size.size)
 				w.scene(filepath.Join(dir, "other"), tt.aside, tt.flushed)
 				t.Log(w.table.String())
 				require.True(t, !w.failed, "see the table")
@@ -336,7 +336,7 @@ func (w *fullWork) eventually() (err error) {
 // TestFull_K13_I39_KilledOnAFullDisk opens files as a kill left them, on a disk that has room for nothing else.
 func TestFull_K13_I39_KilledOnAFullDisk(t *testing.T) {
 	path := filepath.Join(memoryDir(t), "store.db")
-	cfg := withMemory(boltstore.Config{MaxSize: 32 << 20}, 4<<20)
+	cfg := boltstore.Config{MaxSize: 32 << 20, Memory: 4 << 20}
 	w := newFullWork(t, path, cfg, fillSizes[2].size)
 	for range 200 {
 		require.NoError(t, w.send(0))

@@ -52,7 +52,7 @@ func killBatch(id string, record store.Record, self event.Account) store.Batch {
 	return b
 }
 
-func killConfig() boltstore.Config { return withMemory(boltstore.Config{MaxSize: 1 << 30}, 1<<20) }
+func killConfig() boltstore.Config { return boltstore.Config{MaxSize: 1 << 30, Memory: 1 << 20} }
 
 // killer is a process that works until it is killed, and says what is done after it is done.
 type killer struct {

@@ -23,7 +23,7 @@ import (
 //
 //  1. An account is found by its name alone. No row leads from it to another key, so that no damaged row can lead to
 //     another account's rows.
-//  2. Delete raises the generation in the head: the rows of before are out of reach at once, and are removed later, in slices.
+//  2. Delete raises the generation in the head: rows of the old generation are out of reach at once, and are removed later, in slices.
 //  3. A message's key follows from its ID. So messages that one issuer made one after another are neighbours.
 
 // schemaVersion is the layout that this release reads and writes. Versions 1 to 4 were never released.
@@ -144,10 +144,10 @@ func (k messageKeys) key(b []byte, id event.MessageID) []byte {
 	return append(append(append(b, keyOther), id...), 0)
 }
 
-// id returns the ID that a key stands for, nothing if it is no key.
+// id returns the ID that a key stands for, nothing if it is no key or there is no issuer to seal it.
 func (k messageKeys) id(key []byte) event.MessageID {
 	switch n := len(key) - 1; {
-	case n == sealedBytes && key[0] == keySealed:
+	case n == sealedBytes && key[0] == keySealed && k.issuer != nil:
 		return k.issuer.Seal([sealedBytes]byte(key[1:]))
 	case n > 1 && key[0] == keyOther && key[n] == 0:
 		return event.MessageID(key[1:n])

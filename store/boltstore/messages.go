@@ -20,7 +20,7 @@ type stored struct {
 	refs kv.Part // row of the references
 	key  []byte
 	message
-	counted bool // who needs it has a row
+	hasRefs bool // its references have a row
 }
 
 // set makes m another message, of which nothing is known yet.
@@ -63,13 +63,13 @@ func (m *stored) about(err error) error {
 	return fmt.Errorf("message %q: %w", m.keys.id(m.key), err)
 }
 
-// references returns who needs the message.
+// references returns what needs the message.
 func (m *stored) references() (references, error) {
 	row, err := m.kv.Get(&m.refs, nil)
 	if err != nil {
 		return references{}, m.about(err)
 	}
-	if m.counted = row != nil; !m.counted {
+	if m.hasRefs = row != nil; !m.hasRefs {
 		return references{inboxes: m.inboxes}, nil
 	}
 	r, err := decodeReferences(row)
@@ -125,7 +125,7 @@ func (w *writer) addMessage(key []byte, m *message, payload []byte, places []pla
 	w.Put(p, sharedRow, w.value)
 }
 
-// hold has a message stay known, and reports whether there is one.
+// hold keeps a message known as long as another one changes it, and reports whether it is there.
 func (w *writer) hold(key []byte) (bool, error) {
 	m := &w.message
 	m.set(w.s.keys, &w.Snapshot, key)
@@ -158,7 +158,7 @@ func (w *writer) release(key []byte) error {
 	return w.unreferenced(m, refs)
 }
 
-// unreferenced notes who still needs a message, and removes what nobody does.
+// unreferenced notes what still needs a message, and removes what nothing needs.
 func (w *writer) unreferenced(m *stored, refs references) error {
 	w.value = refs.append(w.value[:0])
 	if refs.inboxes > 0 {
@@ -176,7 +176,7 @@ func (w *writer) unreferenced(m *stored, refs references) error {
 		return nil
 	}
 	w.Delete(&m.part, sharedRow)
-	if m.counted {
+	if m.hasRefs {
 		w.Delete(&m.refs, nil)
 	}
 	if len(m.places) == 0 {

@@ -16,7 +16,7 @@ import (
 )
 
 // Open opens the store in the file path, which is made if it is not there; its folder must be. A file is made under another
-// name first, so that nobody ever finds half a store. Next to it are two files of the log, path-wal and path-wal2, which
+// name first, so that no process finds half a store. Next to it are two files of the log, path-wal and path-wal2, which
 // Close removes. All faults of cfg are reported at once. Other errors are [ErrLocked], [ErrNotStore], [ErrCorrupt], [ErrNoLog],
 // [ErrOtherLog], [ErrNoFile], [ErrBackup], [ErrOldSchema], [store.ErrSchema], and those of the file system.
 func Open(path string, cfg Config) (*Store, error) {
@@ -42,7 +42,7 @@ func open(path string, cfg Config) (*Store, error) {
 	var m meta
 	db, err := kv.Open(kv.Options{
 		Path: path, Tables: tables, Memory: cfg.Memory, MaxSize: cfg.MaxSize, Reserve: cfg.reserve(), LockTimeout: cfg.LockTimeout,
-		Log: s.log, Meta: func(rows map[string][]byte) (err error) { m, err = readMeta(rows, cfg.NewIncarnation); return err },
+		Logger: s.log, Meta: func(rows map[string][]byte) (err error) { m, err = readMeta(rows, cfg.NewIncarnation); return err },
 	})
 	if err != nil {
 		s.log.Close()

@@ -148,7 +148,7 @@ func TestOpen_Messages(t *testing.T) {
 			b, err := os.ReadFile(path)
 			require.NoError(t, err)
 			for i := 2 * 4096; i < len(b); i += 4096 {
-				b[i+8] ^= 8
+				b[i+8], b[i+9] = 0xff, 0xff
 			}
 			require.NoError(t, os.WriteFile(path, b, 0o600))
 		}},
@@ -243,8 +243,8 @@ func TestOpen_TakesNothingThatWasPutInItsWay(t *testing.T) {
 	path, victim := filepath.Join(dir, "db"), filepath.Join(dir, "victim")
 	require.NoError(t, os.WriteFile(victim, []byte("mine"), 0o600))
 	require.NoError(t, os.WriteFile(path+".new", []byte("x"), 0o666))
-	require.NoError(t, os.WriteFile(path+".new-1", []byte("x"), 0o666))
-	require.NoError(t, os.Symlink(victim, path+".new-2"))
+	require.NoError(t, os.WriteFile(path+".new.tmp-1", []byte("x"), 0o666))
+	require.NoError(t, os.Symlink(victim, path+".new.tmp-2"))
 	s := open(t, path, boltstore.Config{})
 	closeStore(t, s)
 	b, err := os.ReadFile(victim)
@@ -282,7 +282,9 @@ func TestOpen_RemovesWhatACrashHasLeft(t *testing.T) {
 	made(t, path)
 	old := time.Now().Add(-25 * time.Hour)
 	for name, gone := range map[string]bool{
-		"db.new-123": true, "db.restore-456": true, "db.new-": false, "db.new-12x": false, "db.backup": false, "other.new-1": false,
+		"db.new.tmp-123": true, "db.restore.tmp-456": true, "db.new.tmp-": false, "db.new.tmp-12x": false, "db.backup": false, "other.new.tmp-1": false,
+		"db.restore.tmp-456-wal": true, "db.new.tmp-456-wal2": true, "db.new.tmp-456.new.tmp-7": true, "db.new.tmp-4.new.tmp-x": false,
+		"db.new-1": false, "db.restore-20300501": false, // somebody's own, named by hand
 	} {
 		p := filepath.Join(dir, name)
 		require.NoError(t, os.WriteFile(p, []byte("x"), 0o600))

@@ -10,10 +10,10 @@ import (
 	"github.com/manydevice/manydevice/store"
 )
 
-// Entries of a page share blocks of memory: a page takes few allocations, and who keeps one of its entries keeps a block
+// Entries of a page share blocks of memory: a page takes few allocations, and a caller that keeps one of its entries keeps a block
 // of each kind, not the page.
 const (
-	textBlock = 4 << 10  // of what messages have beside their payload
+	textBlock = 4 << 10  // of what messages have besides their payload
 	bodyBlock = 16 << 10 // of payloads; those of more than a quarter of it have memory of their own
 )
 
@@ -22,7 +22,7 @@ type pageReader struct {
 	v      *view
 	a      *account
 	bodies bool
-	left   uint64 // so many entries are to come at most
+	left   uint64 // how many entries may still come
 	text   strings.Builder
 	body   []byte
 

@@ -114,8 +114,8 @@ func (w *writer) append(key []byte, in *store.Message, to *store.Inbox) (place, 
 		}
 	}
 	if e.ordinal != 0 {
-		w.talk = append(w.talk[:0], in.Conversation...)
-		e.counted = w.talk
+		w.conversation = append(w.conversation[:0], in.Conversation...)
+		e.countedIn = w.conversation
 	}
 	a.head.seq++
 	a.head.bytes += e.size + entryBytes
@@ -159,7 +159,7 @@ func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbo
 		if successor && len(to.Targets) == 0 && e.targets == nil {
 			e.targets = old.targets
 		}
-		heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0 && string(old.counted) == string(in.Conversation)
+		heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0 && string(old.countedIn) == string(in.Conversation)
 		if heir && old.ordinal > 0 {
 			e.ordinal, e.flags = old.ordinal, e.flags|event.FlagUnread
 			continue
@@ -173,7 +173,7 @@ func (w *writer) replace(a *account, e *entry, in *store.Message, to *store.Inbo
 
 // count returns the next ordinal of a conversation.
 func (w *writer) count(a *account, c event.ConversationID) (uint64, error) {
-	n, uncounted, err := a.counted(c)
+	n, uncounted, err := a.countOf(c)
 	if err != nil {
 		return 0, err
 	}
@@ -191,8 +191,8 @@ func (w *writer) uncount(a *account, e *entry) error {
 	if e.ordinal == 0 {
 		return nil
 	}
-	c := event.ConversationID(e.counted)
-	n, uncounted, err := a.counted(c)
+	c := event.ConversationID(e.countedIn)
+	n, uncounted, err := a.countOf(c)
 	if err != nil {
 		return err
 	}

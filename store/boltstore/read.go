@@ -146,7 +146,7 @@ func (v *view) purging() (some bool) {
 	return some || err != nil
 }
 
-// entryAt returns the entry at a place, nil if it is not there any more.
+// entryAt returns the entry at a place, nil if it was removed.
 func (v *view) entryAt(p *place) ([]byte, error) {
 	a, err := v.account(p.account)
 	if err != nil || a.head.generation != p.generation {

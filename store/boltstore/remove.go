@@ -9,7 +9,7 @@ import (
 	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
-// entryBytes is what an entry counts for beside its payload; see [event.Entry.Size].
+// entryBytes is what an entry counts for besides its payload; see [event.Entry.Size].
 const entryBytes = 64
 
 // sliceRows is how many entries or cursors one operation of Trim, Void or SaveCursors changes at most, so that others
@@ -117,7 +117,7 @@ func (w *writer) remove(a *account, seq uint64) (entry, error) {
 	return w.drop(a, seq, row)
 }
 
-// drop does all that follows from the end of an entry.
+// drop removes an entry, and updates the head, the row of its key and the references of its message. The count is left to the caller.
 func (w *writer) drop(a *account, seq uint64, row []byte) (entry, error) {
 	e, err := decodeEntry(row)
 	if err == nil && (a.head.bytes < e.size+entryBytes || e.key == "" && a.head.entries == 0) {

@@ -3,13 +3,11 @@ package boltstore
 import (
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
+	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
 )
 
 // rowBytes is what a row takes besides the names, keys and values that callers give, at most about.
 const rowBytes = 64
-
-// chunkBytes is how much of a long value a row has. Each such row has the key of the value's row.
-const chunkBytes = 960
 
 // size is how many bytes of rows a batch stores, keys included, at most. What it removes or replaces is not taken off.
 func size(b *store.Batch) int64 {
@@ -39,7 +37,7 @@ func size(b *store.Batch) int64 {
 func messageSize(m *store.Message) int {
 	key := len(m.ID) + 2
 	n := long(key, len(m.Payload)) + len(m.ID) + len(m.Kind) + len(m.Conversation) + len(m.From)
-	if m.Of != "" { // its key, and that of who needs it
+	if m.Of != "" { // its key, and its references
 		n += 2*len(m.Of) + rowBytes
 	}
 	places := 0
@@ -64,7 +62,7 @@ func messageSize(m *store.Message) int {
 	return n + long(key, places)
 }
 
-// long is what a value takes that may be long, with its key.
+// long is what a value takes that may be long, with its key, which each of its chunks has.
 func long(key, value int) int {
-	return value + (1+value/chunkBytes)*(key+rowBytes)
+	return value + (1+value/kv.ChunkBytes)*(key+rowBytes)
 }

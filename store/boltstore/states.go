@@ -150,7 +150,7 @@ func (a *account) count(page *store.ConversationPage, o *store.ConversationOptio
 	if o.Cursor > string(o.Conversation) {
 		return nil
 	}
-	counted, uncounted, err := a.counted(o.Conversation)
+	counted, uncounted, err := a.countOf(o.Conversation)
 	if err == nil && counted != 0 {
 		addCount(page, o.Conversation, counted, uncounted)
 	}

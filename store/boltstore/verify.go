@@ -3,12 +3,12 @@ package boltstore
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
-	"slices"
 )
 
 // Verify looks for damage in three walks:
@@ -101,7 +101,8 @@ func (v *verifier) all(ctx context.Context) error {
 func (v *verifier) row(t kv.Table, key, _ []byte) {
 	switch t {
 	case tableAccount:
-		_, part, ok := cutAccount(key)
+		_, _, rest, ok := cutAccount(key)
+		part := key[:len(key)-len(rest)]
 		switch {
 		case !ok:
 			v.found(Finding{Kind: FindingRow, Table: tables[t].Name, Key: bytes.Clone(key), Err: corrupt("account key")})
@@ -150,12 +151,12 @@ func (v *verifier) accounts(ctx context.Context) error {
 // owned looks whether the owner of rows of the file still has them.
 func (v *verifier) owned(ctx context.Context, part []byte) error {
 	return v.s.db.View(ctx, func(k *kv.Snapshot) error {
-		name := event.Account(part[:len(part)-5])
+		name, generation, _, _ := cutAccount(part)
 		var a account
 		if err := a.find(k, name); err != nil {
 			return unlessCorrupt(err) // which was reported
 		}
-		if a.is && a.head.generation == binary.BigEndian.Uint32(part[len(part)-4:]) {
+		if a.is && a.head.generation == generation {
 			return nil
 		}
 		purge := purgePart

@@ -18,11 +18,11 @@ type writer struct {
 	byName map[event.Account]*account // once there are many
 	pool   []*account
 
-	row, value []byte // for keys and values
-	talk       []byte // for a conversation
-	inboxes    []place
-	message    stored
-	passed     []error // rows that were passed over
+	row, value   []byte // for keys and values
+	conversation []byte
+	inboxes      []place
+	message      stored
+	passed       []error // rows that were passed over
 }
 
 const (
@@ -125,7 +125,7 @@ func (w *writer) putHeads() {
 	for _, a := range w.accts {
 		if a.touched {
 			w.value = a.head.append(w.value[:0], a.sum)
-			w.Put(&a.seat, nil, w.value)
+			w.Put(&a.headPart, nil, w.value)
 		}
 	}
 }

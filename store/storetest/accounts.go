@@ -51,6 +51,22 @@ var accountRules = []rule{
 		f.gone(p.ID)
 		require.Empty(f.t, f.accounts(10))
 	}},
+	{name: "delete: what was changed goes with the change", check: func(f *fixture) {
+		first := f.unread()
+		edit := f.change(first, "")
+		f.commit(f.batch("bob", edit))
+		other := f.commit(f.batch("ann", f.message("ann", "ann"))).Messages[0]
+		of := f.message("bob", "bob")
+		of.Of = other.ID
+		f.commit(f.batch("bob", of))
+		for _, a := range []event.Account{"ann", "bob"} {
+			f.info(other.ID)
+			require.NoError(f.t, f.s.Delete(f.ctx, a, 0))
+		}
+		for _, id := range []event.MessageID{first.ID, edit.ID, other.ID, of.ID} {
+			f.gone(id)
+		}
+	}},
 	{name: "delete: of a long inbox", check: func(f *fixture) {
 		var last event.MessageID
 		for range 20 {

@@ -113,6 +113,15 @@ var changeRules = []rule{
 		require.Equal(f.t, []event.MessageID{counts.ID, elsewhere.ID}, ids(all))
 		require.Zero(f.t, all[1].Flags)
 	}},
+	{name: "change: of all that it replaces, one place in the count is taken over", check: func(f *fixture) {
+		first := f.unread()
+		keyed := f.message("bob", "ann")
+		keyed.Conversation, keyed.Key, keyed.To[0].Flags = "c1", "k", event.FlagUnread
+		f.commit(f.batch("bob", keyed))
+		placed := f.commit(f.batch("bob", f.change(first, "k"))).Messages[0]
+		require.EqualValues(f.t, 1, placed.To[0].Ordinal)
+		require.Equal(f.t, store.Conversation{Conversation: "c1", Counted: 2, Uncounted: []uint64{2}}, f.count("ann", "c1"))
+	}},
 	{name: "change: a message that is not known changes nothing", check: func(f *fixture) {
 		first := f.unread()
 		stranger := f.change(store.Placed{ID: "nobody", To: first.To}, "")

@@ -77,6 +77,21 @@ var idempotencyRules = []rule{
 		require.True(f.t, r.Duplicate)
 		require.Empty(f.t, r.Messages)
 	}},
+	{name: "idempotency: known to the end of the window, whatever comes and goes meanwhile", check: func(f *fixture) {
+		i := idempotency("phone", "x")
+		i.Window, i.Max = 10*time.Second, 1000
+		first := f.commit(f.named(i))
+		start := f.now
+		for n := range 100 {
+			f.now = start.Add(time.Duration(n) * 99 * time.Millisecond)
+			b := f.batch("ann")
+			b.Idempotency = idempotency("phone", event.ClientMessageID(fmt.Sprint("y", n)))
+			b.Idempotency.Window, b.Idempotency.Max = time.Second, 1000
+			f.commit(b)
+		}
+		f.now = start.Add(10*time.Second - time.Millisecond)
+		f.duplicate(f.named(i), first)
+	}},
 	{name: "idempotency: I11 another digest is refused", check: func(f *fixture) {
 		first := f.commit(f.named(idempotency("phone", "x", 1)))
 		f.refused(f.named(idempotency("phone", "x", 2)), store.ErrMismatch)

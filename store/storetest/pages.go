@@ -217,6 +217,27 @@ var removalRules = []rule{
 		require.Equal(f.t, h, f.void("ann"))
 		require.Zero(f.t, f.void("bob", 1).Seq)
 	}},
+	{name: "void: what is left is as it was, of many as of few", check: func(f *fixture) {
+		var all []uint64
+		for range 3 {
+			b := f.batch("ann")
+			for i := range 400 {
+				m := f.message("ann", "ann")
+				if i%2 == 0 {
+					m.To[0].Targets = []event.Incarnation{7}
+				}
+				b.Messages = append(b.Messages, m)
+			}
+			for _, placed := range f.commit(b).Messages {
+				all = append(all, placed.To[0].Seq)
+			}
+		}
+		left := []uint64{all[0], all[1], all[600], all[601], all[1199]}
+		before := f.all("ann")
+		f.void("ann", slices.DeleteFunc(slices.Clone(all), func(seq uint64) bool { return slices.Contains(left, seq) })...)
+		got := f.all("ann")
+		require.Equal(f.t, []event.Entry{before[0], before[1], before[600], before[601], before[1199]}, got)
+	}},
 	{name: "void: of one inbox alone", check: func(f *fixture) {
 		p := f.send("ann", "ann", "bob")
 		f.void("bob", p.To[1].Seq)

@@ -34,6 +34,12 @@ var recordRules = []rule{
 		first := f.record("ann", 0, "one")
 		require.NotEqual(f.t, first, f.record("ann", first, "one"))
 	}},
+	{name: "record: an empty one is there", check: func(f *fixture) {
+		first := f.record("ann", 0, "")
+		require.Equal(f.t, first, f.load("ann").Revision)
+		require.Empty(f.t, f.load("ann").Data)
+		require.NotEqual(f.t, first, f.record("ann", first, ""))
+	}},
 	{name: "record: the largest", check: func(f *fixture) {
 		data := strings.Repeat("x", store.MaxRecordBytes)
 		f.record("ann", 0, data)

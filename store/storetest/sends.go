@@ -102,6 +102,12 @@ var sendRules = []rule{
 		require.Equal(f.t, plain(p.To), plain(f.info(p.ID).To), "as long as the last one has it")
 	}},
 	{name: "send: a message ID is used once", check: checkUsedID},
+	{name: "send: the earliest expiry is one", check: func(f *fixture) {
+		m := f.message("ann", "ann")
+		m.Expires = time.UnixMilli(0).UTC()
+		f.commit(f.batch("ann", m))
+		require.Equal(f.t, m.Expires, f.all("ann")[0].Expires.UTC())
+	}},
 	{name: "send: times are kept to the millisecond", check: func(f *fixture) {
 		f.now = f.now.Add(time.Millisecond + 999*time.Microsecond)
 		m := f.message("ann", "ann")

@@ -58,8 +58,26 @@ var stateRules = []rule{
 		require.Equal(f.t, "three", string(r.States[3].Value))
 		require.EqualValues(f.t, 7, r.States[2].Number)
 	}},
+	{name: "state: one register again and again in a large batch", check: func(f *fixture) {
+		var updates []store.StateUpdate
+		for i := range 20 {
+			u := setting("x")
+			u.Name = fmt.Sprint("name-", i)
+			updates = append(updates, u)
+		}
+		r := f.set("ann", append(updates, marker(1), marker(5), marker(3))...)
+		for i, want := range []uint64{1, 5, 5} {
+			require.Equal(f.t, want, r.States[20+i].Number)
+		}
+		require.EqualValues(f.t, 5, f.register("read").Number)
+	}},
 	{name: "state: OnlyIfChanged does nothing when nothing changes", check: checkOnlyIfChanged},
 	{name: "state: pages, by conversation, newer than", check: checkStatePages},
+	{name: "state: a cursor of no store is refused", check: func(f *fixture) {
+		f.set("ann", marker(1))
+		_, err := f.s.States(f.ctx, "ann", store.StateOptions{Limit: 1, Cursor: "nothing"})
+		f.invalid(err, "cursor")
+	}},
 	{name: "state: belongs to one account", check: func(f *fixture) {
 		f.set("ann", marker(5))
 		f.set("an", marker(6))
@@ -132,6 +150,7 @@ func checkOnlyIfChanged(f *fixture) {
 	require.Empty(f.t, r.Messages)
 	require.Len(f.t, r.States, 2)
 	require.EqualValues(f.t, 5, r.States[0].Number)
+	require.Equal(f.t, rev, r.Revision)
 	require.Equal(f.t, "one", string(f.load("ann").Data))
 	require.Zero(f.t, f.head("ann").Seq)
 	require.Zero(f.t, f.head("bob").Seq)
@@ -216,6 +235,17 @@ var cursorRules = []rule{
 			require.EqualValues(f.t, max(i, 3), got[1].Seq)
 			require.EqualValues(f.t, 2, got[1<<63].Sent)
 		}
+		last := store.Cursor{Account: "account-0", Incarnation: 1, Seq: 99, Sent: 99}
+		require.NoError(f.t, f.s.SaveCursors(f.ctx, append(slices.Repeat(list[:10], 120), last)))
+		require.Equal(f.t, last, f.cursors("account-0")[1])
+	}},
+	{name: "cursor: one of an account that is not there leaves the others", check: func(f *fixture) {
+		f.save(store.Cursor{Account: "bob", Incarnation: 1, Seq: 1})
+		require.NoError(f.t, f.s.SaveCursors(f.ctx, []store.Cursor{
+			{Account: "ann", Incarnation: 1, Seq: 2}, {Account: "bob", Incarnation: 2, Seq: 2}, {Account: "bob", Incarnation: 1, Seq: 2},
+		}))
+		require.Empty(f.t, f.cursors("ann"))
+		require.EqualValues(f.t, 2, f.cursors("bob")[1].Seq)
 	}},
 	{name: "cursor: void unless begun, also after it was forgotten", check: func(f *fixture) {
 		late := store.Cursor{Account: "ann", Incarnation: 1, Seq: 5, Sent: 5}

@@ -6,7 +6,7 @@
 //	mdfile inspect FILE ACCOUNT      an account: head, cursors, counts, newest entries without their payloads
 //	mdfile top [-n 20] FILE          the largest accounts, by bytes and by entries
 //	mdfile dump [-payloads] FILE     all rows as JSON, one a line; without the bytes of payloads unless they are asked for
-//	mdfile compact FILE NEW          a copy with full pages; use one of the two from then on, and never the other
+//	mdfile compact FILE NEW          a copy of a store, with full pages; use one of the two from then on, and never the other
 //	mdfile salvage FILE NEW          all that can be read, also of a file that Open refuses, as a new store
 //	mdfile restore BACKUP NEW        a store made of a backup
 //

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
@@ -134,6 +135,12 @@ func TestRun_OnAllKindsOfFiles(t *testing.T) {
 			for _, c := range []string{"compact", "salvage"} {
 				to := filepath.Join(t.TempDir(), "new.db")
 				code, out, errs = mdfile(t, c, path, to)
+				if c == "compact" && name == "backup" { // devices would not learn that they may know more
+					require.Equal(t, exitFailed, code)
+					require.Contains(t, errs, "mdfile restore")
+					require.NoFileExists(t, to)
+					continue
+				}
 				require.Zero(t, code, out+errs)
 				requireWhole(t, to, 100)
 				code, _, errs = mdfile(t, c, path, to)
@@ -217,7 +224,7 @@ func TestRun_AFileInUseIsLeftAlone(t *testing.T) {
 	require.NoFileExists(t, path+"2")
 }
 
-// TestSalvage_OfDamagedFiles zeroes pages and flips bits, and looks that what is saved is right and whole stores.
+// TestSalvage_OfDamagedFiles zeroes each page in use, or flips bits in it. What is saved is right, and a whole store.
 func TestSalvage_OfDamagedFiles(t *testing.T) {
 	dir := t.TempDir()
 	base := filepath.Join(dir, "db")
@@ -226,9 +233,10 @@ func TestSalvage_OfDamagedFiles(t *testing.T) {
 	require.NoError(t, err)
 	rng := rand.New(rand.NewPCG(1, 2))
 	saved, told, unopened := 0, 0, 0
-	for i := range 40 {
+	used := pagesInUse(t, base)
+	require.Greater(t, len(used), 20)
+	for i, page := range used {
 		b := bytes.Clone(image)
-		page := 2 + rng.IntN(len(b)/4096-2)
 		if i%2 == 0 {
 			clear(b[page*4096 : page*4096+4096])
 		} else {
@@ -236,7 +244,7 @@ func TestSalvage_OfDamagedFiles(t *testing.T) {
 				b[page*4096+rng.IntN(512)] ^= 1 << rng.IntN(8)
 			}
 		}
-		path, to := filepath.Join(dir, fmt.Sprint("bad", i)), filepath.Join(dir, fmt.Sprint("good", i))
+		path, to := filepath.Join(dir, "bad"), filepath.Join(dir, fmt.Sprint("good", i))
 		require.NoError(t, os.WriteFile(path, b, 0o600))
 		code, out, errs := mdfile(t, "salvage", path, to)
 		if code != 0 {
@@ -250,15 +258,38 @@ func TestSalvage_OfDamagedFiles(t *testing.T) {
 		require.NoError(t, err)
 		n := entriesOf(t, s, nil)
 		shut(t, s)
+		require.NoError(t, os.Remove(to))
 		saved += n
 		if n < 600 {
 			require.NotContains(t, out, " 0 findings")
 			told++
 		}
 	}
-	t.Logf("40 damaged files: %d of %d entries saved; %d with losses, all told; %d without anything to save", saved, 40*600, told, unopened)
-	require.Less(t, unopened, 8)
-	require.Greater(t, saved, 40*600/2)
+	t.Logf("%d damaged files: %d of %d entries saved; %d with losses, all told; %d without anything to save",
+		len(used), saved, len(used)*600, told, unopened)
+	require.Less(t, unopened, len(used)/4)
+	require.Greater(t, told, len(used)/4, "most pages have rows")
+	require.Greater(t, saved, len(used)*600/2)
+}
+
+// pagesInUse returns the pages of a closed file that are neither free nor its two meta pages.
+func pagesInUse(t *testing.T, path string) (list []int) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, PreLoadFreelist: true})
+	require.NoError(t, err)
+	require.NoError(t, db.View(func(tx *bolt.Tx) error {
+		for id := 2; ; id++ {
+			p, err := tx.Page(id)
+			if p == nil || err != nil {
+				return err
+			}
+			if p.Type != "free" {
+				list = append(list, id)
+			}
+		}
+	}))
+	require.NoError(t, db.Close())
+	return list
 }
 
 func TestVerify_Damage(t *testing.T) {

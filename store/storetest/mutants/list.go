@@ -53,6 +53,9 @@ var batchMutants = []mutant{
 		`b.Record.Expect != a.revision {`, `b.Record.Expect != a.revision && a.revision == 0 {`),
 	one("order: OnlyIfChanged is not looked at", "commit.go",
 		`if b.OnlyIfChanged && !changes(a, b.States) {`, `if b.OnlyIfChanged && b.States == nil {`),
+	one("order: OnlyIfChanged tells no revision", "commit.go", `if b.Record != nil {
+			r.Revision`, `if b.Record == nil {
+			r.Revision`),
 	one("order: OnlyIfChanged without a state is applied", "commit.go",
 		`if b.OnlyIfChanged && !changes(a, b.States) {`, `if b.OnlyIfChanged && b.States != nil && !changes(a, b.States) {`),
 	one("record: data that was passed in is kept", "commit.go", `s.revision, slices.Clone(b.Record.Data)`, `s.revision, b.Record.Data`),
@@ -71,6 +74,8 @@ var batchMutants = []mutant{
 	one("send: only the first 16 targets are kept", "commit.go",
 		`targets: slices.Clone(to.Targets)}`, `targets: slices.Clone(to.Targets[:min(len(to.Targets), 16)])}`),
 	one("send: times are cut to the second", "commit.go", `key: in.Key, time: now,`, `key: in.Key, time: now / 1000 * 1000,`),
+	one("send: an expiry of 0 gets lost", "commit.go",
+		`m.mayExpire, m.expires = true, in.Expires.UnixMilli()`, `m.mayExpire, m.expires = in.Expires.UnixMilli() != 0, in.Expires.UnixMilli()`),
 	one("send: the expiry gets lost", "commit.go", `m.mayExpire, m.expires = true,`, `m.mayExpire, m.expires = false,`),
 	one("send: everybody gets the client message ID", "account.go", `if own == m.from {`, `if own == m.from || m.clientID != "" {`),
 	one("send: the sender's own fields go to the acting account alone", "commit.go",
@@ -143,6 +148,8 @@ var replaceMutants = []mutant{
 		` && old.message.conversation == m.conversation`, ``),
 	one("change: one that counts itself takes the old ordinal too", "commit.go",
 		`heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0`, `heir := successor && !in.Uncount`),
+	one("change: the last of all that it replaces hands on its place", "commit.go",
+		`heir := successor && !in.Uncount && e.flags&event.FlagUnread == 0`, `heir := successor && !in.Uncount && !counts`),
 	one("change: Uncount is ignored", "commit.go", `heir := successor && !in.Uncount &&`, `heir := successor &&`),
 	one("change: what is changed is forgotten before the change", "commit.go", `m.of.holds++`, `m.of.holds += 0`),
 	one("change: what is changed is never forgotten", "commit.go", `m.of.holds--`, `m.of.holds -= 0`),

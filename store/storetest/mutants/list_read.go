@@ -39,6 +39,9 @@ var removalMutants = []mutant{
 		return s.headLocked(a), nil
 	}
 	for _, seq := range seqs {`),
+	one("void: holes take entries for some devices along", "account.go",
+		`bool { return e.message == nil }`, `bool { return e.message == nil || e.targets != nil }`),
+	one("void: numbers beyond 512 are skipped", "read.go", `for _, seq := range seqs {`, `for _, seq := range seqs[:min(len(seqs), 512)] {`),
 	one("void: an entry that is not there takes the one before", "account.go",
 		`if i < 0 || b.entries[i].seq != seq {`, `if i < 0 || b.entries[i].seq > seq {`),
 	one("message: gone while an inbox still has it", "commit.go", `if m.refs == 0 {
@@ -99,6 +102,8 @@ var readMutants = []mutant{
 	one("message: not found if only a change is left", "read.go", `if m == nil {
 		return store.MessageInfo{}`, `if m == nil || m.refs == 0 {
 		return store.MessageInfo{}`),
+	one("load: an empty record is none", "store.go",
+		`if a == nil || a.revision == 0 {`, `if a == nil || len(a.record) == 0 {`),
 	one("load: data is the store's own memory", "store.go", `Data: slices.Clone(a.record)`, `Data: slices.Clip(a.record)`),
 	one("errors: a context that has ended is ignored", "store.go",
 		`if err := ctx.Err(); err != nil {`, `if err := ctx.Err(); err != nil && s.accounts == nil {`),
@@ -153,6 +158,7 @@ var stateMutants = []mutant{
 	}
 	for i, m := range messages {
 		s.appendLocked`),
+	one("state: any cursor is taken", "read.go", `if !ok && o.Cursor != "" {`, `if !ok && o.Cursor == "\n" {`),
 	one("state: Newer takes in the same", "read.go", `state.Seq <= o.Newer`, `state.Seq < o.Newer`),
 	one("state: a conversation takes in those that begin alike", "read.go",
 		`state.Conversation != o.Conversation {`, `!strings.HasPrefix(string(state.Conversation), string(o.Conversation)) {`),
@@ -177,6 +183,15 @@ var cursorMutants = []mutant{
 		`max(have.Seq, c.Seq), max(have.Sent, c.Sent)`, `c.Seq, c.Sent`),
 	one("cursor: Seq raises Sent", "account.go",
 		`max(have.Seq, c.Seq), max(have.Sent, c.Sent)`, `max(have.Seq, c.Seq), max(have.Sent, c.Sent, c.Seq)`),
+	one("cursor: those beyond 512 are skipped", "read.go",
+		`for _, c := range cursors {`, `for _, c := range cursors[:min(len(cursors), 512)] {`),
+	one("cursor: one of no account ends the list", "read.go", `if a := s.accounts[c.Account]; a != nil {
+			a.save(c)
+		}`, `a := s.accounts[c.Account]
+		if a == nil {
+			break
+		}
+		a.save(c)`),
 	one("cursor: one that nobody began is kept", "account.go",
 		`			return
 		}

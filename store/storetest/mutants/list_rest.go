@@ -43,6 +43,8 @@ var accountMutants = []mutant{
 	one("delete: the revision is not checked", "store.go", `if have != expect {`, `if have != expect && expect != 0 {`),
 	one("delete: the epoch stays", "store.go", `epoch: a.epoch + 1}`, `epoch: a.epoch}`),
 	one("delete: messages are never released", "store.go", `s.releaseLocked(m)`, `_ = m`),
+	one("delete: messages that were changed are never released", "store.go", `if m := a.inbox.entries[i].message; m != nil {`,
+		`if m := a.inbox.entries[i].message; m != nil && m.holds == 0 {`),
 	one("delete: registers stay", "store.go", `epoch: a.epoch + 1}`, `epoch: a.epoch + 1, states: a.states}`),
 	one("delete: cursors stay", "store.go", `epoch: a.epoch + 1}`, `epoch: a.epoch + 1, cursors: a.cursors}`),
 	one("delete: counts stay", "store.go", `epoch: a.epoch + 1}`, `epoch: a.epoch + 1, counts: a.counts}`),

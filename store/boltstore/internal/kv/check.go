@@ -55,19 +55,22 @@ func (d *PageDamage) Unwrap() error { return ErrCorrupt }
 // checker walks through the pages of a file.
 type checker struct {
 	pageReader
-	tables  map[string]Table                          // of checksums, by bucket
-	only    map[string]bool                           // buckets that are looked at; nil: all
-	buckets map[string]bool                           // that are there
-	seen    []uint64                                  // pages in use; nil: of a slice of a walk
-	leaves  bool                                      // are read as well
-	found   func(*PageDamage) error                   // an error ends the walk
-	leaf    func(bucket string, list []element) error // nil: rows are not looked at
+	tables  map[string]Table                    // of checksums, by bucket
+	only    map[string]bool                     // buckets that are looked at; nil: all
+	buckets map[string]bool                     // that are there
+	seen    []uint64                            // pages in use; nil: of a slice of a walk
+	leaves  bool                                // are read as well
+	found   func(*PageDamage) error             // an error ends the walk
+	mender  *mender                             // nil: damage is only told
+	leaf    func(s *span, list []element) error // nil: rows are not looked at
 
 	// For a walk in slices.
 	from []byte // it begins with this key
 	left int    // pages that it may still read; 0: no bound
 	next []byte // where the next slice begins; nil: at the end
 	list []element
+
+	trial []element // memory of proven
 }
 
 func stopAtFirst(d *PageDamage) error { return d }
@@ -81,32 +84,28 @@ func newChecker(f io.ReaderAt, page int64, high uint64, tables []TableSpec) *che
 
 // checkFile walks through a file that nobody writes to. closed: it was closed, as far as is known. It reports whether leaves are
 // left to be looked at, and how many pages nothing leads to.
-func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found func(*PageDamage) error,
-	rows func(Table, []element),
+func checkFile(f io.ReaderAt, size, page int64, meta fileMeta, closed bool, o *Options, m *mender, found func(*PageDamage) error,
+	rows func(s *span, t Table, list []element) error,
 ) (rest bool, free uint64, err error) {
-	meta, err := newestMeta(f, page)
-	if err != nil {
-		return false, 0, err
-	}
 	if meta.high > uint64(size/page) {
 		return false, 0, fmt.Errorf("%w: the file was cut short: %d pages of %d are there", ErrCorrupt, size/page, meta.high)
 	}
 	c := newChecker(f, page, meta.high, o.Tables)
-	c.found = found
+	c.found, c.mender = found, m
 	c.leaves = !closed || size <= cmp.Or(o.small, smallFile)
-	c.leaf = func(bucket string, list []element) error {
-		if t, known := c.tables[bucket]; known {
-			rows(t, list)
+	c.leaf = func(s *span, list []element) error {
+		if t, known := c.tables[s.bucket]; known {
+			return rows(s, t, list)
 		}
 		return nil
 	}
 	root := span{id: meta.root}
-	if err := c.tree(root); err != nil {
+	if err := c.tree(&root); err != nil {
 		return false, 0, err
 	}
 	for name := range c.tables {
 		if !c.buckets[name] {
-			if err := c.bad(root, fmt.Sprintf("bucket %q is missing", name)); err != nil {
+			if err := c.bad(&root, fmt.Sprintf("bucket %q is missing", name)); err != nil {
 				return false, 0, err
 			}
 		}
@@ -116,7 +115,7 @@ func checkFile(f io.ReaderAt, size, page int64, closed bool, o *Options, found f
 		free -= uint64(bits.OnesCount64(word))
 	}
 	if meta.freelist != noFreelistPage {
-		err = c.freelist(meta.freelist)
+		err = c.freelist(meta)
 	}
 	return !c.leaves, free, err
 }
@@ -136,16 +135,22 @@ type span struct {
 	bucket   string // empty: the root bucket, which has the others
 	from, to []byte // nil: no bound
 	depth    int
+	up       *span // the page that leads here; nil: the root page
 }
 
-func (c *checker) bad(s span, reason string) error {
+func (c *checker) bad(s *span, reason string) error {
+	if c.mender != nil {
+		if err := c.mend(s); err != nil {
+			return err
+		}
+	}
 	return c.found(&PageDamage{
 		Page: s.id, Bucket: s.bucket, From: bytes.Clone(s.from), To: bytes.Clone(s.to), Reason: reason,
 	})
 }
 
 // tree checks a page and those below it.
-func (c *checker) tree(s span) error {
+func (c *checker) tree(s *span) error {
 	if c.left == 1 {
 		c.next = bytes.Clone(s.from)
 		return errStop
@@ -170,46 +175,65 @@ func (c *checker) tree(s span) error {
 }
 
 // load reads a page with what it overflows into. It returns its elements, or what is wrong with it.
-func (c *checker) load(s span) (list []element, leaf bool, reason string) {
-	order := binary.NativeEndian
+func (c *checker) load(s *span) (list []element, leaf bool, reason string) {
+	page, reason := c.whole(s)
+	if reason != "" {
+		return nil, false, reason
+	}
+	if !c.use(s.id, uint64(len(page))/uint64(c.page)) {
+		return nil, false, "in use twice"
+	}
+	list, leaf, rest, reason := c.elements(page, c.list)
+	c.list = list
+	if n := len(list); reason == "" && leaf && s.bucket != "" && n > 0 {
+		if k := c.lastKey(s.bucket, &list[n-1], rest); k != nil {
+			reason = fmt.Sprintf("key %q is of another length", k)
+		}
+	}
+	if reason != "" {
+		list = nil
+	}
+	return list, leaf, reason
+}
+
+// whole reads a page with what it overflows into, or says why it cannot be.
+func (c *checker) whole(s *span) (page []byte, reason string) {
 	if s.id < 2 || s.id >= c.high {
-		return nil, false, "beyond the pages in use"
+		return nil, "beyond the pages in use"
 	}
 	if s.depth > maxDepth {
-		return nil, false, "too deep"
+		return nil, "too deep"
 	}
 	page, err := c.read(s.id, 1)
 	if err != nil {
-		return nil, false, err.Error()
+		return nil, err.Error()
 	}
+	order := binary.NativeEndian
 	pages := uint64(order.Uint32(page[12:])) + 1
 	switch {
 	case order.Uint64(page) != s.id:
-		return nil, false, fmt.Sprintf("says that it is page %d", order.Uint64(page))
+		return nil, fmt.Sprintf("says that it is page %d", order.Uint64(page))
 	case pages > c.high-s.id:
-		return nil, false, "longer than the file"
-	case !c.use(s.id, pages):
-		return nil, false, "in use twice"
+		return nil, "longer than the file"
+	case pages == 1:
+		return page, ""
 	}
-	if pages > 1 {
-		if page, err = c.read(s.id, pages); err != nil {
-			return nil, false, err.Error()
-		}
+	if page, err = c.read(s.id, pages); err != nil {
+		return nil, err.Error()
 	}
-	list, leaf, used, err := parse(page, c.list)
-	c.list = list
+	return page, ""
+}
+
+// elements returns what is in a page that was read whole, or what is wrong with it. It uses the memory of into.
+func (c *checker) elements(page []byte, into []element) (list []element, leaf bool, rest []byte, reason string) {
+	list, leaf, used, err := parse(page, into)
 	switch {
 	case err != nil:
-		return nil, leaf, err.Error()
-	case uint64(used-1)/uint64(c.page)+1 != pages:
-		return nil, leaf, "not as long as what it holds"
+		return list, leaf, nil, err.Error()
+	case (int64(used)-1)/c.page+1 != int64(len(page))/c.page:
+		return list, leaf, nil, "not as long as what it holds"
 	}
-	if n := len(list); leaf && s.bucket != "" && n > 0 {
-		if k := c.lastKey(s.bucket, &list[n-1], page[used:]); k != nil {
-			return nil, leaf, fmt.Sprintf("key %q is of another length", k)
-		}
-	}
-	return list, leaf, ""
+	return list, leaf, page[used:], ""
 }
 
 // lastKey returns the key that the last row of a page should have if only the length of its key is wrong, nil if that is not so. The
@@ -268,21 +292,23 @@ func (s *span) order(list []element, leaf bool) string {
 	return ""
 }
 
-// below goes on with the pages that a branch refers to.
-func (c *checker) below(s span, list []element) error {
-	type child struct {
-		id  uint64
-		key []byte
-	}
-	children := make([]child, len(list))
+// children are the pages that a branch refers to.
+func (s *span) children(list []element) []span {
+	children := make([]span, len(list))
 	for i := range list {
-		children[i] = child{list[i].child, bytes.Clone(list[i].key)}
-	}
-	for i := range children {
-		next := span{id: children[i].id, bucket: s.bucket, from: children[i].key, to: s.to, depth: s.depth + 1}
-		if i+1 < len(children) {
-			next.to = children[i+1].key
+		children[i] = span{id: list[i].child, bucket: s.bucket, from: bytes.Clone(list[i].key), to: s.to, depth: s.depth + 1, up: s}
+		if i > 0 {
+			children[i-1].to = children[i].from
 		}
+	}
+	return children
+}
+
+// below goes on with the pages that a branch refers to.
+func (c *checker) below(s *span, list []element) error {
+	children := s.children(list)
+	for i := range children {
+		next := &children[i]
 		if c.from != nil && next.to != nil && bytes.Compare(next.to, c.from) <= 0 {
 			continue
 		}
@@ -309,41 +335,56 @@ func (c *checker) isLeaf(id uint64) bool {
 	return err == nil && binary.NativeEndian.Uint16(page[8:]) == leafPage
 }
 
-// directory goes on with the buckets that a leaf of the root bucket has.
-func (c *checker) directory(s span, list []element) error {
-	type bucket struct {
-		name   string
-		root   uint64
-		inline []byte
-	}
-	var buckets []bucket
+// bucket is what the root bucket says of another one.
+type bucket struct {
+	span
+	inline []byte // nil: it has pages of its own
+}
+
+// bucketsOf returns what a leaf of the root bucket says. wrong is called with what makes no sense.
+func (s *span) bucketsOf(list []element, wrong func(reason string) error) (all []bucket, err error) {
 	for i := range list {
 		e := &list[i]
 		if e.flags != bucketElement || len(e.value) < bucketHeader {
-			if err := c.bad(s, fmt.Sprintf("%q is no bucket", e.key)); err != nil {
-				return err
+			if err := wrong(fmt.Sprintf("%q is no bucket", e.key)); err != nil {
+				return nil, err
 			}
 			continue
 		}
-		root := binary.NativeEndian.Uint64(e.value)
-		if (root == 0) != (len(e.value) > bucketHeader) {
-			if err := c.bad(s, fmt.Sprintf("bucket %q makes no sense", e.key)); err != nil {
-				return err
+		b := bucket{span: span{id: binary.NativeEndian.Uint64(e.value), bucket: string(e.key), depth: s.depth + 1, up: s}}
+		if inline := e.value[bucketHeader:]; len(inline) > 0 {
+			b.inline = bytes.Clone(inline)
+		}
+		if (b.id == 0) != (b.inline != nil) {
+			if err := wrong(fmt.Sprintf("bucket %q makes no sense", e.key)); err != nil {
+				return nil, err
 			}
 			continue
 		}
-		buckets = append(buckets, bucket{string(e.key), root, bytes.Clone(e.value[bucketHeader:])})
+		if b.inline != nil {
+			b.id = s.id
+		}
+		all = append(all, b)
 	}
-	for _, b := range buckets {
-		c.buckets[b.name] = true
-		if c.only != nil && !c.only[b.name] {
+	return all, nil
+}
+
+// directory goes on with the buckets that a leaf of the root bucket has.
+func (c *checker) directory(s *span, list []element) error {
+	buckets, err := s.bucketsOf(list, func(reason string) error { return c.bad(s, reason) })
+	if err != nil {
+		return err
+	}
+	for i := range buckets {
+		b := &buckets[i]
+		c.buckets[b.bucket] = true
+		switch {
+		case c.only != nil && !c.only[b.bucket]:
 			continue
-		}
-		var err error
-		if b.root != 0 {
-			err = c.tree(span{id: b.root, bucket: b.name, depth: s.depth + 1})
-		} else {
-			err = c.inline(span{id: s.id, bucket: b.name}, b.inline)
+		case b.inline == nil:
+			err = c.tree(&b.span)
+		default:
+			err = c.inline(&b.span, b.inline)
 		}
 		if err != nil {
 			return err
@@ -353,26 +394,32 @@ func (c *checker) directory(s span, list []element) error {
 }
 
 // inline checks a small bucket, which is in the page of its parent.
-func (c *checker) inline(s span, page []byte) error {
-	if len(page) < pageHeader {
-		return c.bad(s, "shorter than a page")
-	}
-	list, leaf, used, err := parse(page, nil)
-	order := binary.NativeEndian
-	switch {
-	case err != nil:
-		return c.bad(s, err.Error())
-	case !leaf || used != len(page) || order.Uint64(page) != 0 || order.Uint32(page[12:]) != 0:
-		return c.bad(s, "bucket within a page makes no sense")
-	}
-	if reason := s.order(list, true); reason != "" {
+func (c *checker) inline(s *span, page []byte) error {
+	list, reason := s.within(page)
+	if reason != "" {
 		return c.bad(s, reason)
 	}
 	return c.rows(s, list)
 }
 
+// within returns the rows of a small bucket, or what is wrong with it.
+func (s *span) within(page []byte) (list []element, reason string) {
+	if len(page) < pageHeader {
+		return nil, "shorter than a page"
+	}
+	list, leaf, used, err := parse(page, nil)
+	order := binary.NativeEndian
+	switch {
+	case err != nil:
+		return nil, err.Error()
+	case !leaf || used != len(page) || order.Uint64(page) != 0 || order.Uint32(page[12:]) != 0:
+		return nil, "bucket within a page makes no sense"
+	}
+	return list, s.order(list, true)
+}
+
 // rows looks at the rows of a leaf.
-func (c *checker) rows(s span, list []element) error {
+func (c *checker) rows(s *span, list []element) error {
 	for i := range list {
 		if list[i].flags != 0 {
 			if err := c.bad(s, fmt.Sprintf("row %q is marked as a bucket", list[i].key)); err != nil {
@@ -380,10 +427,15 @@ func (c *checker) rows(s span, list []element) error {
 			}
 		}
 	}
+	if own := s.bucket == bucketMeta || s.bucket == bucketState; own && c.mender != nil && !c.provenRows(s.bucket, list) {
+		if err := c.mend(s); err != nil {
+			return err
+		}
+	}
 	if c.leaf == nil {
 		return nil
 	}
-	return c.leaf(s.bucket, list)
+	return c.leaf(s, list)
 }
 
 // stopped turns the end of a slice into no error.

@@ -11,7 +11,7 @@ import (
 
 func (db *DB) name() string { return filepath.Base(db.o.Path) }
 
-// shut flushes what memory has, and closes and removes the log. Nobody uses the DB any more.
+// shut flushes what memory has, and closes and removes the log. The DB has no users by then.
 func (db *DB) shut() error {
 	var err error
 	if db.refusal() == nil && !db.readOnly {
@@ -22,9 +22,9 @@ func (db *DB) shut() error {
 	healthy := err == nil && db.refusal() == nil && !db.readOnly
 	close(db.flushes)
 	db.flusher.Wait()
-	db.versions.Lock()
+	db.replacing.Lock()
 	v := db.current.Swap(nil)
-	db.versions.Unlock()
+	db.replacing.Unlock()
 	v.release()
 	for i, l := range db.logs {
 		if l == nil { // of a file that was closed, and is open for reading only
@@ -56,11 +56,11 @@ func (db *DB) flushRest() error {
 			return fmt.Errorf("boltstore: close: flush: %w", err)
 		case db.refusal() != nil: // the file must not say that it was closed
 			return db.refusal()
-		case v.tables[1] != nil:
+		case v.mem[1] != nil:
 			if db.current.Load() == v {
 				<-ch
 			}
-		case v.tables[0].empty():
+		case v.mem[0].empty():
 			return nil
 		default:
 			db.running.Lock()
@@ -72,14 +72,15 @@ func (db *DB) flushRest() error {
 
 // seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them.
 func (db *DB) seal() error {
-	m := db.current.Load().tables[0]
+	m := db.current.Load().mem[0]
 	return db.transact(func(tx *bolt.Tx) error {
 		db.bolt.NoFreelistSync = db.unlisted
 		return putState(tx, state{id: db.id, number: m.number - 1, group: db.published.Load()})
 	})
 }
 
-// Checkpoint flushes all that was published before it was called.
+// Checkpoint flushes all that was published before it was called. The error is ctx's, store.ErrClosed, store.ErrFailed, or
+// store.ErrFull with the reason while a flush does not get on.
 func (db *DB) Checkpoint(ctx context.Context) error {
 	if err := db.enter(ctx); err != nil {
 		return err
@@ -95,14 +96,14 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 		}
 		v := db.current.Load()
 		if goal == 0 {
-			goal = v.tables[0].number
+			goal = v.mem[0].number
 		}
 		switch {
-		case v.tables[0].number > goal && v.tables[1] == nil, v.tables[0].number > goal+1, v.tables[1] == nil && v.tables[0].empty():
+		case v.mem[0].number > goal && v.mem[1] == nil, v.mem[0].number > goal+1, v.mem[1] == nil && v.mem[0].empty():
 			return nil
 		case err != nil:
 			return &fullError{err}
-		case v.tables[1] != nil:
+		case v.mem[1] != nil:
 			if db.current.Load() != v {
 				continue
 			}
@@ -128,7 +129,7 @@ func (db *DB) freeze(ctx context.Context, number uint64) error {
 		defer close(done)
 		db.running.Lock()
 		defer db.running.Unlock()
-		if v := db.current.Load(); v.tables[1] == nil && v.tables[0].number == number {
+		if v := db.current.Load(); v.mem[1] == nil && v.mem[0].number == number {
 			db.rotate()
 		}
 	})

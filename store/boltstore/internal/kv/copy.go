@@ -17,8 +17,8 @@ import (
 // is good as long as the snapshot. It gathers the keys that are in memory first: it is for tools.
 func (s *Snapshot) All(t Table, f func(key, value []byte, err error) error) error {
 	later := make(map[string]logRow)
-	for i := len(s.v.tables) - 1; i >= 0; i-- {
-		m := s.v.tables[i]
+	for i := len(s.v.mem) - 1; i >= 0; i-- {
+		m := s.v.mem[i]
 		if m == nil {
 			continue
 		}
@@ -149,8 +149,8 @@ func (w *copier) end() error {
 	return w.tx.Rollback()
 }
 
-// Make makes a file with empty tables under a name of its own, has f fill it, and gives it its name, which must be free, and that
-// of its log as well.
+// Make makes a file with empty tables under a temporary name, calls f to fill it, and gives it its name. That name and those of
+// its log must be free.
 func Make(path string, tables []TableSpec, f func(*bolt.DB) error) (err error) {
 	if err := Vacant(path); err != nil {
 		return err

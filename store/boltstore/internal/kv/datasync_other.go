@@ -4,5 +4,5 @@ package kv
 
 import "os"
 
-// datasync has what was written to a file durable.
+// datasync makes what was written to a file durable.
 func datasync(f *os.File) error { return f.Sync() }

@@ -21,14 +21,15 @@ import (
 //	             └───▶ log (path-wal, path-wal2: one for each memtable)
 //	View  ◀── snapshot: active, then frozen, then the file
 //
-//  1. A group is durable when its record in the log is. A memtable is what its log is made of again after a crash.
-//  2. A row of a newer memtable counts before one of an older, and that before the file's. So a flush that is done by half,
-//     or done again after a crash, changes nothing that readers see.
+//  1. A group is durable when its record in the log is. After a crash a memtable is rebuilt from its log.
+//  2. A row of the active memtable hides one of the frozen memtable, and that hides the file's. So a flush that was interrupted,
+//     or is repeated after a crash, changes nothing that readers see.
 //  3. A flush writes the newest version of each row at its place in the file, in order. Its last slice says that the memtable
 //     is in the file; from then on its log is void.
-//  4. bbolt's own commits, of two syncs each, are those of the flush only. What fails there can be done again: the rows are in the log.
+//  4. Between Open and Close only flushes commit in bbolt, with two syncs each. A slice that found no room or a damaged page is
+//     tried again: the rows are in the log.
 //
-// The parts: arena.go and memtable.go, wal.go, group.go and writer.go (commits), snapshot.go, file.go and row.go (reads), flush.go,
+// Files: arena.go and memtable.go, wal.go, group.go and writer.go (commits), snapshot.go, file.go and row.go (reads), flush.go,
 // room.go, open.go.
 
 // DB is an open file. It is safe for concurrent use.
@@ -50,7 +51,7 @@ type DB struct {
 	room     room
 	unlisted bool // there was no room for the list of free pages; see transact
 
-	// running is held while a group runs, and writing while one is written; who has both takes running first.
+	// running is held while a group runs, writing while one is written. Lock order: running, writing, replacing, mu or room.mu.
 	running sync.Mutex
 	seq     uint64 // group that ran last; guarded by running
 	writers [2]*Writer
@@ -59,9 +60,9 @@ type DB struct {
 	published atomic.Uint64          // group
 	lost      atomic.Pointer[Writer] // a group that found no room, and is not undone yet
 
-	versions sync.Mutex // held to replace current
-	current  atomic.Pointer[version]
-	spare    *arena // of a memtable that is over; guarded by mu
+	replacing sync.Mutex // held to replace current
+	current   atomic.Pointer[sources]
+	spare     *arena // of a memtable that is over; guarded by mu
 
 	flushes               chan *memtable // to the flusher; one at most
 	flushed               chan struct{}  // closed and replaced when a memtable was flushed, or a flush has failed; guarded by mu
@@ -95,7 +96,7 @@ type DB struct {
 // Failed is closed by a failure and by Close.
 func (db *DB) Failed() <-chan struct{} { return db.failed }
 
-// Cause returns why the DB has failed, or nil.
+// Cause returns why the DB has failed; nil if it has not, also after Close.
 func (db *DB) Cause() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -154,13 +155,14 @@ func (db *DB) leave() {
 	}
 }
 
-// View calls f with a snapshot of what was published when it was called, or later.
+// View calls f once, with a snapshot of what was published when View was called, or later. It waits for no operation. The error is
+// f's, ctx's if that had ended before, store.ErrClosed, store.ErrFailed, or ErrCorrupt if f met a page that cannot be read.
 func (db *DB) View(ctx context.Context, f func(*Snapshot) error) error {
 	if err := db.enter(ctx); err != nil {
 		return err
 	}
 	defer db.leave()
-	var v *version
+	var v *sources
 	if err := guard(func() (err error) { v, err = db.withFile(); return err }); err != nil {
 		return err
 	}
@@ -208,14 +210,14 @@ func (db *DB) Close(ctx context.Context) error {
 	}
 }
 
-// finish closes the file. It is called once, when nobody uses the DB any more.
+// finish closes the file. It is called once, when the DB has no users left.
 func (db *DB) finish() {
 	began := time.Now()
 	db.closeErr = db.shut()
 	if db.closeErr != nil {
-		db.o.Log.Error("boltstore: close", "file", db.name(), trace.Err(db.closeErr))
+		db.o.Logger.Error("boltstore: close", "file", db.name(), trace.Err(db.closeErr))
 	} else {
-		db.o.Log.Info("boltstore: closed", "file", db.name(), "commits", db.stats.commits.Load(), "took", time.Since(began))
+		db.o.Logger.Info("boltstore: closed", "file", db.name(), "commits", db.stats.commits.Load(), "took", time.Since(began))
 	}
 	close(db.released)
 }
@@ -233,7 +235,7 @@ func (db *DB) fail(cause error) {
 	}
 	db.unusable()
 	db.stop()
-	db.o.Log.Error("boltstore: failed", "file", db.name(), trace.Err(cause))
+	db.o.Logger.Error("boltstore: failed", "file", db.name(), trace.Err(cause))
 }
 
 // guard is recovered, also for faults of the mapped file, which the disk does not deliver.

@@ -76,9 +76,8 @@ func (f *file) size(t Table, key []byte) int64 {
 	return int64(len(v))
 }
 
-// seek has a cursor at the first row that is not below key. Where that is another one, both its neighbours are looked at. The
-// cursor may be one row before it then, which has Next return the same. doubt says whether a damaged row may be one that is
-// looked for.
+// seek moves a cursor to the first row that is not below key. If that is another row, both neighbours of the gap are looked at, and
+// a damaged one that doubt takes for the row, or that led the search astray, is an error.
 func (f *file) seek(c *bolt.Cursor, t Table, key []byte, doubt func(k, v []byte) bool) (k, v []byte, err error) {
 	k, v = c.Seek(key)
 	if k != nil && string(k) == string(key) {

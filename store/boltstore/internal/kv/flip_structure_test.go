@@ -25,7 +25,7 @@ func TestFlips_OfTheLogsEnd(t *testing.T) {
 		}))
 	}
 	im := imageOf(t, path)
-	l := db.logs[db.current.Load().tables[0].number%2]
+	l := db.logs[db.current.Load().mem[0].number%2]
 	file, last := 1, l.end
 	if l == db.logs[1] {
 		file = 2
@@ -86,7 +86,7 @@ func TestFlips_OfStructure(t *testing.T) {
 				flipOne(t, im, m, path, [2]int{0, at}, rng.IntN(8), tally)
 			}
 			t.Logf("%d bytes of structure: %v", len(places), tally)
-			require.NotZero(t, tally["refused"])
+			require.LessOrEqual(t, tally["refused"], *flipsN/50) // what may be meant for either of two states, see mend.go
 		})
 	}
 }
@@ -100,7 +100,7 @@ func structure(t *testing.T, b []byte) (places []int) {
 	meta, err := newestMeta(bytes.NewReader(b), 4096)
 	require.NoError(t, err)
 	c := newChecker(bytes.NewReader(b), 4096, meta.high, options("").Tables)
-	require.NoError(t, c.tree(span{id: meta.root}))
+	require.NoError(t, c.tree(&span{id: meta.root}))
 	if meta.freelist != noFreelistPage {
 		c.use(meta.freelist, 1)
 	}
@@ -124,4 +124,40 @@ func structure(t *testing.T, b []byte) (places []int) {
 		}
 	}
 	return places
+}
+
+// TestOpen_ALogThatWasCutShort: what was answered is missing, wherever it ends.
+func TestOpen_ALogThatWasCutShort(t *testing.T) {
+	path := filepath.Join(ram(t), "db")
+	db := open(t, options(path))
+	for i := range 20 {
+		require.NoError(t, db.Update(context.Background(), 100, func(w *Writer) error {
+			part := Of(rows, []byte("a"))
+			w.Put(&part, []byte{byte(i)}, make([]byte, 300))
+			return nil
+		}))
+	}
+	im := imageOf(t, path)
+	l := db.logs[db.current.Load().mem[0].number%2]
+	file, last := 1, l.end
+	if l == db.logs[1] {
+		file = 2
+	}
+	db.Crash()
+	whole := im[file]
+	for size := int64(0); size <= last; size++ {
+		if size%7 > 0 && size > walPage && size < last-100 {
+			continue
+		}
+		im[file] = whole[:size]
+		im.put(t, path)
+		_, err := Open(options(path))
+		require.ErrorIs(t, err, ErrCorrupt, "cut to %d bytes of %d", size, last)
+		if size < walPage {
+			size += 500
+		}
+	}
+	im[file] = whole
+	im.put(t, path)
+	shut(t, open(t, options(path)))
 }

@@ -15,10 +15,11 @@ import (
 // The flush writes a frozen memtable to the file, in slices, each of them a transaction of bbolt.
 //
 //  1. A memtable is frozen when all its groups are durable or undone. The newest version of each row is written.
-//  2. A slice is done as a whole or not at all, and may be tried again: for want of room, or because a page cannot be read. It
-//     never fails a group. Only when bbolt does not know what it has written does the DB fail.
-//  3. Commits go on meanwhile, into the next memtable. As that fills faster than this one is flushed, they are slowed down, so
-//     that none has to wait for the whole rest.
+//  2. A slice is one transaction. If it finds no room or a page that makes no sense, it has changed nothing and is tried again,
+//     after a pause unless fewer rows may fit. Any other error fails the DB: after a failed write or sync nothing is known of
+//     what the disk has.
+//  3. Commits go on meanwhile, into the next memtable. If that fills faster than this one is flushed, they are slowed down, so
+//     that they seldom wait for all of the rest. Groups are refused only if the flush has failed and memory is taken twice over.
 const (
 	minSlice   = 1       // rows
 	maxSlice   = 4096    // rows
@@ -28,14 +29,14 @@ const (
 	retryFirst = 50 * time.Millisecond
 	retryLast  = 5 * time.Second
 
-	triesClosing = 2 // that Close waits for
+	triesClosing = 3 // after Close
 
-	// The active memtable may be so full when the flush of the frozen one begins, and when it is done.
+	// How full the active memtable may be when the flush of the frozen one begins, and when it ends, before commits are slowed down.
 	paceFrom = 0.05
 	paceTo   = 0.95
-	paceMost = 30 * time.Millisecond
+	paceMost = 30 * time.Millisecond // for one group
 
-	// For so long a group waits for a flush because room is short.
+	// How long a group waits at most for a flush because room is short.
 	shortMost = 2 * time.Second
 )
 
@@ -64,11 +65,11 @@ func (db *DB) flush(m *memtable) {
 	f := &flushing{db: db, m: m, parts: m.inOrder(0), most: maxSlice}
 	began := time.Now()
 	db.flushBegan.Store(began.UnixNano())
-	tries := 0 // since Close
+	tries := 0 // after Close
 	for wait := retryFirst; !f.done; {
 		err := f.slice()
 		if err != nil && !retryable(err) {
-			db.fail(fmt.Errorf("flush: %w", err)) // before Close, which may wait for the flush, hears of it
+			db.fail(fmt.Errorf("flush: %w", err)) // before flushSays wakes Close
 		}
 		if !full(err) || f.most == 1 {
 			db.flushSays(err)
@@ -85,8 +86,8 @@ func (db *DB) flush(m *memtable) {
 			return
 		}
 		db.stats.flushFailures.Add(1)
-		db.o.Log.Error("boltstore: flush failed, will be tried again", trace.Err(err))
-		if tries > triesClosing {
+		db.o.Logger.Error("boltstore: flush failed, will be tried again", trace.Err(err))
+		if tries == triesClosing {
 			db.mu.Lock()
 			db.gaveUp = true
 			db.mu.Unlock()
@@ -105,12 +106,12 @@ func (db *DB) flush(m *memtable) {
 	db.stats.flush(time.Since(began))
 }
 
-// flushSays notes how the last slice went, and wakes who waits for the flush.
+// flushSays notes how the last slice went, and wakes callers that wait for the flush.
 func (db *DB) flushSays(err error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.flushErr = err
-	if err != nil || db.current.Load().tables[1] == nil {
+	if err != nil || db.current.Load().mem[1] == nil {
 		close(db.flushed)
 		db.flushed = make(chan struct{})
 	}
@@ -206,21 +207,21 @@ func (f *flushing) slice() error {
 	return err
 }
 
-// show has readers see what a slice wrote, so that pages that it replaced come free.
+// show makes what a slice wrote visible to readers, so that the pages that it replaced become free.
 func (db *DB) show(done bool, left int64) error {
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	file, err := db.openFileView()
 	if err != nil {
 		return err
 	}
 	defer file.release()
 	v := db.current.Load()
-	frozen := v.tables[1]
+	frozen := v.mem[1]
 	if done {
 		frozen = nil
 	}
-	db.install(v.tables[0], frozen, file)
+	db.install(v.mem[0], frozen, file)
 	db.measure(file.tx.Size(), left)
 	return nil
 }

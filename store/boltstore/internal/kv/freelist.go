@@ -3,53 +3,59 @@ package kv
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 )
 
 // freelist checks that each page is either in use or free.
-func (c *checker) freelist(id uint64) error {
-	s := span{id: id, bucket: "(free pages)"}
+func (c *checker) freelist(meta fileMeta) error {
+	list, reason := c.listed(meta.freelist)
+	damaged := reason != "" // by itself
+	for i := 0; i < len(list) && reason == ""; i++ {
+		if !c.use(list[i], 1) {
+			reason = fmt.Sprintf("page %d is in use", list[i])
+		}
+	}
+	if reason == "" && c.leaves { // else pages that leaves overflow into are not known
+		for i := uint64(2); i < c.high && reason == ""; i++ {
+			if c.seen[i/64]&(1<<(i%64)) == 0 {
+				reason, damaged = fmt.Sprintf("page %d is neither in use nor free", i), true
+			}
+		}
+	}
+	switch {
+	case reason == "":
+		return nil
+	case damaged && c.mender != nil:
+		return c.mender.dropFreelist(&c.pageReader, meta)
+	}
+	return c.found(&PageDamage{Page: meta.freelist, Bucket: "(free pages)", Reason: reason})
+}
+
+// listed returns the list of free pages, or what is wrong with it.
+func (c *checker) listed(id uint64) (list []uint64, reason string) {
 	order := binary.NativeEndian
-	if id < 2 || id >= c.high {
-		return c.bad(s, "beyond the pages in use")
+	page, reason := c.whole(&span{id: id})
+	switch {
+	case reason != "":
+		return nil, reason
+	case order.Uint16(page[8:]) != freelistPage || !c.use(id, uint64(len(page))/uint64(c.page)):
+		return nil, "no list of free pages"
 	}
-	head, err := c.read(id, 1)
-	if err != nil {
-		return c.bad(s, err.Error())
-	}
-	pages := uint64(order.Uint32(head[12:])) + 1
-	if order.Uint64(head) != id || order.Uint16(head[8:]) != freelistPage || pages > c.high-id || !c.use(id, pages) {
-		return c.bad(s, "no list of free pages")
-	}
-	page, err := c.read(id, pages)
-	if err != nil {
-		return c.bad(s, err.Error())
-	}
-	page = slices.Clone(page)
 	count, at := uint64(order.Uint16(page[10:])), uint64(pageHeader)
 	if count == manyFree {
 		count, at = order.Uint64(page[at:]), at+8
 	}
 	if count > (uint64(len(page))-at)/8 {
-		return c.bad(s, "more free pages than fit")
+		return nil, "more free pages than fit"
 	}
 	last := uint64(1)
 	for ; count > 0; count, at = count-1, at+8 {
 		free := order.Uint64(page[at:])
-		if free <= last || free >= c.high || !c.use(free, 1) {
-			return c.bad(s, fmt.Sprintf("page %d is in use or out of order", free))
+		if free <= last || free >= c.high {
+			return nil, fmt.Sprintf("page %d is out of order", free)
 		}
-		last = free
+		list, last = append(list, free), free
 	}
-	if !c.leaves {
-		return nil // pages that leaves overflow into are not known
-	}
-	for i := uint64(2); i < c.high; i++ {
-		if c.seen[i/64]&(1<<(i%64)) == 0 {
-			return c.bad(s, fmt.Sprintf("page %d is neither in use nor free", i))
-		}
-	}
-	return nil
+	return list, ""
 }
 
 // maxListed is how many free pages are listed with the last commit of a flush at most, 2 MiB of numbers after the 64 MiB of a

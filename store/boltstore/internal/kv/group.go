@@ -19,12 +19,12 @@ import (
 //
 //  1. The next group runs while the one before is written. It sees what that one did, and is written after it, so that it is
 //     never durable without it.
-//  2. Who finds nobody that runs a group runs the next one, on its own goroutine; if others wait by then, a goroutine goes on.
-//     There is no timer: who is alone is not held up.
-//  3. An operation that finds no room is refused alone, and undone. If it is the log that has none, and others of the group have
-//     written to it, the operation runs again in the next group instead. Only if the disk refuses to have written over what is there
-//     already is a whole group undone, with the one that ran meanwhile, before another one runs.
-//  4. A caller whose context may end does not lead: what the disk does can take any time.
+//  2. A caller that finds no leader leads: it runs the next group, on its own goroutine. If its context may end, another goroutine
+//     leads for it, since a disk can take any time. If operations wait once the group has run, a new goroutine leads the next one.
+//     There is no timer: a lone operation is not held up.
+//  3. An operation that finds no room is refused and undone, alone. If the log has none because of others of the group, the operation
+//     is put off instead: it runs again as the first one of the next group. A whole group is undone only if the disk has no room to write
+//     over old bytes of the log; so is the group that ran meanwhile, before another one runs.
 
 // Bounds of a group.
 const (
@@ -59,10 +59,11 @@ type group struct {
 	ran chan struct{} // closed when the operations have run
 }
 
-// Update runs an operation in the next group and returns when the group is durable: its error, or that of the group. bytes is
-// how much it writes, about; it bounds groups. If ctx ends before the operation was taken into a group, it is not run; if it
-// was, the error is store.ErrUnknownOutcome. An operation that returns an error has changed nothing. It may run more than once; what it did
-// before the last time is undone.
+// Update runs an operation in the next group, and returns the operation's error, or the group's, once the group is durable. bytes is
+// about how much it writes; groups are bounded by it, and 0 is allowed. run is called by one goroutine at a time,
+// and again if the log had no room for the operation and others together; what it did before is undone then. It counts as not called
+// if ctx ends while the operation is in the queue. If ctx ends later, the error is store.ErrUnknownOutcome. An
+// operation that returns an error has changed nothing. The error is store.ErrClosed after Close, and store.ErrFailed after a failure.
 func (db *DB) Update(ctx context.Context, bytes int64, run func(*Writer) error) error {
 	if err := db.enter(ctx); err != nil {
 		return err
@@ -144,8 +145,7 @@ func (db *DB) lead() {
 	db.writing.Lock()
 	if lost := db.lost.Swap(nil); lost != nil { // invariant 3
 		if w != nil {
-			w.log.planned -= w.planned()
-			w.back(w.began)
+			db.undoGroup(w)
 		}
 		db.undoGroup(lost)
 		w, err = nil, errors.Join(err, errLost)
@@ -158,11 +158,6 @@ func (db *DB) lead() {
 	if w != nil && err == nil {
 		err = db.writeGroup(w)
 	}
-	if w != nil && err == nil {
-		for _, f := range w.after {
-			f()
-		}
-	}
 	db.mu.Lock()
 	db.inWrite = false
 	db.arrived.Signal()
@@ -174,7 +169,7 @@ func (db *DB) lead() {
 // errLost: the group before found no room, and this one had seen what it did.
 var errLost = fmt.Errorf("boltstore: %w: the disk", store.ErrFull)
 
-// passOn has another goroutine lead if operations wait.
+// passOn starts a goroutine that leads if operations wait.
 func (db *DB) passOn() {
 	db.mu.Lock()
 	db.inWrite = true
@@ -186,8 +181,8 @@ func (db *DB) passOn() {
 	}
 }
 
-// take removes the next group from the queue. It waits for some of those who were just answered, and need a moment to come
-// back: while the group before is written, and then until they have had the processor a few times.
+// take removes the next group from the queue. Callers that were just answered need a moment to come back, so it waits for a
+// quarter of them: while the group before is written, and then for a few turns of the scheduler.
 func (db *DB) take() *group {
 	db.mu.Lock()
 	db.gathers = true
@@ -233,14 +228,11 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if v == nil {
-		return nil, store.ErrClosed
-	}
 	defer v.release()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	w = db.writer(v)
 	for i, o := range g.ops {
-		w.start = w.mark()
+		w.start = w.savepoint()
 		w.tier, w.adds = forRest, 0
 		if o.err = recovered(func() error { return o.run(w) }); o.err == nil {
 			o.err = w.admit()
@@ -255,13 +247,11 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	}
 	db.stats.operations.Add(uint64(len(g.ops)))
 	w.active.taken.Store(w.active.size)
-	w.log.planned += w.planned()
 	if w.record.empty() {
 		db.seq--
-		if len(w.after) == 0 {
-			return nil, nil
-		}
+		return nil, nil
 	}
+	w.log.planned += int64(len(w.record.b))
 	return w, nil
 }
 
@@ -277,32 +267,20 @@ func (db *DB) putOff(g *group, from int) {
 }
 
 // writer begins the next group.
-func (db *DB) writer(v *version) *Writer {
+func (db *DB) writer(v *sources) *Writer {
 	db.seq++
 	w := db.writers[db.seq%2]
 	w.Snapshot = Snapshot{v: v, seq: db.seq, buf: w.buf}
-	w.active = v.tables[0]
-	clear(w.after)
-	w.undo, w.after = w.undo[:0], w.after[:0]
+	w.active = v.mem[0]
+	w.undo = w.undo[:0]
 	w.record.begin()
 	w.log = db.logs[w.active.number%2]
-	w.began = w.mark()
+	w.began = w.savepoint()
 	return w
-}
-
-// planned is how much of the log the group takes.
-func (w *Writer) planned() int64 {
-	if w.record.empty() {
-		return 0
-	}
-	return int64(len(w.record.b))
 }
 
 // writeGroup makes a group durable and publishes it.
 func (db *DB) writeGroup(w *Writer) error {
-	if w.record.empty() {
-		return nil
-	}
 	began := time.Now()
 	if err := db.write(w.log, w.record.b, w.seq); err != nil {
 		if errors.Is(err, errNotWritten) {
@@ -323,10 +301,9 @@ func (db *DB) broken(err error) error {
 	return fmt.Errorf("boltstore: %w: %w: %w", store.ErrUnknownOutcome, store.ErrFailed, err)
 }
 
-// undoGroup takes back what a group did that could not be written. Only who holds running, and knows that the group is not
-// being written, calls it.
+// undoGroup takes back what a group did that could not be written. The caller holds running, and the group is not being written.
 func (db *DB) undoGroup(w *Writer) {
-	w.log.planned -= w.planned()
+	w.log.planned -= int64(len(w.record.b))
 	w.back(w.began)
 	db.seq = db.published.Load()
 }

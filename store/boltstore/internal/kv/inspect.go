@@ -17,6 +17,7 @@ type inspection struct {
 	metas bool   // both meta pages are good
 	free  uint64 // pages that nothing leads to; too many if there is a rest
 
+	mends int       // bits and lists of free pages that were put right
 	rows  int       // damaged ones that were met
 	moved []fileRow // those of them whose key is damaged, and was another one
 }
@@ -25,7 +26,7 @@ type inspection struct {
 const maxMoved = 10_000
 
 // gather counts damaged rows.
-func (in *inspection) gather(t Table, list []element) {
+func (in *inspection) gather(_ *span, t Table, list []element) error {
 	for i := range list {
 		k, v := list[i].key, list[i].value
 		if intact(t, k, v) {
@@ -36,10 +37,11 @@ func (in *inspection) gather(t Table, list []element) {
 			in.moved = append(in.moved, fileRow{t, bytes.Clone(k), bytes.Clone(v)})
 		}
 	}
+	return nil
 }
 
 // putBack puts rows whose key was damaged to where they belong. The checksum says what the key was. As long as such a row keeps its order
-// it is met by who looks for it; a row that is added next to it would end that.
+// a search for it meets it; a row that is added next to it would end that.
 func (in *inspection) putBack(tx *bolt.Tx, tables []TableSpec) error {
 	for _, r := range in.moved {
 		b := tx.Bucket([]byte(tableName(tables, r.t)))
@@ -55,16 +57,25 @@ func (in *inspection) putBack(tx *bolt.Tx, tables []TableSpec) error {
 	return nil
 }
 
-// Inspect reports whether a file that nobody writes to is a store, and its pages make sense.
+// explain returns an error of a file that was opened with more to it, if the file was found to be of an earlier state.
+func (in *inspection) explain(err error) error {
+	if !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)) {
+		return fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+// Inspect returns an error unless a file is a store whose pages make sense. The file must not be open for writing: else the error is
+// ErrLocked, after Options.LockTimeout.
 func Inspect(o Options) error {
-	_, err := inspect(&o, time.Now().Add(o.LockTimeout), stopAtFirst)
+	_, err := inspect(&o, time.Now().Add(o.LockTimeout), nil, stopAtFirst)
 	return err
 }
 
 // inspect looks at a file before it is opened for writing: first whether it is a store that is known, then whether its pages make
 // sense. bbolt looks for free pages in a goroutine of its own when a file was not closed, and ends the process if a page is
-// bad there. As long as inspect runs, nobody else can write.
-func inspect(o *Options, deadline time.Time, found func(*PageDamage) error) (in inspection, err error) {
+// bad there. As long as inspect runs, nobody else can write. With a mender it puts right what it can.
+func inspect(o *Options, deadline time.Time, m *mender, found func(*PageDamage) error) (in inspection, err error) {
 	if st, err := os.Stat(o.Path); err != nil {
 		return in, err
 	} else if !st.Mode().IsRegular() {
@@ -82,24 +93,40 @@ func inspect(o *Options, deadline time.Time, found func(*PageDamage) error) (in 
 			return err
 		}
 		defer f.Close() // it was only read
-		st, err := f.Stat()
-		if err != nil {
-			return err
+		for {
+			if in, err = look(f, int64(db.Info().PageSize), o, m, found); !errors.Is(err, errMended) {
+				return err
+			}
 		}
-		page := int64(db.Info().PageSize)
-		meta, err := newestMeta(f, page)
-		if err != nil {
-			return err
-		}
-		in.metas = meta.other
-		closed, err := known(f, page, meta, o)
-		if err != nil {
-			return err
-		}
-		in.rest, in.free, err = checkFile(f, st.Size(), page, closed, o, found, in.gather)
-		return err
 	})
+	if m != nil {
+		in.mends = m.done
+	}
 	return in, errors.Join(err, db.Close())
+}
+
+// look walks through a file once. With a mender it stops at what it has put right.
+func look(f *os.File, page int64, o *Options, m *mender, found func(*PageDamage) error) (in inspection, err error) {
+	st, err := f.Stat()
+	if err != nil {
+		return in, err
+	}
+	meta, err := newestMeta(f, page)
+	if err != nil {
+		return in, err
+	}
+	in.metas = meta.other
+	closed, err := known(f, page, meta, o)
+	if err != nil {
+		return in, err
+	}
+	if m != nil && !in.metas {
+		if err := m.mendMeta(&pageReader{file: f, page: page, high: meta.high}); err != nil {
+			return in, err
+		}
+	}
+	in.rest, in.free, err = checkFile(f, st.Size(), page, meta, closed, o, m, found, in.gather)
+	return in, err
 }
 
 // known returns an error for a file that is none of ours, or is of another version, and whether the file was closed. What cannot be
@@ -109,13 +136,13 @@ func known(f io.ReaderAt, page int64, meta fileMeta, o *Options) (closed bool, e
 	var about about
 	c := newChecker(f, page, meta.high, o.Tables)
 	c.only = map[string]bool{bucketMeta: true, bucketState: true}
-	c.leaf = func(bucket string, list []element) error {
+	c.leaf = func(s *span, list []element) error {
 		for i := range list {
-			about.row(bucket, list[i].key, list[i].value)
+			about.row(s.bucket, list[i].key, list[i].value)
 		}
 		return nil
 	}
-	if err := c.tree(span{id: meta.root}); err != nil {
+	if err := c.tree(&span{id: meta.root}); err != nil {
 		return false, nil
 	}
 	for name := range c.buckets {

@@ -30,8 +30,8 @@ func options(path string) Options {
 	return Options{
 		Path: path, Tables: []TableSpec{{"head", 0.6}, {"account", 0.6}, {"message", 1}},
 		Memory: 1 << 20, MaxSize: 1 << 30, Reserve: 16 << 20, LockTimeout: 1,
-		Log:  slog.New(slog.DiscardHandler),
-		Meta: func(m map[string][]byte) error { m["schema"] = []byte{0, 0, 0, 5}; return nil },
+		Logger: slog.New(slog.DiscardHandler),
+		Meta:   func(m map[string][]byte) error { m["schema"] = []byte{0, 0, 0, 5}; return nil },
 	}
 }
 

@@ -318,7 +318,7 @@ func TestWAL_APayloadCannotForgeARecord(t *testing.T) {
 	path := filepath.Join(fast(t), "db")
 	db := open(t, tiny(path, nil))
 	require.NoError(t, put(context.Background(), db, "1", 10))
-	m, end := db.current.Load().tables[0], db.logs[1].end
+	m, end := db.current.Load().mem[0], db.logs[1].end
 	require.EqualValues(t, 1, m.number)
 	forged := make([]byte, recordHeader, 200)
 	forged = append(forged, 0, 3, 4, 1, 'a', 0, '9', 1, 'x')

@@ -36,7 +36,7 @@ type memtable struct {
 	weighs  bool                     // room is short: what is removed counts
 	removed bool                     // rows were removed when weighs was not set
 	newest  uint64                   // group that is durable; guarded by DB.writing
-	refs    atomic.Int64             // versions of the DB that have it
+	refs    atomic.Int64             // sources that have it
 	taken   atomic.Int64             // size, for Stats
 	mu      sync.Mutex               // guards sorted
 	done    func(*memtable)          // called when refs are 0
@@ -54,7 +54,7 @@ type sortedParts struct {
 // Words of a part.
 const (
 	partHash   = iota // what its slot follows from
-	partPrefix        // place of table and prefix
+	partPrefix        // offset of table and prefix
 	partTower         // link to the tower: its height, and links to the first row of each level
 	partRows          // how many rows were added; only for the goroutine that adds
 	partBefore        // part of the same table that was added before; 0: none
@@ -63,7 +63,7 @@ const (
 
 // Words of a row. Its own tower follows.
 const (
-	rowKey     = iota // place of the key without the part's prefix
+	rowKey     = iota // offset of the key without the part's prefix
 	rowVersion        // link to the newest version; 0: what added it was undone
 	rowTower
 )
@@ -141,11 +141,11 @@ func (m *memtable) addPart(t Table, prefix []byte, hash uint64) uint32 {
 	}
 	m.parts++
 	p := m.link(partWords)
-	place, to := m.bytes(3 + len(prefix))
+	offset, to := m.bytes(3 + len(prefix))
 	binary.LittleEndian.PutUint16(to, uint16(1+len(prefix)))
 	to[2] = byte(t)
 	copy(to[3:], prefix)
-	*m.word(p + partHash), *m.word(p + partPrefix) = uint32(hash), place
+	*m.word(p + partHash), *m.word(p + partPrefix) = uint32(hash), offset
 	*m.word(p + partTower) = m.tower(1)
 	*m.word(p + partBefore) = m.last[t].Load()
 	m.last[t].Store(p)
@@ -156,9 +156,9 @@ func (m *memtable) addPart(t Table, prefix []byte, hash uint64) uint32 {
 
 // tower returns a new tower.
 func (m *memtable) tower(height int) uint32 {
-	place := m.link(1 + height)
-	*m.word(place) = uint32(height)
-	return place
+	offset := m.link(1 + height)
+	*m.word(offset) = uint32(height)
+	return offset
 }
 
 func insert(s slots, p, hash uint32) {
@@ -189,7 +189,7 @@ func (m *memtable) key(row uint32) []byte { return m.textAt(*m.word(row + rowKey
 func (m *memtable) seek(part uint32, key []byte, prev *[maxHeight]uint32) uint32 {
 	tower := m.load(part + partTower)
 	level := int(*m.word(tower)) - 1
-	links := tower + 1 // place of the links of the row before; of the part at first
+	links := tower + 1 // offset of the links of the row before; of the part at first
 	var next uint32    // as it was when it was compared: another row may come before it meanwhile
 	for ; level >= 0; level-- {
 		for {
@@ -264,9 +264,9 @@ func (m *memtable) put(row uint32, seq uint64, value []byte, gone bool) (before 
 	before = m.load(row + rowVersion)
 	older := before
 	if older != 0 && m.seq(older) == seq {
-		older = binary.LittleEndian.Uint32(m.at(older)[8:]) // nobody sees the one of the same group
+		older = binary.LittleEndian.Uint32(m.at(older)[8:]) // no snapshot sees the one of the same group
 	}
-	place, b := m.bytes(versionHeader + len(value))
+	offset, b := m.bytes(versionHeader + len(value))
 	n := uint32(len(value))
 	if gone {
 		n |= goneBit
@@ -275,7 +275,7 @@ func (m *memtable) put(row uint32, seq uint64, value []byte, gone bool) (before 
 	binary.LittleEndian.PutUint32(b[8:], older)
 	binary.LittleEndian.PutUint32(b[12:], n)
 	copy(b[versionHeader:], value)
-	m.store(row+rowVersion, place)
+	m.store(row+rowVersion, offset)
 	return before
 }
 
@@ -306,8 +306,8 @@ func (m *memtable) visible(row uint32, seq uint64) (value []byte, gone, found bo
 
 // fileRow makes what the file has of a row: visible's value with its checksum before it. Only a flush may call it.
 func (m *memtable) fileRow(row uint32, seq uint64, t Table, key []byte) (v []byte, gone, found bool) {
-	for place := m.load(row + rowVersion); place != 0; {
-		b := m.at(place)
+	for offset := m.load(row + rowVersion); offset != 0; {
+		b := m.at(offset)
 		if binary.LittleEndian.Uint64(b) <= seq {
 			n := binary.LittleEndian.Uint32(b[12:])
 			if n&goneBit != 0 {
@@ -318,7 +318,7 @@ func (m *memtable) fileRow(row uint32, seq uint64, t Table, key []byte) (v []byt
 			binary.BigEndian.PutUint32(v, rowSum(t, key, v[4:]))
 			return v, false, true
 		}
-		place = binary.LittleEndian.Uint32(b[8:])
+		offset = binary.LittleEndian.Uint32(b[8:])
 	}
 	return nil, false, false
 }

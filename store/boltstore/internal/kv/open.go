@@ -24,11 +24,11 @@ import (
 
 const (
 	fileMode = 0o600
-	mapBytes = 128 << 30 // of address space, from the start: a larger map has to wait until nobody reads
+	mapBytes = 128 << 30 // of address space, from the start: bbolt replaces a map by a larger one only while no read transaction is open
 	attempts = 10        // to make the file, while others try the same
 
-	NewSuffix     = ".new-"     // of the name under which a file is made; a number follows
-	RestoreSuffix = ".restore-" // of the name under which a file is restored; a number follows
+	NewSuffix     = ".new.tmp-"     // of the name under which a file is made; a number follows; see temporaryName
+	RestoreSuffix = ".restore.tmp-" // of the name under which a file is restored; a number follows
 
 	bucketMeta  = "manydevice" // what the file says about itself
 	bucketState = "state"      // one row, see state
@@ -42,7 +42,7 @@ const (
 func Open(o Options) (*DB, error) {
 	began := time.Now()
 	deadline := began.Add(o.LockTimeout)
-	if err := o.place(); err != nil {
+	if err := o.locate(); err != nil {
 		return nil, err
 	}
 	if err := ensure(&o, deadline); full(err) {
@@ -50,7 +50,7 @@ func Open(o Options) (*DB, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	in, err := inspect(&o, deadline, stopAtFirst)
+	in, err := inspect(&o, deadline, newMender(&o), stopAtFirst)
 	if err != nil {
 		return nil, err
 	}
@@ -59,19 +59,16 @@ func Open(o Options) (*DB, error) {
 		return nil, err
 	}
 	if err := guard(func() error { return db.start(&in) }); err != nil {
-		switch {
-		case full(err):
+		if full(err) {
 			err = fmt.Errorf("%w: to open %s: %w", store.ErrFull, db.name(), err)
-		case !in.metas && (errors.Is(err, ErrNoLog) || errors.Is(err, ErrOtherLog)):
-			err = fmt.Errorf("%w: a meta page is damaged, and the other one is of an earlier state: %w", ErrCorrupt, err)
 		}
-		return nil, errors.Join(err, db.undoOpen())
+		return nil, errors.Join(in.explain(err), db.undoOpen())
 	}
-	removeStale(o.Path, o.Log)
+	removeStale(o.Path, o.Logger)
 	db.flusher.Add(1)
 	go db.flushAll()
-	if v := db.current.Load(); v.tables[1] != nil {
-		db.flushes <- v.tables[1]
+	if v := db.current.Load(); v.mem[1] != nil {
+		db.flushes <- v.mem[1]
 	}
 	if in.rest {
 		db.Go(db.scrub)
@@ -82,7 +79,7 @@ func Open(o Options) (*DB, error) {
 func newDB(o Options) *DB {
 	db := &DB{
 		o: o, disk: cmp.Or[disk](o.disk, system{}), limit: o.Memory / 2, write: (*wal).write,
-		flushes: make(chan *memtable, 2), flushed: make(chan struct{}),
+		flushes: make(chan *memtable, 1), flushed: make(chan struct{}),
 		failed: make(chan struct{}), released: make(chan struct{}),
 	}
 	db.arrived.L = &db.mu
@@ -152,9 +149,9 @@ func (db *DB) start(in *inspection) error {
 		}
 		return err
 	}
-	if in.rows > 0 {
-		db.stats.damaged.Add(uint64(in.rows))
-		db.o.Log.Error("boltstore: the file is damaged", "rows", in.rows, "mended", len(in.moved))
+	if in.rows+in.mends > 0 {
+		db.stats.damaged.Add(uint64(in.rows + in.mends))
+		db.o.Logger.Error("boltstore: the file is damaged", "rows", in.rows, "pages", in.mends, "mended", len(in.moved)+in.mends)
 	}
 	file, err := db.openFileView()
 	if err != nil {
@@ -307,7 +304,7 @@ func timeout(deadline time.Time) time.Duration { return max(time.Until(deadline)
 // Settle says in a file that it was closed: one that was made by Backup is complete, and no log belongs to it.
 func Settle(o Options) error {
 	deadline := time.Now().Add(o.LockTimeout)
-	if _, err := inspect(&o, deadline, stopAtFirst); err != nil {
+	if _, err := inspect(&o, deadline, nil, stopAtFirst); err != nil {
 		return err
 	}
 	db := newDB(o)

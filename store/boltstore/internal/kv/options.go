@@ -24,24 +24,24 @@ var (
 	ErrNoFile = errors.New("boltstore: there is a log without its file")
 )
 
-// Table is one of the tables that a file has: an index of Options.Tables.
+// Table is one of the tables that a file has: an index of Options.Tables, of which there are at most 16.
 type Table uint8
 
 // TableSpec describes a table.
 type TableSpec struct {
-	Name string  // of the bucket
-	Fill float64 // how full pages become that are split; see bbolt's Bucket.FillPercent
+	Name string  // of the bucket; not empty, and none of "manydevice", "state" and "long"
+	Fill float64 // how full a page is after a split, 0.1 to 1; see bbolt's Bucket.FillPercent. Below 1: rows come in no order
 }
 
-// Options tune a DB. All fields without "zero" in their comment are required.
+// Options tune a DB. All fields are required, and are not checked: package boltstore does that.
 type Options struct {
 	Path        string
 	Tables      []TableSpec
-	Memory      int64 // bytes that memtables take, about
-	MaxSize     int64 // of the bbolt file; negative: no bound
-	Reserve     int64 // bytes of it that only operations with spare may use
-	LockTimeout time.Duration
-	Log         Logger
+	Memory      int64         // about how many bytes both memtables together take; above 0
+	MaxSize     int64         // bytes of the bbolt file; 0 or negative: no bound
+	Reserve     int64         // bytes of it that appends leave free; see Writer.Take. 0: none
+	LockTimeout time.Duration // how long to wait for another process to close the file; 0 or negative: not at all
+	Logger      Logger
 	// Meta is called by Open with what the file says about itself, nothing for a new one. It may change the rows, which are
 	// written before Open returns.
 	Meta func(rows map[string][]byte) error
@@ -51,7 +51,7 @@ type Options struct {
 	remap bool  // the map grows with the file, as on Windows
 }
 
-// Logger gets kv's lines.
+// Logger gets kv's lines. Its methods may be called by several goroutines at once.
 type Logger interface {
 	Info(text string, attrs ...any)
 	Warn(text string, attrs ...any)

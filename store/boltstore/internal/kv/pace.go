@@ -1,8 +1,6 @@
 package kv
 
-import (
-	"time"
-)
+import "time"
 
 // When a memtable gives way to the next one, and how long commits wait for the flush.
 
@@ -10,23 +8,20 @@ import (
 // is not flushed by then; and slows commits down. It holds running.
 func (db *DB) makeWay() {
 	v := db.current.Load()
-	if v == nil || db.life.Err() != nil {
+	if db.life.Err() != nil {
 		return
 	}
-	active, frozen := v.tables[0], v.tables[1]
+	active, frozen := v.mem[0], v.mem[1]
 	waiting := db.waiting()
 	log := db.logs[active.number%2]
 	full := active.full() || log.cramped()
-	_ = log.room(waiting + log.step/2) // if it fails, it will be tried again for who needs it
+	_ = log.room(waiting + log.step/2) // if it fails, the operation that needs it tries again
 	flush, short := db.short(active, waiting)
 	if flush = (full || flush) && !active.empty(); flush {
 		if frozen != nil {
 			db.awaitFlush(full)
 		}
-		if v = db.current.Load(); v == nil {
-			return
-		}
-		if frozen = v.tables[1]; frozen == nil {
+		if frozen = db.current.Load().mem[1]; frozen == nil {
 			frozen = active
 			db.rotate()
 		}
@@ -84,7 +79,7 @@ func (db *DB) awaitFlush(full bool) {
 		db.mu.Lock()
 		ch, bad := db.flushed, db.flushErr != nil
 		db.mu.Unlock()
-		if bad || db.current.Load().tables[1] == nil {
+		if bad || db.current.Load().mem[1] == nil {
 			return
 		}
 		select {
@@ -105,10 +100,10 @@ func (db *DB) rotate() {
 		db.undoGroup(lost)
 	}
 	db.writing.Unlock()
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	v := db.current.Load()
-	old := v.tables[0]
+	old := v.mem[0]
 	next := db.memtable(old.number+1, old.parts)
 	next.newest = old.newest
 	db.logs[next.number%2].begin(next.number)

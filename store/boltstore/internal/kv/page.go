@@ -1,10 +1,10 @@
 package kv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"slices"
 )
@@ -24,6 +24,12 @@ const (
 	maxDepth       = 64
 	manyFree       = 0xFFFF // count of a free list whose first number is the count
 )
+
+// HeadBytes is how much of a file IsHead looks at.
+const HeadBytes = pageHeader + 4
+
+// IsHead reports whether a file that begins with these HeadBytes bytes is one of bbolt's.
+func IsHead(b []byte) bool { return binary.NativeEndian.Uint32(b[pageHeader:]) == metaMagic }
 
 // pageReader reads pages of a file.
 type pageReader struct {
@@ -77,12 +83,10 @@ func newestMeta(f io.ReaderAt, page int64) (fileMeta, error) {
 			return newest, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		m := b[pageHeader:]
-		h := fnv.New64a()
-		h.Write(m[:metaBytes-8]) // never fails
-		order := binary.NativeEndian
-		if order.Uint32(m) != metaMagic || order.Uint64(m[56:]) != h.Sum64() {
+		if !metaIntact(m) {
 			continue
 		}
+		order := binary.NativeEndian
 		if tx := order.Uint64(m[48:]); found == 0 || tx > newest.tx {
 			newest = fileMeta{root: order.Uint64(m[16:]), freelist: order.Uint64(m[32:]), high: order.Uint64(m[40:]), tx: tx}
 		}
@@ -142,6 +146,60 @@ func parse(page []byte, into []element) (list []element, leaf bool, used int, er
 		list = append(list, e)
 	}
 	return list, leaf, used, nil
+}
+
+// lenient is parse for a page that may make no sense: it returns what is wrong, and the elements nevertheless. Where the page's kind or
+// the number of elements is wrong, the first element tells: it leads to behind the headers.
+func lenient(page []byte) (list []element, leaf bool, used int, reason string) {
+	if len(page) < pageHeader {
+		return nil, false, 0, "shorter than a page"
+	}
+	list, leaf, used, err := parse(page, nil)
+	switch {
+	case err == nil:
+		return list, leaf, used, ""
+	case len(page) < pageHeader+elementBytes:
+		return nil, leaf, 0, err.Error()
+	}
+	list, leaf = within(page)
+	order := binary.NativeEndian
+	other := bytes.Clone(page)
+	for _, kind := range [...]uint16{leafPage, branchPage} {
+		first := order.Uint32(page[pageHeader:])
+		if kind == leafPage {
+			first = order.Uint32(page[pageHeader+4:])
+		}
+		order.PutUint16(other[8:], kind)
+		order.PutUint16(other[10:], uint16(first/elementBytes))
+		// A single element proves nothing: it has none to follow.
+		if all, leaf, used, e := parse(other, nil); e == nil && (len(all) > 1 || len(all) > len(list)) {
+			return all, leaf, used, err.Error()
+		}
+	}
+	return list, leaf, 0, err.Error()
+}
+
+// within returns the elements that lie within a page.
+func within(page []byte) (list []element, leaf bool) {
+	order := binary.NativeEndian
+	leaf = order.Uint16(page[8:]) != branchPage
+	for i := range min(int(order.Uint16(page[10:])), (len(page)-pageHeader)/elementBytes) {
+		at := pageHeader + i*elementBytes
+		h := page[at:]
+		e := element{child: order.Uint64(h[8:])}
+		pos, ksize, vsize := order.Uint32(h), order.Uint32(h[4:]), uint32(0)
+		if leaf {
+			e.child, e.flags, pos, ksize, vsize = 0, order.Uint32(h), order.Uint32(h[4:]), order.Uint32(h[8:]), order.Uint32(h[12:])
+		}
+		start := int64(at) + int64(pos)
+		middle, end := start+int64(ksize), start+int64(ksize)+int64(vsize)
+		if ksize == 0 || pos < elementBytes || end > int64(len(page)) {
+			continue
+		}
+		e.key, e.value = page[start:middle], page[middle:end]
+		list = append(list, e)
+	}
+	return list, leaf
 }
 
 var errStop = errors.New("enough")

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,9 +13,9 @@ import (
 )
 
 // OpenReadOnly opens a file that nobody writes to, to look at it: neither it nor its log is changed, and Update must not be
-// called. Pages that make no sense do not keep it from being opened, but are reported to found, unless that returns an error. With
+// called. All pages that make no sense are reported to found, and the error is the first of them: bbolt must not read such a file. With
 // alone the file is taken to be complete, as a backup is, and its log is not looked for.
-func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, error) {
+func OpenReadOnly(o Options, alone bool, found func(*PageDamage)) (*DB, error) {
 	path, err := resolve(o.Path)
 	if err != nil {
 		return nil, err
@@ -27,8 +28,13 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 		return nil, err
 	}
 	deadline := time.Now().Add(o.LockTimeout)
-	in, err := inspect(&o, deadline, found)
-	if err != nil {
+	var first error
+	in, err := inspect(&o, deadline, nil, func(d *PageDamage) error {
+		first = cmp.Or(first, error(d))
+		found(d)
+		return nil
+	})
+	if err = cmp.Or(first, err); err != nil {
 		return nil, err
 	}
 	db := newDB(o)
@@ -38,13 +44,12 @@ func OpenReadOnly(o Options, alone bool, found func(*PageDamage) error) (*DB, er
 	}
 	db.page = int64(db.bolt.Info().PageSize)
 	if err := guard(func() error { return db.look(alone) }); err != nil {
-		return nil, errors.Join(err, db.undoOpen())
+		return nil, errors.Join(in.explain(err), db.undoOpen())
 	}
+	db.log.Metas = in.metas
 	db.room.mu.Lock()
 	db.room.free = int64(in.free) * db.page
 	db.room.mu.Unlock()
-	db.flusher.Add(1)
-	go db.flushAll()
 	return db, nil
 }
 
@@ -80,8 +85,8 @@ func (db *DB) look(alone bool) error {
 		return db.recover(&s, file)
 	}
 	db.published.Store(s.group)
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	db.install(db.memtable(s.number+1, 0), nil, file)
 	db.measure(file.tx.Size(), 0)
 	return nil
@@ -102,6 +107,7 @@ type LogState struct {
 	Closed   bool   // it was closed: no log belongs to it
 	Memtable uint64 // that was flushed last
 	Group    uint64 // of operations, that is in the file and was committed last
+	Metas    bool   // both meta pages can be read
 }
 
 // Log returns what the file says about its log.

@@ -38,8 +38,8 @@ func (db *DB) recover(s *state, file *file) error {
 			break
 		}
 	}
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	if second.empty() {
 		db.install(first, nil, file)
 	} else {
@@ -48,7 +48,7 @@ func (db *DB) recover(s *state, file *file) error {
 	}
 	db.measure(file.tx.Size(), db.room.frozen)
 	if !db.readOnly {
-		db.fits(db.current.Load().tables[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
+		db.fits(db.current.Load().mem[0].grows, forAppends) // so that what is kept back has blocks from now on, if the disk has any
 	}
 	db.replayed = Replayed{Rows: rows, Took: time.Since(began)}
 	return nil
@@ -89,6 +89,9 @@ func (db *DB) replay(m *memtable, flushed uint64, group *uint64) (rows int, err 
 		*group, m.newest = g, g
 		l.last, l.end = l.end, l.end+int64(recordHeader+len(body))
 		l.planned = l.end
+	}
+	if cut, err := l.cut(m.number, *group+1); err != nil || cut {
+		return rows, errors.Join(err, fmt.Errorf("%w: the log was cut short after group %d", ErrCorrupt, *group))
 	}
 	if lost, err := l.after(l.end, m.number, *group); err != nil || lost {
 		return rows, errors.Join(err, fmt.Errorf("%w: the log, after group %d", ErrCorrupt, *group))

@@ -14,7 +14,8 @@ import (
 //
 //		free pages + blocks beyond the last page in use  ≥  what memtables will need + what is kept back
 //
-//	 1. An operation is admitted only if that holds with it, after the file was made longer if need be and possible.
+//	 1. An append, and an operation that adds more rows than it removes, is admitted only if that holds with it, after the file was
+//	    made longer if need be and possible. What only removes or replaces rows is admitted whatever the file has.
 //	 2. What is kept back depends on the operation: an append leaves all of it, one that ends something leaves half, any other one
 //	    that adds rows leaves a quarter. That quarter is the flush's: it writes pages before it frees old ones.
 //	 3. bbolt may use no more than the blocks that the file has. So it never makes the file longer, and never finds the disk full
@@ -93,7 +94,7 @@ func (db *DB) fits(active int64, t tier) bool {
 }
 
 // extendLocked makes the file longer, by what is missing and a step if MaxSize and the disk allow. r.mu is held for as long as
-// that takes: nobody can be accepted meanwhile.
+// that takes: no operation can be admitted meanwhile.
 func (db *DB) extendLocked(missing, step int64) {
 	r := &db.room
 	if r.tight && time.Since(r.refused) < roomPause {
@@ -138,7 +139,7 @@ func (db *DB) allot(high int64) error {
 	}
 	db.measure(high, 0)
 	if missing := openPages*db.page - db.room.left(db.page); missing > 0 {
-		db.extendLocked(missing, 0) // nobody else has the DB
+		db.extendLocked(missing, 0) // no other goroutine has the DB yet
 	}
 	return nil
 }
@@ -203,8 +204,8 @@ func (db *DB) sliceSize(left int) (rows, bytes int) {
 	return rows, int(min(max(room/4, minBytes), sliceBytes))
 }
 
-// short makes room for what waits, and says how the room that is left for appends goes with the active memtable. flush: it should be flushed, so that the
-// file says what there is. wait: appends may be refused until that is done.
+// short makes room for what waits, and compares the room that is left for appends with the active memtable. flush: it should be
+// flushed, so that the file says what there is. wait: appends may be refused until that is done.
 func (db *DB) short(m *memtable, waiting int64) (flush, wait bool) {
 	r := &db.room
 	r.mu.Lock()
@@ -250,7 +251,7 @@ func (db *DB) change(m *memtable, t Table, key int, before uint32, value []byte,
 func (db *DB) growth(t Table, key, value int) int64 {
 	n := int64(0)
 	if value > longValue { // chunks count whole: what is left of a page after the last is seldom used
-		n = int64((value+chunkMax-1)/chunkMax) * db.inPages(5+key+chunkMax)
+		n = int64((value+ChunkBytes-1)/ChunkBytes) * db.inPages(5+key+ChunkBytes)
 		if db.o.Tables[t].Fill < 1 {
 			n += n / 4
 		}
@@ -294,7 +295,7 @@ func (db *DB) Room() (file, disk int64) {
 // crowded is the error of groups while the flush fails and memory is taken twice over.
 func (db *DB) crowded() error {
 	v := db.current.Load()
-	if v == nil || v.tables[1] == nil || v.tables[0].size < 2*v.tables[0].limit {
+	if v.mem[1] == nil || v.mem[0].size < 2*v.mem[0].limit {
 		return nil
 	}
 	db.mu.Lock()

@@ -12,10 +12,11 @@ import (
 // A row in the file is its key and a checksum over table, key and the rest; a kind; and the value, or what is said of a long one.
 //
 //  1. No value leaves the file unless its checksum is right for its key and table.
-//  2. That a row is not there is believed only if both its neighbours leave no doubt. A damaged key that kept its order is
-//     where the row belongs, so that who looks for the row meets it as a neighbour; see meant. One that did not is met by all
-//     whom the search led astray: a binary search ends at the element that misled it.
-//  3. What is damaged is left where it is, and is an error for who asks for it.
+//  2. A row is reported missing only if both its neighbours leave no doubt. A damaged key that kept its order lies where the row
+//     belongs, so that a search for the row meets it as a neighbour; see meant. One that lost its order is met by every search
+//     that it led astray: a binary search ends at the element that misled it.
+//  3. A damaged row stays where it is, and is an error for readers that need it. Only Open moves rows, whose damaged key it can
+//     tell; see putBack.
 const (
 	rowHeader = 5 // checksum 4, kind 1
 	kindWhole = 0
@@ -24,19 +25,24 @@ const (
 	// longValue is how long a value may be that is kept in its row. bbolt does not split a page of four rows, so that longer
 	// ones would need many free pages side by side.
 	longValue = 2 << 10
-	chunkMax  = 960 // four rows fit into a page of 4 KiB
 	maxLong   = 1 << 30
 )
+
+// ChunkBytes is how much of a long value is in one row: four rows fit into a page of 4 KiB.
+const ChunkBytes = 960
 
 // Damage is the error for a row that cannot be read.
 type Damage struct {
 	Table  string
-	Key    []byte
+	Key    []byte // nil: not known
 	Reason string // empty: its checksum is not right
 }
 
 func (d *Damage) Error() string {
-	s := fmt.Sprintf("%v: table %s, row %q", ErrCorrupt, d.Table, d.Key)
+	s := fmt.Sprintf("%v: table %s, row", ErrCorrupt, d.Table)
+	if d.Key != nil {
+		s += fmt.Sprintf(" %q", d.Key)
+	}
 	if d.Reason != "" {
 		s += ": " + d.Reason
 	}
@@ -51,7 +57,7 @@ func rowSum(t Table, key, rest []byte) uint32 {
 	return crc32.Update(sum, castagnoli, rest)
 }
 
-// appendRow encodes what the file has of a row beside its key.
+// appendRow encodes what the file has of a row besides its key.
 func appendRow(b []byte, t Table, key []byte, kind byte, value []byte) []byte {
 	at := len(b)
 	b = append(append(b, 0, 0, 0, 0, kind), value...)
@@ -100,8 +106,8 @@ func suspect(t Table, k, v, other []byte) bool {
 	return !intact(t, k, v) && (intact(t, other, v) || bytes.Equal(meant(t, k, v), other))
 }
 
-// chunkKey is the key of a part of a long value, without its number. The last four bytes of a chunk's key are the number, so that
-// it is clear which row it belongs to.
+// chunkKey is the key of the chunks of a long value, without their number. The last four bytes of a chunk's key are the number, so
+// that it is clear which row it belongs to.
 func chunkKey(t Table, key []byte) []byte { return append([]byte{byte(t)}, key...) }
 
 // open returns the value of a row.
@@ -129,14 +135,14 @@ func (f *file) long(t Table, key, v []byte) ([]byte, error) {
 	chunk := chunkKey(t, key)
 	c := f.longs.Cursor()
 	next := uint32(0)
-	for k, part := c.Seek(binary.BigEndian.AppendUint32(chunk, 0)); k != nil && uint64(len(value)) < size; k, part = c.Next() {
+	for k, data := c.Seek(binary.BigEndian.AppendUint32(chunk, 0)); k != nil && uint64(len(value)) < size; k, data = c.Next() {
 		if bytes.HasPrefix(k, chunk) && len(k) != len(chunk)+4 {
 			continue // another row's, whose key begins with this one's
 		}
-		if want := binary.BigEndian.AppendUint32(chunk, next); !bytes.Equal(k, want) || !intact(longTable, k, part) {
+		if want := binary.BigEndian.AppendUint32(chunk, next); !bytes.Equal(k, want) || !intact(longTable, k, data) {
 			break
 		}
-		value = append(value, part[rowHeader:]...)
+		value = append(value, data[rowHeader:]...)
 		next++
 	}
 	if uint64(len(value)) != size {
@@ -151,10 +157,10 @@ const longTable = Table(255)
 // putLong writes a long value in chunks, and returns what its row says.
 func putLong(longs *bolt.Bucket, t Table, key, value []byte) ([]byte, error) {
 	chunk := chunkKey(t, key)
-	for n := 0; n*chunkMax < len(value); n++ {
+	for n := 0; n*ChunkBytes < len(value); n++ {
 		k := binary.BigEndian.AppendUint32(chunk, uint32(n))
-		part := value[n*chunkMax : min((n+1)*chunkMax, len(value))]
-		if err := longs.Put(k, appendRow(nil, longTable, k, kindWhole, part)); err != nil {
+		data := value[n*ChunkBytes : min((n+1)*ChunkBytes, len(value))]
+		if err := longs.Put(k, appendRow(nil, longTable, k, kindWhole, data)); err != nil {
 			return nil, err
 		}
 	}

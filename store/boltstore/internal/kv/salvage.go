@@ -2,10 +2,10 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"time"
@@ -16,10 +16,10 @@ import (
 // Salvage reads what can be read of a file that cannot be opened.
 //
 //  1. It begins at the root as bbolt does, but goes on where a page makes no sense: with the elements that do.
-//  2. Pages that no branch leads to any longer are looked at only if the list of free pages says that they are in use. Without it
+//  2. A leaf that has other keys than it should is read, since its rows have checksums, but stays to be read by whom it belongs to.
+//  3. Pages that no branch leads to any longer are looked at only if the list of free pages says that they are in use. Without it
 //     they cannot be told from those of older states, whose rows have right checksums as well.
-//  3. The log is read over that, all records that are whole, in their order. That those of rows that are in the file already are
-//     among them does no harm: the last ones count.
+//  4. The log is read over that, if it is the file's: all records that are whole and not in the file, in their order.
 
 // Salvaged is what Salvage has found.
 type Salvaged struct {
@@ -30,24 +30,30 @@ type Salvaged struct {
 }
 
 // Salvage calls row with all rows that can be read, in no order, each once, and lost with what cannot. What row gets is its own.
-// With alone the log is not looked at. The error is that of a file in which nothing can be found.
+// With alone the log is not looked at. o.Meta is called before, with what the file says about itself as far as it can be read. The error is that of a file in which nothing can be found.
 func Salvage(o Options, alone bool, lost func(error), row func(t Table, key, value []byte) error) (Salvaged, error) {
 	path, err := resolve(o.Path)
 	if err != nil {
 		return Salvaged{}, err
 	}
 	o.Path = path
-	// As long as it is open nobody else can write. If bbolt refuses it, so it does others.
+	if st, err := os.Stat(path); err != nil {
+		return Salvaged{}, err
+	} else if !st.Mode().IsRegular() { // to open a pipe would wait
+		return Salvaged{}, fmt.Errorf("%w: no regular file", ErrNotStore)
+	}
+	// While it is open no other process can write. A file that bbolt refuses here is refused to all.
 	db, _, err := boltOpen(path, &bolt.Options{Timeout: timeout(time.Now().Add(o.LockTimeout)), ReadOnly: true})
 	if errors.Is(err, ErrLocked) {
 		return Salvaged{}, err
 	}
-	s := salvager{o: &o, lost: lost, log: make(map[string]logRow), tables: sumTables(o.Tables)}
+	s := salvager{o: &o, lost: lost, log: make(map[string]logRow), longs: make(map[string][]byte), tables: sumTables(o.Tables)}
 	s.done.Meta = make(map[string][]byte)
-	if !alone {
-		s.readLogs()
+	s.page = int64(os.Getpagesize())
+	if db != nil {
+		s.page = int64(db.Info().PageSize)
 	}
-	err = s.pages(row)
+	err = s.pages(alone, row)
 	if err == nil {
 		err = s.rest(row)
 	}
@@ -80,8 +86,8 @@ func (s *salvager) lose(err error) {
 	s.lost(err)
 }
 
-// pages goes through the file.
-func (s *salvager) pages(row func(t Table, key, value []byte) error) error {
+// pages goes through the file, after its log.
+func (s *salvager) pages(alone bool, row func(t Table, key, value []byte) error) error {
 	f, err := os.Open(s.o.Path)
 	if err != nil {
 		return err
@@ -91,18 +97,26 @@ func (s *salvager) pages(row func(t Table, key, value []byte) error) error {
 	if err != nil {
 		return err
 	}
-	page := int64(os.Getpagesize())
-	meta, err := newestMeta(f, page)
+	meta, err := newestMeta(f, s.page)
 	if err != nil {
 		return err
 	}
-	if have := uint64(st.Size() / page); meta.high > have {
+	if !meta.other {
+		s.lose(fmt.Errorf("%w: a meta page; the other one may be of an earlier state", ErrCorrupt))
+	}
+	if have := uint64(st.Size() / s.page); meta.high > have {
 		s.lose(fmt.Errorf("%w: the file was cut short: %d pages of %d are there", ErrCorrupt, have, meta.high))
 		meta.high = have
 	}
-	s.pageReader = pageReader{file: f, page: page, high: meta.high}
+	s.file, s.high = f, meta.high
 	s.seen = make([]uint64, meta.high/64+1)
-	s.longs = make(map[string][]byte)
+	log, err := s.about(meta.root)
+	if err != nil {
+		return err
+	}
+	if !alone {
+		s.readLogs(log)
+	}
 	if err := s.tree(span{id: meta.root}, row); err != nil {
 		return err
 	}
@@ -112,60 +126,122 @@ func (s *salvager) pages(row func(t Table, key, value []byte) error) error {
 	return s.long(row)
 }
 
-// tree reads a page, as far as it makes sense, and those below it.
-func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) error {
-	if at.id < 2 || at.id >= s.high || at.depth > maxDepth || s.seen[at.id/64]&(1<<(at.id%64)) != 0 {
-		s.lose(&PageDamage{Page: at.id, Bucket: at.bucket, From: at.from, To: at.to, Reason: "no such page, or read before"})
+// about returns what the file says about its log, nil if that cannot be read. Its error is that of a file that is none of ours, or of
+// another version.
+func (s *salvager) about(root uint64) (*state, error) {
+	var about about
+	whole := true
+	c := newChecker(s.file, s.page, s.high, s.o.Tables)
+	c.only = map[string]bool{bucketMeta: true, bucketState: true}
+	c.found = func(*PageDamage) error { whole = false; return nil }
+	c.leaf = func(at *span, list []element) error {
+		for i := range list {
+			about.row(at.bucket, list[i].key, list[i].value)
+		}
 		return nil
 	}
-	s.seen[at.id/64] |= 1 << (at.id % 64)
-	page, err := s.read(at.id, 1)
-	if err == nil {
-		if over := uint64(binary.NativeEndian.Uint32(page[12:])); over != 0 && over < min(s.high-at.id, 1<<20) {
-			page, err = s.read(at.id, over+1)
-			for i := at.id + 1; i <= at.id+over; i++ {
-				s.seen[i/64] |= 1 << (i % 64)
-			}
+	_ = c.tree(&span{id: root}) // found and leaf have no errors
+	for name := range c.buckets {
+		about.has(name)
+	}
+	st, meta, err := about.read()
+	if len(meta) > 0 && s.o.Meta != nil && (err == nil || errors.Is(err, ErrCorrupt)) {
+		if e := s.o.Meta(meta); !errors.Is(e, ErrCorrupt) {
+			err = cmp.Or(e, err)
 		}
 	}
+	switch {
+	case err == nil && about.state != nil:
+		return &st, nil
+	case err != nil && whole && !errors.Is(err, ErrCorrupt):
+		return nil, err
+	}
+	return nil, nil
+}
+
+// spanPages is how many pages are read at least: what a page overflows into follows it, whatever it says.
+const spanPages = 4
+
+// load reads a page with what it overflows into, as far as it makes sense, and returns what is wrong with it. The elements are memory
+// of their own.
+func (s *salvager) load(id uint64) (list []element, leaf bool, pages uint64, reason string) {
+	head, err := s.read(id, 1)
 	if err != nil {
-		s.lose(&PageDamage{Page: at.id, Bucket: at.bucket, From: at.from, To: at.to, Reason: err.Error()})
-		return nil
+		return nil, false, 1, err.Error()
+	}
+	over := uint64(binary.NativeEndian.Uint32(head[12:]))
+	n := max(over+1, spanPages)
+	if over >= blockPages {
+		n = spanPages
+	}
+	page, err := s.read(id, min(n, s.high-id))
+	if err != nil {
+		return nil, false, 1, err.Error()
 	}
 	page = bytes.Clone(page)
-	list, leaf, reason := lenient(page)
+	list, leaf, used, reason := lenient(page)
+	pages = uint64(max(used, 1)-1)/uint64(s.page) + 1
+	switch {
+	case reason != "":
+	case binary.NativeEndian.Uint64(page) != id:
+		reason = fmt.Sprintf("says that it is page %d", binary.NativeEndian.Uint64(page))
+	case pages != over+1:
+		reason = "not as long as what it holds"
+	}
+	return list, leaf, min(pages, over+1), reason // of what is in doubt others may have need
+}
+
+func (s *salvager) wasRead(id uint64) bool { return s.seen[id/64]&(1<<(id%64)) != 0 }
+
+func (s *salvager) note(id, pages uint64) {
+	for i := id; i < min(id+pages, s.high); i++ {
+		s.seen[i/64] |= 1 << (i % 64)
+	}
+}
+
+// fits reports whether any of a page's keys is one that should be there.
+func (s *span) fits(list []element) bool {
+	return slices.ContainsFunc(list, func(e element) bool {
+		return bytes.Compare(e.key, s.from) >= 0 && (s.to == nil || bytes.Compare(e.key, s.to) < 0)
+	})
+}
+
+// tree reads a page, as far as it makes sense, and those below it.
+func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) error {
+	lose := func(reason string) {
+		s.lose(&PageDamage{Page: at.id, Bucket: at.bucket, From: at.from, To: at.to, Reason: reason})
+	}
+	if at.id < 2 || at.id >= s.high || at.depth > maxDepth || s.wasRead(at.id) {
+		lose("no such page, or read before")
+		return nil
+	}
+	list, leaf, pages, reason := s.load(at.id)
 	if reason == "" {
 		reason = at.order(list, leaf)
 	}
 	if reason != "" {
-		s.lose(&PageDamage{Page: at.id, Bucket: at.bucket, From: at.from, To: at.to, Reason: reason})
+		lose(reason)
 	}
-	if leaf && at.bucket != "" {
-		return s.leaf(at.bucket, list, row)
+	if at.from == nil || at.fits(list) {
+		s.note(at.id, pages)
+	} else if !leaf || at.bucket == "" {
+		return nil
 	}
+	switch {
+	case !leaf:
+		return s.below(at, list, row)
+	case at.bucket == "":
+		return s.directory(at, list, row)
+	}
+	return s.leaf(at.bucket, list, reason == "", row)
+}
+
+// below goes on with the pages that a branch refers to.
+func (s *salvager) below(at span, list []element, row func(t Table, key, value []byte) error) error {
 	for i := range list {
-		e := &list[i]
-		next := span{id: e.child, bucket: at.bucket, from: e.key, to: at.to, depth: at.depth + 1}
+		next := span{id: list[i].child, bucket: at.bucket, from: list[i].key, to: at.to, depth: at.depth + 1}
 		if i+1 < len(list) {
 			next.to = list[i+1].key
-		}
-		if leaf { // of the root bucket
-			_, known := s.tables[string(e.key)]
-			if !known || len(e.value) < bucketHeader {
-				s.lose(&PageDamage{Page: at.id, Reason: fmt.Sprintf("%q is no bucket", e.key)})
-				continue
-			}
-			next = span{id: binary.NativeEndian.Uint64(e.value), bucket: string(e.key), depth: at.depth + 1}
-			if next.id == 0 {
-				inner, _, reason := lenient(e.value[bucketHeader:])
-				if reason != "" {
-					s.lose(&PageDamage{Page: at.id, Bucket: next.bucket, Reason: reason})
-				}
-				if err := s.leaf(next.bucket, inner, row); err != nil {
-					return err
-				}
-				continue
-			}
 		}
 		if err := s.tree(next, row); err != nil {
 			return err
@@ -174,39 +250,36 @@ func (s *salvager) tree(at span, row func(t Table, key, value []byte) error) err
 	return nil
 }
 
-// lenient is parse for a page that may make no sense: it returns the elements that lie within it, and what is wrong.
-func lenient(page []byte) (list []element, leaf bool, reason string) {
-	if len(page) < pageHeader {
-		return nil, false, "shorter than a page"
-	}
-	list, leaf, _, err := parse(page, nil)
-	if err == nil {
-		return list, leaf, ""
-	}
-	order := binary.NativeEndian
-	leaf = order.Uint16(page[8:]) != branchPage
-	list = nil
-	for i := range min(int(order.Uint16(page[10:])), (len(page)-pageHeader)/elementBytes) {
-		at := pageHeader + i*elementBytes
-		h := page[at:]
-		e := element{child: order.Uint64(h[8:])}
-		pos, ksize, vsize := order.Uint32(h), order.Uint32(h[4:]), uint32(0)
-		if leaf {
-			e.child, e.flags, pos, ksize, vsize = 0, order.Uint32(h), order.Uint32(h[4:]), order.Uint32(h[8:]), order.Uint32(h[12:])
-		}
-		start := int64(at) + int64(pos)
-		middle, end := start+int64(ksize), start+int64(ksize)+int64(vsize)
-		if ksize == 0 || pos < elementBytes || end > int64(len(page)) {
+// directory goes on with the buckets that a leaf of the root bucket has.
+func (s *salvager) directory(at span, list []element, row func(t Table, key, value []byte) error) error {
+	for i := range list {
+		e := &list[i]
+		_, known := s.tables[string(e.key)]
+		if !known || len(e.value) < bucketHeader {
+			s.lose(&PageDamage{Page: at.id, Reason: fmt.Sprintf("%.20q is no bucket", e.key)})
 			continue
 		}
-		e.key, e.value = page[start:middle], page[middle:end]
-		list = append(list, e)
+		next := span{id: binary.NativeEndian.Uint64(e.value), bucket: string(e.key), depth: at.depth + 1}
+		var err error
+		if next.id != 0 {
+			err = s.tree(next, row)
+		} else {
+			inner, _, _, reason := lenient(e.value[bucketHeader:])
+			if reason != "" {
+				s.lose(&PageDamage{Page: at.id, Bucket: next.bucket, Reason: reason})
+			}
+			err = s.leaf(next.bucket, inner, reason == "", row)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return list, leaf, err.Error()
+	return nil
 }
 
-// leaf hands out rows whose checksum is right.
-func (s *salvager) leaf(bucket string, list []element, row func(t Table, key, value []byte) error) error {
+// leaf hands out rows whose checksum is right. What a page that makes no sense has for a key may be a part of a value, which no
+// report may show: sound says that keys are keys.
+func (s *salvager) leaf(bucket string, list []element, sound bool, row func(t Table, key, value []byte) error) error {
 	t, known := s.tables[bucket]
 	if !known {
 		return nil
@@ -214,16 +287,15 @@ func (s *salvager) leaf(bucket string, list []element, row func(t Table, key, va
 	for i := range list {
 		k, v := list[i].key, list[i].value
 		if !intact(t, k, v) {
-			if m := meant(t, k, v); m != nil {
-				k = m
-			} else {
+			m := meant(t, k, v)
+			if m == nil || !intact(t, m, v) { // its length may be wrong
+				if !sound {
+					k = nil
+				}
 				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
 				continue
 			}
-			if !intact(t, k, v) { // its length was wrong as well
-				s.lose(&Damage{Table: bucket, Key: bytes.Clone(k)})
-				continue
-			}
+			k = m
 		}
 		switch {
 		case t == metaTable:
@@ -258,7 +330,7 @@ func (s *salvager) unreached(id uint64, row func(t Table, key, value []byte) err
 	}
 	c := newChecker(s.file, s.page, s.high, s.o.Tables)
 	c.leaves = false
-	if err := c.freelist(id); err != nil {
+	if err := c.freelist(fileMeta{freelist: id}); err != nil {
 		s.lose(err)
 		return nil
 	}
@@ -266,14 +338,13 @@ func (s *salvager) unreached(id uint64, row func(t Table, key, value []byte) err
 		if (c.seen[i/64]|s.seen[i/64])&(1<<(i%64)) != 0 {
 			continue
 		}
-		page, err := s.read(i, 1)
-		if err != nil || binary.NativeEndian.Uint64(page) != i || binary.NativeEndian.Uint16(page[8:]) != leafPage {
+		if head, err := s.read(i, 1); err != nil || binary.NativeEndian.Uint64(head) != i {
 			continue
 		}
-		list, _, _ := lenient(bytes.Clone(page))
-		if bucket := s.bucketOf(list); bucket != "" {
-			s.seen[i/64] |= 1 << (i % 64)
-			if err := s.leaf(bucket, list, row); err != nil {
+		list, leaf, pages, reason := s.load(i)
+		if bucket := s.bucketOf(list); leaf && bucket != "" {
+			s.note(i, pages)
+			if err := s.leaf(bucket, list, reason == "", row); err != nil {
 				return err
 			}
 		}
@@ -329,86 +400,4 @@ func (s *salvager) rest(row func(t Table, key, value []byte) error) error {
 		}
 	}
 	return nil
-}
-
-// logRecord is a record that was found.
-type logRecord struct {
-	number, group uint64
-	rows          []byte
-}
-
-// readLogs reads all records that are whole.
-func (s *salvager) readLogs() {
-	var all []logRecord
-	for _, suffix := range walNames {
-		records, err := s.readLog(s.o.Path + suffix)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			s.lose(fmt.Errorf("log %s: %w", suffix, err))
-		}
-		all = append(all, records...)
-	}
-	slices.SortFunc(all, func(a, b logRecord) int { return int(int64(a.group - b.group)) })
-	for i, r := range all {
-		if i > 0 && r.group > all[i-1].group+1 {
-			s.lose(fmt.Errorf("%w: the log, groups %d to %d", ErrCorrupt, all[i-1].group+1, r.group-1))
-		}
-		s.done.Log++
-		err := decodeRows(r.rows, func(prefix, key, value []byte, gone bool) {
-			s.log[string(prefix)+string(key)] = logRow{bytes.Clone(value), gone}
-		})
-		if err != nil {
-			s.lose(fmt.Errorf("group %d: %w", r.group, err))
-		}
-	}
-}
-
-// readLog reads the records of one file of the log: those of the memtable that the first one belongs to.
-func (s *salvager) readLog(path string) ([]logRecord, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() // it was only read
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) < walPage {
-		return nil, fmt.Errorf("%w: header", ErrCorrupt)
-	}
-	id := walID(b[len(walMagic):][:walIDBytes])
-	l := newWAL(system{}, f, id, 0)
-	err = l.check(id)
-	l.size = int64(len(b))
-	var list []logRecord
-	for at := int64(walPage); at+recordHeader <= l.size; {
-		number, group, rows, e := l.record(at)
-		if e != nil || rows == nil {
-			at++ // damaged, or the end: a whole one may follow
-			if e == nil && allZero(b[at:min(at+walPage, l.size)]) {
-				at += walPage - 1
-			}
-			continue
-		}
-		if len(list) > 0 && number < list[0].number { // left over
-			break
-		}
-		if len(list) > 0 && number > list[0].number { // the first one was damaged, and what was found was left over
-			list = nil
-		}
-		if len(rows) > 0 {
-			list = append(list, logRecord{number, group, rows})
-		}
-		at += int64(recordHeader + len(rows))
-	}
-	return list, err
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -38,7 +38,7 @@ func TestScrub_OfALargeFile(t *testing.T) {
 	meta, err := newestMeta(bytes.NewReader(im[0]), 4096)
 	require.NoError(t, err)
 	c := newChecker(bytes.NewReader(im[0]), 4096, meta.high, options("").Tables)
-	require.NoError(t, c.tree(span{id: meta.root}))
+	require.NoError(t, c.tree(&span{id: meta.root}))
 	var leaf int // one that is not the first of its branch
 	for id := range meta.high {
 		list, is, _, err := parse(im[0][id*4096:], nil)
@@ -64,7 +64,7 @@ func TestScrub_OfALargeFile(t *testing.T) {
 			if tt.at >= 0 {
 				b, err := os.ReadFile(path)
 				require.NoError(t, err)
-				b[leaf*4096+tt.at] ^= 0x04
+				b[leaf*4096+tt.at] ^= 0x14 // of a page one bit would be turned back
 				require.NoError(t, os.WriteFile(path, b, 0o600))
 				if tt.at == 8 {
 					_, err = Open(options(path))
@@ -73,7 +73,7 @@ func TestScrub_OfALargeFile(t *testing.T) {
 			}
 			var log lockedBuffer
 			o := options(path)
-			o.small, o.Log = 1, slog.New(slog.NewTextHandler(&log, nil))
+			o.small, o.Logger = 1, slog.New(slog.NewTextHandler(&log, nil))
 			db, err := Open(o)
 			require.NoError(t, err)
 			require.Eventually(t, func() bool { return strings.Contains(log.String(), "was looked through") }, 10*time.Second, time.Millisecond)

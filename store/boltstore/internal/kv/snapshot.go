@@ -5,16 +5,16 @@ import (
 	"sync/atomic"
 )
 
-// version is where rows are at a time: two memtables at most, and the file. A new one is made when a memtable is begun, and when
-// a slice of a flush was written. Who uses one holds it: what it refers to stays as long.
-type version struct {
-	tables [2]*memtable // active, frozen; the frozen one may be nil
-	file   *file
-	refs   atomic.Int64
+// sources are where a snapshot reads rows: one or two memtables, and the file. They never change: a memtable that is begun, and a
+// slice of a flush, replace them by others. A reader holds the ones that it began with, and what they refer to stays as long.
+type sources struct {
+	mem  [2]*memtable // active, frozen; the frozen one may be nil
+	file *file        // nil while bbolt may change its map of the file
+	refs atomic.Int64
 }
 
-// acquire returns the current version, which must be released.
-func (db *DB) acquire() *version {
+// acquire returns the current sources, which must be released; nil once the DB is shut, which no call and no goroutine of it sees.
+func (db *DB) acquire() *sources {
 	for {
 		v := db.current.Load()
 		if v == nil {
@@ -28,25 +28,25 @@ func (db *DB) acquire() *version {
 	}
 }
 
-func (v *version) release() {
+func (v *sources) release() {
 	if v.refs.Add(-1) != 0 {
 		return
 	}
 	if v.file != nil {
 		v.file.release()
 	}
-	for _, m := range v.tables {
+	for _, m := range v.mem {
 		if m != nil && m.refs.Add(-1) == 0 {
 			m.done(m)
 		}
 	}
 }
 
-// withFile is acquire for who reads the file. While bbolt may change its map of the file, the current version has none: then the caller gets
-// one of its own, once that is over.
-func (db *DB) withFile() (*version, error) {
+// withFile is acquire for readers of the file. If the current sources have none, it waits until bbolt has its map, and makes sources for
+// this caller alone.
+func (db *DB) withFile() (*sources, error) {
 	v := db.acquire()
-	if v == nil || v.file != nil {
+	if v.file != nil {
 		return v, nil
 	}
 	defer v.release()
@@ -54,9 +54,9 @@ func (db *DB) withFile() (*version, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := &version{tables: v.tables, file: f}
+	own := &sources{mem: v.mem, file: f}
 	own.refs.Store(1)
-	for _, m := range own.tables {
+	for _, m := range own.mem {
 		if m != nil {
 			m.refs.Add(1)
 		}
@@ -64,23 +64,23 @@ func (db *DB) withFile() (*version, error) {
 	return own, nil
 }
 
-// hideFile has the current version hold no read transaction, since bbolt waits for all of them before it changes its map of a file.
+// hideFile replaces the current sources by some without a read transaction: bbolt waits for all of them before it maps a file again.
 func (db *DB) hideFile() {
-	db.versions.Lock()
-	defer db.versions.Unlock()
+	db.replacing.Lock()
+	defer db.replacing.Unlock()
 	if v := db.current.Load(); v != nil && v.file != nil {
-		db.install(v.tables[0], v.tables[1], nil)
+		db.install(v.mem[0], v.mem[1], nil)
 	}
 }
 
-// install makes a version the current one. Only who holds db.versions calls it.
+// install replaces the current sources. The caller holds db.replacing.
 func (db *DB) install(active, frozen *memtable, f *file) {
-	v := &version{tables: [2]*memtable{active, frozen}, file: f}
+	v := &sources{mem: [2]*memtable{active, frozen}, file: f}
 	v.refs.Store(1)
 	if f != nil {
 		f.refs.Add(1)
 	}
-	for _, m := range v.tables {
+	for _, m := range v.mem {
 		if m != nil {
 			m.refs.Add(1)
 		}
@@ -90,9 +90,9 @@ func (db *DB) install(active, frozen *memtable, f *file) {
 	}
 }
 
-// Snapshot is what one reader sees: whole groups, up to the one that was published when it began.
+// Snapshot is what one reader sees: whole groups, up to the one that was published when it began. One goroutine uses it.
 type Snapshot struct {
-	v   *version
+	v   *sources
 	seq uint64
 	buf []byte
 }
@@ -102,7 +102,7 @@ type Snapshot struct {
 type Part struct {
 	prefix []byte // the table, and what the part's keys begin with
 	looked bool
-	found  [2]uint32 // in the memtables of the version; 0: not there
+	found  [2]uint32 // in the memtables of the sources; 0: not there
 	hash   uint64    // in the active one
 }
 
@@ -122,7 +122,7 @@ func (s *Snapshot) look(p *Part) {
 		return
 	}
 	p.looked = true
-	for i, m := range s.v.tables {
+	for i, m := range s.v.mem {
 		if m == nil {
 			continue
 		}
@@ -134,10 +134,11 @@ func (s *Snapshot) look(p *Part) {
 	}
 }
 
-// Get returns the value of a row of a part, nil if there is none. The value is the store's: it is good as long as the snapshot.
+// Get returns the value of a row of a part, nil if there is none. The value is the store's memory: it must not be changed, and is
+// good as long as the snapshot. The error is ErrCorrupt, with a *Damage where the row is known.
 func (s *Snapshot) Get(p *Part, row []byte) ([]byte, error) {
 	s.look(p)
-	for i, m := range s.v.tables {
+	for i, m := range s.v.mem {
 		if p.found[i] == 0 {
 			continue
 		}
@@ -160,7 +161,7 @@ func (s *Snapshot) Scan(p *Part, prefix, start []byte, f func(row, value []byte)
 	s.look(p)
 	var list [2]memRows
 	mem := list[:0]
-	for i, m := range s.v.tables {
+	for i, m := range s.v.mem {
 		if p.found[i] == 0 {
 			continue
 		}
@@ -260,7 +261,7 @@ func (r *memRows) take(row uint32) {
 // whose parts have one row each, with an empty key.
 func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 	var lists [2][]uint32
-	for i, m := range s.v.tables {
+	for i, m := range s.v.mem {
 		if m == nil {
 			continue
 		}
@@ -271,7 +272,7 @@ func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 	var found [][]byte
 	for len(found) < n {
 		least := names.name
-		for i, m := range s.v.tables {
+		for i, m := range s.v.mem {
 			if len(lists[i]) == 0 {
 				continue
 			}
@@ -286,7 +287,7 @@ func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 		if s.has(&p, bytes.Equal(names.name, least)) {
 			found = append(found, p.prefix[1:])
 		}
-		for i, m := range s.v.tables {
+		for i, m := range s.v.mem {
 			if len(lists[i]) != 0 && bytes.Equal(m.prefix(lists[i][0])[1:], p.prefix[1:]) {
 				lists[i] = lists[i][1:]
 			}
@@ -298,10 +299,10 @@ func (s *Snapshot) Prefixes(t Table, after []byte, n int) ([][]byte, error) {
 	return found, nil
 }
 
-// has reports whether a part's only row is there. A damaged one is: who asks for it gets the error.
+// has reports whether a part's only row is there. A damaged one is: a reader that asks for it gets the error.
 func (s *Snapshot) has(p *Part, inFile bool) bool {
 	s.look(p)
-	for i, m := range s.v.tables {
+	for i, m := range s.v.mem {
 		if p.found[i] == 0 {
 			continue
 		}

@@ -29,25 +29,25 @@ func (m *meters) flush(took time.Duration) {
 	m.flushTime.Add(int64(took))
 }
 
-// Stats is what a DB tells about itself.
+// Stats is what a DB tells about itself. Counters and times are sums since Open.
 type Stats struct {
-	Operations, Commits, Flushes, FlushFailures uint64
-	Damaged                                     uint64 // pages and rows that the walk in the background has found
-	CommitTime, LastCommit, LongestCommit       time.Duration
-	FlushTime                                   time.Duration
+	Operations, Commits, Flushes, FlushFailures uint64        // operations that ran, groups that became durable, memtables, slices that failed
+	Damaged                                     uint64        // pages and rows that Open, and the walk in the background, have found
+	CommitTime, LastCommit, LongestCommit       time.Duration // of a group's record and its sync
+	FlushTime                                   time.Duration // of memtables, from first slice to last
 	StallTime                                   time.Duration // that commits were held up because memory filled faster than it was flushed
 	Waiting                                     int           // operations in the queue
-	Memory, MemoryLimit                         int64
-	Flushing                                    bool
-	FlushError                                  error // why the last slice of a flush has failed; nil: it has not
-	Backups                                     int
-	FileSize, FreeBytes, LogSize                int64
-	Room, DiskRoom                              int64
-	Failed                                      error
+	Memory, MemoryLimit                         int64         // bytes that memtables take, and may take, about
+	Flushing                                    bool          // a memtable is being flushed, or waits to be tried again
+	FlushError                                  error         // why the last slice of a flush has failed; nil: it has not
+	Backups                                     int           // that run
+	FileSize, FreeBytes, LogSize                int64         // bytes: blocks of the bbolt file, its free pages, both files of the log
+	Room, DiskRoom                              int64         // see DB.Room
+	Failed                                      error         // see DB.Cause
 	Replayed                                    Replayed
 }
 
-// Stats returns figures that are at hand. It may be called at any time.
+// Stats returns figures that are at hand, and asks the file system for free space. It may be called at any time, also after Close.
 func (db *DB) Stats() Stats {
 	m := &db.stats
 	s := Stats{
@@ -59,12 +59,12 @@ func (db *DB) Stats() Stats {
 		MemoryLimit: 2 * db.limit, Replayed: db.replayed,
 	}
 	if v := db.acquire(); v != nil {
-		for _, t := range v.tables {
+		for _, t := range v.mem {
 			if t != nil {
 				s.Memory += t.taken.Load()
 			}
 		}
-		s.Flushing = v.tables[1] != nil
+		s.Flushing = v.mem[1] != nil
 		v.release()
 	}
 	db.mu.Lock()

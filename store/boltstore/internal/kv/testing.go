@@ -38,7 +38,7 @@ func (db *DB) Crash() {
 // Bolt is the file.
 func (db *DB) Bolt() *bolt.DB { return db.bolt }
 
-// SetWrite has f called in the place of what makes groups durable, from the next one on. f is given that.
+// SetWrite calls f in place of what makes groups durable, which f is given, from the next group on.
 func (db *DB) SetWrite(f func(write func() error) error) {
 	db.writing.Lock()
 	defer db.writing.Unlock()

@@ -104,9 +104,9 @@ func (r *verifier) slice() (more bool, err error) {
 		}
 		c := newChecker(r.db.fd, r.db.page, uint64(f.tx.Size()/r.db.page), r.db.o.Tables)
 		c.seen, c.found, c.from, c.left = nil, r.page, r.from, verifyPages
-		c.leaf = func(_ string, list []element) error { return r.leaf(f, c.tables[name], list) }
+		c.leaf = func(_ *span, list []element) error { return r.leaf(f, c.tables[name], list) }
 		if root := uint64(b.RootPage()); root != 0 {
-			err = stopped(c.tree(span{id: root, bucket: name}))
+			err = stopped(c.tree(&span{id: root, bucket: name}))
 		} else {
 			err = r.inline(f, b, c.tables[name])
 		}
@@ -173,30 +173,30 @@ func (f *file) check(t Table, key, v []byte) error {
 		}
 	case v[4] == kindLong:
 		if _, err := f.long(t, key, v); err != nil {
-			d.Reason = "a part of the value is damaged or missing"
+			d.Reason = "a chunk of the value is damaged or missing"
 			return d
 		}
 	}
 	return nil
 }
 
-// owned reports whether a part of a long value belongs to a row.
+// owned reports whether a chunk of a long value belongs to a row.
 func (f *file) owned(key []byte) error {
 	n := len(key) - 4
 	if n < 1 || int(key[0]) >= len(f.buckets) {
-		return errPage("part of a value of no table")
+		return errPage("chunk of a value of no table")
 	}
 	row, t := key[1:n], Table(key[0])
 	v := f.buckets[t].Get(row)
 	switch {
 	case v == nil:
-		return errPage("part of a value whose row is missing")
+		return errPage("chunk of a value whose row is missing")
 	case !intact(t, row, v):
 		return nil // which is reported for itself
 	}
 	size, _ := binary.Uvarint(v[rowHeader:])
-	if v[4] != kindLong || uint64(binary.BigEndian.Uint32(key[n:]))*chunkMax >= size {
-		return errPage("part of a value that is over")
+	if v[4] != kindLong || uint64(binary.BigEndian.Uint32(key[n:]))*ChunkBytes >= size {
+		return errPage("chunk of a value that is over")
 	}
 	return nil
 }
@@ -238,7 +238,7 @@ func (db *DB) scrub(ctx context.Context) {
 	done, err := db.Verify(ctx, Verification{
 		Report: func(err error) {
 			db.stats.damaged.Add(1)
-			db.o.Log.Error("boltstore: the file is damaged", trace.Err(err))
+			db.o.Logger.Error("boltstore: the file is damaged", trace.Err(err))
 		},
 		Pace: func(ctx context.Context, took time.Duration) {
 			select {
@@ -248,6 +248,6 @@ func (db *DB) scrub(ctx context.Context) {
 		},
 	})
 	if err == nil {
-		db.o.Log.Info("boltstore: the file was looked through", "pages", done.Pages, "damaged", done.Damaged, "took", time.Since(began))
+		db.o.Logger.Info("boltstore: the file was looked through", "pages", done.Pages, "damaged", done.Damaged, "took", time.Since(began))
 	}
 }

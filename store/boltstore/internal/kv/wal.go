@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -25,8 +26,8 @@ import (
 //	    is missing in between is damage, not an end. So is one with a mark behind it; see mark.
 //	 3. A record's checksum begins with one of the log's random number, so that no payload can pass for a record: what a torn
 //	    record, or an earlier use of the file, has left behind the end is looked at when the file is opened.
-//	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes needs no
-//	    room, and no change of the file's size: they were zeros once, written ahead.
+//	 4. A file is used again for the memtable after the next one, once its own was flushed. To write over old bytes changes
+//	    no size, and needs no room on most file systems: they were zeros once, written ahead. On others see errNotWritten.
 //	 5. Room for a group's record is made while the group runs, so that an operation whose rows do not fit is refused alone.
 //	 6. The bbolt file says which log belongs to it, and whether it was closed. A clean Close removes the log.
 type wal struct {
@@ -88,10 +89,15 @@ func newWAL(d disk, f *os.File, id walID, step int64) *wal {
 
 // openWAL opens a file of the log; nil if it is not there.
 func openWAL(d disk, path string, flag int, id walID, step int64) (*wal, error) {
-	f, err := os.OpenFile(path, flag, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch st, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular(): // to open a pipe would wait
+		return nil, fmt.Errorf("%w: %s is no regular file", ErrNotStore, filepath.Base(path))
 	}
+	f, err := os.OpenFile(path, flag, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -142,10 +148,10 @@ func unusedWAL(path string) (bool, error) {
 	}
 }
 
-// begin has the file hold the records of a memtable from now on.
+// begin gives the file to a memtable.
 func (l *wal) begin(number uint64) { l.number, l.end, l.planned = number, walPage, walPage }
 
-// extend has the file hold zeros up to a size.
+// extend fills the file with zeros up to a size.
 func (l *wal) extend(size int64) error {
 	if err := grow(l.disk, l.file, l.size, size, true); err != nil {
 		return err
@@ -158,9 +164,9 @@ func (l *wal) extend(size int64) error {
 // walPause is for how long the disk is not asked again for more after it had no room. To ask costs about as much as a record.
 const walPause = 50 * time.Millisecond
 
-// room makes room for the record of a group, of that many bytes. Its error leaves the log as it was.
+// room makes room for the record of a group, of that many bytes, and the mark behind it. Its error leaves the log as it was.
 func (l *wal) room(bytes int64) error {
-	end := l.planned + bytes
+	end := l.planned + bytes + recordHeader
 	if end <= l.size {
 		return nil
 	}
@@ -201,12 +207,9 @@ func (l *wal) write(record []byte, group uint64) error {
 	return nil
 }
 
-// mark writes behind a durable record, and without a sync, that it was durable: a record without rows, over which the next one is
-// written. If it is there, a record before it that cannot be read is not torn but damaged. After a loss of power it may be missing.
+// mark writes a record without rows behind a durable one, without a sync. The next record is written over it. A record that cannot be
+// read and has a mark behind it is damaged, not torn. After a loss of power the mark may be missing.
 func (l *wal) mark(group uint64) {
-	if l.end+recordHeader > l.bytes.Load() {
-		return
-	}
 	var b [recordHeader]byte
 	binary.BigEndian.PutUint32(b[4:], recordHeader)
 	binary.BigEndian.PutUint64(b[8:], l.number)
@@ -351,12 +354,22 @@ func atEnd(err error) error {
 	return err
 }
 
+// cut reports whether a file of the log ends before the record that follows, which its header announces, or where one must have room.
+func (l *wal) cut(number, group uint64) (bool, error) {
+	head := make([]byte, recordHeader)
+	if n, err := l.file.ReadAt(head, l.end); n < recordHeader {
+		return true, atEnd(err)
+	}
+	return binary.BigEndian.Uint64(head[8:]) == number && binary.BigEndian.Uint64(head[16:]) == group &&
+		int64(binary.BigEndian.Uint32(head[4:])) > l.size-l.end, nil
+}
+
 // after reports whether a whole record of the memtable for a later group follows somewhere after a place: then what is there is damaged.
 func (l *wal) after(at int64, number, group uint64) (bool, error) {
-	const part = 1 << 20
+	const span = 1 << 20
 	want := binary.BigEndian.AppendUint64(nil, number)
-	buf := make([]byte, part+recordHeader)
-	for ; at < l.size; at += part {
+	buf := make([]byte, span+recordHeader)
+	for ; at < l.size; at += span {
 		n, err := l.file.ReadAt(buf, at)
 		if err = atEnd(err); err != nil {
 			return false, err

@@ -18,31 +18,30 @@ type Writer struct {
 	log    *wal // of the active memtable
 	record recordWriter
 	undo   []undone
-	after  []func()
-	tier   tier // of the operation that runs
-	adds   int  // rows that it has added, less those that it has removed
-	began  mark // of the group
-	start  mark // of the operation that runs
+	tier   tier      // of the operation that runs
+	adds   int       // rows that it has added, less those that it has removed
+	began  savepoint // of the group
+	start  savepoint // of the operation that runs
 }
 
 // undone is the version that a row had before it was changed.
 type undone struct{ row, version uint32 }
 
-// mark is a place to which a writer can go back.
-type mark struct {
-	undo, record, after int
-	grows, frees        int64
+// savepoint is a state of a group that a writer can go back to.
+type savepoint struct {
+	undo, record int
+	grows, frees int64
 }
 
-func (w *Writer) mark() mark {
-	return mark{len(w.undo), len(w.record.b), len(w.after), w.active.grows, w.active.frees}
+func (w *Writer) savepoint() savepoint {
+	return savepoint{len(w.undo), len(w.record.b), w.active.grows, w.active.frees}
 }
 
-func (w *Writer) back(to mark) {
+func (w *Writer) back(to savepoint) {
 	for i := len(w.undo) - 1; i >= to.undo; i-- {
 		w.active.store(w.undo[i].row+rowVersion, w.undo[i].version)
 	}
-	w.undo, w.after = w.undo[:to.undo], w.after[:to.after]
+	w.undo = w.undo[:to.undo]
 	w.active.grows, w.active.frees = to.grows, to.frees
 	w.record.b = w.record.b[:to.record]
 	w.record.last = w.record.last[:0]
@@ -78,8 +77,9 @@ func (w *Writer) change(p *Part, row, value []byte, gone bool) {
 	w.record.row(p.prefix, row, value, gone)
 }
 
-// Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: the reserve may be used. An operation that
-// takes none may write what makes room and what is small: trims, cursors.
+// Take takes room for bytes of rows, keys included, or returns store.ErrFull. spare: half of the reserve may be used. An operation
+// that takes none may use three quarters of it, for what makes room and what is small: trims, cursors. It is called before the
+// operation writes.
 func (w *Writer) Take(bytes int64, spare bool) error {
 	w.tier = forAppends
 	if spare {
@@ -126,7 +126,7 @@ func (w *Writer) admit() error {
 func (w *Writer) weight(p *Part, row []byte) (n int64) {
 	_ = recovered(func() error { // a page that cannot be read has no weight
 		w.look(p)
-		for i, m := range w.v.tables {
+		for i, m := range w.v.mem {
 			if p.found[i] == 0 {
 				continue
 			}
@@ -147,7 +147,3 @@ func (w *Writer) weight(p *Part, row []byte) (n int64) {
 	})
 	return n
 }
-
-// After has f called once the group of the operation is durable and published, on the goroutine that commits, if the
-// operation succeeds. f must be short.
-func (w *Writer) After(f func()) { w.after = append(w.after, f) }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -13,13 +14,13 @@ import (
 	"github.com/manydevice/manydevice/internal/trace"
 )
 
-// Where a file is, and who may touch it.
+// Where a file is, and which users may open it.
 //
 //  1. A symbolic link to a file is followed, and the log lies next to the file itself, so that all names of one file lead to one
 //     log. A link that leads to nothing is refused: what it would make, and where, was for someone else to say.
 //  2. The file and its log are regular files. If others than the owner may read or write one, it is narrowed to the owner, and
 //     the log says so; if that cannot be done, Open fails.
-//  3. A new file is made under a name of its own (path.new-123), which must not be there, and linked to its name, which does not replace
+//  3. A new file is made under a name of its own (path.new.tmp-123), which must not be there, and linked to its name, which does not replace
 //     anything. What a crash has left under such a name is removed by a later Open once it is a day old.
 
 // resolve returns the path of the file itself.
@@ -58,15 +59,15 @@ func narrow(path string, log Logger) error {
 	return nil
 }
 
-// place makes sure of where the file is and who may touch it, before it is opened.
-func (o *Options) place() error {
+// locate makes Path that of the file itself, and narrows its mode, before it is opened.
+func (o *Options) locate() error {
 	path, err := resolve(o.Path)
 	if err != nil {
 		return err
 	}
 	o.Path = path
 	for _, suffix := range append(walNames[:], "") {
-		if err := narrow(o.Path+suffix, o.Log); err != nil {
+		if err := narrow(o.Path+suffix, o.Logger); err != nil {
 			return err
 		}
 	}
@@ -101,13 +102,11 @@ func removeStale(path string, log Logger) {
 	}
 }
 
-// temporary reports whether a name is one under which a file with that base name is made.
+// temporaryName is what follows the name that a file will have. What is made by Salvage or Restore is opened under such a name, and so
+// has a log, and may itself be under way.
+var temporaryName = regexp.MustCompile(`^(\.(new|restore)\.tmp-[0-9]+)+(-wal2?)?$`)
+
+// temporary reports whether a name is one under which a file with that base name is made, or that of its log.
 func temporary(name, base string) bool {
-	rest, ok := strings.CutPrefix(name, base)
-	for _, suffix := range [...]string{NewSuffix, RestoreSuffix} {
-		if number, is := strings.CutPrefix(rest, suffix); ok && is && number != "" && strings.Trim(number, "0123456789") == "" {
-			return true
-		}
-	}
-	return false
+	return temporaryName.MatchString(strings.TrimPrefix(name, base)) && strings.HasPrefix(name, base)
 }
