@@ -32,9 +32,9 @@ const (
 //
 // Pages that the copy needs are used again only after it: the file grows by what is removed or changed meanwhile, at most
 // by the size of its content. Write to a disk, and from there to what is slow. When the file has grown so far that less
-// than twice the reserve is left for it, the backup gives up with [store.ErrFull]. ctx, Close and a failure of the store
-// end it too. All this is looked at between two calls of w.Write. After an error, which may be w's own, what was written
-// is of no use.
+// than twice the reserve is left for it, the backup gives up with [store.ErrFull]. So it does in a full file, before ends of
+// logins and removals are refused because of it. ctx, Close and a failure of the store end it too. All this is looked at
+// between two calls of w.Write. After an error, which may be w's own, what was written is of no use.
 func (s *Store) Backup(ctx context.Context, w io.Writer) (int64, error) {
 	out := &backup{ctx: ctx, s: s, w: w, sum: sha256.New()}
 	if err := s.db.Backup(ctx, out.copy); err != nil {
@@ -93,11 +93,9 @@ func (b *backup) over() error {
 		return err
 	}
 	k := b.s.db.Stats()
-	if k.FileSize <= b.began {
-		return nil
-	}
 	keep := b.s.cfg.reserve() // which Room and DiskRoom leave aside already once
-	if k.Room >= 0 && k.Room < keep || k.DiskRoom >= 0 && k.DiskRoom < keep {
+	grew := k.FileSize > b.began && (k.Room >= 0 && k.Room < keep || k.DiskRoom >= 0 && k.DiskRoom < keep)
+	if grew || b.s.db.Squeezed() { // a file that is full does not grow
 		return fmt.Errorf("%w: no page can be used again before the end of the backup", store.ErrFull)
 	}
 	return nil

@@ -30,6 +30,7 @@ func (s *Store) Commit(ctx context.Context, b store.Batch) (store.Result, error)
 		p.keys = append(p.keys, s.keys.key(to, b.Messages[i].ID))
 	}
 	err := s.update(ctx, p.need, func(w *writer) error {
+		*p = plan{need: p.need, keys: p.keys, room: p.room}
 		err := w.check(&b, p)
 		if err != nil || p.refusal != nil {
 			return err
@@ -112,7 +113,10 @@ func (w *writer) check(b *store.Batch, p *plan) error {
 	if len(b.Messages) == 0 && b.Record == nil && len(b.States) == 0 && b.Idempotency == nil {
 		return nil // nothing that stays
 	}
-	p.room, err = w.take(p.need, b.Reserve)
+	room, err := w.take(p.need, b.Reserve)
+	if room != (roomChange{}) {
+		p.room = room
+	}
 	return err
 }
 

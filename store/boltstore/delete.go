@@ -20,7 +20,7 @@ import (
 //  3. A row that cannot be read is removed unread. If there is no getting past it, the rest of the account waits, and is tried
 //     again later. It holds up no other account.
 const (
-	// purgeRows is how many rows one operation removes at most.
+	// purgeRows is how many rows one operation removes at most; fewer if their keys are long.
 	purgeRows = 512
 
 	purgeAgain     = time.Second // after a failure, and twice as long after each other one
@@ -112,7 +112,7 @@ func (w *writer) purgeSlice(key []byte) (more bool, stuck, err error) {
 	gone := account{name: event.Account(key[:len(key)-1-generationBytes])} // for errors
 	for n := 0; ; n++ {
 		err := w.Scan(&part, nil, after(last), func(row, value []byte) (bool, error) {
-			if more = n >= purgeRows; more {
+			if more = n >= purgeRows || n > 0 && w.Filled(); more {
 				return false, nil
 			}
 			n++

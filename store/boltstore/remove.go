@@ -3,7 +3,6 @@ package boltstore
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
@@ -14,7 +13,7 @@ import (
 const entryBytes = 64
 
 // sliceRows is how many entries or cursors one operation of Trim, Void or SaveCursors changes at most, so that others
-// are not held up for long.
+// are not held up for long. It changes fewer if their rows are long.
 const sliceRows = 512
 
 // Trim implements [store.Store]. Many entries are removed in several commits.
@@ -57,7 +56,7 @@ func (w *writer) trimAccount(a *account, through uint64, limit int) (int, error)
 	through = min(through, a.head.seq)
 	removed := 0
 	err := a.walk(0, through, func(seq uint64, row []byte) (bool, error) {
-		if removed == limit {
+		if removed == limit || removed > 0 && w.Filled() {
 			through = seq - 1
 			return false, nil
 		}
@@ -79,15 +78,16 @@ func (s *Store) Void(ctx context.Context, name event.Account, seqs []uint64) (st
 	}
 	var after head
 	for {
-		n := min(len(seqs), sliceRows)
+		n := 0
 		err := s.update(ctx, 0, func(w *writer) error {
 			a, err := w.account(name)
 			if err != nil {
 				return err
 			}
+			n = len(seqs)
 			if a.is {
-				for _, seq := range seqs[:n] {
-					if err := w.void(a, seq); err != nil {
+				for n = 0; n < len(seqs) && n < sliceRows && !w.Filled(); n++ {
+					if err := w.void(a, seqs[n]); err != nil {
 						return err
 					}
 				}
@@ -157,10 +157,10 @@ func (s *Store) SaveCursors(ctx context.Context, cursors []store.Cursor) error {
 	if len(cursors) == 0 {
 		return s.db.View(ctx, func(*kv.Snapshot) error { return nil })
 	}
-	for part := range slices.Chunk(cursors, sliceRows) {
+	for n := 0; len(cursors) > 0; cursors = cursors[n:] {
 		err := s.update(ctx, 0, func(w *writer) error {
-			for i := range part {
-				if err := w.saveCursor(&part[i]); err != nil {
+			for n = 0; n < len(cursors) && n < sliceRows && !w.Filled(); n++ {
+				if err := w.saveCursor(&cursors[n]); err != nil {
 					return err
 				}
 			}

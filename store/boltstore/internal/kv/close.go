@@ -74,20 +74,13 @@ func (db *DB) flushRest() error {
 	}
 }
 
-// seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them. If
-// there is no room for the list, it does without.
+// seal says in the file that it was closed. With the list of free pages in the file the next Open needs not look for them.
 func (db *DB) seal() error {
 	m := db.current.Load().mem[0]
-	for _, without := range []bool{false, true} {
-		db.bolt.NoFreelistSync = without
-		err := db.transact(func(tx *bolt.Tx) error {
-			return putState(tx, state{id: db.id, number: m.number - 1, group: db.published.Load()})
-		})
-		if without || !full(err) || !retryable(err) {
-			return err
-		}
-	}
-	return nil
+	return db.transact(func(tx *bolt.Tx) error {
+		db.bolt.NoFreelistSync = db.unlisted
+		return putState(tx, state{id: db.id, number: m.number - 1, group: db.published.Load()})
+	})
 }
 
 // Checkpoint flushes all that was published before it was called. The error is ctx's, store.ErrClosed, store.ErrFailed, or
@@ -166,6 +159,9 @@ func (db *DB) Backup(ctx context.Context, f func(tx *bolt.Tx) error) error {
 		db.mu.Lock()
 		db.backups--
 		db.mu.Unlock()
+		db.room.mu.Lock()
+		defer db.room.mu.Unlock()
+		db.countFreeLocked() // no flush may be due that would show what is free again
 	}()
 	if err := db.Checkpoint(ctx); err != nil {
 		return err

@@ -24,7 +24,7 @@ func ensure(o *Options, deadline time.Time) error {
 			}
 		}
 		err := create(o, deadline)
-		if err == nil || n == attempts || errors.Is(err, ErrLocked) {
+		if err == nil || n == attempts || errors.Is(err, ErrLocked) || full(err) {
 			return err
 		}
 		if _, lost := os.Stat(filepath.Dir(o.Path)); lost != nil {
@@ -59,11 +59,11 @@ func makeEmpty(path string, tables []TableSpec, deadline time.Time) (temp string
 		}
 	}()
 	if err := f.Close(); err != nil {
-		return "", err
+		return temp, err
 	}
 	db, _, err := boltOpen(temp, &bolt.Options{Timeout: timeout(deadline), NoFreelistSync: true})
 	if err != nil {
-		return "", err
+		return temp, err
 	}
 	err = guard(func() error {
 		return db.Update(func(tx *bolt.Tx) error {

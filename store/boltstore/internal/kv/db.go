@@ -50,6 +50,7 @@ type DB struct {
 	log      LogState // as OpenReadOnly found it
 	stats    meters
 	room     room
+	unlisted bool // there was no room for the list of free pages; see transact
 
 	// running is held while a group runs, writing while one is written. Lock order: running, writing, replacing, mu or room.mu.
 	running sync.Mutex

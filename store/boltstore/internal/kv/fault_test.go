@@ -39,10 +39,11 @@ var faultCases = []faultCase{
 	{"allocate", syscall.EDQUOT, 0, true, 9, 1},
 	{"allocate", syscall.EIO, 0, true, 9, 1}, // nothing is lost by it
 	{"zeros", syscall.ENOSPC, 0.3, true, 4, 1},
+	{"zeros", syscall.EIO, 0.3, true, 4, 1},
 	{"commit", syscall.ENOSPC, 0, true, 12, 1},
 	{"commit", syscall.EDQUOT, 0, true, 12, 1},
 	{"commit", syscall.ENOSPC, 1, false, 12, 1},
-	{"commit", syscall.EIO, 0, false, 12, 1},
+	{"commit", syscall.EIO, 0, true, 12, 1},
 	{"commit", syscall.EIO, 1, false, 12, 1},
 	{"commit", fmt.Errorf("%w: a page", ErrCorrupt), 0, true, 12, 1},
 }

@@ -67,7 +67,6 @@ func (db *DB) flush(m *memtable) {
 	db.flushBegan.Store(began.UnixNano())
 	tries := 0 // after Close
 	for wait := retryFirst; !f.done; {
-		at := *f
 		err := f.slice()
 		if err != nil && !retryable(err) {
 			db.fail(fmt.Errorf("flush: %w", err)) // before flushSays wakes Close
@@ -79,8 +78,6 @@ func (db *DB) flush(m *memtable) {
 			wait, f.most = retryFirst, min(2*f.most, maxSlice)
 			continue
 		}
-		at.tried = f.tried
-		*f = at
 		if full(err) && f.most > 1 {
 			f.most = max(min(f.most, f.tried)/4, 1) // at once: it has written nothing
 			continue
@@ -122,14 +119,26 @@ func (db *DB) flushSays(err error) {
 
 // retryable reports whether a slice that failed has left bbolt as it was.
 func retryable(err error) bool {
-	return (full(err) || errors.Is(err, ErrCorrupt)) && !errors.Is(err, errHalf)
+	return !errors.Is(err, errHalf)
 }
 
 // errHalf: a transaction has failed after it has written what makes it count.
 var errHalf = errors.New("boltstore: it is not known whether a transaction is durable")
 
-// transact runs and commits a transaction of bbolt.
+// transact runs and commits a transaction of bbolt. The list of free pages, if it is to be written, needs pages next to each other.
+// Where they are missing, f is called again, and the list is left out.
 func (db *DB) transact(f func(*bolt.Tx) error) error {
+	db.unlisted = false
+	err := db.try(f)
+	if full(err) && retryable(err) && !db.bolt.NoFreelistSync {
+		db.unlisted = true
+		err = db.try(f)
+	}
+	return err
+}
+
+// try is transact without the second try.
+func (db *DB) try(f func(*bolt.Tx) error) error {
 	var tx *bolt.Tx
 	id := 0
 	err := guard(func() (err error) {
@@ -165,12 +174,14 @@ func (db *DB) transact(f func(*bolt.Tx) error) error {
 	return err
 }
 
-// slice writes the next rows.
+// slice writes the next rows, or leaves f where it was.
 func (f *flushing) slice() error {
 	db := f.db
 	rows, size := db.sliceSize(f.m.rows - int(f.rows))
 	f.tried = min(rows, f.most)
+	before := *f
 	err := db.transact(func(tx *bolt.Tx) error {
+		*f = before
 		s := sliceWriter{db: db, tx: tx, longs: tx.Bucket([]byte(bucketLong))}
 		s.longs.FillPercent = 1 // chunks of a value follow each other
 		if err := f.write(&s, f.tried, size); err != nil {
@@ -182,15 +193,18 @@ func (f *flushing) slice() error {
 		}
 		return nil
 	})
+	if err == nil {
+		db.progress.Store(f.rows)
+		left := max(0, f.m.grows-f.m.grows*f.rows/int64(max(f.m.rows, 1)))
+		if f.done {
+			left = 0
+		}
+		err = db.show(f.done, left)
+	}
 	if err != nil {
-		return err
+		*f = before
 	}
-	db.progress.Store(f.rows)
-	left := max(0, f.m.grows-f.m.grows*f.rows/int64(max(f.m.rows, 1)))
-	if f.done {
-		left = 0
-	}
-	return db.show(f.done, left)
+	return err
 }
 
 // show makes what a slice wrote visible to readers, so that the pages that it replaced become free.

@@ -60,13 +60,13 @@ func (c *checker) listed(id uint64) (list []uint64, reason string) {
 
 // maxListed is how many free pages are listed with the last commit of a flush at most, 2 MiB of numbers after the 64 MiB of a
 // memtable, and fewListed with any other: a list is sorted each time. Nor are they listed where room is short. A clean Close writes
-// any list.
+// any list that there is room for.
 const (
 	maxListed = 256 << 10
 	fewListed = 2 << 10
 )
 
-// listFree says whether the next commit writes the list of free pages.
+// listFree says whether the transaction that runs writes the list of free pages.
 func (db *DB) listFree(last bool) {
 	s := db.bolt.Stats()
 	n, most := s.FreePageN+s.PendingPageN, fewListed
@@ -76,5 +76,5 @@ func (db *DB) listFree(last bool) {
 	db.room.mu.Lock()
 	tight := db.room.left(db.page) < int64(64*n)
 	db.room.mu.Unlock()
-	db.bolt.NoFreelistSync = tight || n > most
+	db.bolt.NoFreelistSync = db.unlisted || tight || n > most
 }

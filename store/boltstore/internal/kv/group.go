@@ -22,7 +22,8 @@ import (
 //  2. A caller that finds no leader leads: it runs the next group, on its own goroutine. If its context may end, another goroutine
 //     leads for it, since a disk can take any time. If operations wait once the group has run, a new goroutine leads the next one.
 //     There is no timer: a lone operation is not held up.
-//  3. An operation that finds no room is refused and undone, alone. A whole group is undone only if the disk has no room to write
+//  3. An operation that finds no room is refused and undone, alone. If the log has none because of others of the group, the operation
+//     is put off instead: it runs again as the first one of the next group. A whole group is undone only if the disk has no room to write
 //     over old bytes of the log; so is the group that ran meanwhile, before another one runs.
 
 // Bounds of a group.
@@ -59,8 +60,9 @@ type group struct {
 }
 
 // Update runs an operation in the next group, and returns the operation's error, or the group's, once the group is durable. bytes is
-// about how much it writes; groups are bounded by it, and 0 is allowed. run is called at most once, by one goroutine at a time, and
-// has not been called if ctx ends while the operation is in the queue. If ctx ends later, the error is store.ErrUnknownOutcome. An
+// about how much it writes; groups are bounded by it, and 0 is allowed. run is called by one goroutine at a time,
+// and again if the log had no room for the operation and others together; what it did before is undone then. It counts as not called
+// if ctx ends while the operation is in the queue. If ctx ends later, the error is store.ErrUnknownOutcome. An
 // operation that returns an error has changed nothing. The error is store.ErrClosed after Close, and store.ErrFailed after a failure.
 func (db *DB) Update(ctx context.Context, bytes int64, run func(*Writer) error) error {
 	if err := db.enter(ctx); err != nil {
@@ -115,24 +117,22 @@ func (db *DB) wait(ctx context.Context, o *op) error {
 // abandon ends the wait for an operation whose caller gave up. It reports false if the operation is done.
 func (db *DB) abandon(ctx context.Context, o *op) (bool, error) {
 	db.mu.Lock()
-	switch o.state {
-	case opDone:
+	defer db.mu.Unlock()
+	for o.state == opTaken {
+		g := o.group
 		db.mu.Unlock()
-		return false, nil
-	case opTaken:
-		db.mu.Unlock()
-		<-o.group.ran // until then the caller's slices are in use
+		<-g.ran // until then the caller's slices are in use
 		db.mu.Lock()
-		defer db.mu.Unlock()
-		if o.state == opDone {
-			return false, nil
+		if o.state == opTaken && o.group == g {
+			return true, fmt.Errorf("boltstore: %w: %w", store.ErrUnknownOutcome, ctx.Err())
 		}
-		return true, fmt.Errorf("boltstore: %w: %w", store.ErrUnknownOutcome, ctx.Err())
+	}
+	if o.state == opDone {
+		return false, nil
 	}
 	if i := slices.Index(db.queue, o); i >= 0 {
 		db.queue = slices.Delete(db.queue, i, i+1)
 	}
-	db.mu.Unlock()
 	return true, ctx.Err()
 }
 
@@ -218,7 +218,6 @@ func (db *DB) take() *group {
 // runGroup runs the operations of a group. It returns no writer if there is nothing to write.
 func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	defer close(g.ran)
-	db.stats.operations.Add(uint64(len(g.ops)))
 	if lost := db.lost.Swap(nil); lost != nil {
 		db.undoGroup(lost)
 	}
@@ -232,16 +231,21 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	defer v.release()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	w = db.writer(v)
-	for _, o := range g.ops {
-		before := w.savepoint()
+	for i, o := range g.ops {
+		w.start = w.savepoint()
 		w.tier, w.adds = forRest, 0
 		if o.err = recovered(func() error { return o.run(w) }); o.err == nil {
-			o.err = w.admit(before)
+			o.err = w.admit()
 		}
 		if o.err != nil {
-			w.back(before)
+			w.back(w.start)
+		}
+		if !w.record.empty() && errors.Is(o.err, errLogFull) {
+			db.putOff(g, i)
+			break
 		}
 	}
+	db.stats.operations.Add(uint64(len(g.ops)))
 	w.active.taken.Store(w.active.size)
 	if w.record.empty() {
 		db.seq--
@@ -249,6 +253,17 @@ func (db *DB) runGroup(g *group) (w *Writer, err error) {
 	}
 	w.log.planned += int64(len(w.record.b))
 	return w, nil
+}
+
+// putOff makes the operations of a group from one on the first ones of the next group, before which the log is begun anew if need be.
+func (db *DB) putOff(g *group, from int) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, o := range g.ops[from:] {
+		o.state, o.group = opQueued, nil
+	}
+	db.queue = append(g.ops[from:len(g.ops):len(g.ops)], db.queue...)
+	g.ops = g.ops[:from:from]
 }
 
 // writer begins the next group.

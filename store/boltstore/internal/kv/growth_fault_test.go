@@ -79,7 +79,7 @@ func TestDB_AGroupHearsOfItsLostPagesWhileTheLogGrows(t *testing.T) {
 	close(d.held)
 	require.ErrorIs(t, <-lost, store.ErrUnknownOutcome)
 	require.Error(t, <-later)
-	require.ErrorIs(t, db.Cause(), syscall.EIO)
+	require.ErrorIs(t, db.failure(), syscall.EIO)
 	_ = db.Close(context.Background())
 }
 
@@ -106,6 +106,6 @@ func TestDB_AFlushHearsOfItsLostPagesWhileTheFileGrows(t *testing.T) {
 	require.Positive(t, d.tellers())
 	close(again)
 	require.ErrorIs(t, <-checkpoint, syscall.EIO)
-	require.ErrorIs(t, db.Cause(), syscall.EIO)
+	require.ErrorIs(t, db.failure(), syscall.EIO)
 	_ = db.Close(context.Background())
 }

@@ -45,7 +45,9 @@ func Open(o Options) (*DB, error) {
 	if err := o.locate(); err != nil {
 		return nil, err
 	}
-	if err := ensure(&o, deadline); err != nil {
+	if err := ensure(&o, deadline); full(err) {
+		return nil, fmt.Errorf("%w: to make %s: %w", store.ErrFull, filepath.Base(o.Path), err)
+	} else if err != nil {
 		return nil, err
 	}
 	in, err := inspect(&o, deadline, newMender(&o), stopAtFirst)
@@ -128,8 +130,8 @@ func (db *DB) start(in *inspection) error {
 	if err := db.allot(high); err != nil {
 		return err
 	}
-	db.listFree(true)
 	err = db.transact(func(tx *bolt.Tx) error {
+		db.listFree(true)
 		b := tx.Bucket([]byte(bucketMeta))
 		for k, v := range meta {
 			if bytes.Equal(before[k], v) {

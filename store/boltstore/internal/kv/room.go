@@ -162,17 +162,32 @@ func (r *room) bound() int {
 
 // measure takes over what a transaction says about the file. frozen is what is left of the frozen memtable.
 func (db *DB) measure(high, frozen int64) {
-	stats := db.bolt.Stats()
-	free := stats.FreePageN
-	db.mu.Lock()
-	if db.backups == 0 { // otherwise the pending ones stay what they are until its end
-		free += stats.PendingPageN
-	}
-	db.mu.Unlock()
 	r := &db.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.high, r.free, r.frozen = high, int64(free)*db.page, frozen
+	r.high, r.frozen = high, frozen
+	db.countFreeLocked()
+}
+
+// countFreeLocked counts the free pages. As long as a backup runs, those that were replaced since it began are not among them.
+func (db *DB) countFreeLocked() {
+	stats := db.bolt.Stats()
+	free := stats.FreePageN
+	db.mu.Lock()
+	if db.backups == 0 {
+		free += stats.PendingPageN
+	}
+	db.mu.Unlock()
+	db.room.free = int64(free) * db.page
+}
+
+// Squeezed reports whether pages that a backup keeps from being used again are missing: soon there is no room for what ends something.
+func (db *DB) Squeezed() bool {
+	r := &db.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	kept := int64(db.bolt.Stats().PendingPageN) * db.page
+	return kept > db.o.Reserve/8 && r.left(db.page)-r.active-r.frozen < db.o.Reserve*5/8
 }
 
 // sliceSize is how many of the rows that are left a slice of a flush may have, and how many bytes, so that the pages that it

@@ -183,7 +183,7 @@ func TestRoom_AnotherProgramFillsTheDisk(t *testing.T) {
 	require.NoFileExists(t, path+"-wal")
 	stuff(t, dir, 0)
 	unstuff(t, dir)
-	stuff(t, dir, 160<<10)
+	stuff(t, dir, 600<<10)
 	db = open(t, o)
 	stuff(t, dir, 0)
 	require.ErrorIs(t, appendMessage(db, "ann", again+9000, 50_000, false), store.ErrFull)
@@ -322,5 +322,71 @@ func TestRoom_BboltStaysWithinTheBlocks(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before.Size(), after.Size())
 	require.NoError(t, appendMessage(db, "ann", 1, 500, false))
+	shut(t, db)
+}
+
+// A list of more than a few free pages needs pages next to each other. The file has reached its bound, and what is free are two pages here
+// and there. How far the end of the file is used differs from run to run.
+func TestRoom_TheListOfFreePagesCanBeLeftOut(t *testing.T) {
+	for range 3 {
+		fragmented(t)
+	}
+}
+
+func fragmented(t *testing.T) {
+	path := filepath.Join(fast(t), "db")
+	o := options(path)
+	o.Memory, o.MaxSize, o.Reserve = 4<<20, 32<<20, 4<<20
+	db := open(t, o)
+	ctx := context.Background()
+	row := func(n int) Part { return Of(bodies, binary.BigEndian.AppendUint64([]byte{9}, uint64(n))) }
+	put := func(n int, spare bool) error {
+		return db.Update(ctx, 2030, func(w *Writer) error {
+			p := row(n)
+			if err := w.Take(2230, spare); err != nil {
+				return err
+			}
+			w.Put(&p, []byte("m"), bytes.Repeat([]byte{byte(n)}, 2030)) // two of them take two pages
+			return nil
+		})
+	}
+	remove := func(list ...int) error {
+		return db.Update(ctx, 100, func(w *Writer) error {
+			for _, n := range list {
+				p := row(n)
+				w.Delete(&p, []byte("m"))
+			}
+			return nil
+		})
+	}
+	rows := 0
+	for refused := 0; refused < 40; {
+		if put(rows, refused >= 20) == nil {
+			rows++
+			continue
+		}
+		refused++
+		require.NoError(t, db.Checkpoint(ctx))
+	}
+	// As long as a reader sees them, pages cannot be used again. So all of the file comes in use.
+	hold, held := make(chan struct{}), make(chan struct{})
+	go func() { _ = db.View(ctx, func(*Snapshot) error { close(held); <-hold; return nil }) }()
+	<-held
+	for n := 0; n < rows; n += 8 {
+		_ = remove(n) // in the end there is no room for that
+	}
+	require.Error(t, db.Checkpoint(ctx))
+	close(hold)
+	works := func() bool { return db.Stats().FlushError == nil }
+	require.Eventually(t, works, 20*time.Second, 10*time.Millisecond)
+	for n := 0; n+1 < rows; n += 4 {
+		require.NoError(t, remove(n, n+1))
+	}
+	require.NoError(t, db.Checkpoint(ctx))
+	db.Crash()
+	db = open(t, o)
+	for n := range rows {
+		require.NoError(t, remove(n))
+	}
 	shut(t, db)
 }

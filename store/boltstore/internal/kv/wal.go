@@ -51,7 +51,7 @@ type wal struct {
 }
 
 const (
-	walStep      = 64 << 10 // least size
+	walStep      = 256 << 10 // least size: any operation that ends something fits, see cutBytes
 	walMagic     = "mdlog\x00\x00\x05"
 	walPage      = 4 << 10 // where records begin
 	walIDBytes   = 16

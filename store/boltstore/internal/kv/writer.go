@@ -1,6 +1,11 @@
 package kv
 
-import "github.com/manydevice/manydevice/store"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/manydevice/manydevice/store"
+)
 
 // Writer is what an operation sees and changes. It sees what it wrote itself, and what the operations before it did.
 //
@@ -16,6 +21,7 @@ type Writer struct {
 	tier   tier      // of the operation that runs
 	adds   int       // rows that it has added, less those that it has removed
 	began  savepoint // of the group
+	start  savepoint // of the operation that runs
 }
 
 // undone is the version that a row had before it was changed.
@@ -98,8 +104,18 @@ func (w *Writer) Take(bytes int64, spare bool) error {
 	return nil
 }
 
+// cutBytes is how much an operation writes before it is cut, if it can be. The smallest log has room for several of them.
+const cutBytes = walStep / 8
+
+// Filled says that the operation has written as much as one should. What is left is another operation's, if the work can be cut.
+func (w *Writer) Filled() bool { return len(w.record.b)-w.start.record >= cutBytes }
+
+// errLogFull: the log has no room for an operation. It may have some once its memtable is flushed.
+var errLogFull = errors.New("the log")
+
 // admit returns store.ErrFull if there is no room for what an operation has done, in the log or in the file.
-func (w *Writer) admit(before savepoint) error {
+func (w *Writer) admit() error {
+	before := w.start
 	if len(w.record.b) == before.record {
 		return nil
 	}
@@ -108,7 +124,7 @@ func (w *Writer) admit(before savepoint) error {
 		need += w.log.step / 4
 	}
 	if err := w.log.room(need); full(err) {
-		return &fullError{err}
+		return &fullError{fmt.Errorf("%w: %w", errLogFull, err)}
 	} else if err != nil {
 		w.db.fail(err)
 		return w.db.failure()
