@@ -83,7 +83,7 @@ func TestDB_AGroupHearsOfItsLostPagesWhileTheLogGrows(t *testing.T) {
 	_ = db.Close(context.Background())
 }
 
-// Likewise for the file, which is made longer while a slice of the flush is committed.
+// Likewise for the file, which is made longer while a slice of the flush is committed. The slice is written again.
 func TestDB_AFlushHearsOfItsLostPagesWhileTheFileGrows(t *testing.T) {
 	path := filepath.Join(fast(t), "db")
 	d := newWriteback()
@@ -105,7 +105,9 @@ func TestDB_AFlushHearsOfItsLostPagesWhileTheFileGrows(t *testing.T) {
 	require.ErrorIs(t, db.Update(context.Background(), 1, func(w *Writer) error { return w.Take(20<<20, false) }), store.ErrFull)
 	require.Positive(t, d.tellers())
 	close(again)
-	require.ErrorIs(t, <-checkpoint, syscall.EIO)
-	require.ErrorIs(t, db.failure(), syscall.EIO)
-	_ = db.Close(context.Background())
+	if err := <-checkpoint; err != nil { // the slice is tried again, and may be done before the checkpoint hears of it
+		require.ErrorIs(t, err, syscall.EIO)
+	}
+	require.Positive(t, db.Stats().FlushFailures)
+	require.NoError(t, db.Close(context.Background()))
 }

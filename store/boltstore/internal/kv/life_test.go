@@ -106,8 +106,13 @@ func TestDB_StatsWhileTheDiskHangs(t *testing.T) {
 	go func() {
 		grows <- db.Update(context.Background(), 1, func(w *Writer) error { return w.Take(20<<20, false) })
 	}()
-	require.Eventually(t, func() bool { return db.Stats().Operations == 2 }, 10*time.Second, time.Millisecond)
-	time.Sleep(20 * time.Millisecond) // so that the disk is at it
+	require.Eventually(t, func() bool {
+		growing := !db.room.growing.TryLock()
+		if !growing {
+			db.room.growing.Unlock()
+		}
+		return growing
+	}, 10*time.Second, time.Millisecond)
 	told := make(chan Stats, 1)
 	go func() {
 		require.NoError(t, db.View(context.Background(), func(*Snapshot) error { return nil }))
