@@ -22,62 +22,14 @@ type mender struct {
 }
 
 func (m *mender) mend(ctx context.Context) error {
-	parts := make(map[event.Account][]uint32) // generations
-	var messages [][]byte
-	err := m.db.View(ctx, func(k *kv.Snapshot) error {
-		err := k.All(tableAccount, func(key, _ []byte, _ error) error {
-			if n, g, _, ok := cutAccount(key); ok {
-				if list := parts[n]; len(list) == 0 || list[len(list)-1] != g {
-					parts[n] = append(list, g)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		err = k.All(tableHead, func(key, _ []byte, _ error) error {
-			if _, there := parts[event.Account(key)]; !there {
-				parts[event.Account(key)] = nil
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		err = k.All(tablePurge, func(key, _ []byte, _ error) error {
-			if name, g, _, ok := cutAccount(key); ok {
-				m.deleted[name] = max(m.deleted[name], g)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		err = k.All(tableMessage, func(key, _ []byte, _ error) error {
-			if n := len(key) - 1; n > 0 && (len(messages) == 0 || !bytes.Equal(messages[len(messages)-1], key[:n])) {
-				messages = append(messages, bytes.Clone(key[:n]))
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		err = k.All(tableReference, func(key, _ []byte, _ error) error {
-			messages = append(messages, bytes.Clone(key))
-			return nil
-		})
-		slices.SortFunc(messages, bytes.Compare)
-		messages = slices.CompactFunc(messages, bytes.Equal)
-		return err
-	})
+	generations, messages, err := m.gather(ctx)
 	if err != nil {
 		return err
 	}
-	for names := range slices.Chunk(slices.Sorted(maps.Keys(parts)), mendSlice) {
+	for names := range slices.Chunk(slices.Sorted(maps.Keys(generations)), mendSlice) {
 		err := m.db.Update(ctx, 0, func(w *kv.Writer) (err error) {
 			for i := 0; i < len(names) && err == nil; i++ {
-				err = m.account(w, names[i], parts[names[i]])
+				err = m.account(w, names[i], generations[names[i]])
 			}
 			return err
 		})
@@ -86,29 +38,72 @@ func (m *mender) mend(ctx context.Context) error {
 		}
 	}
 	changes, err := m.changes(ctx)
-	if err != nil {
-		return err
+	for again := err == nil; again && err == nil; {
+		again, err = m.round(ctx, messages, changes)
 	}
-	for again := true; again; {
-		again = false
-		m.done.Messages = 0
-		for keys := range slices.Chunk(messages, mendSlice) {
-			err := m.db.Update(ctx, 0, func(w *kv.Writer) error {
-				for _, key := range keys {
-					gone, err := m.message(w, key, changes)
-					if err != nil {
-						return err
-					}
-					again = again || gone
+	return err
+}
+
+// round looks at all messages, and reports whether some are gone, which may be what others were kept for.
+func (m *mender) round(ctx context.Context, messages [][]byte, changes map[string]uint64) (again bool, err error) {
+	m.done.Messages = 0
+	for keys := range slices.Chunk(messages, mendSlice) {
+		err := m.db.Update(ctx, 0, func(w *kv.Writer) error {
+			for _, key := range keys {
+				gone, err := m.message(w, key, changes)
+				if err != nil {
+					return err
 				}
+				again = again || gone
+			}
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return again, nil
+}
+
+// gather returns the generations that accounts have rows of, none for an account that has a head alone, and the keys of messages.
+func (m *mender) gather(ctx context.Context) (generations map[event.Account][]uint32, messages [][]byte, err error) {
+	generations = make(map[event.Account][]uint32)
+	note := func(t kv.Table, key []byte) {
+		switch t {
+		case tableAccount:
+			if name, g, _, ok := cutAccount(key); ok {
+				if list := generations[name]; len(list) == 0 || list[len(list)-1] != g {
+					generations[name] = append(list, g)
+				}
+			}
+		case tableHead:
+			generations[event.Account(key)] = nil // this table comes first
+		case tablePurge:
+			if name, g, _, ok := cutAccount(key); ok {
+				m.deleted[name] = max(m.deleted[name], g)
+			}
+		case tableMessage:
+			if n := len(key) - 1; n > 0 {
+				messages = append(messages, bytes.Clone(key[:n]))
+			}
+		case tableReference:
+			messages = append(messages, bytes.Clone(key))
+		}
+	}
+	err = m.db.View(ctx, func(k *kv.Snapshot) error {
+		for t := range tables {
+			err := k.All(kv.Table(t), func(key, _ []byte, _ error) error {
+				note(kv.Table(t), key)
 				return nil
 			})
 			if err != nil {
 				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
+	slices.SortFunc(messages, bytes.Compare)
+	return generations, slices.CompactFunc(messages, bytes.Equal), err
 }
 
 // account counts what an account has, and removes what makes no sense without what was lost.
@@ -119,86 +114,100 @@ func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32)
 		a.rows.Set(tableAccount, string(name), generation(a.head.generation))
 	}
 	for _, g := range generations {
-		if g != a.head.generation {
-			if err := m.drop(w, kv.Of(tableAccount, append([]byte(name), generation(g)...)), kv.Of(tablePurge, nil), append([]byte(name), generation(g)...)); err != nil {
-				return err
-			}
+		if g == a.head.generation {
+			continue
+		}
+		key := append([]byte(name), generation(g)...)
+		if err := m.drop(w, kv.Of(tableAccount, key), kv.Of(tablePurge, nil), key); err != nil {
+			return err
 		}
 	}
-	h := a.head
-	h.entries, h.bytes, h.record, h.attempts, h.oldest = 0, 0, 0, 0, math.MaxUint64
-	first := uint64(0)
-	keys := make(map[string]uint64)
-	var gone [][]byte
+	c := accountCount{head: a.head, keys: make(map[string]uint64)}
+	c.entries, c.bytes, c.record, c.attempts, c.oldest = 0, 0, 0, 0, math.MaxUint64
 	err := w.Scan(&a.rows, nil, nil, func(row, value []byte) (bool, error) {
-		ok := true
-		switch row[0] {
-		case tagEntry:
-			var seq uint64
-			var e entry
-			if seq, e, ok = m.entry(w, &a, row, value); ok {
-				h.seq = max(h.seq, seq)
-				if first == 0 {
-					first = seq
-				}
-				h.bytes += e.size + entryBytes
-				if e.key == "" {
-					h.entries++
-				} else {
-					keys[e.key] = seq
-				}
-				m.done.Entries++
-			}
-		case tagAttempt:
-			t, err := decodeAttempt(value)
-			if ok = err == nil; ok {
-				h.attempts++
-				h.oldest = min(h.oldest, t.expires)
-			}
-		case tagRecord:
-			h.revision = max(h.revision, 1)
-			h.record = h.revision
-			if a.head.record != 0 {
-				h.record = a.head.record
-			}
-		case tagCursor:
-			c, err := decodeCursor(value)
-			ok, h.seq = err == nil, max(h.seq, c.Seq)
-		case tagState:
-			st, err := decodeState(value)
-			ok, h.seq = err == nil, max(h.seq, st.seq)
-		case tagKey:
-			ok = false
-		}
-		if !ok {
-			gone = append(gone, bytes.Clone(row))
+		if !m.row(w, &a, &c, row, value) {
+			c.gone = append(c.gone, bytes.Clone(row))
 		}
 		return true, nil
 	})
 	if err != nil {
 		return err
 	}
-	for _, row := range gone {
+	for _, row := range c.gone {
 		w.Delete(&a.rows, row)
-		if row[0] != tagKey {
+		if row[0] != tagKey { // those that hold are written again
 			m.done.Dropped++
 		}
 	}
-	for key, seq := range keys {
+	for key, seq := range c.keys {
 		w.Put(&a.rows, keyRow(nil, key), binary.AppendUvarint(nil, seq))
 	}
 	switch {
-	case first > 0 && (h.trim >= first || a.head.seq == 0):
-		h.trim = first - 1
+	case c.first > 0 && (c.trim >= c.first || a.head.seq == 0):
+		c.trim = c.first - 1
 	case a.head.seq == 0: // it was lost, or has never had an entry
-		h.trim = h.seq
+		c.trim = c.seq
 	}
-	if h.attempts == 0 {
-		h.oldest = 0
+	if c.attempts == 0 {
+		c.oldest = 0
 	}
 	m.done.Accounts++
-	w.Put(&a.headPart, nil, h.append(nil, a.sum))
+	w.Put(&a.headPart, nil, c.append(nil, a.sum))
 	return nil
+}
+
+// accountCount is what the rows of an account say.
+type accountCount struct {
+	head
+	first uint64            // entry; 0: there is none
+	keys  map[string]uint64 // coalesce keys of entries
+	gone  [][]byte          // rows to remove
+}
+
+// row counts a row of an account, and reports whether it can be kept.
+func (m *mender) row(w *kv.Writer, a *account, c *accountCount, row, value []byte) bool {
+	switch row[0] {
+	case tagEntry:
+		seq, e, ok := m.entry(w, a, row, value)
+		if !ok {
+			return false
+		}
+		c.seq = max(c.seq, seq)
+		if c.first == 0 {
+			c.first = seq
+		}
+		c.bytes += e.size + entryBytes
+		if e.key == "" {
+			c.entries++
+		} else {
+			c.keys[e.key] = seq
+		}
+		m.done.Entries++
+	case tagAttempt:
+		t, err := decodeAttempt(value)
+		if err != nil {
+			return false
+		}
+		c.attempts++
+		c.oldest = min(c.oldest, t.expires)
+	case tagRecord:
+		c.revision = max(c.revision, 1)
+		c.record = c.revision
+		if a.head.record != 0 {
+			c.record = a.head.record
+		}
+	case tagCursor:
+		cursor, err := decodeCursor(value)
+		c.seq = max(c.seq, cursor.Seq)
+		return err == nil
+	case tagState:
+		st, err := decodeState(value)
+		c.seq = max(c.seq, st.seq)
+		return err == nil
+	case tagKey:
+		return false
+	}
+	return true
 }
 
 // entry reports whether an entry can be kept: its message is whole.
