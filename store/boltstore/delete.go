@@ -24,7 +24,7 @@ const (
 	purgeRows = 512
 
 	purgeAgain     = time.Second // after a failure, and twice as long after each other one
-	purgeAgainMost = time.Hour
+	purgeAgainMost = time.Minute
 )
 
 // Delete implements [store.Store]. The account is gone at once; its rows are removed in slices, the first one at once and the

@@ -224,19 +224,6 @@ func TestOpen_ModesAreNarrowed(t *testing.T) {
 	}
 }
 
-func TestOpen_CreatesForTheOwnerOnly(t *testing.T) {
-	old := syscall.Umask(0)
-	defer syscall.Umask(old)
-	path := filepath.Join(t.TempDir(), "db")
-	s := open(t, path, boltstore.Config{})
-	defer closeStore(t, s)
-	for _, suffix := range []string{"", "-wal", "-wal2"} {
-		st, err := os.Stat(path + suffix)
-		require.NoError(t, err)
-		require.Equal(t, fs.FileMode(0o600), st.Mode().Perm())
-	}
-}
-
 // TestOpen_TakesNothingThatWasPutInItsWay: files and links under the names that Open uses are neither used nor followed.
 func TestOpen_TakesNothingThatWasPutInItsWay(t *testing.T) {
 	dir := t.TempDir()
