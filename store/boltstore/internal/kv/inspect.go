@@ -93,24 +93,29 @@ func inspect(o *Options, deadline time.Time, m *mender, found func(*PageDamage) 
 			return err
 		}
 		defer f.Close() // it was only read
-		for {
-			if in, err = look(f, int64(db.Info().PageSize), o, m, found); !errors.Is(err, errMended) {
-				return err
-			}
+		st, err := f.Stat()
+		if err != nil {
+			return err
 		}
+		in, err = inspectPages(f, st.Size(), int64(db.Info().PageSize), o, m, found)
+		return err
 	})
-	if m != nil {
-		in.mends = m.done
-	}
 	return in, errors.Join(err, db.Close())
 }
 
-// look walks through a file once. With a mender it stops at what it has put right.
-func look(f *os.File, page int64, o *Options, m *mender, found func(*PageDamage) error) (in inspection, err error) {
-	st, err := f.Stat()
-	if err != nil {
-		return in, err
+// inspectPages walks through a file; again and again as long as the mender puts something right.
+func inspectPages(f io.ReaderAt, size, page int64, o *Options, m *mender, found func(*PageDamage) error) (in inspection, err error) {
+	for {
+		if in, err = inspectOnce(f, size, page, o, m, found); !errors.Is(err, errMended) {
+			if m != nil {
+				in.mends = m.done
+			}
+			return in, err
+		}
 	}
+}
+
+func inspectOnce(f io.ReaderAt, size, page int64, o *Options, m *mender, found func(*PageDamage) error) (in inspection, err error) {
 	meta, err := newestMeta(f, page)
 	if err != nil {
 		return in, err
@@ -125,7 +130,7 @@ func look(f *os.File, page int64, o *Options, m *mender, found func(*PageDamage)
 			return in, err
 		}
 	}
-	in.rest, in.free, err = checkFile(f, st.Size(), page, meta, closed, o, m, found, in.gather)
+	in.rest, in.free, err = checkFile(f, size, page, meta, closed, o, m, found, in.gather)
 	return in, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"os"
 )
 
@@ -32,37 +33,69 @@ var errMended = errors.New("mended")
 
 // mender changes a file that is walked through.
 type mender struct {
-	path string
-	disk disk
-	done int // how often
+	put      func(b []byte, at int64) error
+	done     int             // how often
+	hopeless map[uint64]bool // pages that it could do nothing about
 }
 
+// newMender returns one that changes the file.
 func newMender(o *Options) *mender {
-	return &mender{path: o.Path, disk: cmp.Or[disk](o.disk, system{})}
+	d := cmp.Or[disk](o.disk, system{})
+	return &mender{put: func(b []byte, at int64) error {
+		f, err := os.OpenFile(o.Path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		if err = d.write(f, b, at); err == nil {
+			err = d.sync(f)
+		}
+		return errors.Join(err, f.Close())
+	}}
 }
 
 // write writes to the file. It returns errMended.
 func (m *mender) write(b []byte, at int64) error {
-	f, err := os.OpenFile(m.path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	err = m.disk.write(f, b, at)
-	if err == nil {
-		err = m.disk.sync(f)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := m.put(b, at); err != nil {
 		return err
 	}
 	m.done++
 	return errMended
 }
 
+// mended is a file as it would be with what a mender has put right. The file itself stays as it is.
+type mended struct {
+	io.ReaderAt
+	patches []patch
+}
+
+type patch struct {
+	at int64
+	b  []byte
+}
+
+func (f *mended) put(b []byte, at int64) error {
+	f.patches = append(f.patches, patch{at, bytes.Clone(b)})
+	return nil
+}
+
+// ReadAt implements [io.ReaderAt].
+func (f *mended) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.ReaderAt.ReadAt(b, at)
+	for _, p := range f.patches {
+		if from, to := max(p.at, at), min(p.at+int64(len(p.b)), at+int64(n)); from < to {
+			copy(b[from-at:to-at], p.b[from-p.at:])
+		}
+	}
+	return n, err
+}
+
 // mend turns a bit back. It returns nil if there is none to turn.
 func (c *checker) mend(s *span) error {
-	if c.mender.done >= maxMends {
+	m := c.mender
+	if m.done >= maxMends || m.hopeless[s.id] {
 		return nil
 	}
+	id := s.id
 	for ; s != nil; s = s.up {
 		if s.up != nil && s.id == s.up.id { // within the page of its parent
 			continue
@@ -79,9 +112,13 @@ func (c *checker) mend(s *span) error {
 			continue
 		}
 		if at, is := c.single(s, block); is {
-			return c.mender.write(block[at:at+1], int64(s.id)*c.page+int64(at))
+			return m.write(block[at:at+1], int64(s.id)*c.page+int64(at))
 		}
 	}
+	if m.hopeless == nil {
+		m.hopeless = make(map[uint64]bool)
+	}
+	m.hopeless[id] = true
 	return nil
 }
 

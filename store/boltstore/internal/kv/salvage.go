@@ -20,6 +20,7 @@ import (
 //  3. Pages that no branch leads to any longer are looked at only if the list of free pages says that they are in use. Without it
 //     they cannot be told from those of older states, whose rows have right checksums as well.
 //  4. The log is read over that, if it is the file's: all records that are whole and not in the file, in their order.
+//  5. Before all that, bits are turned back as Open would do it, in what is read: the file stays as it is. See mend.go.
 
 // Salvaged is what Salvage has found.
 type Salvaged struct {
@@ -30,7 +31,8 @@ type Salvaged struct {
 }
 
 // Salvage calls row with all rows that can be read, in no order, each once, and lost with what cannot. What row gets is its own.
-// With alone the log is not looked at. o.Meta is called before, with what the file says about itself as far as it can be read. The error is that of a file in which nothing can be found.
+// With alone the log is not looked at. o.Meta is called before, with what the file says about itself as far as it can be read. The
+// error is that of a file in which nothing can be found.
 func Salvage(o Options, alone bool, lost func(error), row func(t Table, key, value []byte) error) (Salvaged, error) {
 	path, err := resolve(o.Path)
 	if err != nil {
@@ -104,11 +106,17 @@ func (s *salvager) pages(alone bool, row func(t Table, key, value []byte) error)
 	if !meta.other {
 		s.lose(fmt.Errorf("%w: a meta page; the other one may be of an earlier state", ErrCorrupt))
 	}
+	file := &mended{ReaderAt: f}
+	// What that says of the file is found again below.
+	_, _ = inspectPages(file, st.Size(), s.page, s.o, &mender{put: file.put}, func(*PageDamage) error { return nil })
+	if meta, err = newestMeta(file, s.page); err != nil {
+		return err
+	}
 	if have := uint64(st.Size() / s.page); meta.high > have {
 		s.lose(fmt.Errorf("%w: the file was cut short: %d pages of %d are there", ErrCorrupt, have, meta.high))
 		meta.high = have
 	}
-	s.file, s.high = f, meta.high
+	s.file, s.high = file, meta.high
 	s.seen = make([]uint64, meta.high/64+1)
 	log, err := s.about(meta.root)
 	if err != nil {
