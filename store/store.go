@@ -159,7 +159,8 @@ const (
 
 // Idempotency names a batch, so that its repetition has no second effect. It is known by (Batch.Account, Device,
 // ClientID) for Window; within it the same Digest returns the first result with Result.Duplicate, another one
-// ErrMismatch. An account keeps at most Max of them: beyond that ErrWindowFull.
+// ErrMismatch. An account keeps at most Max of them: beyond that ErrWindowFull. A store may count some that have expired until it looks again, a
+// hundredth of Max at most.
 type Idempotency struct {
 	Device   event.DeviceID
 	ClientID event.ClientMessageID

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"math"
+	"slices"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store"
@@ -10,10 +11,13 @@ import (
 
 // Idempotency records of an account are found by their name, and counted. They go when they have expired:
 //
-//  1. When an account has as many as it may have, all are looked through, at most once until the next one expires.
+//  1. When an account has as many as it may have, all are looked through. That is not done again before one of handful of what it may
+//     have has expired: so a commit looks at handful of them on average, however many they are, and a bound of more
+//     than that is kept about.
 //  2. So that they do not stay until then, each eighth record that is added has a few looked at, from where the last
 //     look ended: a clock hand, which goes through all of them again and again.
 const (
+	handful   = 128
 	handEvery = 8
 	handLooks = 16
 	handGone  = 256 // removed ones that memory has, and that one look passes over
@@ -45,10 +49,10 @@ func (w *writer) checkAttempt(b *store.Batch, p *plan) error {
 	if a.head.attempts < uint64(b.Idempotency.Max) {
 		return nil
 	}
-	if now < a.head.oldest {
+	if now < a.head.recount {
 		return store.ErrWindowFull
 	}
-	if err := p.expire(now); err != nil {
+	if err := p.expire(now, b.Idempotency.Max/handful); err != nil {
 		return err
 	}
 	if p.attempts >= uint64(b.Idempotency.Max) {
@@ -58,19 +62,25 @@ func (w *writer) checkAttempt(b *store.Batch, p *plan) error {
 	return nil
 }
 
-// expire counts the idempotency records of an account, and finds the expired ones.
-func (p *plan) expire(now uint64) error {
-	p.oldest = math.MaxUint64
-	return p.account.scan(attemptRows, nil, func(key, value []byte) (bool, error) {
+// expire counts the idempotency records of an account, and finds the expired ones. They are not looked through again before so many
+// more have expired.
+func (p *plan) expire(now uint64, more int) error {
+	var left []uint64
+	err := p.account.scan(attemptRows, nil, func(key, value []byte) (bool, error) {
 		at, err := attemptExpiry(value)
 		if at <= now {
 			p.forgets = append(p.forgets, bytes.Clone(key))
 		} else {
-			p.attempts++
-			p.oldest = min(p.oldest, at)
+			left = append(left, at)
 		}
 		return true, err
 	})
+	slices.Sort(left)
+	p.attempts, p.recount = uint64(len(left)), math.MaxUint64
+	if len(left) > 0 {
+		p.recount = left[min(more, len(left)-1)]
+	}
+	return err
 }
 
 // repeated is the result for a batch that was here before.
@@ -93,12 +103,12 @@ func (w *writer) forgetAttempts(p *plan) {
 	for _, key := range p.forgets {
 		w.unset(p.account, key)
 	}
-	p.account.head.attempts, p.account.head.oldest, p.account.touched = p.attempts, p.oldest, true
+	p.account.head.attempts, p.account.head.recount, p.account.touched = p.attempts, p.recount, true
 }
 
 func (w *writer) addAttempt(b *store.Batch, p *plan, own place, placed bool) error {
 	i, a := b.Idempotency, p.account
-	if p.oldest != 0 { // they were counted
+	if p.recount != 0 { // they were counted
 		w.forgetAttempts(p)
 		p.again = false
 	}
@@ -112,8 +122,8 @@ func (w *writer) addAttempt(b *store.Batch, p *plan, own place, placed bool) err
 	a.touched = true
 	w.row, w.value = attemptRow(w.row[:0], i.Device, i.ClientID), t.append(w.value[:0])
 	w.set(a, w.row, w.value)
-	if a.head.attempts == 0 || t.expires < a.head.oldest {
-		a.head.oldest = t.expires
+	if a.head.attempts == 0 || t.expires < a.head.recount {
+		a.head.recount = t.expires
 	}
 	if p.again {
 		return nil

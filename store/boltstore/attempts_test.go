@@ -128,3 +128,54 @@ func TestRefusalKeepsItsCount(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrWindowFull)
 	require.Equal(t, commits, s.Stats().Commits)
 }
+
+// A full window slides on as its records expire: it is counted again for a handful of them at a time, which costs few refusals, and
+// never holds more than it may.
+func TestFullWindowOfAttempts_Slides(t *testing.T) {
+	const most = 1280
+	s := open(t, newPath(t), boltstore.Config{})
+	now := start
+	accepted := 0
+	for n := range 3 * most {
+		if now = now.Add(time.Millisecond); n == most {
+			now = start.Add(time.Minute)
+		}
+		switch _, err := s.Commit(t.Context(), named("ann", n, now, most)); {
+		case err == nil:
+			accepted++
+		default:
+			require.ErrorIs(t, err, store.ErrWindowFull)
+		}
+		if n == 2*most {
+			require.LessOrEqual(t, attempts(t, s, "ann"), most)
+			now = start.Add(2 * time.Minute)
+		}
+	}
+	require.Greater(t, accepted, 3*most*99/100)
+}
+
+// BenchmarkFullWindow is a commit of an account whose window is full and slides, for two bounds.
+func BenchmarkFullWindow(b *testing.B) {
+	for _, most := range []int{1000, 16_384} {
+		b.Run(fmt.Sprint(most), func(b *testing.B) {
+			s := open(b, newPath(b), boltstore.Config{})
+			now, n := start, 0
+			commit := func() {
+				n++
+				now = now.Add(time.Millisecond)
+				batch := named("ann", n, now, most)
+				batch.Idempotency.Window = time.Duration(most-2) * time.Millisecond
+				_, err := s.Commit(b.Context(), batch)
+				if err != nil {
+					require.ErrorIs(b, err, store.ErrWindowFull)
+				}
+			}
+			for range most {
+				commit()
+			}
+			for b.Loop() {
+				commit()
+			}
+		})
+	}
+}

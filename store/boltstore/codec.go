@@ -85,14 +85,14 @@ type head struct {
 	revision   uint64 // last one given; also kept when the record is gone
 	record     uint64 // revision of the record; 0: absent
 	attempts   uint64 // upper bound of the number of idempotency records, expired ones included
-	oldest     uint64 // Unix milliseconds; none of them expires before
+	recount    uint64 // Unix milliseconds; if there are too many of them, they are counted from then on
 }
 
 // append encodes the head of an account whose name has this checksum.
 func (h *head) append(b []byte, sum uint32) []byte {
 	b = binary.BigEndian.AppendUint32(b, sum)
 	for _, v := range [...]uint64{
-		uint64(h.generation), h.seq, h.trim, h.entries, h.bytes, h.revision, h.record, h.attempts, h.oldest,
+		uint64(h.generation), h.seq, h.trim, h.entries, h.bytes, h.revision, h.record, h.attempts, h.recount,
 	} {
 		b = binary.AppendUvarint(b, v)
 	}
@@ -115,7 +115,7 @@ func decodeHead(row []byte, sum uint32) (head, error) {
 	h := head{
 		generation: uint32(d.bounded(math.MaxUint32)), seq: d.uvarint(), trim: d.uvarint(), entries: d.bounded(math.MaxInt32),
 		bytes: d.bounded(math.MaxInt64), revision: d.uvarint(), record: d.uvarint(),
-		attempts: d.bounded(math.MaxInt32), oldest: d.uvarint(),
+		attempts: d.bounded(math.MaxInt32), recount: d.uvarint(),
 	}
 	if h.generation == 0 || h.trim > h.seq || h.record > h.revision {
 		d.fail()

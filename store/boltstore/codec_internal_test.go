@@ -20,7 +20,7 @@ func TestCodecRoundTrip(t *testing.T) {
 	long := strings.Repeat("k", store.MaxKeyBytes)
 	for _, h := range []head{
 		{generation: 1},
-		{generation: math.MaxUint32, seq: math.MaxUint64, trim: 7, entries: 3, bytes: 1 << 40, attempts: 9, revision: 5, record: 4, oldest: 8},
+		{generation: math.MaxUint32, seq: math.MaxUint64, trim: 7, entries: 3, bytes: 1 << 40, attempts: 9, revision: 5, record: 4, recount: 8},
 	} {
 		got, err := decodeHead(h.append(nil, 77), 77)
 		require.NoError(t, err)

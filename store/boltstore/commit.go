@@ -65,7 +65,7 @@ type plan struct {
 	again    bool          // the idempotency record takes the place of an expired one
 	forgets  [][]byte      // keys of expired idempotency records to remove
 	attempts uint64        // if there are any: how many are left then
-	oldest   uint64        // and when the next one expires
+	recount  uint64        // and from when on they are counted again
 	states   []register    // one for each of Batch.States
 	room     roomChange    // for the log
 }

@@ -123,7 +123,7 @@ func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32)
 		}
 	}
 	c := accountCount{head: a.head, keys: make(map[string]uint64)}
-	c.entries, c.bytes, c.record, c.attempts, c.oldest = 0, 0, 0, 0, math.MaxUint64
+	c.entries, c.bytes, c.record, c.attempts, c.recount = 0, 0, 0, 0, math.MaxUint64
 	err := w.Scan(&a.rows, nil, nil, func(row, value []byte) (bool, error) {
 		if !m.row(w, &a, &c, row, value) {
 			c.gone = append(c.gone, bytes.Clone(row))
@@ -149,7 +149,7 @@ func (m *mender) account(w *kv.Writer, name event.Account, generations []uint32)
 		c.trim = c.seq
 	}
 	if c.attempts == 0 {
-		c.oldest = 0
+		c.recount = 0
 	}
 	m.done.Accounts++
 	w.Put(&a.headPart, nil, c.append(nil, a.sum))
@@ -189,7 +189,7 @@ func (m *mender) row(w *kv.Writer, a *account, c *accountCount, row, value []byt
 			return false
 		}
 		c.attempts++
-		c.oldest = min(c.oldest, t.expires)
+		c.recount = min(c.recount, t.expires)
 	case tagRecord:
 		c.revision = max(c.revision, 1)
 		c.record = c.revision

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/manydevice/manydevice/event"
 	"github.com/manydevice/manydevice/store/boltstore/internal/kv"
@@ -37,7 +36,6 @@ func (c *accountCheck) check(name event.Account) error {
 		c.found(Finding{Kind: FindingRow, Table: tables[tableHead].Name, Key: []byte(name), Account: name, Err: err})
 		return unlessCorrupt(err)
 	}
-	c.have.oldest = math.MaxUint64
 	c.keys, c.keyed = make(map[string]uint64), make(map[string]uint64)
 	whole, err := c.rows()
 	if err != nil || !whole {
@@ -103,12 +101,11 @@ func (c *accountCheck) row(key, value []byte) error {
 	case tagEntry:
 		return c.entry(key, value)
 	case tagAttempt:
-		t, err := decodeAttempt(value)
+		_, err := decodeAttempt(value)
 		if err == nil && bytes.IndexByte(rest, 0) < 0 {
 			err = corrupt("key of an idempotency record")
 		}
 		c.have.attempts++
-		c.have.oldest = min(c.have.oldest, t.expires)
 		return bad(err)
 	case tagKey:
 		d := decoder{rest: value}
@@ -217,9 +214,6 @@ func (c *accountCheck) compare() {
 	wrong("record", min(h.record, 1), c.have.record)
 	if h.attempts < c.have.attempts { // it may say more
 		wrong("idempotency records", h.attempts, c.have.attempts)
-	}
-	if c.have.attempts > 0 && h.oldest > c.have.oldest {
-		wrong("oldest idempotency record", h.oldest, c.have.oldest)
 	}
 	for key, seq := range c.keys {
 		if c.keyed[key] != seq {
