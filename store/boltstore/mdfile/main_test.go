@@ -233,7 +233,7 @@ func TestRun_AFileInUseIsLeftAlone(t *testing.T) {
 	require.NoFileExists(t, path+"2")
 }
 
-// TestSalvage_OfDamagedFiles zeroes each page in use, or flips bits in it. What is saved is right, and a whole store.
+// TestSalvage_OfDamagedFiles zeroes every third page in use, or flips bits in it. What is saved is right, and a whole store.
 func TestSalvage_OfDamagedFiles(t *testing.T) {
 	dir := t.TempDir()
 	base := filepath.Join(dir, "db")
@@ -244,7 +244,10 @@ func TestSalvage_OfDamagedFiles(t *testing.T) {
 	saved, told, unopened := 0, 0, 0
 	used := pagesInUse(t, base)
 	require.Greater(t, len(used), 20)
-	for i, page := range used {
+	tried := 0
+	for i := 0; i < len(used); i += 3 {
+		page := used[i]
+		tried++
 		b := bytes.Clone(image)
 		if i%2 == 0 {
 			clear(b[page*4096 : page*4096+4096])
@@ -275,10 +278,10 @@ func TestSalvage_OfDamagedFiles(t *testing.T) {
 		}
 	}
 	t.Logf("%d damaged files: %d of %d entries saved; %d with losses, all told; %d without anything to save",
-		len(used), saved, len(used)*600, told, unopened)
-	require.Less(t, unopened, len(used)/4)
-	require.Greater(t, told, len(used)/4, "most pages have rows")
-	require.Greater(t, saved, len(used)*600/2)
+		tried, saved, tried*600, told, unopened)
+	require.Less(t, unopened, tried/4)
+	require.Greater(t, told, tried/4, "most pages have rows")
+	require.Greater(t, saved, tried*600/2)
 }
 
 // pagesInUse returns the pages of a closed file that are neither free nor its two meta pages.

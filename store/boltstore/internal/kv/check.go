@@ -85,7 +85,6 @@ func newChecker(f io.ReaderAt, page int64, high uint64, tables []TableSpec) *che
 // checkFile walks through a file that nobody writes to. closed: it was closed, as far as is known. It reports whether leaves are
 // left to be looked at, and how many pages nothing leads to.
 func checkFile(f io.ReaderAt, size, page int64, meta fileMeta, closed bool, o *Options, m *mender, found func(*PageDamage) error,
-
 	rows func(s *span, t Table, list []element) error,
 ) (rest bool, free uint64, err error) {
 	if meta.high > uint64(size/page) {
@@ -93,7 +92,8 @@ func checkFile(f io.ReaderAt, size, page int64, meta fileMeta, closed bool, o *O
 	}
 	c := newChecker(f, page, meta.high, o.Tables)
 	c.found, c.mender = found, m
-	c.leaves = !closed || size <= cmp.Or(o.small, smallFile)
+	proof := m != nil && m.unsure > 0
+	c.leaves = !closed || size <= cmp.Or(o.small, smallFile) || proof
 	c.leaf = func(s *span, list []element) error {
 		if t, known := c.tables[s.bucket]; known {
 			return rows(s, t, list)
@@ -115,8 +115,11 @@ func checkFile(f io.ReaderAt, size, page int64, meta fileMeta, closed bool, o *O
 	for _, word := range c.seen {
 		free -= uint64(bits.OnesCount64(word))
 	}
-	if meta.freelist != noFreelistPage {
+	switch {
+	case meta.freelist != noFreelistPage:
 		err = c.freelist(meta)
+	case proof:
+		err = fmt.Errorf("%w: no list of free pages proves a mended page", ErrCorrupt)
 	}
 	return !c.leaves, free, err
 }

@@ -24,7 +24,7 @@ func (c *checker) freelist(meta fileMeta) error {
 	switch {
 	case reason == "":
 		return nil
-	case damaged && c.mender != nil:
+	case damaged && c.mender != nil && c.mender.unsure == 0:
 		return c.mender.dropFreelist(&c.pageReader, meta)
 	}
 	return c.found(&PageDamage{Page: meta.freelist, Bucket: "(free pages)", Reason: reason})

@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -97,8 +98,13 @@ func inspect(o *Options, deadline time.Time, m *mender, found func(*PageDamage) 
 		if err != nil {
 			return err
 		}
-		in, err = inspectPages(f, st.Size(), int64(db.Info().PageSize), o, m, found)
-		return err
+		if m != nil {
+			m.ReaderAt = f
+		}
+		if in, err = inspectPages(f, st.Size(), int64(db.Info().PageSize), o, m, found); err != nil || m == nil {
+			return err
+		}
+		return m.write(cmp.Or[disk](o.disk, system{}), o.Path)
 	})
 	return in, errors.Join(err, db.Close())
 }
@@ -106,9 +112,20 @@ func inspect(o *Options, deadline time.Time, m *mender, found func(*PageDamage) 
 // inspectPages walks through a file; again and again as long as the mender puts something right.
 func inspectPages(f io.ReaderAt, size, page int64, o *Options, m *mender, found func(*PageDamage) error) (in inspection, err error) {
 	for {
-		if in, err = inspectOnce(f, size, page, o, m, found); !errors.Is(err, errMended) {
+		tell := found
+		if m != nil {
+			if f = m; m.unsure > 0 {
+				tell = stopAtFirst
+			}
+		}
+		in, err = inspectOnce(f, size, page, o, m, tell)
+		switch {
+		case errors.Is(err, errMended):
+		case err != nil && m != nil && m.unsure > 0:
+			m.takeBack()
+		default:
 			if m != nil {
-				in.mends = m.done
+				in.mends = len(m.patches)
 			}
 			return in, err
 		}

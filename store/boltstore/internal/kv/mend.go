@@ -2,13 +2,13 @@ package kv
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 )
 
 // A page that makes no sense would keep the whole file from being opened. Where one bit is to blame, Open turns it back.
@@ -17,12 +17,15 @@ import (
 //     keys that it should have and rows that have right checksums.
 //  2. Of a page that is not proven, and of those above it that are not, each bit is tried. It is turned back if that one, and no other,
 //     makes its page proven. So what is damaged in two bits is left alone, and so is a reference that may be to either of two states.
-//  3. A list of free pages that is damaged is done without: bbolt finds free pages without it. It is damaged, and not the tree, if it
-//     makes no sense by itself, or says of no page in use that it is free.
-//  4. One byte, or one meta page, is written at a time, in its place, and then the walk begins again. It is as right as before if the process ends
-//     meanwhile. If the bit was wrong in what was read, and not on the disk, that writes what is there.
-//  5. The rows that say what the file is are mended as pages are, for all depends on them. Other rows are left to who asks for them.
-//  6. It is told: by a line of the log, and by Stats.
+//  3. What rows' checksums prove is sure. A reference is not: where a page was lost, one bit of a page above it may lead past it, to
+//     a part of the tree. So a file whose references were mended must then make sense as a whole, by its list of free pages as well:
+//     each page is in use or free. If it does not, or there is no list, references stay as they are.
+//  4. A list of free pages that is damaged is done without: bbolt finds free pages without it. It is damaged, and not the tree, if no
+//     reference was mended and it makes no sense by itself, or says of no page in use that it is free.
+//  5. All this happens to what is read; what is right is written at the end, each time one byte or one meta page, in its place. The file is as right as
+//     before if the process ends meanwhile. If the bit was wrong in what was read, and not on the disk, that writes what is there.
+//  6. The rows that say what the file is are mended as pages are, for all depends on them. Other rows are left to who asks for them.
+//  7. It is told: by a line of the log, and by Stats.
 const (
 	maxMends     = 64
 	maxMendPages = 16
@@ -31,57 +34,25 @@ const (
 // errMended is why a walk begins again.
 var errMended = errors.New("mended")
 
-// mender changes a file that is walked through.
+// mender is a file as it would be with what was put right.
 type mender struct {
-	put      func(b []byte, at int64) error
-	done     int             // how often
-	hopeless map[uint64]bool // pages that it could do nothing about
-}
-
-// newMender returns one that changes the file.
-func newMender(o *Options) *mender {
-	d := cmp.Or[disk](o.disk, system{})
-	return &mender{put: func(b []byte, at int64) error {
-		f, err := os.OpenFile(o.Path, os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		if err = d.write(f, b, at); err == nil {
-			err = d.sync(f)
-		}
-		return errors.Join(err, f.Close())
-	}}
-}
-
-// write writes to the file. It returns errMended.
-func (m *mender) write(b []byte, at int64) error {
-	if err := m.put(b, at); err != nil {
-		return err
-	}
-	m.done++
-	return errMended
-}
-
-// mended is a file as it would be with what a mender has put right. The file itself stays as it is.
-type mended struct {
 	io.ReaderAt
-	patches []patch
+	patches  []patch
+	unsure   int             // patches that the whole walk must prove
+	sureOnly bool            // it did not
+	hopeless map[uint64]bool // pages that nothing could be done about
 }
 
 type patch struct {
-	at int64
-	b  []byte
-}
-
-func (f *mended) put(b []byte, at int64) error {
-	f.patches = append(f.patches, patch{at, bytes.Clone(b)})
-	return nil
+	at   int64
+	b    []byte
+	sure bool
 }
 
 // ReadAt implements [io.ReaderAt].
-func (f *mended) ReadAt(b []byte, at int64) (int, error) {
-	n, err := f.ReaderAt.ReadAt(b, at)
-	for _, p := range f.patches {
+func (m *mender) ReadAt(b []byte, at int64) (int, error) {
+	n, err := m.ReaderAt.ReadAt(b, at)
+	for _, p := range m.patches {
 		if from, to := max(p.at, at), min(p.at+int64(len(p.b)), at+int64(n)); from < to {
 			copy(b[from-at:to-at], p.b[from-p.at:])
 		}
@@ -89,10 +60,42 @@ func (f *mended) ReadAt(b []byte, at int64) (int, error) {
 	return n, err
 }
 
+// add changes what is read. It returns errMended.
+func (m *mender) add(b []byte, at int64, sure bool) error {
+	m.patches = append(m.patches, patch{at, bytes.Clone(b), sure})
+	if !sure {
+		m.unsure++
+	}
+	return errMended
+}
+
+// takeBack leaves references as they were.
+func (m *mender) takeBack() {
+	m.patches = slices.DeleteFunc(m.patches, func(p patch) bool { return !p.sure })
+	m.unsure, m.sureOnly, m.hopeless = 0, true, nil
+}
+
+// write changes the file at path.
+func (m *mender) write(d disk, path string) error {
+	if len(m.patches) == 0 {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	for _, p := range m.patches {
+		if err = errors.Join(err, d.write(f, p.b, p.at)); err == nil {
+			err = d.sync(f)
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
 // mend turns a bit back. It returns nil if there is none to turn.
 func (c *checker) mend(s *span) error {
 	m := c.mender
-	if m.done >= maxMends || m.hopeless[s.id] {
+	if len(m.patches) >= maxMends || m.hopeless[s.id] {
 		return nil
 	}
 	id := s.id
@@ -112,7 +115,10 @@ func (c *checker) mend(s *span) error {
 			continue
 		}
 		if at, is := c.single(s, block); is {
-			return m.write(block[at:at+1], int64(s.id)*c.page+int64(at))
+			sure := s.bucket != "" && binary.NativeEndian.Uint16(block[8:]) == leafPage
+			if sure || !m.sureOnly {
+				return m.add(block[at:at+1], int64(s.id)*c.page+int64(at), sure)
+			}
 		}
 	}
 	if m.hopeless == nil {
@@ -146,7 +152,7 @@ func (c *checker) single(s *span, block []byte) (at int, is bool) {
 	return at, is
 }
 
-// proven reports whether a page, which block begins with, is what it should be.
+// proven reports whether a page, which block begins with, is what it should be. Of one without elements nothing says so.
 func (c *checker) proven(s *span, block []byte) bool {
 	order := binary.NativeEndian
 	pages := int64(order.Uint32(block[12:])) + 1
@@ -155,7 +161,7 @@ func (c *checker) proven(s *span, block []byte) bool {
 	}
 	list, leaf, _, reason := c.elements(block[:pages*c.page], c.trial)
 	c.trial = list
-	if reason != "" || s.order(list, leaf) != "" {
+	if reason != "" || len(list) == 0 || s.order(list, leaf) != "" {
 		return false
 	}
 	switch {
@@ -235,11 +241,11 @@ func (m *mender) mendMeta(c *pageReader) error {
 		if err != nil {
 			return err
 		}
-		if meta := page[pageHeader : pageHeader+metaBytes]; m.done < maxMends && !metaIntact(meta) {
+		if meta := page[pageHeader : pageHeader+metaBytes]; len(m.patches) < maxMends && !metaIntact(meta) {
 			for i := range 8 * len(meta) {
 				meta[i/8] ^= 1 << (i % 8)
 				if metaIntact(meta) {
-					return m.write(meta[i/8:i/8+1], int64(id)*c.page+pageHeader+int64(i/8))
+					return m.add(meta[i/8:i/8+1], int64(id)*c.page+pageHeader+int64(i/8), true)
 				}
 				meta[i/8] ^= 1 << (i % 8)
 			}
@@ -270,5 +276,5 @@ func (m *mender) dropFreelist(c *pageReader, meta fileMeta) error {
 	}
 	binary.NativeEndian.PutUint64(b[32:], noFreelistPage)
 	binary.NativeEndian.PutUint64(b[metaBytes-8:], metaSum(b))
-	return m.write(b, int64(meta.tx%2)*c.page+pageHeader)
+	return m.add(b, int64(meta.tx%2)*c.page+pageHeader, true)
 }

@@ -50,7 +50,7 @@ func Open(o Options) (*DB, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	in, err := inspect(&o, deadline, newMender(&o), stopAtFirst)
+	in, err := inspect(&o, deadline, new(mender), stopAtFirst)
 	if err != nil {
 		return nil, err
 	}

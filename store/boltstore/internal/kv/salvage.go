@@ -106,9 +106,9 @@ func (s *salvager) pages(alone bool, row func(t Table, key, value []byte) error)
 	if !meta.other {
 		s.lose(fmt.Errorf("%w: a meta page; the other one may be of an earlier state", ErrCorrupt))
 	}
-	file := &mended{ReaderAt: f}
+	file := &mender{ReaderAt: f}
 	// What that says of the file is found again below.
-	_, _ = inspectPages(file, st.Size(), s.page, s.o, &mender{put: file.put}, func(*PageDamage) error { return nil })
+	_, _ = inspectPages(file, st.Size(), s.page, s.o, file, func(*PageDamage) error { return nil })
 	if meta, err = newestMeta(file, s.page); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func TestSalvage_OfStructure(t *testing.T) {
 			places := structure(t, im[0])
 			rng := rand.New(rand.NewPCG(uint64(*flipsN), 3))
 			rng.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
-			missing, most, untold := 0, 0, 0
+			missing, most, untold, doubtful := 0, 0, 0, 0
 			for _, at := range places[:min(len(places), *flipsN/4)] {
 				bit := rng.IntN(8)
 				im[0][at] ^= 1 << bit
@@ -65,12 +65,16 @@ func TestSalvage_OfStructure(t *testing.T) {
 				if n > 1 || n > 0 && len(lost) == 0 {
 					t.Logf("byte %d of page %d, bit %d: %d lost: %v", at%4096, at/4096, bit, n, lost)
 				}
+				if n > 1 { // a reference that may be to either of two states of a page
+					doubtful++
+				}
 				missing, most = missing+n, max(most, n)
 				im[0][at] ^= 1 << bit
 			}
 			t.Logf("%d bits: %d rows of %d missing each, %d at most, %d untold", min(len(places), *flipsN/4), missing, len(m), most, untold)
 			require.Zero(t, untold)
-			require.LessOrEqual(t, most, 1)
+			require.LessOrEqual(t, doubtful, 1+*flipsN/1000)
+			require.Less(t, most, 60, "the rows of a page")
 		})
 	}
 }

@@ -3,6 +3,7 @@ package kv
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -118,9 +119,13 @@ func TestFlips_OfALargeFile(t *testing.T) {
 	places := structure(t, im[0])
 	rng := rand.New(rand.NewPCG(uint64(*flipsN), 4))
 	rng.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
+	meta, err := newestMeta(bytes.NewReader(im[0]), 4096)
+	require.NoError(t, err)
+	root := int(meta.root)
 	opened := 0
 	for _, at := range places[:min(len(places), *flipsN/2)] {
-		if at%4096 < pageHeader {
+		page := im[0][at/4096*4096:]
+		if binary.NativeEndian.Uint16(page[8:]) == leafPage && at/4096 != root || at%4096 < pageHeader {
 			continue
 		}
 		bit := rng.IntN(8)
