@@ -51,7 +51,7 @@ func BenchmarkMemory(b *testing.B) {
 // would be twice of that in memory.
 func TestMemory_HeapIsBounded(t *testing.T) {
 	if testing.Short() {
-		t.Skip("sends 100,000 messages")
+		t.Skip("-short: it sends 100,000 messages")
 	}
 	const memory = 8 << 20
 	out, err := child(t.Context(), "memory", filepath.Join(memoryDir(t), "store.db"), 20_000, 100_000, memory).Output()

@@ -192,7 +192,7 @@ func TestOpen_AddressSpace(t *testing.T) {
 		return
 	}
 	if runtime.GOOS != "linux" {
-		t.Skip("this shell cannot bound its address space (ulimit -v), so that no map can be made to fail")
+		t.Skip("only Linux holds a process to ulimit -v, which makes the map of the file fail")
 	}
 	path := filepath.Join(t.TempDir(), "db")
 	made(t, path)

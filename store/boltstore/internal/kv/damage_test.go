@@ -65,3 +65,38 @@ func TestDamage_OfWholePages(t *testing.T) {
 		}
 	}
 }
+
+// TestMend_WithoutAListOfFreePages: what a file says of itself is mended, which needs no proof by a list; a reference is not.
+func TestMend_WithoutAListOfFreePages(t *testing.T) {
+	dir := ram(t)
+	im, m := flipFile(t, filepath.Join(dir, "base"), true)
+	path := filepath.Join(dir, "db")
+	meta, err := newestMeta(bytes.NewReader(im[0]), 4096)
+	require.NoError(t, err)
+	drop := mender{ReaderAt: bytes.NewReader(im[0])}
+	require.ErrorIs(t, drop.dropFreelist(&pageReader{file: &drop, page: 4096, high: meta.high}, meta), errMended)
+	_, err = drop.ReadAt(im[0], 0)
+	require.NoError(t, err)
+	root := im[0][meta.root*4096:][:4096]
+	list, _, used, err := parse(root, nil)
+	require.NoError(t, err)
+	mended, refused := 0, 0
+	for at := 0; at < used; at += 23 {
+		isReference := refers(&span{id: meta.root}, root, at)
+		root[at] ^= 1
+		im.put(t, path)
+		root[at] ^= 1
+		out := tryFlip(t, path, m)
+		require.Empty(t, out.wrong, "byte %d", at)
+		switch {
+		case isReference && out.refused != nil:
+			refused++
+		default:
+			require.NoError(t, out.refused, "byte %d", at)
+			mended++
+		}
+	}
+	t.Logf("%d buckets, %d bytes: %d mended, %d refused", len(list), used, mended, refused)
+	require.Greater(t, mended, used/46)
+	require.NotZero(t, refused)
+}

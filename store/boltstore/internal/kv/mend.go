@@ -17,13 +17,15 @@ import (
 //     keys that it should have and rows that have right checksums.
 //  2. Of a page that is not proven, and of those above it that are not, each bit is tried. It is turned back if that one, and no other,
 //     makes its page proven. So what is damaged in two bits is left alone, and so is a reference that may be to either of two states.
-//  3. What rows' checksums prove is sure. A reference is not: where a page was lost, one bit of a page above it may lead past it, to
+//  3. A reference may make its page proven and be wrong: where a page was lost, one bit of a page above it may lead past it, to
 //     a part of the tree. So a file whose references were mended must then make sense as a whole, by its list of free pages as well:
-//     each page is in use or free. If it does not, or there is no list, references stay as they are.
+//     each page is in use or free. If it does not, or there is no list, references stay as they are. Any other bit that was turned
+//     leaves the page with all that it referred to.
 //  4. A list of free pages that is damaged is done without: bbolt finds free pages without it. It is damaged, and not the tree, if no
 //     reference was mended and it makes no sense by itself, or says of no page in use that it is free.
-//  5. All this happens to what is read; what is right is written at the end, each time one byte or one meta page, in its place. The file is as right as
-//     before if the process ends meanwhile. If the bit was wrong in what was read, and not on the disk, that writes what is there.
+//  5. All this happens to what is read. What is right is written at the end, one byte or one meta page at a time, in its place: the
+//     file is as right as before if the process ends meanwhile. If the bit was wrong in what was read, and not on the disk, that writes
+//     what is there.
 //  6. The rows that say what the file is are mended as pages are, for all depends on them. Other rows are left to who asks for them.
 //  7. It is told: by a line of the log, and by Stats.
 const (
@@ -84,8 +86,8 @@ func (m *mender) write(d disk, path string) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range m.patches {
-		if err = errors.Join(err, d.write(f, p.b, p.at)); err == nil {
+	for i := 0; i < len(m.patches) && err == nil; i++ {
+		if err = d.write(f, m.patches[i].b, m.patches[i].at); err == nil {
 			err = d.sync(f)
 		}
 	}
@@ -115,8 +117,7 @@ func (c *checker) mend(s *span) error {
 			continue
 		}
 		if at, is := c.single(s, block); is {
-			sure := s.bucket != "" && binary.NativeEndian.Uint16(block[8:]) == leafPage
-			if sure || !m.sureOnly {
+			if sure := !refers(s, block, at); sure || !m.sureOnly {
 				return m.add(block[at:at+1], int64(s.id)*c.page+int64(at), sure)
 			}
 		}
@@ -126,6 +127,27 @@ func (c *checker) mend(s *span) error {
 	}
 	m.hopeless[id] = true
 	return nil
+}
+
+// refers reports whether a byte of a page that makes sense is a part of a reference to another page.
+func refers(s *span, block []byte, at int) bool {
+	list, leaf, _, err := parse(block, nil)
+	switch {
+	case err != nil || leaf && s.bucket != "":
+		return false
+	case !leaf:
+		at -= pageHeader
+		return at >= 0 && at < len(list)*elementBytes && at%elementBytes >= elementBytes-8
+	}
+	end := pageHeader + len(list)*elementBytes
+	for i := range list { // buckets: their values begin with their root pages
+		start := end + len(list[i].key)
+		if at >= start && at < start+8 {
+			return true
+		}
+		end = start + len(list[i].value)
+	}
+	return false
 }
 
 // single turns back the only bit that makes a page proven, and returns where it is.
